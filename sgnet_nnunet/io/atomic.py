@@ -1,0 +1,30 @@
+"""Files that appear whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL_PREFIX = ".partial-"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; move it onto `path` if the block succeeds.
+
+    The yielded name keeps the suffix, since writers choose their format by it. A process killed
+    inside the block leaves only a file starting with `PARTIAL_PREFIX`, which no reader picks up
+    and the next write of the same file replaces.
+    """
+    partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, in UTF-8."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,45 @@
+"""Volumes: an array on a grid in the world."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from sgnet_nnunet.io.atomic import atomic_path
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A 3D array with its place in the world.
+
+    Attributes:
+        data: Voxels, shape (x, y, z) in the axis order of the file.
+        affine: 4x4 matrix from voxel index to world millimetres (RAS+, as NIfTI defines it).
+    """
+
+    data: NDArray[np.generic]
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along x, y, z of the array."""
+        x, y, z = nib.affines.voxel_sizes(self.affine)
+        return float(x), float(y), float(z)
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of a voxel in mm3."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write `volume` as NIfTI, atomically, its array's dtype kept and with mm as the unit.
+
+    The same volume gives the same bytes: nibabel's gzip writer stores neither time nor name.
+    """
+    image = nib.Nifti1Image(volume.data, volume.affine)
+    image.header.set_xyzt_units("mm")
+    with atomic_path(path) as partial:
+        nib.save(image, partial)
