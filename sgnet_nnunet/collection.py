@@ -1,12 +1,17 @@
-"""File names of the TCIA collection Brain-Mets-Lung-MRI-Path-Segs (DOI 10.7937/k0sm-y874).
+"""The TCIA collection Brain-Mets-Lung-MRI-Path-Segs (DOI 10.7937/k0sm-y874) on disk.
 
 One accession (one MRI visit) of one patient is four files side by side:
 `<root>/<PATIENT>/<ACCESSION>_<part>.nii.gz`, `part` being one of `PARTS`. The core was drawn
 on T1ce, the whole tumour on FLAIR, each on the native grid of its image.
 """
 
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
+
+from sgnet_nnunet.errors import InputFileError, SGNetError
 
 Part = Literal["t1ce_img", "flair_img", "core_seg", "whole_seg"]
 
@@ -14,7 +19,84 @@ PARTS: tuple[Part, ...] = get_args(Part)
 SUFFIXES = (".nii.gz", ".nii")
 """TCIA ships `.nii.gz`; a widely used copy on Kaggle is plain `.nii`."""
 
+_FILE_NAME = re.compile(
+    rf"(?P<accession>[^.].*)_(?P<part>{'|'.join(PARTS)})({'|'.join(map(re.escape, SUFFIXES))})"
+)
+
+
+@dataclass(frozen=True)
+class Accession:
+    """One MRI visit of one patient.
+
+    Attributes:
+        patient: Name of the patient's folder.
+        accession: What the visit's file names start with.
+        files: For each part that is there, the files that claim to be it: one, or two where
+            both `.nii` and `.nii.gz` lie side by side.
+    """
+
+    patient: str
+    accession: str
+    files: Mapping[Part, tuple[Path, ...]]
+
+    @property
+    def case(self) -> str:
+        """Name of the nnU-Net case."""
+        return f"{self.patient}_{self.accession}"
+
+    def missing(self, parts: Iterable[Part]) -> tuple[Part, ...]:
+        """Return those of `parts` that have no file."""
+        return tuple(part for part in parts if part not in self.files)
+
+    def path(self, part: Part) -> Path:
+        """Return the one file of a part that is there.
+
+        Raises:
+            InputFileError: There are two.
+        """
+        first, *others = self.files[part]
+        if others:
+            raise InputFileError(first, f"{others[0].name} lies beside it", "keep one of the two")
+        return first
+
 
 def part_path(root: Path, patient: str, accession: str, part: Part, suffix: str = ".nii.gz") -> Path:
     """Return the path of one part of one accession."""
     return root / patient / f"{accession}_{part}{suffix}"
+
+
+def scan_collection(root: Path) -> list[Accession]:
+    """Return the accessions below `root`, sorted by patient and accession.
+
+    Files and folders that are not named like a part (tables, histology slides) are passed over.
+
+    Raises:
+        SGNetError: `root` cannot be listed or holds no accession.
+    """
+    try:
+        accessions = [
+            accession
+            for folder in sorted(root.iterdir())
+            if folder.is_dir() and not folder.name.startswith(".")
+            for accession in _scan_patient(folder)
+        ]
+    except OSError as error:
+        raise SGNetError(
+            f"{error.filename or root}: cannot be listed ({error.strerror}); give the folder that holds the "
+            "collection's patient folders"
+        ) from error
+    if not accessions:
+        raise SGNetError(
+            f"{root}: no accession found; give the folder that holds <PATIENT>/<ACCESSION>_t1ce_img.nii.gz"
+        )
+    return accessions
+
+
+def _scan_patient(folder: Path) -> list[Accession]:
+    found: dict[str, dict[Part, tuple[Path, ...]]] = {}
+    for path in sorted(folder.iterdir()):
+        if match := _FILE_NAME.fullmatch(path.name):
+            parts = found.setdefault(match["accession"], {})
+            part = cast(Part, match["part"])
+            parts[part] = (*parts.get(part, ()), path)
+    return [Accession(folder.name, accession, parts) for accession, parts in sorted(found.items())]

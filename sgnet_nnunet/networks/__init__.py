@@ -1,0 +1,1 @@
+"""SG-Net, its gates, and the networks it is compared with."""

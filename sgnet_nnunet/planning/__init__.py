@@ -1,0 +1,1 @@
+"""What nnU-Net asks before training: the plan and the intensity normalisation."""

@@ -1,0 +1,34 @@
+# Everything sets itself up: each target creates .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
+
+.PHONY: help test lint typecheck pytest demo clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# A regular (not editable) install: the tests see what a user's `pip install .` gives.
+$(VENV)/installed: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[test]'
+	touch $@
+
+test: lint typecheck pytest ## Format and lint check, type check, all tests with coverage
+
+lint: $(VENV)/installed ## ruff
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+typecheck: $(VENV)/installed ## mypy
+	$(BIN)/mypy
+
+pytest: $(VENV)/installed ## All tests, with coverage
+	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+demo: $(VENV)/installed ## The main job end to end on phantoms, about six minutes
+	$(BIN)/sgnet demo demo_output
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info demo_output .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,59 @@
+"""Package metadata, and the faces that the wheel places inside nnU-Net's package."""
+
+import runpy
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+VERSION = runpy.run_path(str(ROOT / "sgnet_nnunet" / "__init__.py"))["__version__"]
+
+
+class BuildWithFaces(build_py):
+    """Add the faces to a wheel, so that pip installs them, lists them and removes them."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            faces = runpy.run_path(str(ROOT / "sgnet_nnunet" / "plug" / "faces.py"))
+            faces["write_faces"](Path(self.build_lib, "nnunetv2"))
+
+
+setup(
+    name="sgnet-nnunet",
+    version=VERSION,
+    description="SG-Net (hard spatial gating) for brain metastases on MRI, as a plug-in of nnU-Net v2",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["sgnet_nnunet", "sgnet_nnunet.*"]),
+    package_data={"sgnet_nnunet": ["py.typed"]},
+    install_requires=[
+        "nnunetv2>=2.8,<3",
+        "monai>=1.4",
+        "nibabel>=5.2",
+        "nilearn>=0.11",
+        "numpy>=1.24",
+        "packaging",
+        "pandas>=2",
+        "rich>=13",
+        "scipy>=1.11",
+        "SimpleITK>=2.3",
+        "torch>=2.1.2",
+        "typer>=0.12",
+    ],
+    extras_require={
+        "test": ["hypothesis", "mypy", "pandas-stubs", "pytest", "pytest-cov", "ruff"],
+    },
+    entry_points={"console_scripts": ["sgnet=sgnet_nnunet.cli.main:main"]},
+    cmdclass={"build_py": BuildWithFaces},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)

@@ -1,0 +1,57 @@
+"""Entry point of `sgnet`: collects the commands and turns errors into one line and a status."""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from sgnet_nnunet import __version__
+from sgnet_nnunet.cli import convert, demo, phantom, plug
+from sgnet_nnunet.cli.console import err, out
+from sgnet_nnunet.errors import SGNetError
+
+app = typer.Typer(
+    help="SG-Net for nnU-Net v2: convert the data, try it on phantoms, check the installation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(convert.convert)
+app.command()(phantom.phantom)
+app.command()(demo.demo)
+app.command()(plug.link)
+app.command()(plug.unlink)
+app.command()(plug.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit status.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+    """
+    try:
+        app(args=argv, prog_name="sgnet")
+    except SGNetError as error:
+        err.print(f"[bold red]sgnet:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_status)

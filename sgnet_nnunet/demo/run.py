@@ -1,0 +1,151 @@
+"""The demo: phantoms, conversion, nnU-Net's three commands, scores and a picture."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from sgnet_nnunet.conversion import ConversionOptions, convert_collection
+from sgnet_nnunet.demo.commands import run_command
+from sgnet_nnunet.demo.overlay import CaseFiles, draw_overlay
+from sgnet_nnunet.evaluation.scores import Scores, score
+from sgnet_nnunet.phantom.dataset import write_phantoms
+
+DATASET_ID = 501
+NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPlan:
+    """How large the demo is.
+
+    Attributes:
+        patients: Phantom patients; the paper's split gives 7/10 to training and the last 2/10 to
+            the test.
+        seed: Seed of the phantoms.
+        epochs: Training epochs.
+        iters: Training batches an epoch.
+        device: Device in nnU-Net's words: cpu, cuda or mps.
+    """
+
+    patients: int = 10
+    seed: int = 0
+    epochs: int = 10
+    iters: int = 12
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo leaves behind.
+
+    Attributes:
+        scores: Scores of each held-out case.
+        overlay: Picture of the held-out cases.
+    """
+
+    scores: dict[str, Scores]
+    overlay: Path
+
+
+Report = Callable[[str, int, int], None]
+"""Called with a stage's name, the steps done and the steps in all."""
+
+
+def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
+    """Run the demo in `folder`, which ends up with the phantoms, nnU-Net's folders and the picture.
+
+    Raises:
+        SGNetError: If a stage fails.
+    """
+    logs = folder / "logs"
+    for path in (logs, *(folder / name for name in NNUNET_PATHS)):
+        path.mkdir(parents=True, exist_ok=True)
+    workers = os.cpu_count() or 1
+    environment = {name: str(folder / name) for name in NNUNET_PATHS} | {
+        "SGNET_EPOCHS": str(plan.epochs),
+        "SGNET_ITERS": str(plan.iters),
+        "SGNET_VAL_ITERS": "2",
+        "nnUNet_def_n_proc": str(workers),
+        "nnUNet_n_proc_DA": str(workers),
+    }
+    collection = folder / "phantoms"
+
+    done = _Counter("phantom patients", plan.patients, report)
+    write_phantoms(collection, patients=plan.patients, seed=plan.seed, workers=workers, on_done=done)
+
+    done = _Counter("converting", plan.patients, report)
+    options = ConversionOptions(dataset_id=DATASET_ID, split="paper", workers=workers)
+    raw = convert_collection(collection, folder / "nnUNet_raw", options, on_done=done).dataset_folder
+
+    def command(stage: str, *arguments: str, steps: int = 1, step_pattern: str = r"$^") -> None:
+        counter = _Counter(stage, steps, report)
+        pattern = re.compile(step_pattern)
+        run_command(
+            arguments,
+            environment=environment,
+            log=logs / f"{arguments[0]}.log",
+            on_line=lambda line: counter(line) if pattern.search(line) else None,
+        )
+        counter.finish()
+
+    dataset, processes = str(DATASET_ID), str(workers)
+    command(
+        "planning, preprocessing",
+        *("nnUNetv2_plan_and_preprocess", "-d", dataset, "-pl", "SGNetPlanner", "-c", "3d_fullres"),
+        *("--verify_dataset_integrity", "-npfp", processes, "-np", processes),
+    )
+    command(
+        "training",
+        *("nnUNetv2_train", dataset, "3d_fullres", "0", "-tr", "SGNetTrainer", "-device", plan.device),
+        steps=plan.epochs,
+        step_pattern="Epoch time",
+    )
+    command(
+        "predicting",
+        *("nnUNetv2_predict", "-d", dataset, "-i", str(raw / "imagesTs"), "-o", str(folder / "predictions")),
+        *("-c", "3d_fullres", "-tr", "SGNetTrainer", "-f", "0", "-device", plan.device),
+        *("--disable_tta", "-npp", "1", "-nps", "1"),
+    )
+    cases = [_case_files(path, raw, folder / "predictions") for path in sorted((raw / "labelsTs").glob("*.nii.gz"))]
+    overlay = folder / "overlay.png"
+    draw_overlay(cases, overlay)
+    return DemoResult({case.name: _score_case(case) for case in cases}, overlay)
+
+
+class _Counter:
+    """Counts a stage's steps and passes the count on."""
+
+    def __init__(self, stage: str, total: int, report: Report) -> None:
+        self.stage, self.total, self.report, self.done = stage, total, report, 0
+        report(stage, 0, total)
+
+    def __call__(self, _: str) -> None:
+        self.done += 1
+        self.report(self.stage, self.done, self.total)
+
+    def finish(self) -> None:
+        self.report(self.stage, self.total, self.total)
+
+
+def _case_files(truth: Path, raw: Path, predictions: Path) -> CaseFiles:
+    name = truth.name.removesuffix(".nii.gz")
+    images = raw / "imagesTs"
+    return CaseFiles(
+        name=name,
+        t1ce=images / f"{name}_0000.nii.gz",
+        flair=images / f"{name}_0001.nii.gz",
+        truth=truth,
+        prediction=predictions / truth.name,
+    )
+
+
+def _score_case(case: CaseFiles) -> Scores:
+    reference = nib.load(case.truth)
+    prediction = np.asarray(nib.load(case.prediction).dataobj) > 0
+    x, y, z = reference.header.get_zooms()
+    return score(prediction, np.asarray(reference.dataobj) > 0, spacing=(float(x), float(y), float(z)))

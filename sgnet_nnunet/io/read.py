@@ -1,0 +1,182 @@
+"""NIfTI files in, with the checks that keep a bad one from going unnoticed."""
+
+import gzip
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.io.volume import Volume
+
+GZIP_MAGIC = b"\x1f\x8b"
+NIFTI2_HEADER_SIZE = 540
+"""First field of a NIfTI-2 header (348 in NIfTI-1), see nifti.nimh.nih.gov."""
+
+INTEGER_TOLERANCE = 1e-3
+"""Masks stored with a scale factor come back as 1.0000001: this far from an integer is still one."""
+
+SMALLEST_DETERMINANT = 1e-9
+"""In mm3: below it the voxel has no volume, since no scanner resolves a micrometre."""
+
+_DOWNLOAD_AGAIN = "copy or download it again"
+_READ_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    zlib.error,
+    struct.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A segmentation with one foreground class.
+
+    Attributes:
+        volume: Boolean voxels, shape (x, y, z), and their affine.
+        notes: What was unusual about the file but did not keep it from being used.
+    """
+
+    volume: Volume
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> float:
+        """Volume of the foreground in mm3."""
+        return int(np.count_nonzero(self.volume.data)) * self.volume.voxel_volume
+
+
+def read_image(path: Path) -> Volume:
+    """Read a 3D image.
+
+    Args:
+        path: A NIfTI-1 or NIfTI-2 file, gzip-compressed or not.
+
+    Returns:
+        Voxels of shape (x, y, z) in the file's axis order. An integer type is kept (64 bits become
+        32 where the values fit); everything else, scaled integers included, becomes float32.
+
+    Raises:
+        InputFileError: The file cannot be read, is truncated, is not 3D, has no voxels, a singular
+            affine, voxels that are not finite, or the same value everywhere.
+    """
+    values, affine = _read_values(path)
+    data = _as_storable(path, values)
+    if data.min() == data.max():
+        raise InputFileError(path, f"is blank: every voxel is {data.flat[0]}", _DOWNLOAD_AGAIN)
+    return Volume(data, affine)
+
+
+def read_mask(path: Path) -> Mask:
+    """Read a 3D mask; every integer above 0 is foreground.
+
+    Raises:
+        InputFileError: As for `read_image`, and for masks that are empty or hold fractional or
+            negative values.
+    """
+    values, affine = _read_values(path)
+    found = np.unique(values)
+    labels = np.rint(found)
+    if np.any(np.abs(found - labels) > INTEGER_TOLERANCE):
+        fraction = found[np.abs(found - labels) > INTEGER_TOLERANCE][0]
+        raise InputFileError(
+            path,
+            f"mask holds fractional values such as {fraction:g}",
+            "threshold it: a mask has integer labels",
+        )
+    if labels[0] < 0:
+        raise InputFileError(
+            path,
+            f"mask holds negative values such as {labels[0]:g}",
+            "set the background to 0 and the lesion to 1",
+        )
+    if labels[-1] == 0:
+        raise InputFileError(path, "mask is empty", "draw the lesion or leave the accession out")
+    notes: tuple[str, ...] = ()
+    if labels[-1] > 1:
+        listed = ", ".join(f"{label:g}" for label in labels[labels > 1][:5])
+        notes = (f"{path.name}: values above 1 ({listed}) count as foreground",)
+    return Mask(Volume(values > INTEGER_TOLERANCE, affine), notes)
+
+
+def _read_values(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return the finite voxels, scaled if the file says so, and the invertible affine of a 3D file."""
+    try:
+        image = _parse(path.read_bytes())
+        problem = _problem_of_grid(image)
+        values = None if problem else np.asanyarray(image.dataobj)
+    except _READ_ERRORS as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise InputFileError(path, f"cannot be read ({detail})", _DOWNLOAD_AGAIN) from error
+    if problem or values is None:
+        raise InputFileError(path, *problem)
+    if values.dtype.kind not in "iuf":
+        raise InputFileError(
+            path, f"holds voxels of type {values.dtype}", "convert it to one number per voxel"
+        )
+    _check_finite(path, values)
+    return values, np.asarray(image.affine, dtype=np.float64)
+
+
+def _parse(content: bytes) -> Any:
+    """Return the nibabel image; all of a gzip stream is read, so that its checksum is verified."""
+    raw = gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
+    if not raw:
+        raise EOFError("the file is empty")
+    is_nifti2 = NIFTI2_HEADER_SIZE in (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
+    image = (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(raw)
+    # nibabel reserves the memory that the header asks for before it looks at the file's size.
+    needed = int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
+    if needed > len(raw):
+        raise EOFError(f"truncated: {needed} bytes of voxels announced, {len(raw)} in the file")
+    return image
+
+
+def _problem_of_grid(image: Any) -> tuple[str, str] | tuple[()]:
+    """Return what is wrong with an image's shape or affine, and the remedy; () if nothing is."""
+    shape = " x ".join(str(length) for length in image.shape)
+    if len(image.shape) != 3:  # noqa: PLR2004
+        return f"is {len(image.shape)}D ({shape}), 3D is needed", "save the one volume that is meant as 3D"
+    if 0 in image.shape:
+        return f"has no voxels ({shape})", _DOWNLOAD_AGAIN
+    affine = image.affine
+    if affine is None or not np.all(np.isfinite(affine)):
+        return "has an affine that is not finite", "mend the header's sform or qform"
+    if abs(np.linalg.det(affine[:3, :3])) < SMALLEST_DETERMINANT:
+        return "has a singular affine (voxels without volume)", "mend the header's sform or qform"
+    return ()
+
+
+def _check_finite(path: Path, values: NDArray[Any]) -> None:
+    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if bad:
+        raise InputFileError(
+            path, f"{bad} of {values.size} voxels are NaN or infinite", "replace them, for instance by 0"
+        )
+
+
+def _as_storable(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+    """Return the voxels in a type that every NIfTI reader knows."""
+    dtype = values.dtype.newbyteorder("=")
+    if dtype.kind in "iu" and dtype.itemsize == 8:  # noqa: PLR2004
+        limits = np.iinfo(np.int32)
+        fits = limits.min <= values.min() and values.max() <= limits.max
+        dtype = np.dtype(np.int32 if fits else np.float32)
+    elif dtype.kind == "f":
+        dtype = np.dtype(np.float32)
+    with np.errstate(over="ignore"):
+        data = values.astype(dtype, copy=False)
+    if dtype.kind == "f":
+        _check_finite(path, data)
+    return data

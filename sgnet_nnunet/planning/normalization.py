@@ -1,0 +1,47 @@
+"""Intensity normalisation by percentiles."""
+
+import numpy as np
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import ImageNormalization
+from numpy.typing import NDArray
+
+LOWER_PERCENTILE, UPPER_PERCENTILE = 0.5, 99.5
+"""The clipping percentiles of the SG-Net README."""
+
+
+class PercentileTo01Normalization(ImageNormalization):
+    """Clip a channel to its 0.5 and 99.5 percentiles and scale it to [0, 1].
+
+    Where nnU-Net found a zero background (`use_mask_for_norm`), the percentiles are those of the
+    voxels inside the non-zero mask, and the voxels outside are 0. A constant or empty channel
+    becomes 0 everywhere.
+    """
+
+    leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = True
+
+    def run(self, image: NDArray[np.number], seg: NDArray[np.number] | None = None) -> NDArray[np.floating]:
+        """Return the normalised channel.
+
+        Args:
+            image: One channel, shape (z, y, x).
+            seg: Label map of the same shape, negative outside the non-zero mask; needed where
+                `use_mask_for_norm` is set.
+
+        Returns:
+            Values in [0, 1], of `target_dtype`, shape (z, y, x).
+
+        Raises:
+            ValueError: If the mask is to be used and `seg` is missing.
+        """
+        if self.use_mask_for_norm and seg is None:
+            msg = "use_mask_for_norm is set, but no mask came with the image; pass nnU-Net's seg (-1 outside)"
+            raise ValueError(msg)
+        image = image.astype(self.target_dtype)
+        inside = seg >= 0 if self.use_mask_for_norm else np.ones(image.shape, dtype=bool)
+        voxels = image[inside]
+        if voxels.size == 0:
+            return np.zeros_like(image)
+        lower, upper = np.percentile(voxels, (LOWER_PERCENTILE, UPPER_PERCENTILE))
+        if not upper > lower:
+            return np.zeros_like(image)
+        scaled = (np.clip(image, lower, upper) - lower) / (upper - lower)
+        return np.where(inside, scaled, 0).astype(self.target_dtype, copy=False)

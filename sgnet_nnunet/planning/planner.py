@@ -1,0 +1,191 @@
+"""The SG-Net experiment planner: a fixed recipe in nnU-Net's plan format."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+from numpy.typing import NDArray
+
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.planning.normalization import PercentileTo01Normalization
+
+CONFIGURATION = "3d_fullres"
+
+
+class SGNetPlanner(ExperimentPlanner):
+    """Plan SG-Net for any 3D data set: 1 mm isotropic, patches of 32 x 96 x 96, batches of 4.
+
+    Spacing, patch and batch are those of the SG-Net README (its 96 x 96 x 32 is x, y, z; nnU-Net
+    orders z, y, x). Nothing depends on the GPU, so `-gpu_memory_target` has no effect;
+    `-overwrite_target_spacing` is honoured. The plan holds one configuration, `3d_fullres`, and
+    is called `nnUNetPlans` unless `-overwrite_plans_name` says otherwise, so that
+    `nnUNetv2_train` needs no `-p`.
+
+    Raises:
+        SGNetError: If another planner's plan has that name, or the images are 2D.
+    """
+
+    TARGET_SPACING = (1.0, 1.0, 1.0)
+    PATCH_SIZE = (32, 96, 96)
+    BATCH_SIZE = 4
+
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float = 8,
+        preprocessor_name: str = "DefaultPreprocessor",
+        plans_name: str = "nnUNetPlans",
+        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
+        suppress_transpose: bool = True,
+    ) -> None:
+        super().__init__(
+            dataset_name_or_id,
+            gpu_memory_target_in_gb,
+            preprocessor_name,
+            plans_name,
+            overwrite_target_spacing,
+            suppress_transpose,
+        )
+        self._refuse_foreign_plan()
+
+    def _refuse_foreign_plan(self) -> None:
+        path = Path(nnUNet_preprocessed, self.dataset_name, f"{self.plans_identifier}.json")
+        if not path.is_file():
+            return
+        planner = load_json(str(path)).get("experiment_planner_used")
+        if planner != type(self).__name__:
+            msg = (
+                f"{path}: holds a plan made by {planner}; add `-overwrite_plans_name SGNetPlans` "
+                "(and train with `-p SGNetPlans`), or delete that plan and its preprocessed folder"
+            )
+            raise SGNetError(msg)
+
+    def determine_fullres_target_spacing(self) -> NDArray[np.float64]:
+        """Return the spacing to work at, in mm, in the axis order of the images (z, y, x)."""
+        return np.array(self.overwrite_target_spacing or self.TARGET_SPACING, dtype=float)
+
+    def determine_transpose(self) -> tuple[list[int], list[int]]:
+        """Return the identity: the thin side of the patch lies along z, whatever the spacing."""
+        return [0, 1, 2], [0, 1, 2]
+
+    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
+        """Return the percentile scheme for every channel, masked if cropping took off a background.
+
+        The limit is nnU-Net's own: cropping to the non-zero voxels leaves less than 3/4 of the image.
+        """
+        channels = len(self.dataset_json["channel_names"])
+        masked = self.dataset_fingerprint["median_relative_size_after_cropping"] < 3 / 4
+        return [PercentileTo01Normalization.__name__] * channels, [masked] * channels
+
+    def determine_resampling(self, *_: object, **__: object) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
+        """Return nnU-Net's torch resampling for images and labels, linear along every axis."""
+        return (
+            resample_torch_fornnunet,
+            self._resampling_kwargs(is_seg=False),
+            resample_torch_fornnunet,
+            self._resampling_kwargs(is_seg=True),
+        )
+
+    def determine_segmentation_softmax_export_fn(self, *_: object, **__: object) -> tuple[Any, dict[str, Any]]:
+        """Return nnU-Net's torch resampling for the way back."""
+        return resample_torch_fornnunet, self._resampling_kwargs(is_seg=False)
+
+    @staticmethod
+    def _resampling_kwargs(*, is_seg: bool) -> dict[str, Any]:
+        return {"is_seg": is_seg, "force_separate_z": False, "memefficient_seg_resampling": False}
+
+    def architecture(self) -> dict[str, Any]:
+        """Return the network's import path and arguments; its gate is chosen here, by name."""
+        return {
+            "network_class_name": f"{SGNet.__module__}.{SGNet.__name__}",
+            "arch_kwargs": {
+                "features_per_stage": [16, 32, 64, 128],
+                "gate": "straight_through",
+                "gate_kwargs": {"groups": 4, "threshold": 0.5},
+            },
+            "_kw_requires_import": [],
+        }
+
+    def get_plans_for_configuration(
+        self,
+        spacing: NDArray[np.float64],
+        median_shape: NDArray[np.float64],
+        data_identifier: str,
+        approximate_n_voxels_dataset: float,  # noqa: ARG002
+        _cache: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Return the configuration; only `spacing` and `median_shape` come from the data."""
+        data_fn, data_kwargs, seg_fn, seg_kwargs = self.determine_resampling()
+        softmax_fn, softmax_kwargs = self.determine_segmentation_softmax_export_fn()
+        schemes, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
+        return {
+            "data_identifier": data_identifier,
+            "preprocessor_name": self.preprocessor_name,
+            "batch_size": self.BATCH_SIZE,
+            "patch_size": list(self.PATCH_SIZE),
+            "median_image_size_in_voxels": median_shape,
+            "spacing": spacing,
+            "normalization_schemes": schemes,
+            "use_mask_for_norm": use_mask,
+            "resampling_fn_data": data_fn.__name__,
+            "resampling_fn_seg": seg_fn.__name__,
+            "resampling_fn_data_kwargs": data_kwargs,
+            "resampling_fn_seg_kwargs": seg_kwargs,
+            "resampling_fn_probabilities": softmax_fn.__name__,
+            "resampling_fn_probabilities_kwargs": softmax_kwargs,
+            "architecture": self.architecture(),
+            # Most patches hold no tumour, and the Dice of an empty patch has no gradient.
+            "batch_dice": True,
+        }
+
+    def plan_experiment(self) -> dict[str, Any]:
+        """Write the plan and return it.
+
+        Raises:
+            SGNetError: If the images are 2D.
+        """
+        spacing = self.determine_fullres_target_spacing()
+        fingerprint = self.dataset_fingerprint
+        shapes = [
+            compute_new_shape(shape, old_spacing, spacing)
+            for old_spacing, shape in zip(fingerprint["spacings"], fingerprint["shapes_after_crop"], strict=True)
+        ]
+        median_shape = np.median(shapes, axis=0)
+        if median_shape[0] == 1:
+            msg = f"{self.dataset_name}: the images are 2D and SG-Net is a 3D network; plan with `-pl ExperimentPlanner`"
+            raise SGNetError(msg)
+        forward, backward = self.determine_transpose()
+        self.plans = {
+            "dataset_name": self.dataset_name,
+            "plans_name": self.plans_identifier,
+            "original_median_spacing_after_transp": np.median(fingerprint["spacings"], axis=0),
+            "original_median_shape_after_transp": np.median(fingerprint["shapes_after_crop"], axis=0).astype(int),
+            "image_reader_writer": self.determine_reader_writer().__name__,
+            "transpose_forward": forward,
+            "transpose_backward": backward,
+            "configurations": {
+                CONFIGURATION: self.get_plans_for_configuration(
+                    spacing,
+                    median_shape,
+                    self.generate_data_identifier(CONFIGURATION),
+                    float(np.prod(median_shape)) * self.dataset_json["numTraining"],
+                    {},
+                )
+            },
+            "experiment_planner_used": type(self).__name__,
+            "label_manager": "LabelManager",
+            "foreground_intensity_properties_per_channel": fingerprint["foreground_intensity_properties_per_channel"],
+        }
+        shutil.copy(
+            Path(self.raw_dataset_folder, "dataset.json"),
+            Path(nnUNet_preprocessed, self.dataset_name, "dataset.json"),
+        )
+        self.save_plans(self.plans)
+        return self.plans

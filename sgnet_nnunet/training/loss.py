@@ -1,0 +1,81 @@
+"""Dice plus binary cross-entropy, for labels and regions alike."""
+
+import torch
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+def foreground_log_odds(logits: Tensor) -> Tensor:
+    """Return each foreground class's log-odds against all the other classes.
+
+    `z_c = logit_c - logsumexp(logit_j, j != c)`, so that `sigmoid(z_c)` is the softmax
+    probability of class c; with two classes z is the difference of the two logits.
+
+    Args:
+        logits: Shape (batch, classes, ...), class 0 being the background.
+
+    Returns:
+        Log-odds of classes 1 and up, shape (batch, classes - 1, ...).
+    """
+    classes = range(logits.shape[1])
+    return torch.stack(
+        [
+            logits[:, c] - torch.logsumexp(logits[:, [other for other in classes if other != c]], dim=1)
+            for c in classes[1:]
+        ],
+        dim=1,
+    )
+
+
+class DiceBCELoss(nn.Module):
+    """Sum of the soft Dice loss and the mean binary cross-entropy over the foreground channels.
+
+    With labels, the logits are a softmax's and the channels are the foreground classes through
+    their log-odds; with regions, the logits are the sigmoids' own. Voxels with the ignore label
+    count in neither term. Computed in single precision, since sums over a patch overflow half.
+
+    Args:
+        regions: Whether the targets are regions (nnU-Net's one-hot, an ignore mask last).
+        ignore_label: The label to ignore, or None.
+        batch_dice: Whether Dice pools the voxels of the batch.
+        ddp: Whether to gather Dice's sums over the processes.
+    """
+
+    SMOOTH = 1e-5
+    """nnU-Net's smoothing term."""
+
+    def __init__(self, *, regions: bool, ignore_label: int | None, batch_dice: bool, ddp: bool = False) -> None:
+        super().__init__()
+        self.regions = regions
+        self.ignore_label = ignore_label
+        self.dice = MemoryEfficientSoftDiceLoss(
+            apply_nonlin=torch.sigmoid, batch_dice=batch_dice, do_bg=True, smooth=self.SMOOTH, ddp=ddp
+        )
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            logits: Shape (batch, heads, z, y, x).
+            target: Labels, shape (batch, 1, z, y, x); with regions one channel a region, and one
+                more for the ignored voxels if there is an ignore label.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            odds = logits.float() if self.regions else foreground_log_odds(logits.float())
+            truth, mask = self._split_region_target(target) if self.regions else self._one_hot(target, odds.shape[1])
+            entropy = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")
+            if mask is None:
+                return self.dice(odds, truth) + entropy.mean()
+            counted = (mask.sum() * odds.shape[1]).clamp_min(1)
+            return self.dice(odds, truth, loss_mask=mask) + (entropy * mask).sum() / counted
+
+    def _split_region_target(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.ignore_label is None:
+            return target.float(), None
+        return target[:, :-1].float(), 1 - target[:, -1:].float()
+
+    def _one_hot(self, target: Tensor, foreground: int) -> tuple[Tensor, Tensor | None]:
+        classes = torch.arange(1, foreground + 1, device=target.device, dtype=target.dtype)
+        truth = (target == classes.view(1, -1, 1, 1, 1)).float()
+        return truth, None if self.ignore_label is None else (target != self.ignore_label).float()

@@ -1,0 +1,139 @@
+"""The recipe that SG-Net and its rivals share, as an nnU-Net trainer without a network."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from sgnet_nnunet.io.atomic import atomic_path
+from sgnet_nnunet.training.length import TrainingLength
+from sgnet_nnunet.training.loss import DiceBCELoss
+
+LENGTH_KEY = "sgnet_training_length"
+"""Where a checkpoint keeps the length of its training."""
+
+
+class TrainingStalled(Exception):  # noqa: N818
+    """Leaves nnU-Net's epoch loop; not an error."""
+
+
+class RecipeTrainer(nnUNetTrainer):
+    """Dice + BCE, AdamW, polynomial decay, no deep supervision; a subclass adds the network.
+
+    The length comes from the environment (see `TrainingLength`), goes into the log and into every
+    checkpoint, and `--c` goes on with the length the training was started with.
+    """
+
+    NOISE_VARIANCE = (0.0, 0.004)
+    """nnU-Net's (0, 0.1) is for z-scored images; a brain scaled to [0, 1] has an SD near 0.2."""
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        fall_back = device.type == "cuda" and not torch.cuda.is_available()
+        super().__init__(
+            plans, configuration, fold, dataset_json, torch.device("cpu") if fall_back else device
+        )
+        if fall_back:
+            # nnUNetv2_train has left one thread to PyTorch, expecting a GPU.
+            torch.set_num_threads(os.cpu_count() or 1)
+            self.print_to_log_file(
+                "WARNING: no CUDA device was found, training on the CPU; say `-device cpu` to mean it"
+            )
+        self.enable_deep_supervision = False
+        self.initial_lr = 1e-3
+        self.weight_decay = 1e-2
+        self.oversample_foreground_percent = 0.5
+        self.save_every = 10
+        self._set_length(TrainingLength.from_environment())
+
+    def _set_length(self, length: TrainingLength) -> None:
+        self.length = length
+        self.num_epochs = length.epochs
+        self.num_iterations_per_epoch = length.iters
+        self.num_val_iterations_per_epoch = length.val_iters
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Do nothing: the networks have one output."""
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """Return AdamW and nnU-Net's polynomial decay over the epochs."""
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
+        )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def _build_loss(self) -> nn.Module:
+        return DiceBCELoss(
+            regions=self.label_manager.has_regions,
+            ignore_label=self.label_manager.ignore_label,
+            batch_dice=self.configuration_manager.batch_dice,
+            ddp=self.is_ddp,
+        )
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:  # noqa: ANN401
+        """Return nnU-Net's augmentation, its noise scaled to images in [0, 1]."""
+        pipeline = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        for step in pipeline.transforms:
+            if isinstance(step, RandomTransform) and isinstance(step.transform, GaussianNoiseTransform):
+                step.transform.noise_variance = RecipeTrainer.NOISE_VARIANCE
+        return pipeline
+
+    def on_train_start(self) -> None:
+        """Start as nnU-Net does, and log the length."""
+        super().on_train_start()
+        self.print_to_log_file(f"Training length: {self.length}")
+
+    def on_epoch_start(self) -> None:
+        """Start an epoch, unless the training has stalled.
+
+        Raises:
+            TrainingStalled: If the patience has run out, now or before a resumed run.
+        """
+        if self.length.stalled(self.logger.get_value("ema_fg_dice", step=None)):
+            raise TrainingStalled
+        super().on_epoch_start()
+
+    def run_training(self) -> None:
+        """Train to the last epoch or until the patience runs out."""
+        try:
+            super().run_training()
+        except TrainingStalled:
+            self.print_to_log_file(
+                f"Stopped early: no better pseudo Dice (moving average) in {self.length.patience} epochs"
+            )
+            self.on_train_end()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write nnU-Net's checkpoint with the training's length added, whole or not at all."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with atomic_path(Path(filename)) as partial:
+            super().save_checkpoint(str(partial))
+            checkpoint = torch.load(partial, map_location="cpu", weights_only=False)
+            torch.save(checkpoint | {LENGTH_KEY: self.length.as_dict()}, partial)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Load a checkpoint and go on with the length it was started with."""
+        checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
+        recorded = TrainingLength(**checkpoint[LENGTH_KEY])
+        if recorded != self.length:
+            self.print_to_log_file(f"The checkpoint's training length holds: {recorded}, not {self.length}")
+        self._set_length(recorded)
+        if self.was_initialized:
+            self.lr_scheduler = PolyLRScheduler(self.optimizer, self.initial_lr, self.num_epochs)
+        super().load_checkpoint(filename_or_checkpoint)

@@ -1,0 +1,86 @@
+"""The trainers nnU-Net is asked for by name: SG-Net and the networks it is compared with."""
+
+from collections.abc import Callable
+from functools import partial
+
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.networks.baselines import build_attention_unet, build_unet
+from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.training.recipe import RecipeTrainer
+
+
+class SGNetTrainer(RecipeTrainer):
+    """Train the SG-Net that the plan describes."""
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,  # noqa: ARG004
+    ) -> nn.Module:
+        """Build the plan's network.
+
+        Raises:
+            SGNetError: If the plan describes another network.
+        """
+        planned = configuration_manager.network_arch_class_name
+        if planned != f"{SGNet.__module__}.{SGNet.__name__}":
+            msg = (
+                f"plan {plans_manager.plans_name}: describes the network {planned}, not SG-Net; make a plan "
+                "with `nnUNetv2_plan_experiment -d DATASET -pl SGNetPlanner` or name one with `-p`"
+            )
+            raise SGNetError(msg)
+        return get_network_from_plans(
+            planned,
+            configuration_manager.network_arch_init_kwargs,
+            configuration_manager.network_arch_init_kwargs_req_import,
+            num_input_channels,
+            num_output_channels,
+            allow_init=False,
+        )
+
+
+class RivalTrainer(RecipeTrainer):
+    """Train a network that takes nothing from the plan but the channels.
+
+    Attributes:
+        build_network: Builds the network from its input channels and output heads.
+    """
+
+    build_network: Callable[[int, int], nn.Module]
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,  # noqa: ARG003
+        configuration_manager: ConfigurationManager,  # noqa: ARG003
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,  # noqa: ARG003
+    ) -> nn.Module:
+        """Build the network."""
+        return cls.build_network(num_input_channels, num_output_channels)
+
+
+class UNetTrainer(RivalTrainer):
+    """Train MONAI's U-Net, the Standard U-Net of the SG-Net table."""
+
+    build_network = staticmethod(build_unet)
+
+
+class ResUNetTrainer(RivalTrainer):
+    """Train MONAI's U-Net with residual units, the ResU-Net of the SG-Net table."""
+
+    build_network = staticmethod(partial(build_unet, residual_units=2))
+
+
+class AttentionUNetTrainer(RivalTrainer):
+    """Train MONAI's Attention U-Net."""
+
+    build_network = staticmethod(build_attention_unet)

@@ -1,0 +1,70 @@
+"""Fixtures shared by all tests: a tiny nnU-Net data set, and the paths nnU-Net works in."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sgnet_nnunet.io.volume import Volume, write_volume
+
+NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+@pytest.fixture
+def nnunet_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Set nnU-Net's three paths to folders under one temporary folder, which is returned."""
+    for name in NNUNET_PATHS:
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    for name in ("SGNET_EPOCHS", "SGNET_ITERS", "SGNET_VAL_ITERS", "SGNET_PATIENCE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_def_n_proc", "1")
+    return tmp_path
+
+
+@pytest.fixture
+def make_dataset() -> Callable[..., Path]:
+    """Return a function that writes a small raw nnU-Net data set."""
+
+    def write(
+        raw: Path,
+        *,
+        name: str = "Dataset501_Tiny",
+        cases: int = 5,
+        channels: int = 2,
+        shape: tuple[int, int, int] = (40, 44, 36),
+        labels: dict[str, object] | None = None,
+        regions_class_order: list[int] | None = None,
+        values: tuple[int, ...] = (1,),
+    ) -> Path:
+        folder = raw / name
+        (folder / "imagesTr").mkdir(parents=True)
+        (folder / "labelsTr").mkdir()
+        rng = np.random.default_rng(0)
+        for i in range(cases):
+            label = np.zeros(shape, dtype=np.uint8)
+            for value in values:
+                corner = rng.integers(6, 20, size=3)
+                label[tuple(slice(c, c + 8) for c in corner)] = value
+            for channel in range(channels):
+                data = np.zeros(shape, dtype=np.int16)
+                data[3:-3, 3:-3, 3:-3] = rng.normal(300, 30, size=[n - 6 for n in shape])
+                data[label > 0] += 400
+                write_volume(folder / f"imagesTr/case{i}_{channel:04d}.nii.gz", Volume(data, np.eye(4)))
+            write_volume(folder / f"labelsTr/case{i}.nii.gz", Volume(label, np.eye(4)))
+        description = {
+            "channel_names": {str(c): f"MR{c}" for c in range(channels)},
+            "labels": labels or {"background": 0, "tumour": 1},
+            "numTraining": cases,
+            "file_ending": ".nii.gz",
+            "overwrite_image_reader_writer": "NibabelIOWithReorient",
+        }
+        if regions_class_order:
+            description["regions_class_order"] = regions_class_order
+        (folder / "dataset.json").write_text(json.dumps(description))
+        return folder
+
+    return write
