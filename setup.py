@@ -14,6 +14,7 @@ class BuildWithFaces(build_py):
     """Add the faces to a wheel, so that pip installs them, lists them and removes them."""
 
     def run(self) -> None:
+        """Build as ever, then write the faces, unless the install is editable."""
         super().run()
         if not self.editable_mode:
             faces = runpy.run_path(str(ROOT / "sgnet_nnunet" / "plug" / "faces.py"))

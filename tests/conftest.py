@@ -20,12 +20,11 @@ def nnunet_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, str(tmp_path / name))
     for name in ("SGNET_EPOCHS", "SGNET_ITERS", "SGNET_VAL_ITERS", "SGNET_PATIENCE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setenv("nnUNet_def_n_proc", "1")
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_dataset() -> Callable[..., Path]:
     """Return a function that writes a small raw nnU-Net data set."""
 
@@ -66,5 +65,32 @@ def make_dataset() -> Callable[..., Path]:
             description["regions_class_order"] = regions_class_order
         (folder / "dataset.json").write_text(json.dumps(description))
         return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_fingerprint() -> Callable[..., None]:
+    """Return a function that writes the fingerprint nnU-Net would extract from a tiny data set."""
+
+    def write(
+        preprocessed: Path,
+        *,
+        channels: int = 2,
+        shape: tuple[int, int, int] = (30, 38, 34),
+        spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        kept: float = 0.5,
+    ) -> None:
+        keys = ("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std")
+        fingerprint = {
+            "spacings": [list(spacing)] * 5,
+            "shapes_after_crop": [list(shape)] * 5,
+            "foreground_intensity_properties_per_channel": {
+                str(c): dict.fromkeys(keys, 1.0) for c in range(channels)
+            },
+            "median_relative_size_after_cropping": kept,
+        }
+        preprocessed.mkdir(parents=True, exist_ok=True)
+        (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
 
     return write

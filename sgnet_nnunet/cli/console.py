@@ -10,5 +10,9 @@ err = Console(stderr=True)
 def progress_bar() -> Progress:
     """Return a progress bar with counts and the time left, drawn on standard error."""
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
     )

@@ -42,7 +42,8 @@ def convert(
         Target, typer.Option(help="Whole tumour, tumour core, or both as regions.")
     ] = Target.WHOLE,
     register: Annotated[
-        Register, typer.Option(help="Align FLAIR with T1ce by the affines alone, or rigidly by mutual information.")
+        Register,
+        typer.Option(help="Align FLAIR with T1ce by the affines alone, or rigidly by mutual information."),
     ] = Register.NONE,
     split: Annotated[
         Split, typer.Option(help="Five folds grouped by patient, or the paper's 64/9/19 patients.")
@@ -74,7 +75,11 @@ def convert(
         )
     for row in result.report:
         if row.status != "used":
-            err.print(escape(f"{row.status}: {row.patient} {row.accession}: {row.reason}"), soft_wrap=True, highlight=False)
+            err.print(
+                escape(f"{row.status}: {row.patient} {row.accession}: {row.reason}"),
+                soft_wrap=True,
+                highlight=False,
+            )
     out.print(
         f"{result.dataset_folder}: {result.used} used, {result.left_out} left out, {result.failed} failed; "
         "see conversion_report.csv",

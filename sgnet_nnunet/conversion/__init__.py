@@ -1,0 +1,6 @@
+"""From the TCIA collection to an nnU-Net data set: T1ce and FLAIR on one grid, split by patient."""
+
+from sgnet_nnunet.conversion.dataset import ConversionResult, convert_collection
+from sgnet_nnunet.conversion.options import ConversionOptions
+
+__all__ = ["ConversionOptions", "ConversionResult", "convert_collection"]

@@ -64,7 +64,7 @@ def nnunet_raw_folder() -> Path:
     Raises:
         SGNetError: The variable is not set.
     """
-    folder = os.environ.get("nnUNet_raw", "")
+    folder = os.environ.get("nnUNet_raw", "")  # noqa: SIM112  (nnU-Net's spelling)
     if not folder:
         raise SGNetError("nnUNet_raw is not set; run: export nnUNet_raw=/path/to/nnUNet_raw")
     return Path(folder)

@@ -15,12 +15,12 @@ from scipy import ndimage
 from sgnet_nnunet.io.volume import Volume
 
 INTEGER_MAP_TOLERANCE = 0.01
-"""Voxels. Affines written by different programs differ by rounding; closer than this to a copy, a copy it is."""
+"""Voxels. Affines of different programs differ by rounding: closer than this to a copy, a copy it is."""
 
 HALF = 0.5 - 1e-6
 """Threshold of a resampled mask; ties, as halfway between two slices, go to the lesion on every machine."""
 
-FIELD_OF_VIEW_MARGIN = 0.5 + 1e-4
+FIELD_OF_VIEW_MARGIN = 0.5 + 1e-3
 """Voxels that the field of view reaches beyond the outer centres; the surplus absorbs rounding."""
 
 
@@ -44,7 +44,7 @@ class Grid:
 
     def bounds(self) -> NDArray[np.float64]:
         """Return the world box around the grid in mm, shape (2, 3): lower corner, upper corner."""
-        corners = _box_corners(self.shape) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        corners: NDArray[np.float64] = _box_corners(self.shape) @ self.affine[:3, :3].T + self.affine[:3, 3]
         return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
     def overlaps(self, other: "Grid") -> bool:
@@ -78,7 +78,8 @@ def resample_image(
         return _interpolate(image.data, index_map, grid.shape, dtype)
     exact = np.float64 if dtype.itemsize >= np.dtype(np.int32).itemsize else np.float32
     values = _interpolate(image.data, index_map, grid.shape, np.dtype(exact))
-    return np.rint(values, out=values).astype(dtype)
+    rounded: NDArray[np.generic] = np.rint(values, out=values).astype(dtype)
+    return rounded
 
 
 def resample_mask(
@@ -113,9 +114,11 @@ def field_of_view(
 
 def _box_corners(shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return the eight outer corners of an array in voxel indices, shape (8, 3)."""
-    return np.array(
-        np.meshgrid(*[(-0.5, length - 0.5) for length in shape], indexing="ij"), dtype=np.float64
-    ).reshape(3, -1).T
+    return (
+        np.array(np.meshgrid(*[(-0.5, length - 0.5) for length in shape], indexing="ij"), dtype=np.float64)
+        .reshape(3, -1)
+        .T
+    )
 
 
 def _index_map(volume: Volume, grid: Grid, world_map: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -125,11 +128,12 @@ def _index_map(volume: Volume, grid: Grid, world_map: NDArray[np.float64] | None
     otherwise a 1e-7 of the brain would leak into a background that has to be 0.
     """
     world = np.eye(4) if world_map is None else world_map
-    index_map: NDArray[np.float64] = np.linalg.inv(volume.affine) @ world @ grid.affine
+    index_map = np.linalg.inv(volume.affine) @ world @ grid.affine
     integer = np.rint(index_map)
     corners = np.c_[_box_corners(grid.shape), np.ones(8)]
     error = np.abs(corners @ (index_map - integer).T).max(axis=0)
-    return np.where((error < INTEGER_MAP_TOLERANCE)[:, None], integer, index_map)
+    cleaned: NDArray[np.float64] = np.where((error < INTEGER_MAP_TOLERANCE)[:, None], integer, index_map)
+    return cleaned
 
 
 def _is_copy(index_map: NDArray[np.float64], volume: Volume, grid: Grid) -> bool:
@@ -160,7 +164,7 @@ def _inside(
     x, y, z = np.ogrid[tuple(slice(length) for length in shape)]
     inside = np.ones(shape, dtype=bool)
     for (along_x, along_y, along_z, start), length in zip(index_map[:3], source_shape, strict=True):
-        # float32 halves the memory of a 512 x 512 x 200 grid and is exact to 1e-4 of a voxel there.
+        # float32 halves the memory of a 512 x 512 x 200 grid and is exact to a thousandth of a voxel there.
         index = (along_x * x).astype(np.float32) + (along_y * y).astype(np.float32)
         index = index + (along_z * z + start).astype(np.float32)
         inside &= (index >= -FIELD_OF_VIEW_MARGIN) & (index <= length - 1 + FIELD_OF_VIEW_MARGIN)

@@ -111,7 +111,9 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
         *("-c", "3d_fullres", "-tr", "SGNetTrainer", "-f", "0", "-device", plan.device),
         *("--disable_tta", "-npp", "1", "-nps", "1"),
     )
-    cases = [_case_files(path, raw, folder / "predictions") for path in sorted((raw / "labelsTs").glob("*.nii.gz"))]
+    cases = [
+        _case_files(path, raw, folder / "predictions") for path in sorted((raw / "labelsTs").glob("*.nii.gz"))
+    ]
     overlay = folder / "overlay.png"
     draw_overlay(cases, overlay)
     return DemoResult({case.name: _score_case(case) for case in cases}, overlay)

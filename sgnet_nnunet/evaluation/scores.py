@@ -47,7 +47,9 @@ def score(
         return Scores(np.nan, np.nan, np.nan, np.nan)
     if not prediction.any() or not reference.any():
         return Scores(0.0, 0.0, 0.0, float(np.linalg.norm(np.multiply(prediction.shape, spacing))))
-    hits, predicted, actual = (int(np.count_nonzero(m)) for m in (prediction & reference, prediction, reference))
+    hits, predicted, actual = (
+        int(np.count_nonzero(m)) for m in (prediction & reference, prediction, reference)
+    )
     return Scores(
         dice=2 * hits / (predicted + actual),
         precision=hits / predicted,

@@ -9,6 +9,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
@@ -33,9 +36,9 @@ _READ_ERRORS = (
     ArithmeticError,
     zlib.error,
     struct.error,
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-    nib.wrapstruct.WrapStructError,
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
 )
 
 
@@ -129,7 +132,7 @@ def _read_values(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     return values, np.asarray(image.affine, dtype=np.float64)
 
 
-def _parse(content: bytes) -> Any:
+def _parse(content: bytes) -> nib.Nifti1Image:
     """Return the nibabel image; all of a gzip stream is read, so that its checksum is verified."""
     raw = gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
     if not raw:
@@ -143,7 +146,7 @@ def _parse(content: bytes) -> Any:
     return image
 
 
-def _problem_of_grid(image: Any) -> tuple[str, str] | tuple[()]:
+def _problem_of_grid(image: nib.Nifti1Image) -> tuple[str, str] | tuple[()]:
     """Return what is wrong with an image's shape or affine, and the remedy; () if nothing is."""
     shape = " x ".join(str(length) for length in image.shape)
     if len(image.shape) != 3:  # noqa: PLR2004

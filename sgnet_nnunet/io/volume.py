@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from sgnet_nnunet.io.atomic import atomic_path
@@ -25,7 +26,7 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along x, y, z of the array."""
-        x, y, z = nib.affines.voxel_sizes(self.affine)
+        x, y, z = voxel_sizes(self.affine)
         return float(x), float(y), float(z)
 
     @property

@@ -38,7 +38,7 @@ class StraightThroughGate(nn.Module):
         self.groups = groups
         self.threshold = threshold
         self.score = nn.Conv3d(channels, groups, kernel_size=1, groups=groups)
-        nn.init.constant_(self.score.bias, self.OPEN_BIAS)
+        nn.init.constant_(self.score.bias, self.OPEN_BIAS)  # type: ignore[arg-type]
 
     def admit(self, skip: Tensor) -> Tensor:
         """Return which voxels pass: exactly 0 or 1, shape (batch, groups, z, y, x)."""
@@ -49,7 +49,7 @@ class StraightThroughGate(nn.Module):
 
     def forward(self, skip: Tensor) -> Tensor:
         """Return `skip`, shape (batch, channels, z, y, x), zeroed where the gate is closed."""
-        grouped = skip.unflatten(1, (self.groups, -1))
+        grouped = torch.unflatten(skip, 1, (self.groups, -1))
         return (grouped * self.admit(skip).unsqueeze(2)).flatten(1, 2)
 
 

@@ -98,7 +98,8 @@ class SGNet(nn.Module):
         if any(length % self.divisor for length in size):
             msg = f"spatial size must be divisible by {self.divisor} along each axis; got {size}"
             raise ValueError(msg)
-        feature, skips = image, []
+        feature = image
+        skips: list[Tensor] = []
         for block in self.encoder:
             feature = block(self.pool(feature) if skips else feature)
             skips.append(feature)

@@ -32,11 +32,13 @@ class PercentileTo01Normalization(ImageNormalization):
         Raises:
             ValueError: If the mask is to be used and `seg` is missing.
         """
-        if self.use_mask_for_norm and seg is None:
+        if not self.use_mask_for_norm:
+            seg = np.zeros(image.shape, dtype=np.int8)
+        elif seg is None:
             msg = "use_mask_for_norm is set, but no mask came with the image; pass nnU-Net's seg (-1 outside)"
             raise ValueError(msg)
         image = image.astype(self.target_dtype)
-        inside = seg >= 0 if self.use_mask_for_norm else np.ones(image.shape, dtype=bool)
+        inside = seg >= 0
         voxels = image[inside]
         if voxels.size == 0:
             return np.zeros_like(image)

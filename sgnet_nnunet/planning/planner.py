@@ -75,7 +75,9 @@ class SGNetPlanner(ExperimentPlanner):
         """Return the identity: the thin side of the patch lies along z, whatever the spacing."""
         return [0, 1, 2], [0, 1, 2]
 
-    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
+    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(
+        self,
+    ) -> tuple[list[str], list[bool]]:
         """Return the percentile scheme for every channel, masked if cropping took off a background.
 
         The limit is nnU-Net's own: cropping to the non-zero voxels leaves less than 3/4 of the image.
@@ -84,7 +86,9 @@ class SGNetPlanner(ExperimentPlanner):
         masked = self.dataset_fingerprint["median_relative_size_after_cropping"] < 3 / 4
         return [PercentileTo01Normalization.__name__] * channels, [masked] * channels
 
-    def determine_resampling(self, *_: object, **__: object) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
+    def determine_resampling(
+        self, *_: object, **__: object
+    ) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
         """Return nnU-Net's torch resampling for images and labels, linear along every axis."""
         return (
             resample_torch_fornnunet,
@@ -93,7 +97,9 @@ class SGNetPlanner(ExperimentPlanner):
             self._resampling_kwargs(is_seg=True),
         )
 
-    def determine_segmentation_softmax_export_fn(self, *_: object, **__: object) -> tuple[Any, dict[str, Any]]:
+    def determine_segmentation_softmax_export_fn(
+        self, *_: object, **__: object
+    ) -> tuple[Any, dict[str, Any]]:
         """Return nnU-Net's torch resampling for the way back."""
         return resample_torch_fornnunet, self._resampling_kwargs(is_seg=False)
 
@@ -155,18 +161,22 @@ class SGNetPlanner(ExperimentPlanner):
         fingerprint = self.dataset_fingerprint
         shapes = [
             compute_new_shape(shape, old_spacing, spacing)
-            for old_spacing, shape in zip(fingerprint["spacings"], fingerprint["shapes_after_crop"], strict=True)
+            for old_spacing, shape in zip(
+                fingerprint["spacings"], fingerprint["shapes_after_crop"], strict=True
+            )
         ]
         median_shape = np.median(shapes, axis=0)
         if median_shape[0] == 1:
-            msg = f"{self.dataset_name}: the images are 2D and SG-Net is a 3D network; plan with `-pl ExperimentPlanner`"
+            msg = f"{self.dataset_name}: the images are 2D, SG-Net is 3D; plan with `-pl ExperimentPlanner`"
             raise SGNetError(msg)
         forward, backward = self.determine_transpose()
         self.plans = {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_identifier,
             "original_median_spacing_after_transp": np.median(fingerprint["spacings"], axis=0),
-            "original_median_shape_after_transp": np.median(fingerprint["shapes_after_crop"], axis=0).astype(int),
+            "original_median_shape_after_transp": np.median(fingerprint["shapes_after_crop"], axis=0).astype(
+                int
+            ),
             "image_reader_writer": self.determine_reader_writer().__name__,
             "transpose_forward": forward,
             "transpose_backward": backward,
@@ -181,7 +191,9 @@ class SGNetPlanner(ExperimentPlanner):
             },
             "experiment_planner_used": type(self).__name__,
             "label_manager": "LabelManager",
-            "foreground_intensity_properties_per_channel": fingerprint["foreground_intensity_properties_per_channel"],
+            "foreground_intensity_properties_per_channel": fingerprint[
+                "foreground_intensity_properties_per_channel"
+            ],
         }
         shutil.copy(
             Path(self.raw_dataset_folder, "dataset.json"),

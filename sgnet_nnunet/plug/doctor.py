@@ -1,15 +1,16 @@
 """Check an installation: what nnU-Net will find, from where, and what mends what is wrong."""
 
-import importlib
+import inspect
 import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.version import Version
 
+from sgnet_nnunet import __version__
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.plug.faces import FACES, Face
 from sgnet_nnunet.plug.link import nnunet_package
@@ -40,11 +41,15 @@ def examine(environment: Mapping[str, str] = os.environ) -> list[Finding]:
 
 def _versions() -> Iterator[Finding]:
     yield Finding("Python", platform.python_version())
-    for name in ("sgnet-nnunet", "torch", "monai"):
-        yield Finding(name, version(name))
-    nnunet = version("nnunetv2")
-    old = Version(nnunet) < Version(OLDEST_NNUNET)
-    yield Finding("nnunetv2", nnunet, f"pip install 'nnunetv2>={OLDEST_NNUNET}'" if old else None)
+    yield Finding("sgnet_nnunet", __version__)
+    for name in ("nnunetv2", "torch", "monai"):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield Finding(name, "not installed", f"pip install {name}")
+            continue
+        old = name == "nnunetv2" and Version(found) < Version(OLDEST_NNUNET)
+        yield Finding(name, found, f"pip install 'nnunetv2>={OLDEST_NNUNET}'" if old else None)
 
 
 def _device() -> Finding:
@@ -69,12 +74,33 @@ def _classes() -> Iterator[Finding]:
 
 
 def _class_finding(name: str, face: Face, package: Path) -> Finding:
+    target = package / face.path
     if not face.is_current(package):
-        state = "outdated" if (package / face.path).is_file() else "not found"
-        return Finding(name, f"{state}: {package / face.path}", "sgnet link")
-    module = importlib.import_module("nnunetv2." + face.path.removesuffix(".py").replace("/", "."))
-    origin = importlib.import_module(getattr(module, name).__module__).__file__
-    return Finding(name, f"found through {package / face.path}, defined in {origin}")
+        return Finding(name, f"{'outdated' if target.is_file() else 'not found'}: {target}", "sgnet link")
+    try:
+        found = _look_up(name, face, package)
+    except Exception as error:  # any module in nnU-Net's folders may fail in any way
+        return Finding(
+            name, f"nnU-Net's look-up fails: {error}", "pip install --force-reinstall --no-deps nnunetv2"
+        )
+    if found is None:
+        return Finding(
+            name, f"in {target}, but nnU-Net's look-up does not find it", "sgnet unlink && sgnet link"
+        )
+    defined = inspect.getfile(found)
+    if found.__module__ != face.module:
+        return Finding(
+            name, f"hidden by another class of that name in {defined}", f"mv {defined} {defined}.off"
+        )
+    return Finding(name, f"found in {target}, defined in {defined}")
+
+
+def _look_up(name: str, face: Face, package: Path) -> type | None:
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class  # noqa: PLC0415
+
+    module = "nnunetv2." + face.folder.replace("/", ".")
+    found: type | None = recursive_find_python_class(str(package / face.folder), name, module)
+    return found
 
 
 def _paths(environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -15,11 +15,13 @@ class Face:
     """A module for nnU-Net's package.
 
     Attributes:
-        path: Where it goes, relative to the `nnunetv2` package.
+        folder: The folder of the `nnunetv2` package that nnU-Net searches for such classes.
+        path: Where the face goes, relative to the `nnunetv2` package.
         module: The module of this package that defines the classes.
         names: The classes.
     """
 
+    folder: str
     path: str
     module: str
     names: tuple[str, ...]
@@ -37,16 +39,19 @@ class Face:
 
 FACES = (
     Face(
+        "training/nnUNetTrainer",
         "training/nnUNetTrainer/sgnet_trainers.py",
         "sgnet_nnunet.training.trainers",
         ("SGNetTrainer", "UNetTrainer", "AttentionUNetTrainer", "ResUNetTrainer"),
     ),
     Face(
+        "experiment_planning",
         "experiment_planning/experiment_planners/sgnet_planner.py",
         "sgnet_nnunet.planning.planner",
         ("SGNetPlanner",),
     ),
     Face(
+        "preprocessing/normalization",
         "preprocessing/normalization/sgnet_normalization.py",
         "sgnet_nnunet.planning.normalization",
         ("PercentileTo01Normalization",),

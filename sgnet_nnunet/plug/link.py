@@ -74,6 +74,6 @@ def unlink(package: Path) -> list[Path]:
 
 def _read_only(package: Path, error: OSError) -> str:
     return (
-        f"{package}: cannot be changed ({error.strerror}); use an environment of your own, or, for the trainers "
-        f"alone, run `export nnUNet_extTrainer={TRAINERS_FOLDER}`"
+        f"{package}: cannot be changed ({error.strerror}); use an environment of your own, "
+        f"or, for the trainers alone, run `export nnUNet_extTrainer={TRAINERS_FOLDER}`"
     )

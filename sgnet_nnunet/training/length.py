@@ -56,6 +56,6 @@ def _whole_number(name: str, text: str, least: int) -> int:
     except ValueError:
         number = least - 1
     if number < least:
-        msg = f"environment variable {name}={text!r}: must be a whole number of at least {least}; set it again or unset it"
+        msg = f"{name}={text!r}: must be a whole number of at least {least}; set it again or unset it"
         raise SGNetError(msg)
     return number

@@ -45,7 +45,9 @@ class DiceBCELoss(nn.Module):
     SMOOTH = 1e-5
     """nnU-Net's smoothing term."""
 
-    def __init__(self, *, regions: bool, ignore_label: int | None, batch_dice: bool, ddp: bool = False) -> None:
+    def __init__(
+        self, *, regions: bool, ignore_label: int | None, batch_dice: bool, ddp: bool = False
+    ) -> None:
         super().__init__()
         self.regions = regions
         self.ignore_label = ignore_label
@@ -63,7 +65,9 @@ class DiceBCELoss(nn.Module):
         """
         with torch.autocast(logits.device.type, enabled=False):
             odds = logits.float() if self.regions else foreground_log_odds(logits.float())
-            truth, mask = self._split_region_target(target) if self.regions else self._one_hot(target, odds.shape[1])
+            truth, mask = (
+                self._split_region_target(target) if self.regions else self._one_hot(target, odds.shape[1])
+            )
             entropy = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")
             if mask is None:
                 return self.dice(odds, truth) + entropy.mean()

@@ -1,0 +1,197 @@
+"""A brain of its own for each patient: ICBM152, deformed, on the grid of a scan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.fields import SmoothField
+from sgnet_nnunet.phantom.grid import Grid, centred_grid, rotation
+from sgnet_nnunet.phantom.template import Template, load_template
+
+FloatArray = NDArray[np.float32]
+
+_TEMPLATE_EXTENT = np.array((160.0, 200.0, 180.0))
+"""Sides in mm of a box that holds the ICBM152 brain in any pose, about `_TEMPLATE_CENTRE`."""
+
+_TEMPLATE_CENTRE = np.array((0.0, -18.0, 5.0))
+_SHARPENING = 1.6
+"""Power of the tissue odds: an average of brains has blurred borders, one brain has not."""
+
+
+_STRIDE = 3
+"""Spacing in voxels of the coordinates searched to invert the deformation."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One patient's brain; every array has the shape of `grid`, in RAS axis order.
+
+    Attributes:
+        grid: Grid of the T1ce scan.
+        brain: Brain mask.
+        gm: Fraction of grey matter, 0 to 1; with `wm` and `csf` it sums to 1 in the brain, 0 outside.
+        wm: Fraction of white matter.
+        csf: Fraction of cerebrospinal fluid.
+        detail: T1 contrast beyond the mixture of tissues, relative to the T1 average's maximum.
+        ventricles: Lateral ventricles, 0 to 1.
+        near_ventricles: Closeness to the lateral ventricles, 0 to 1.
+        depth: Distance to the brain's surface in mm, approximate.
+        mni: MNI coordinates in mm of each voxel, shape (3, x, y, z).
+    """
+
+    grid: Grid
+    brain: NDArray[np.bool_]
+    gm: FloatArray
+    wm: FloatArray
+    csf: FloatArray
+    detail: FloatArray
+    ventricles: FloatArray
+    near_ventricles: FloatArray
+    depth: FloatArray
+    mni: FloatArray
+
+    @property
+    def brain_volume(self) -> float:
+        """Volume of the brain mask in mm3."""
+        return float(self.brain.sum()) * self.grid.voxel_volume
+
+    def voxels_of(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the voxel indices, shape (n, 3), of `points` in MNI mm, shape (n, 3)."""
+        _, nearest = self._sparse_mni.query(points)
+        shape = [len(range(0, count, _STRIDE)) for count in self.grid.shape]
+        index = np.stack(np.unravel_index(nearest, shape), axis=1) * _STRIDE
+        rest = points - self.mni[:, index[:, 0], index[:, 1], index[:, 2]].T
+        voxels: NDArray[np.float64] = index + rest / self.grid.spacing
+        return voxels
+
+    @cached_property
+    def _sparse_mni(self) -> cKDTree:
+        """Search tree of the MNI coordinates of every `_STRIDE`-th voxel along each axis."""
+        sparse = self.mni[:, ::_STRIDE, ::_STRIDE, ::_STRIDE]
+        return cKDTree(sparse.reshape(3, -1).T)
+
+
+class _Warp:
+    """A pose, a size and a smooth deformation: from the scan's grid to MNI coordinates.
+
+    Args:
+        rng: Source of all draws.
+        grid: Grid that the whole head fits in; fields are anchored to its first voxel.
+        config: Population to draw from.
+    """
+
+    def __init__(self, rng: np.random.Generator, grid: Grid, config: PhantomConfig) -> None:
+        extent = grid.spacing * grid.shape
+        self.extent = extent
+        self.size = grid.spacing
+        pose = rotation(rng.normal(0, config.head_angles))
+        common = rng.uniform(*config.brain_scale)
+        scale = common * (1 + rng.normal(0, 0.02, 3))
+        centre = (np.array(grid.shape) - 1) / 2 * grid.spacing
+        self.linear = (pose / scale).T
+        self.shift = _TEMPLATE_CENTRE - self.linear @ centre
+        self.coarse = [SmoothField(rng, extent, 42.0) for _ in range(3)]
+        self.fine = [SmoothField(rng, extent, 11.0) for _ in range(3)]
+        self.amplitude = (config.warp_coarse, config.warp_fine)
+
+    def on(self, axes: Sequence[NDArray[np.float64]]) -> FloatArray:
+        """Return MNI coordinates in mm, shape (3, x, y, z), on the grid spanned by `axes` (mm)."""
+        x, y, z = (axis.astype(np.float32) for axis in axes)
+        mni = np.empty((3, len(x), len(y), len(z)), dtype=np.float32)
+        for i, row in enumerate(self.linear.astype(np.float32)):
+            mni[i] = self.coarse[i].on(axes) * np.float32(self.amplitude[0])
+            mni[i] += self.fine[i].on(axes) * np.float32(self.amplitude[1])
+            mni[i] += (row[0] * x + np.float32(self.shift[i]))[:, None, None]
+            mni[i] += (row[1] * y)[:, None] + row[2] * z
+        return mni
+
+
+def draw_grid(rng: np.random.Generator, config: PhantomConfig) -> Grid:
+    """Draw a T1ce grid that holds any brain: its spacing, its tilt and its place in the scanner."""
+    in_plane = rng.uniform(*config.t1ce_in_plane)
+    return centred_grid(
+        centre=rng.normal(0, (3.0, 15.0, 20.0)),
+        extent=_TEMPLATE_EXTENT,
+        spacing=np.array((in_plane, in_plane, rng.uniform(*config.t1ce_slice))),
+        turn=rotation(rng.normal(0, (2.0, 1.0, 1.0))),
+    )
+
+
+def draw_anatomy(rng: np.random.Generator, config: PhantomConfig) -> Anatomy:
+    """Draw a patient's brain on a T1ce grid cropped to it, with a margin."""
+    template = load_template()
+    roomy = draw_grid(rng, config)
+    warp = _Warp(rng, roomy, config)
+    stride = 4
+    rough = _sample(template.brain, warp.on([axis[::stride] for axis in roomy.axes()]), template.to_voxel)
+    occupied = np.argwhere(rough > 0.5) * stride
+    margin = np.ceil(config.margin / roomy.spacing).astype(np.int64)
+    low = np.maximum(occupied.min(axis=0) - margin - 2, 0)
+    high = np.minimum(occupied.max(axis=0) + margin + 3, roomy.shape)
+    grid = roomy.crop(low, high)
+    axes = [axis[a:b] for axis, a, b in zip(roomy.axes(), low, high, strict=True)]
+    return _build(rng, template, grid=grid, mni=warp.on(axes), extent=warp.extent, axes=axes, config=config)
+
+
+def _build(
+    rng: np.random.Generator,
+    template: Template,
+    *,
+    grid: Grid,
+    mni: FloatArray,
+    extent: NDArray[np.float64],
+    axes: Sequence[NDArray[np.float64]],
+    config: PhantomConfig,
+) -> Anatomy:
+    """Sample the template at `mni` and turn average probabilities into one brain's tissue."""
+    ragged = 0.5 + 0.12 * SmoothField(rng, extent, 5.0).on(axes)
+    brain = _sample(template.brain, mni, template.to_voxel) > np.clip(ragged, 0.2, 0.8)
+    where = mni[:, brain]
+    gm, wm = (np.maximum(_sample(map_, where, template.to_voxel), 0) for map_ in (template.gm, template.wm))
+    csf = np.maximum(1 - gm - wm, 0)
+    near_ventricles = _sample(template.near_ventricles, where, template.to_voxel)
+    # Sulci differ between brains far more than ventricles do.
+    folds = 0.7 * SmoothField(rng, extent, 4.0).on(axes)[brain] * np.clip(1 - 6 * near_ventricles, 0, 1)
+    cortex = 0.35 * SmoothField(rng, extent, 5.0).on(axes)[brain]
+    odds = np.stack(
+        [
+            gm * np.exp(cortex),
+            wm,
+            csf * np.exp(np.float32(rng.uniform(*config.atrophy)) + folds),
+        ]
+    )
+    odds = np.maximum(odds, 1e-6) ** np.float32(_SHARPENING)
+    odds /= odds.sum(axis=0)
+
+    def volume(values: FloatArray) -> FloatArray:
+        out = np.zeros(grid.shape, dtype=np.float32)
+        out[brain] = values
+        return out
+
+    half = np.diag((0.5, 0.5, 0.5, 1.0)) @ template.to_voxel
+    return Anatomy(
+        grid=grid,
+        brain=brain,
+        gm=volume(odds[0]),
+        wm=volume(odds[1]),
+        csf=volume(odds[2]),
+        detail=volume(_sample(template.detail, where, template.to_voxel)),
+        ventricles=volume(_sample(template.ventricles, where, template.to_voxel)),
+        near_ventricles=volume(near_ventricles),
+        depth=volume(_sample(template.depth, where, half)),
+        mni=mni,
+    )
+
+
+def _sample(values: FloatArray, mni: FloatArray, to_voxel: NDArray[np.float64]) -> FloatArray:
+    """Interpolate `values` linearly at `mni`, shape (3, ...), with 0 outside."""
+    diagonal = np.diag(to_voxel)[:3].astype(np.float32).reshape(3, *([1] * (mni.ndim - 1)))
+    shift = to_voxel[:3, 3].astype(np.float32).reshape(diagonal.shape)
+    sampled: FloatArray = ndimage.map_coordinates(values, mni * diagonal + shift, order=1, output=np.float32)
+    return sampled

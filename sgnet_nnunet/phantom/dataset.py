@@ -1,0 +1,105 @@
+"""Phantom patients on disk, in the collection's layout."""
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from sgnet_nnunet.collection import part_path
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.phantom.config import PhantomConfig
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT = PhantomConfig()
+
+
+def write_phantoms(
+    root: Path,
+    *,
+    patients: int,
+    seed: int,
+    workers: int = 1,
+    on_done: Callable[[str], None] | None = None,
+    config: PhantomConfig = _DEFAULT,
+) -> list[Path]:
+    """Write phantom patients in the collection's layout.
+
+    The same seed and config give the same files, byte for byte. Patient `i` is the same whatever
+    the number of patients and of workers. An earlier run with the same seed is continued or replaced.
+
+    Args:
+        root: Folder to write to; made if missing.
+        patients: Number of patients, at least 1.
+        seed: Seed of all draws, at least 0.
+        workers: Number of processes, at least 1.
+        on_done: Called with a patient's id after it is written, in the order of patients.
+        config: Population to draw from.
+
+    Returns:
+        The patients' folders, in the order of patients.
+
+    Raises:
+        SGNetError: If a number is too small.
+        InputFileError: If `root` is a file or holds anything but folders of these patients.
+    """
+    from sgnet_nnunet.phantom.patient import draw_ids, patient_rng
+
+    for name, value, least in (("patients", patients, 1), ("seed", seed, 0), ("workers", workers, 1)):
+        if value < least:
+            raise SGNetError(f"{name} is {value}; give at least {least}")
+    ids = [draw_ids(patient_rng(seed, index)).patient for index in range(patients)]
+    _check_root(root, ids)
+    root.mkdir(parents=True, exist_ok=True)
+    write = partial(_write_patient, root, seed=seed, config=config)
+    folders = []
+    with _mapper(min(workers, patients)) as run:
+        for folder in run(write, range(patients)):
+            logger.info("wrote phantom patient %s", folder)
+            folders.append(folder)
+            if on_done is not None:
+                on_done(folder.name)
+    return folders
+
+
+def _check_root(root: Path, ids: list[str]) -> None:
+    """Refuse a folder that holds other files: phantoms and patients must never mix."""
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise InputFileError(root, "not a folder", "name a folder to write phantoms to")
+    others = sorted({entry.name for entry in root.iterdir()} - set(ids))
+    if others:
+        raise InputFileError(
+            root,
+            f"holds {others[0]!r}, which is not of this run",
+            "name an empty folder, or repeat the run with the same seed and at least as many patients",
+        )
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Callable[[Callable[[int], Path], range], Iterator[Path]]]:
+    """Yield `map`, over processes if `workers` is more than one."""
+    if workers == 1:
+        yield map
+        return
+    # Forking a process that runs threads, as one with torch or BLAS does, can hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool.map
+
+
+def _write_patient(root: Path, index: int, *, seed: int, config: PhantomConfig) -> Path:
+    """Draw patient `index` and write its four files; return its folder."""
+    from sgnet_nnunet.io.volume import write_volume
+    from sgnet_nnunet.phantom.patient import draw_ids, draw_patient, patient_rng
+
+    rng = patient_rng(seed, index)
+    ids = draw_ids(rng)
+    folder = root / ids.patient
+    folder.mkdir(exist_ok=True)
+    for part, volume in draw_patient(rng, config).items():
+        write_volume(part_path(root, ids.patient, ids.accession, part), volume)
+    return folder

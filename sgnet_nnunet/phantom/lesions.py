@@ -1,0 +1,184 @@
+"""Metastases: where they sit, how they look, how their oedema spreads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from sgnet_nnunet.phantom.anatomy import Anatomy
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.oedema import spread_oedema
+
+FloatArray = NDArray[np.float32]
+
+_LARGE = 8.0
+"""Diameter in mm from which rings and oedema are common."""
+
+_SMALLEST_RING = 5.0
+"""Diameter in mm below which a rim leaves no room for necrosis."""
+
+_BRAINSTEM = ((-18.0, 18.0), (-48.0, -8.0), (-70.0, -8.0))
+"""Box around the brainstem in MNI mm, which holds few metastases for its mixed tissue."""
+
+_ATTEMPTS = 200
+"""Places tried for a lesion before it is left out; a brain has far more room than that."""
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One metastasis.
+
+    Attributes:
+        centre: Voxel index.
+        radii: Half axes in mm along x, y, z before its surface is made irregular.
+        rim: Thickness of the enhancing rim in mm; infinite for a solid lesion.
+        enhancement: Strength of its enhancement, 1 being the patient's usual.
+        reach: How far oedema spreads along white matter, in mm; 0 for none.
+    """
+
+    centre: tuple[int, int, int]
+    radii: tuple[float, float, float]
+    rim: float
+    enhancement: float
+    reach: float
+
+
+@dataclass(frozen=True)
+class LesionMaps:
+    """All lesions of a patient on the T1ce grid; arrays of its shape, fractions 0 to 1.
+
+    Attributes:
+        core: Fraction of enhancing and necrotic tissue.
+        necrosis: Fraction of necrotic tissue, part of the core.
+        enhancement: Strength of enhancement, 1 being the patient's usual.
+        oedema: Fraction of oedema, not counting the core.
+    """
+
+    core: FloatArray
+    necrosis: FloatArray
+    enhancement: FloatArray
+    oedema: FloatArray
+
+    @property
+    def whole(self) -> FloatArray:
+        """Fraction of core and oedema."""
+        return np.maximum(self.core, self.oedema)
+
+
+def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, config: PhantomConfig) -> list[Lesion]:
+    """Draw at least one lesion; their cores together stay under `config.max_core_fraction`."""
+    extra = config.extra_lesions_median * np.exp(config.extra_lesions_sigma * rng.standard_normal())
+    count = min(1 + int(extra), config.max_lesions)
+    diameters = config.diameter_median * np.exp(config.diameter_sigma * rng.standard_normal(count))
+    diameters = np.sort(np.clip(diameters, *config.diameter_limits))[::-1]
+    room = config.max_core_fraction * anatomy.brain_volume
+    diameters = diameters * min(1.0, float(np.cbrt(room / (np.pi / 6 * np.sum(diameters**3)))))
+    centres = _draw_centres(rng, anatomy, diameters)
+    return [
+        _draw_lesion(rng, centre, float(diameter), config)
+        for centre, diameter in zip(centres, diameters, strict=False)
+    ]
+
+
+def _draw_centres(
+    rng: np.random.Generator, anatomy: Anatomy, diameters: NDArray[np.float64]
+) -> list[tuple[int, int, int]]:
+    """Place lesions on the grey-white border, nearer the surface more often, apart from each other."""
+    border = np.argwhere((np.minimum(anatomy.gm, anatomy.wm) > 0.2) & (anatomy.near_ventricles < 0.02))
+    index = tuple(border.T)
+    depth = anatomy.depth[index]
+    weight = np.exp(-depth / 18)
+    inside = [
+        (low < axis[index]) & (axis[index] < high)
+        for axis, (low, high) in zip(anatomy.mni, _BRAINSTEM, strict=True)
+    ]
+    weight[np.logical_and.reduce(inside)] *= 0.05
+    cumulative = np.cumsum(weight, dtype=np.float64)
+    taken: list[tuple[NDArray[np.int64], float]] = []
+    for diameter in diameters:
+        for _ in range(_ATTEMPTS):
+            pick = int(np.searchsorted(cumulative, rng.uniform(0, cumulative[-1])))
+            apart = all(
+                np.linalg.norm((border[pick] - other) * anatomy.grid.spacing) > (diameter + width) * 0.7
+                for other, width in taken
+            )
+            if apart and depth[pick] > 0.4 * diameter:
+                taken.append((border[pick], float(diameter)))
+                break
+    return [(int(x), int(y), int(z)) for (x, y, z), _ in taken]
+
+
+def _draw_lesion(
+    rng: np.random.Generator, centre: tuple[int, int, int], diameter: float, config: PhantomConfig
+) -> Lesion:
+    """Draw how a lesion of `diameter` mm looks."""
+    stretch = np.exp(rng.normal(0, 0.12, 3))
+    x, y, z = diameter / 2 * stretch / np.cbrt(np.prod(stretch))
+    ringed = diameter > _SMALLEST_RING and rng.uniform() < config.ring_fraction * min(1, diameter / _LARGE)
+    rim = rng.uniform(1.3, 2.0) + 0.05 * diameter if ringed else np.inf
+    faint = rng.uniform() < config.faint_fraction
+    strength = rng.uniform(0.3, 0.55) if faint else rng.uniform(0.75, 1.15)
+    chance = config.oedema_fraction * (1 if diameter >= _LARGE else 0.5)
+    swollen = rng.uniform() < chance
+    reach = config.oedema_reach * np.sqrt(diameter / 10) * np.exp(rng.normal(0, 0.4))
+    return Lesion(
+        centre=centre,
+        radii=(float(x), float(y), float(z)),
+        rim=float(rim),
+        enhancement=float(strength),
+        reach=float(reach) if swollen else 0.0,
+    )
+
+
+def rasterise(
+    rng: np.random.Generator, anatomy: Anatomy, lesions: list[Lesion], config: PhantomConfig
+) -> LesionMaps:
+    """Draw the lesions' irregular surfaces into maps; oedema gives way to keep the tumour small."""
+    core, necrosis, enhancement = (np.zeros(anatomy.grid.shape, dtype=np.float32) for _ in range(3))
+    tissue = anatomy.brain * (1 - np.clip(2 * anatomy.ventricles, 0, 1))
+    for lesion in lesions:
+        box, inward, uneven = _surface(rng, anatomy, lesion)
+        body = np.clip(0.5 + inward / 1.3, 0, 1) * tissue[box]
+        rim = lesion.rim * np.exp(0.35 * uneven)
+        hollow = np.clip(0.5 + (inward - rim) / 1.5, 0, 1) * (body > 0)
+        grown = body > core[box]
+        core[box] = np.maximum(core[box], body)
+        necrosis[box] = np.where(grown, hollow, necrosis[box])
+        enhancement[box] = np.where(grown, lesion.enhancement * (1 + 0.18 * uneven), enhancement[box])
+    oedema = spread_oedema(
+        rng,
+        anatomy,
+        core=core,
+        sources=[(lesion.centre, max(lesion.radii), lesion.reach) for lesion in lesions if lesion.reach > 0],
+        max_volume=config.max_tumour_fraction * anatomy.brain_volume,
+    )
+    return LesionMaps(core=core, necrosis=necrosis, enhancement=enhancement, oedema=oedema)
+
+
+def _surface(
+    rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion
+) -> tuple[tuple[slice, ...], FloatArray, FloatArray]:
+    """Return a box around `lesion`, the distance in mm to its surface there, positive inside, and texture.
+
+    The texture has zero mean and a standard deviation of one.
+    """
+    spacing = anatomy.grid.spacing
+    radius = float(np.mean(lesion.radii))
+    reach = np.ceil((1.6 * max(lesion.radii) + 2) / spacing).astype(int)
+    box = tuple(
+        slice(max(c - r, 0), min(c + r + 1, n))
+        for c, r, n in zip(lesion.centre, reach, anatomy.grid.shape, strict=True)
+    )
+    offsets = [
+        ((np.arange(s.start, s.stop) - c) * step / r).astype(np.float32)
+        for s, c, step, r in zip(box, lesion.centre, spacing, lesion.radii, strict=True)
+    ]
+    x, y, z = np.meshgrid(*offsets, indexing="ij", sparse=True)
+    rough, uneven = (
+        ndimage.gaussian_filter(rng.standard_normal([s.stop - s.start for s in box], dtype=np.float32), sigma)
+        for sigma in (0.4 * radius / spacing, np.maximum(0.25 * radius, 0.8) / spacing)
+    )
+    rough *= 0.16 * radius / rough.std()
+    uneven /= uneven.std()
+    return box, ((1 - np.sqrt(x**2 + y**2 + z**2)) * radius + rough).astype(np.float32), uneven

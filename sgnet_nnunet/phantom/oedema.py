@@ -1,0 +1,125 @@
+"""Vasogenic oedema: it runs along white matter and spares cortex and fluid."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from sgnet_nnunet.phantom.anatomy import Anatomy
+
+FloatArray = NDArray[np.float32]
+Box = tuple[slice, ...]
+Source = tuple[tuple[int, int, int], float, float]
+"""Centre of a lesion (voxel index), its radius and the reach of its oedema (both mm)."""
+
+_SPEED = {"wm": 1.0, "gm": 0.13, "csf": 0.02}
+"""How readily oedema spreads through a tissue, relative to white matter."""
+
+_EDGE = 3.5
+"""Distance in mm over which oedema fades."""
+
+_STRIDE = 2
+"""Spread is computed on every second voxel."""
+
+
+def spread_oedema(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    *,
+    core: FloatArray,
+    sources: Sequence[Source],
+    max_volume: float,
+) -> FloatArray:
+    """Return the fraction of oedema, 0 to 1, shape of `core`.
+
+    Oedema starts at the surface of each source's core and spreads for its reach along the path of
+    least resistance. Where core and oedema together would pass `max_volume` mm3, all oedema recedes
+    by the same distance.
+    """
+    oedema = np.zeros_like(core)
+    if not sources:
+        return oedema
+    box = _box_around(sources, anatomy)
+    coarse = _distance_left(rng, anatomy, box, sources)
+    shape = tuple(s.stop - s.start for s in box)
+    left = ndimage.affine_transform(coarse, [1 / _STRIDE] * 3, output_shape=shape, order=1, mode="nearest")
+    affinity = np.clip(1.25 * anatomy.wm[box] + 0.25 * anatomy.gm[box], 0, 1)
+    affinity = ndimage.gaussian_filter(affinity, 0.5)
+    outside_box = int((core > 0.5).sum()) - int((core[box] > 0.5).sum())
+    room = int(max_volume / anatomy.grid.voxel_volume) - outside_box
+    oedema[box] = _recede(left, affinity, core[box], room) * anatomy.brain[box]
+    return oedema
+
+
+def _box_around(sources: Sequence[Source], anatomy: Anatomy) -> Box:
+    """Return the box, starting at even voxels, that holds all oedema of `sources`."""
+    centres = np.array([centre for centre, _, _ in sources])
+    reaches = np.array([radius + reach + 2 * _EDGE for _, radius, reach in sources])
+    voxels = np.ceil(reaches[:, None] / anatomy.grid.spacing).astype(int)
+    low = np.maximum((centres - voxels).min(axis=0), 0) // _STRIDE * _STRIDE
+    high = np.minimum((centres + voxels).max(axis=0) + 1, anatomy.grid.shape)
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+
+
+def _distance_left(
+    rng: np.random.Generator, anatomy: Anatomy, box: Box, sources: Sequence[Source]
+) -> FloatArray:
+    """Return how much farther oedema could spread from each second voxel of `box`, in mm.
+
+    Negative where it does not come; `-_EDGE` at the lowest.
+    """
+    every = tuple(slice(s.start, s.stop, _STRIDE) for s in box)
+    speed = sum(getattr(anatomy, tissue)[every] * value for tissue, value in _SPEED.items())
+    ragged = ndimage.gaussian_filter(rng.standard_normal(speed.shape, dtype=np.float32), 1.5)
+    resistance = np.exp(0.5 * ragged / ragged.std()) / np.maximum(speed, _SPEED["csf"])
+    size = resistance.size
+    step = anatomy.grid.spacing * _STRIDE
+    heads, tails, costs = _edges(resistance, step)
+    farthest = max(reach for _, _, reach in sources)
+    position = np.indices(resistance.shape).reshape(3, -1).T * step
+    for centre, radius, reach in sources:
+        offset = (np.array(centre) - [s.start for s in box]) * anatomy.grid.spacing
+        away = np.linalg.norm(position - offset, axis=1)
+        body = np.flatnonzero(away <= max(radius, away.min()))
+        heads.append(np.full(body.size, size))
+        tails.append(body)
+        costs.append(np.full(body.size, farthest - reach + 1e-3))
+    graph = sparse.csr_matrix(
+        (np.concatenate(costs), (np.concatenate(heads), np.concatenate(tails))), shape=(size + 1, size + 1)
+    )
+    spent = sparse.csgraph.dijkstra(graph, directed=False, indices=size, limit=farthest + _EDGE)
+    left: FloatArray = np.maximum(farthest - spent[:size], -_EDGE).astype(np.float32)
+    return left.reshape(resistance.shape)
+
+
+def _edges(
+    resistance: FloatArray, step: NDArray[np.float64]
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]], list[NDArray[np.float64]]]:
+    """Return both ends and the cost of each edge between the 26 neighbours of a grid, each edge once."""
+    index = np.arange(resistance.size).reshape(resistance.shape)
+    heads, tails, costs = [], [], []
+    for direction in product((-1, 0, 1), repeat=3):
+        if direction <= (0, 0, 0):
+            continue
+        here = tuple(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(direction, index.shape, strict=True))
+        there = tuple(slice(max(d, 0), n - max(-d, 0)) for d, n in zip(direction, index.shape, strict=True))
+        mean = (resistance[here] + resistance[there]) / 2
+        heads.append(index[here].ravel())
+        tails.append(index[there].ravel())
+        costs.append(mean.ravel().astype(np.float64) * float(np.linalg.norm(direction * step)))
+    return heads, tails, costs
+
+
+def _recede(left: FloatArray, affinity: FloatArray, core: FloatArray, room: int) -> FloatArray:
+    """Return the fraction of oedema, drawn back until it and the core take at most `room` voxels."""
+    # A voxel counts as oedema where the fraction passes one half: from this distance on.
+    threshold = _EDGE * 0.5 / np.maximum(affinity, 1e-3)
+    excess = np.where((core <= 0.5) & (affinity > 0.5), left - threshold, -np.inf).ravel()
+    allowed = max(room - int((core > 0.5).sum()), 0)
+    back = 0.0
+    if int((excess > 0).sum()) > allowed:
+        back = float(np.partition(excess, -allowed - 1)[-allowed - 1])
+    fraction: FloatArray = (np.clip((left - back) / _EDGE, 0, 1) * affinity).astype(np.float32)
+    return fraction

@@ -1,0 +1,84 @@
+"""One phantom patient, from the generator to four volumes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sgnet_nnunet.collection import Part
+from sgnet_nnunet.io.volume import Volume
+from sgnet_nnunet.phantom.acquisition import (
+    ORIENTATIONS,
+    acquire,
+    draw_flair_grid,
+    orient,
+    sample,
+    slice_thick,
+)
+from sgnet_nnunet.phantom.anatomy import draw_anatomy
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.contrast import draw_flair_contrast, draw_t1ce_contrast, render
+from sgnet_nnunet.phantom.distractors import draw_distractors
+from sgnet_nnunet.phantom.lesions import draw_lesions, rasterise
+
+_ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
+
+
+@dataclass(frozen=True)
+class PatientIds:
+    """Names of a patient and of the patient's only visit, both `YG_` and 12 characters."""
+
+    patient: str
+    accession: str
+
+
+def patient_rng(seed: int, index: int) -> np.random.Generator:
+    """Return the generator of patient `index`; it does not depend on the number of patients."""
+    return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=(index,)))
+
+
+def draw_ids(rng: np.random.Generator) -> PatientIds:
+    """Draw a patient's ids: the first draw from the patient's generator."""
+    patient, accession = ("YG_" + "".join(rng.choice(_ALPHABET, 12)) for _ in range(2))
+    return PatientIds(patient, accession)
+
+
+def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, Volume]:
+    """Draw the four volumes of one visit.
+
+    Images are int16 and exactly 0 outside the brain; masks are uint8, 0 and 1. Images and masks
+    of a sequence share one grid. The core, sampled onto the FLAIR grid, lies inside the whole tumour.
+    """
+    anatomy = draw_anatomy(rng, config)
+    lesions = rasterise(rng, anatomy, draw_lesions(rng, anatomy, config), config)
+    distractors = draw_distractors(rng, anatomy, config)
+    t1ce_signal = render(rng, draw_t1ce_contrast(rng), anatomy, lesions, distractors)
+    flair_signal = render(rng, draw_flair_contrast(rng), anatomy, lesions, distractors)
+
+    grid = draw_flair_grid(rng, anatomy.grid, config)
+    brain = sample(anatomy.brain.astype(np.float32), anatomy.grid, grid, order=1) > 0.5
+    core = lesions.core > 0.5
+    whole = slice_thick(lesions.whole, anatomy.grid, grid) > 0.5
+    whole |= sample(core.astype(np.float32), anatomy.grid, grid, order=0) > 0.5
+    t1ce = acquire(
+        rng,
+        t1ce_signal,
+        anatomy.brain,
+        anatomy.grid,
+        noise=rng.uniform(*config.noise),
+        bias=rng.uniform(*config.bias),
+    )
+    flair = acquire(
+        rng,
+        slice_thick(flair_signal, anatomy.grid, grid),
+        brain,
+        grid,
+        noise=rng.uniform(*config.noise),
+        bias=rng.uniform(*config.bias),
+    )
+    t1ce_codes, flair_codes = (str(code) for code in rng.choice(ORIENTATIONS, 2))
+    return {
+        "t1ce_img": orient(t1ce, anatomy.grid, t1ce_codes),
+        "flair_img": orient(flair, grid, flair_codes),
+        "core_seg": orient(core.astype(np.uint8), anatomy.grid, t1ce_codes),
+        "whole_seg": orient((whole & brain).astype(np.uint8), grid, flair_codes),
+    }

@@ -1,0 +1,41 @@
+import matplotlib.image
+import numpy as np
+import pytest
+
+from sgnet_nnunet.demo.overlay import CaseFiles, draw_overlay, radiological_slice
+from sgnet_nnunet.io.volume import Volume, write_volume
+
+
+def test_slice_shows_anterior_up_and_the_patients_right_on_the_left():
+    volume = np.zeros((3, 4, 2))  # RAS: x grows to the right, y to the front
+    volume[2, 3, 1] = 1  # right, anterior
+    shown = radiological_slice(volume, 1)
+    assert shown.shape == (4, 3)
+    assert shown[0, 0] == 1
+
+
+@pytest.fixture
+def case(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 500, size=(20, 24, 6)).astype(np.int16)
+    mask = np.zeros(image.shape, dtype=np.uint8)
+    mask[5:9, 5:9, 3] = 1
+    paths = {}
+    for name, data in {"t1ce": image, "flair": image, "truth": mask, "prediction": mask * 0}.items():
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        write_volume(paths[name], Volume(data, np.diag([-1.0, 1, 1, 1])))
+    return CaseFiles(name="case", **paths)
+
+
+def test_picture_has_a_row_a_case_and_shows_the_truth(case, tmp_path):
+    draw_overlay([case, case], tmp_path / "overlay.png")
+    picture = matplotlib.image.imread(tmp_path / "overlay.png")
+    assert picture.shape[1] > 4 * picture.shape[0] / 2 / 1.5
+    green = (picture[..., 1] > 0.7) & (picture[..., 0] < 0.4)
+    assert green.any()
+
+
+def test_empty_prediction_is_drawn_without_contour(case, tmp_path):
+    draw_overlay([case], tmp_path / "overlay.png")
+    picture = matplotlib.image.imread(tmp_path / "overlay.png")
+    assert not ((picture[..., 0] > 0.9) & (picture[..., 1] < 0.5)).any()

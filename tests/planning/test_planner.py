@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.planning.planner import SGNetPlanner
+
+
+@pytest.fixture
+def plan(nnunet_paths, make_dataset, write_fingerprint):
+    """Return a function that plans a tiny data set from a fingerprint written by hand."""
+
+    def run(*, planner=SGNetPlanner, channels=2, options=None, **fingerprint):
+        folder = nnunet_paths / "nnUNet_raw" / "Dataset501_Tiny"
+        if not folder.exists():
+            make_dataset(folder.parent, channels=channels)
+        preprocessed = nnunet_paths / "nnUNet_preprocessed" / folder.name
+        write_fingerprint(preprocessed, channels=channels, **fingerprint)
+        instance = planner(501, **(options or {}))
+        instance.plan_experiment()
+        return json.loads((preprocessed / f"{instance.plans_identifier}.json").read_text())
+
+    return run
+
+
+def test_plan_holds_the_recipe_under_nnunets_default_name(plan):
+    plans = plan()
+    configuration = plans["configurations"]["3d_fullres"]
+    assert plans["plans_name"] == "nnUNetPlans"
+    assert plans["experiment_planner_used"] == "SGNetPlanner"
+    assert plans["transpose_forward"] == plans["transpose_backward"] == [0, 1, 2]
+    assert configuration["spacing"] == [1.0, 1.0, 1.0]
+    assert configuration["patch_size"] == [32, 96, 96]
+    assert configuration["batch_size"] == 4
+    assert configuration["normalization_schemes"] == ["PercentileTo01Normalization"] * 2
+    assert configuration["resampling_fn_data"] == "resample_torch_fornnunet"
+    assert configuration["architecture"]["arch_kwargs"]["gate"] == "straight_through"
+
+
+def test_plan_holds_one_configuration_only(plan):
+    # Large images make nnU-Net's own planner add a low-resolution cascade.
+    assert list(plan(shape=(400, 500, 500))["configurations"]) == ["3d_fullres"]
+
+
+def test_plans_network_can_be_built_by_nnunet(plan):
+    configuration = PlansManager(plan()).get_configuration("3d_fullres")
+    assert configuration.network_arch_class_name == "sgnet_nnunet.networks.sgnet.SGNet"
+    SGNet(2, 1, **configuration.network_arch_init_kwargs)
+
+
+def test_median_shape_is_that_at_the_target_spacing(plan):
+    plans = plan(shape=(30, 200, 180), spacing=(5.0, 0.5, 0.5))
+    assert plans["configurations"]["3d_fullres"]["median_image_size_in_voxels"] == [150, 100, 90]
+
+
+def test_identity_transpose_even_for_thick_slices_along_x(plan):
+    plans = plan(
+        shape=(200, 180, 30), spacing=(0.5, 0.5, 5.0), options={"overwrite_target_spacing": [0.5, 0.5, 5.0]}
+    )
+    assert plans["transpose_forward"] == [0, 1, 2]
+    assert plans["configurations"]["3d_fullres"]["spacing"] == [0.5, 0.5, 5.0]
+
+
+@pytest.mark.parametrize(("kept", "masked"), [(0.5, True), (0.9, False)])
+def test_background_is_masked_where_cropping_took_much_off(plan, kept, masked):
+    assert plan(kept=kept)["configurations"]["3d_fullres"]["use_mask_for_norm"] == [masked, masked]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_any_number_of_channels(plan, channels):
+    schemes = plan(channels=channels)["configurations"]["3d_fullres"]["normalization_schemes"]
+    assert schemes == ["PercentileTo01Normalization"] * channels
+
+
+def test_two_dimensional_data_are_refused(plan):
+    with pytest.raises(SGNetError, match="images are 2D"):
+        plan(shape=(1, 200, 200))
+
+
+def test_own_plan_is_made_anew(plan):
+    assert plan() == plan()
+
+
+def test_another_planners_plan_is_not_overwritten(plan, nnunet_paths):
+    plan(planner=ExperimentPlanner)
+    path = nnunet_paths / "nnUNet_preprocessed/Dataset501_Tiny/nnUNetPlans.json"
+    before = path.read_bytes()
+    with pytest.raises(SGNetError, match="made by ExperimentPlanner; add `-overwrite_plans_name SGNetPlans`"):
+        plan()
+    assert path.read_bytes() == before
+    assert plan(options={"plans_name": "SGNetPlans"})["plans_name"] == "SGNetPlans"
+
+
+def test_plan_is_plain_json_without_numpy_types(plan):
+    assert isinstance(plan()["original_median_shape_after_transp"][0], int)
+    assert np.prod(plan()["configurations"]["3d_fullres"]["patch_size"]) == 32 * 96 * 96

@@ -1,0 +1,80 @@
+"""A preprocessed tiny data set, and trainers on it."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from sgnet_nnunet.planning.planner import SGNetPlanner
+from sgnet_nnunet.training import trainers
+
+KINDS = {
+    "labels": {},
+    "regions": {
+        "labels": {"background": 0, "whole_tumor": [1, 2], "tumor_core": [2]},
+        "regions_class_order": [1, 2],
+        "values": (1, 2),
+    },
+    "ignore": {"labels": {"background": 0, "tumour": 1, "ignore": 2}, "values": (1, 2)},
+}
+
+
+@pytest.fixture(scope="session")
+def preprocessed(tmp_path_factory: pytest.TempPathFactory, make_dataset, write_fingerprint) -> Path:
+    """Return the folder of nnU-Net's three paths, the tiny data sets of `KINDS` preprocessed."""
+    root = tmp_path_factory.mktemp("nnunet")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (root / name).mkdir()
+            patch.setenv(name, str(root / name))
+        for i, kind in enumerate(KINDS.values()):
+            raw = make_dataset(root / "nnUNet_raw", name=f"Dataset{501 + i}_Tiny", **kind)
+            target = root / "nnUNet_preprocessed" / raw.name
+            write_fingerprint(target)
+            _preprocess(raw, target, SGNetPlanner(501 + i).plan_experiment())
+    return root
+
+
+def _preprocess(raw: Path, target: Path, plans: dict) -> None:
+    """Preprocess in this process: nnU-Net's own loop spawns workers, which takes longer than the work."""
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration("3d_fullres")
+    dataset = json.loads((raw / "dataset.json").read_text())
+    output = target / configuration.data_identifier
+    output.mkdir()
+    for label in sorted((raw / "labelsTr").iterdir()):
+        case = label.name.removesuffix(".nii.gz")
+        images = [str(raw / f"imagesTr/{case}_{c:04d}.nii.gz") for c in range(2)]
+        configuration.preprocessor_class(verbose=False).run_case_save(
+            str(output / case), images, str(label), manager, configuration, dataset
+        )
+
+
+@pytest.fixture
+def make_trainer(preprocessed, nnunet_paths, monkeypatch):
+    """Return a function that makes a trainer, short by default, writing to a folder of its own."""
+    monkeypatch.setenv("nnUNet_raw", str(preprocessed / "nnUNet_raw"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed / "nnUNet_preprocessed"))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    for name, value in {"EPOCHS": "2", "ITERS": "1", "VAL_ITERS": "1"}.items():
+        monkeypatch.setenv(f"SGNET_{name}", value)
+
+    def make(
+        name: str = "SGNetTrainer",
+        *,
+        kind: str = "labels",
+        device: str = "cpu",
+        continue_training: bool = False,
+        patch: tuple[int, ...] = (16, 32, 32),
+    ):
+        folder = preprocessed / "nnUNet_preprocessed" / f"Dataset{501 + list(KINDS).index(kind)}_Tiny"
+        plans = deepcopy(json.loads((folder / "nnUNetPlans.json").read_text()))
+        plans["continue_training"] = continue_training
+        plans["configurations"]["3d_fullres"] |= {"patch_size": list(patch), "batch_size": 2}
+        dataset = json.loads((folder / "dataset.json").read_text())
+        return getattr(trainers, name)(plans, "3d_fullres", 0, dataset, torch.device(device))
+
+    return make
