@@ -34,6 +34,7 @@ setup(
     package_data={"sgnet_nnunet": ["py.typed"]},
     install_requires=[
         "nnunetv2>=2.8,<3",
+        "filelock>=3.12",
         "monai>=1.4",
         "nibabel>=5.2",
         "nilearn>=0.11",

@@ -1,6 +1,5 @@
 """`sgnet convert`."""
 
-import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +48,7 @@ def convert(
         Split, typer.Option(help="Five folds grouped by patient, or the paper's 64/9/19 patients.")
     ] = Split.CV,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad file.")] = False,
-    workers: Annotated[int, typer.Option("-np", min=1, help="Processes to use.")] = os.cpu_count() or 1,
+    workers: Annotated[int, typer.Option("-np", min=1, help="Processes; each needs 1 to 2 GB.")] = ConversionOptions.workers,
 ) -> None:
     """Convert Brain-Mets-Lung-MRI-Path-Segs into an nnU-Net data set.
 

@@ -41,7 +41,7 @@ def _options(
     ] = False,
 ) -> None:
     logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
     )
 
 

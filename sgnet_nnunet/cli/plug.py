@@ -2,7 +2,6 @@
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from sgnet_nnunet.cli.console import out
 from sgnet_nnunet.plug import link as plug_link
@@ -33,10 +32,12 @@ def unlink() -> None:
 def doctor() -> None:
     """Check the installation; exit status 1 if anything is wrong."""
     findings = examine()
-    table = Table("", "what", "state", "mend with", box=None, header_style="bold")
     for finding in findings:
         mark = "[green]✓[/]" if finding.remedy is None else "[red]✗[/]"
-        table.add_row(mark, finding.subject, escape(finding.state), escape(finding.remedy or ""))
-    out.print(table)
+        line = f"{mark} [bold]{finding.subject}[/]: {escape(finding.state)}"
+        # Whole lines: a path or a command that the terminal's width cut short is of no use.
+        out.print(line, soft_wrap=True, highlight=False)
+        if finding.remedy:
+            out.print(f"    {escape(finding.remedy)}", soft_wrap=True, highlight=False)
     if any(finding.remedy for finding in findings):
         raise typer.Exit(1)

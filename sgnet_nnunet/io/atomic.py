@@ -1,6 +1,5 @@
 """Files that appear whole or not at all."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

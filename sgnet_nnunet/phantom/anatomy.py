@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.fields import SmoothField
-from sgnet_nnunet.phantom.grid import Grid, centred_grid, rotation
+from sgnet_nnunet.phantom.grid import MAJORITY, Grid, centred_grid, rotation
 from sgnet_nnunet.phantom.template import Template, load_template
 
 FloatArray = NDArray[np.float32]
@@ -20,9 +20,10 @@ _TEMPLATE_EXTENT = np.array((160.0, 200.0, 180.0))
 """Sides in mm of a box that holds the ICBM152 brain in any pose, about `_TEMPLATE_CENTRE`."""
 
 _TEMPLATE_CENTRE = np.array((0.0, -18.0, 5.0))
+"""Middle of the ICBM152 brain in MNI mm."""
+
 _SHARPENING = 1.6
 """Power of the tissue odds: an average of brains has blurred borders, one brain has not."""
-
 
 _STRIDE = 3
 """Spacing in voxels of the coordinates searched to invert the deformation."""
@@ -130,7 +131,7 @@ def draw_anatomy(rng: np.random.Generator, config: PhantomConfig) -> Anatomy:
     warp = _Warp(rng, roomy, config)
     stride = 4
     rough = _sample(template.brain, warp.on([axis[::stride] for axis in roomy.axes()]), template.to_voxel)
-    occupied = np.argwhere(rough > 0.5) * stride
+    occupied = np.argwhere(rough > MAJORITY) * stride
     margin = np.ceil(config.margin / roomy.spacing).astype(np.int64)
     low = np.maximum(occupied.min(axis=0) - margin - 2, 0)
     high = np.minimum(occupied.max(axis=0) + margin + 3, roomy.shape)
@@ -150,7 +151,7 @@ def _build(
     config: PhantomConfig,
 ) -> Anatomy:
     """Sample the template at `mni` and turn average probabilities into one brain's tissue."""
-    ragged = 0.5 + 0.12 * SmoothField(rng, extent, 5.0).on(axes)
+    ragged = MAJORITY + 0.12 * SmoothField(rng, extent, 5.0).on(axes)
     brain = _sample(template.brain, mni, template.to_voxel) > np.clip(ragged, 0.2, 0.8)
     where = mni[:, brain]
     gm, wm = (np.maximum(_sample(map_, where, template.to_voxel), 0) for map_ in (template.gm, template.wm))

@@ -46,7 +46,7 @@ def write_phantoms(
         SGNetError: If a number is too small.
         InputFileError: If `root` is a file or holds anything but folders of these patients.
     """
-    from sgnet_nnunet.phantom.patient import draw_ids, patient_rng
+    from sgnet_nnunet.phantom.patient import draw_ids, patient_rng  # noqa: PLC0415 - keeps the package light
 
     for name, value, least in (("patients", patients, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
@@ -93,8 +93,8 @@ def _mapper(workers: int) -> Iterator[Callable[[Callable[[int], Path], range], I
 
 def _write_patient(root: Path, index: int, *, seed: int, config: PhantomConfig) -> Path:
     """Draw patient `index` and write its four files; return its folder."""
-    from sgnet_nnunet.io.volume import write_volume
-    from sgnet_nnunet.phantom.patient import draw_ids, draw_patient, patient_rng
+    from sgnet_nnunet.io.volume import write_volume  # noqa: PLC0415
+    from sgnet_nnunet.phantom.patient import draw_ids, draw_patient, patient_rng  # noqa: PLC0415
 
     rng = patient_rng(seed, index)
     ids = draw_ids(rng)

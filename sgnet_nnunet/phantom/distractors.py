@@ -1,4 +1,4 @@
-"""What a reader can mistake for a metastasis: vessels, sinuses, plexus, meninges, old white-matter lesions."""
+"""What a reader can mistake for a metastasis: vessels, plexus, meninges, old white-matter lesions."""
 
 from dataclasses import dataclass
 
@@ -6,38 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from sgnet_nnunet.phantom import courses
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.tubes import densify, stamp
 
 FloatArray = NDArray[np.float32]
-Polyline = tuple[tuple[float, float, float], ...]
-
-# Courses in MNI mm, read off the ICBM152 average and a vascular atlas; radii in mm. The deformation
-# moves them with the anatomy.
-_SUPERIOR_SAGITTAL_SINUS: Polyline = (
-    (0, 62, 33), (0, 52, 46), (0, 32, 60), (0, 2, 73), (0, -20, 77), (0, -40, 76), (0, -60, 67),
-    (0, -80, 49), (0, -90, 33), (0, -98, 10), (0, -97, 0), (0, -94, -12),
-)  # fmt: skip
-_TRANSVERSE_SINUS: Polyline = (
-    (0, -94, -12), (16, -92, -17), (34, -84, -22), (48, -70, -27), (56, -56, -30), (54, -46, -38),
-)  # fmt: skip
-_STRAIGHT_SINUS: Polyline = ((0, -42, 6), (0, -54, 8), (0, -70, -2), (0, -84, -10), (0, -94, -12))
-_INTERNAL_CEREBRAL_VEIN: Polyline = ((2, 0, 12), (2.5, -14, 14), (2.5, -28, 12), (1.5, -38, 8), (0, -42, 6))
-_BASILAR_ARTERY: Polyline = ((0, -36, -46), (1, -32, -36), (0, -26, -26), (0, -20, -18))
-_POSTERIOR_CEREBRAL: Polyline = ((0, -20, -18), (8, -19, -17), (20, -28, -12), (22, -38, -6), (16, -52, 0))
-_MIDDLE_CEREBRAL: Polyline = (
-    (9, 4, -16), (20, 6, -17), (32, 6, -18), (42, 2, -10), (46, -12, 2), (48, -26, 12), (52, -38, 20),
-)  # fmt: skip
-_ANTERIOR_CEREBRAL: Polyline = (
-    (9, 4, -16), (2, 8, -14), (1.5, 24, -10), (1.5, 38, 4), (1.5, 34, 20), (1.5, 18, 30), (1.5, -4, 36),
-)  # fmt: skip
-_CHOROID_PLEXUS: Polyline = (
-    (4, 0, 12), (8, -12, 19), (14, -26, 19), (20, -36, 14), (24, -42, 8), (28, -34, -4),
-)  # fmt: skip
-
 _STEP = 0.6
 """Distance between the balls of a tube in mm."""
+
+_SULCUS = 0.25
+"""Fraction of fluid from which a place counts as sulcus."""
+
+_PURE = 0.9
+"""Fraction of white matter from which a voxel is away from cortex."""
+
+_DEEP = 8.0
+"""Distance in mm to the surface from which white matter is deep."""
+
+_FALX = {"above": 20.0, "behind": -60.0, "before": 45.0}
+"""Where the midline holds the falx in MNI mm: above the corpus callosum or at either end of it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +61,7 @@ def draw_distractors(rng: np.random.Generator, anatomy: Anatomy, config: Phantom
 
 
 def _course(
-    rng: np.random.Generator, anatomy: Anatomy, polyline: Polyline, *, side: int, wander: float
+    rng: np.random.Generator, anatomy: Anatomy, polyline: courses.Polyline, *, side: int, wander: float
 ) -> NDArray[np.float64]:
     """Return voxel indices, shape (n, 3), along a course, mirrored by `side`, that wanders by `wander` mm."""
     points = np.array(polyline, dtype=np.float64) * (side, 1, 1)
@@ -85,12 +73,12 @@ def _course(
 def _arteries(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
     """Draw the basilar artery and the three cerebral arteries of both sides."""
     vessels = np.zeros(anatomy.grid.shape, dtype=np.float32)
-    branches = [(_BASILAR_ARTERY, 1, 1.5)]
+    branches = [(courses.BASILAR_ARTERY, 1, 1.5)]
     for side in (-1, 1):
         branches += [
-            (_POSTERIOR_CEREBRAL, side, 0.9),
-            (_MIDDLE_CEREBRAL, side, 1.2),
-            (_ANTERIOR_CEREBRAL, side, 0.9),
+            (courses.POSTERIOR_CEREBRAL, side, 0.9),
+            (courses.MIDDLE_CEREBRAL, side, 1.2),
+            (courses.ANTERIOR_CEREBRAL, side, 0.9),
         ]
     for polyline, side, radius in branches:
         points = _course(rng, anatomy, polyline, side=side, wander=0.7)
@@ -106,12 +94,12 @@ def _sinuses(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
     dominant = rng.uniform(0.55, 1.0)
     left, right = rng.permutation((1.0, dominant))
     for polyline, side, narrow, wide in (
-        (_SUPERIOR_SAGITTAL_SINUS, 1, 1.4, 3.2),
-        (_TRANSVERSE_SINUS, -1, 2.8 * left, 3.0 * left),
-        (_TRANSVERSE_SINUS, 1, 2.8 * right, 3.0 * right),
-        (_STRAIGHT_SINUS, 1, 1.5, 2.2),
-        (_INTERNAL_CEREBRAL_VEIN, -1, 0.8, 1.1),
-        (_INTERNAL_CEREBRAL_VEIN, 1, 0.8, 1.1),
+        (courses.SUPERIOR_SAGITTAL_SINUS, 1, 1.4, 3.2),
+        (courses.TRANSVERSE_SINUS, -1, 2.8 * left, 3.0 * left),
+        (courses.TRANSVERSE_SINUS, 1, 2.8 * right, 3.0 * right),
+        (courses.STRAIGHT_SINUS, 1, 1.5, 2.2),
+        (courses.INTERNAL_CEREBRAL_VEIN, -1, 0.8, 1.1),
+        (courses.INTERNAL_CEREBRAL_VEIN, 1, 0.8, 1.1),
     ):
         points = _course(rng, anatomy, polyline, side=side, wander=0.4)
         radii = np.linspace(narrow, wide, len(points)) * rng.uniform(0.85, 1.15)
@@ -127,7 +115,7 @@ def _add_cortical_vessels(
     spacing = anatomy.grid.spacing
     fluid = ndimage.gaussian_filter(anatomy.csf - 2.0 * anatomy.ventricles, 0.8)
     stride = 2
-    candidates = np.argwhere((fluid > 0.25)[::stride, ::stride, ::stride]) * stride
+    candidates = np.argwhere((fluid > _SULCUS)[::stride, ::stride, ::stride]) * stride
     if not len(candidates):
         return
     position = candidates[rng.integers(len(candidates), size=count)].astype(np.float64)
@@ -161,7 +149,7 @@ def _plexus(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
     """Draw choroid plexus as ragged tissue along the floor of the lateral ventricles."""
     plexus = np.zeros(anatomy.grid.shape, dtype=np.float32)
     for side in (-1, 1):
-        points = _course(rng, anatomy, _CHOROID_PLEXUS, side=side, wander=1.0)
+        points = _course(rng, anatomy, courses.CHOROID_PLEXUS, side=side, wander=1.0)
         # The glomus, in the atrium, is the thickest part.
         along = np.linspace(0, 1, len(points))
         radii = 0.9 + 2.6 * np.exp(-(((along - 0.75) / 0.14) ** 2)) * rng.uniform(0.6, 1.2)
@@ -183,7 +171,9 @@ def _meninges(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
     )
     surface = np.clip(1.6 - anatomy.depth / 1.5, 0, 1) * np.clip(patches - 0.4, 0, 1)
     x, y, z = anatomy.mni
-    falx = np.clip(1.3 - np.abs(x), 0, 1) * ((z > 20) | (y < -60) | (y > 45))
+    falx = np.clip(1.3 - np.abs(x), 0, 1) * (
+        (z > _FALX["above"]) | (y < _FALX["behind"]) | (y > _FALX["before"])
+    )
     falx *= np.clip(2.5 * anatomy.csf, 0, 1) * rng.uniform(0.2, 0.6)
     meninges: FloatArray = (np.maximum(surface * rng.uniform(0.3, 0.9), falx) * anatomy.brain).astype(
         np.float32
@@ -196,7 +186,7 @@ def _white_matter_lesions(rng: np.random.Generator, anatomy: Anatomy, *, mean: f
     load = rng.uniform(0.0, 1.0) ** 1.5
     lesions = np.clip((anatomy.near_ventricles - 0.3 + 0.22 * load) * (2 + 3 * load), 0, 1) * anatomy.wm
     lesions *= np.clip(1 - anatomy.ventricles, 0, 1)
-    deep = np.argwhere((anatomy.wm > 0.9) & (anatomy.depth > 8) & (anatomy.mni[2] > -5))
+    deep = np.argwhere((anatomy.wm > _PURE) & (anatomy.depth > _DEEP))
     count = rng.poisson(mean * 2 * load)
     if count and len(deep):
         centres = deep[rng.integers(len(deep), size=count)]

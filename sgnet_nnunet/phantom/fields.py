@@ -4,8 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import BSpline
 
 FloatArray = NDArray[np.float32]
+
+
+_CUBIC_BSPLINE_POWER = 151 / 315
+"""Integral of the squared cubic B-spline: the mean variance of a spline with unit-variance controls."""
+
+_DEGREE = 3
 
 
 class SmoothField:
@@ -16,31 +23,24 @@ class SmoothField:
 
     Args:
         rng: Source of the control points.
-        extent: Sides of the box in mm.
+        extent: Sides of the box in mm, shape (3,).
         wavelength: Distance of the control points in mm; details are about twice as large.
     """
 
-    def __init__(self, rng: np.random.Generator, extent: Sequence[float], wavelength: float) -> None:
+    def __init__(self, rng: np.random.Generator, extent: NDArray[np.float64], wavelength: float) -> None:
         self.wavelength = wavelength
-        controls = [int(np.ceil(side / wavelength)) + 4 for side in extent]
+        controls = [int(np.ceil(side / wavelength)) + _DEGREE + 1 for side in extent]
         self.controls: FloatArray = rng.standard_normal(controls, dtype=np.float32)
 
     def on(self, axes: Sequence[NDArray[np.float64]]) -> FloatArray:
         """Evaluate on the grid spanned by `axes`, the positions in mm along x, y and z of the box."""
-        from scipy.interpolate import BSpline
-
-        degree = 3
         values = self.controls
+        # Mean square weight of a control point: brings the field back to a variance of one.
+        gain = np.float32(1 / np.sqrt(_CUBIC_BSPLINE_POWER))
         for positions in axes:
             count = values.shape[0]
-            knots = np.arange(count + degree + 1, dtype=np.float64) - degree
-            basis = BSpline.design_matrix(positions / self.wavelength, knots, degree).astype(np.float32)
-            # Mean square weight of a control point: brings the field back to a variance of one.
-            gain = np.float32(1 / np.sqrt(_CUBIC_BSPLINE_POWER))
+            knots = np.arange(count + _DEGREE + 1, dtype=np.float64) - _DEGREE
+            basis = BSpline.design_matrix(positions / self.wavelength, knots, _DEGREE).astype(np.float32)
             rest = values.shape[1:]
             values = np.moveaxis((basis @ values.reshape(count, -1)).reshape(-1, *rest) * gain, 0, -1)
         return np.ascontiguousarray(values)
-
-
-_CUBIC_BSPLINE_POWER = 151 / 315
-"""Integral of the squared cubic B-spline: the mean variance of a spline with unit-variance controls."""

@@ -8,6 +8,9 @@ from scipy.spatial.transform import Rotation
 
 Shape = tuple[int, int, int]
 
+MAJORITY = 0.5
+"""A mask holds the voxels that its structure fills by more than this fraction."""
+
 
 @dataclass(frozen=True)
 class Grid:

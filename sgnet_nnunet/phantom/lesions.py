@@ -21,6 +21,12 @@ _SMALLEST_RING = 5.0
 _BRAINSTEM = ((-18.0, 18.0), (-48.0, -8.0), (-70.0, -8.0))
 """Box around the brainstem in MNI mm, which holds few metastases for its mixed tissue."""
 
+_BORDER = 0.2
+"""Least fraction of grey and of white matter on their border."""
+
+_FAR = 0.02
+"""Closeness to the ventricles below which a lesion does not reach into them."""
+
 _ATTEMPTS = 200
 """Places tried for a lesion before it is left out; a brain has far more room than that."""
 
@@ -85,7 +91,7 @@ def _draw_centres(
     rng: np.random.Generator, anatomy: Anatomy, diameters: NDArray[np.float64]
 ) -> list[tuple[int, int, int]]:
     """Place lesions on the grey-white border, nearer the surface more often, apart from each other."""
-    border = np.argwhere((np.minimum(anatomy.gm, anatomy.wm) > 0.2) & (anatomy.near_ventricles < 0.02))
+    border = np.argwhere((np.minimum(anatomy.gm, anatomy.wm) > _BORDER) & (anatomy.near_ventricles < _FAR))
     index = tuple(border.T)
     depth = anatomy.depth[index]
     weight = np.exp(-depth / 18)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
 from sgnet_nnunet.phantom.anatomy import Anatomy
+from sgnet_nnunet.phantom.grid import MAJORITY
 
 FloatArray = NDArray[np.float32]
 Box = tuple[slice, ...]
@@ -47,7 +48,7 @@ def spread_oedema(
     left = ndimage.affine_transform(coarse, [1 / _STRIDE] * 3, output_shape=shape, order=1, mode="nearest")
     affinity = np.clip(1.25 * anatomy.wm[box] + 0.25 * anatomy.gm[box], 0, 1)
     affinity = ndimage.gaussian_filter(affinity, 0.5)
-    outside_box = int((core > 0.5).sum()) - int((core[box] > 0.5).sum())
+    outside_box = int((core > MAJORITY).sum()) - int((core[box] > MAJORITY).sum())
     room = int(max_volume / anatomy.grid.voxel_volume) - outside_box
     oedema[box] = _recede(left, affinity, core[box], room) * anatomy.brain[box]
     return oedema
@@ -103,8 +104,12 @@ def _edges(
     for direction in product((-1, 0, 1), repeat=3):
         if direction <= (0, 0, 0):
             continue
-        here = tuple(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(direction, index.shape, strict=True))
-        there = tuple(slice(max(d, 0), n - max(-d, 0)) for d, n in zip(direction, index.shape, strict=True))
+        here = tuple(
+            slice(max(-d, 0), n - max(d, 0)) for d, n in zip(direction, resistance.shape, strict=True)
+        )
+        there = tuple(
+            slice(max(d, 0), n - max(-d, 0)) for d, n in zip(direction, resistance.shape, strict=True)
+        )
         mean = (resistance[here] + resistance[there]) / 2
         heads.append(index[here].ravel())
         tails.append(index[there].ravel())
@@ -115,9 +120,9 @@ def _edges(
 def _recede(left: FloatArray, affinity: FloatArray, core: FloatArray, room: int) -> FloatArray:
     """Return the fraction of oedema, drawn back until it and the core take at most `room` voxels."""
     # A voxel counts as oedema where the fraction passes one half: from this distance on.
-    threshold = _EDGE * 0.5 / np.maximum(affinity, 1e-3)
-    excess = np.where((core <= 0.5) & (affinity > 0.5), left - threshold, -np.inf).ravel()
-    allowed = max(room - int((core > 0.5).sum()), 0)
+    threshold = _EDGE * MAJORITY / np.maximum(affinity, 1e-3)
+    excess = np.where((core <= MAJORITY) & (affinity > MAJORITY), left - threshold, -np.inf).ravel()
+    allowed = max(room - int((core > MAJORITY).sum()), 0)
     back = 0.0
     if int((excess > 0).sum()) > allowed:
         back = float(np.partition(excess, -allowed - 1)[-allowed - 1])

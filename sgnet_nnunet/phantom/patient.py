@@ -18,6 +18,7 @@ from sgnet_nnunet.phantom.anatomy import draw_anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.contrast import draw_flair_contrast, draw_t1ce_contrast, render
 from sgnet_nnunet.phantom.distractors import draw_distractors
+from sgnet_nnunet.phantom.grid import MAJORITY
 from sgnet_nnunet.phantom.lesions import draw_lesions, rasterise
 
 _ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
@@ -55,10 +56,10 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     flair_signal = render(rng, draw_flair_contrast(rng), anatomy, lesions, distractors)
 
     grid = draw_flair_grid(rng, anatomy.grid, config)
-    brain = sample(anatomy.brain.astype(np.float32), anatomy.grid, grid, order=1) > 0.5
-    core = lesions.core > 0.5
-    whole = slice_thick(lesions.whole, anatomy.grid, grid) > 0.5
-    whole |= sample(core.astype(np.float32), anatomy.grid, grid, order=0) > 0.5
+    brain = sample(anatomy.brain.astype(np.float32), anatomy.grid, grid, order=1) > MAJORITY
+    core = lesions.core > MAJORITY
+    whole = slice_thick(lesions.whole, anatomy.grid, grid) > MAJORITY
+    whole |= sample(core.astype(np.float32), anatomy.grid, grid, order=0) > MAJORITY
     t1ce = acquire(
         rng,
         t1ce_signal,

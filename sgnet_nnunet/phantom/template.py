@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from sgnet_nnunet.phantom.grid import MAJORITY
+
 FloatArray = NDArray[np.float32]
 
 T1_LEVELS = {"gm": 0.65, "wm": 0.875, "csf": 0.28}
@@ -50,7 +52,7 @@ class Template:
 @lru_cache(maxsize=1)
 def load_template() -> Template:
     """Load the maps from the installed `nilearn`; needs no network. Cached."""
-    from nilearn import datasets
+    from nilearn import datasets  # noqa: PLC0415 - takes a second
 
     image = datasets.load_mni152_template(resolution=1)
     t1, gm, wm = (
@@ -98,7 +100,7 @@ def _lateral_ventricles(csf: FloatArray, depth: FloatArray, to_voxel: NDArray[np
         for (low, high), shift in zip(_VENTRICLE_BOX, to_voxel[:3, 3], strict=True)
     )
     deep = np.kron(depth > _VENTRICLE_DEPTH, np.ones((2, 2, 2), dtype=bool))
-    fluid = (csf > 0.5)[box] & deep[box]
+    fluid = (csf > MAJORITY)[box] & deep[box]
     labels, _ = ndimage.label(fluid)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0

@@ -112,12 +112,12 @@ def test_resumed_training_ends_at_the_recorded_length(command, tmp_path, tiny_co
 
 
 def test_doctor_finds_a_sound_installation(command):
-    shown = command("sgnet", "doctor", COLUMNS="250").stdout
+    shown = command("sgnet", "doctor").stdout
     assert "✗" not in shown
     for name in ("SGNetTrainer", "UNetTrainer", "AttentionUNetTrainer", "ResUNetTrainer", "SGNetPlanner"):
         assert name in shown
 
 
 def test_doctor_ends_with_status_1_and_the_remedy_where_a_path_is_missing(command):
-    shown = command("sgnet", "doctor", status=1, COLUMNS="250", nnUNet_raw="/nowhere/raw").stdout
+    shown = command("sgnet", "doctor", status=1, nnUNet_raw="/nowhere/raw").stdout
     assert 'mkdir -p "/nowhere/raw"' in shown
