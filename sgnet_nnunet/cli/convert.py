@@ -48,7 +48,9 @@ def convert(
         Split, typer.Option(help="Five folds grouped by patient, or the paper's 64/9/19 patients.")
     ] = Split.CV,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad file.")] = False,
-    workers: Annotated[int, typer.Option("-np", min=1, help="Processes; each needs 1 to 2 GB.")] = ConversionOptions.workers,
+    workers: Annotated[
+        int, typer.Option("-np", min=1, help="Processes; each needs 1 to 2 GB.")
+    ] = ConversionOptions.workers,
 ) -> None:
     """Convert Brain-Mets-Lung-MRI-Path-Segs into an nnU-Net data set.
 
