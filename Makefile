@@ -12,6 +12,7 @@ help: ## List the targets
 # A regular (not editable) install: the tests see what a user's `pip install .` gives.
 $(VENV)/installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf build # a module deleted since the last build would come back from there
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[test]'
 	touch $@
 
