@@ -13,9 +13,15 @@ from sgnet_nnunet.conversion import ConversionOptions, convert_collection
 from sgnet_nnunet.demo.commands import run_command
 from sgnet_nnunet.demo.overlay import CaseFiles, draw_overlay
 from sgnet_nnunet.evaluation.scores import Scores, score
+from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.dataset import write_phantoms
 
 DATASET_ID = 501
+POPULATION = PhantomConfig(
+    extra_lesions_median=5, extra_lesions_sigma=0.4, diameter_median=13, diameter_sigma=0.35
+)
+"""More and larger tumours than the default's, so that minutes of training on a CPU suffice."""
+
 NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -34,7 +40,7 @@ class DemoPlan:
 
     patients: int = 10
     seed: int = 0
-    epochs: int = 10
+    epochs: int = 6
     iters: int = 12
     device: str = "cpu"
 
@@ -76,7 +82,14 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
     collection = folder / "phantoms"
 
     done = _Counter("phantom patients", plan.patients, report)
-    write_phantoms(collection, patients=plan.patients, seed=plan.seed, workers=workers, on_done=done)
+    write_phantoms(
+        collection,
+        patients=plan.patients,
+        seed=plan.seed,
+        workers=workers,
+        on_done=done,
+        config=POPULATION,
+    )
 
     done = _Counter("converting", plan.patients, report)
     options = ConversionOptions(dataset_id=DATASET_ID, split="paper", workers=workers)

@@ -53,7 +53,7 @@ class RecipeTrainer(nnUNetTrainer):
                 "WARNING: no CUDA device was found, training on the CPU; say `-device cpu` to mean it"
             )
         self.enable_deep_supervision = False
-        self.initial_lr = 1e-3
+        self.initial_lr = 3e-3
         self.weight_decay = 1e-2
         self.oversample_foreground_percent = 0.5
         self.save_every = 10

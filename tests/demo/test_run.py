@@ -10,7 +10,7 @@ from sgnet_nnunet.demo.run import DemoPlan, run_demo
 from sgnet_nnunet.io.volume import Volume, write_volume
 
 
-def write_small_patients(root, *, patients, seed, workers, on_done):
+def write_small_patients(root, *, patients, seed, workers, on_done, config):
     rng = np.random.default_rng(seed)
     for i in range(patients):
         label = np.zeros((12, 12, 8), dtype=np.uint8)
