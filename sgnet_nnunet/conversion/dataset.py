@@ -21,6 +21,7 @@ from sgnet_nnunet.conversion.record import (
     claim_folder,
     discard_case,
     recorded_cases,
+    refuse_foreign_folder,
     sweep_partial_files,
 )
 from sgnet_nnunet.conversion.report import ReportRow, Status, report_csv
@@ -129,6 +130,7 @@ def _open_folder(nnunet_raw: Path, options: ConversionOptions) -> Iterator[Path]
     try:
         if namesakes := sorted(set(nnunet_raw.glob(f"Dataset{options.dataset_id:03d}_*")) - {folder}):
             raise SGNetError(f"{namesakes[0]}: has the id {options.dataset_id} already; use another -d")
+        refuse_foreign_folder(folder)
         (folder / HIDDEN_FOLDER / "cases").mkdir(parents=True, exist_ok=True)
         with FileLock(folder / HIDDEN_FOLDER / "lock", timeout=0):
             claim_folder(folder, options)

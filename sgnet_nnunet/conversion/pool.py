@@ -58,11 +58,7 @@ def _run_in_pool(
 
 
 def _start_worker() -> None:
-    """Keep to one thread, and end with the parent.
-
-    Workers of a killed parent wait for work for ever, and would write beside the next run.
-    """
-    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
+    """Let the worker end with its parent; else it waits for ever, and may write beside the next run."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -53,13 +53,24 @@ def provenance(options: ConversionOptions) -> dict[str, Any]:
     }
 
 
+def refuse_foreign_folder(folder: Path) -> None:
+    """See, before anything is written, that a folder is new, empty or claimed by a conversion.
+
+    Raises:
+        SGNetError: It holds another data set.
+    """
+    others = folder.exists() and any(entry.name != HIDDEN_FOLDER for entry in folder.iterdir())
+    if others and not _claim_path(folder).exists():
+        raise SGNetError(f"{folder}: holds another data set; use another -d or delete the folder")
+
+
 def claim_folder(folder: Path, options: ConversionOptions) -> None:
     """Make the data set's folder ours, or see that it is.
 
     Raises:
-        SGNetError: It holds another data set, one made with other options, or files not from here.
+        SGNetError: It holds a data set made with other options, or files not from here.
     """
-    claim = folder / HIDDEN_FOLDER / "options.json"
+    claim = _claim_path(folder)
     wanted = provenance(options)
     if claim.exists():
         held = json.loads(claim.read_text(encoding="utf-8"))
@@ -75,8 +86,6 @@ def claim_folder(folder: Path, options: ConversionOptions) -> None:
             )
         if strangers := sorted(_files(folder) - _claimed_files(folder)):
             raise SGNetError(f"{folder / strangers[0]}: not made by this conversion; move it elsewhere")
-    elif any(entry.name != HIDDEN_FOLDER for entry in folder.iterdir()):
-        raise SGNetError(f"{folder}: holds another data set; use another -d or delete the folder")
     else:
         write_text(claim, _to_json(wanted))
 
@@ -98,14 +107,10 @@ def write_record(folder: Path, case: str, record: CaseRecord) -> None:
     write_text(_record_path(folder, case), _to_json(asdict(record)))
 
 
-def is_current(
-    folder: Path, record: CaseRecord | None, sources: Mapping[Part, str], files: list[str]
-) -> bool:
+def is_current(folder: Path, record: CaseRecord, sources: Mapping[Part, str], files: list[str]) -> bool:
     """Whether a case was finished from the same sources and its files are still what was written."""
     return (
-        record is not None
-        and record.findings is not None
-        and record.sources == sources
+        record.sources == sources
         and list(record.files) == files
         and all(
             (folder / name).exists() and fingerprint(folder / name) == sha256
@@ -157,6 +162,10 @@ def _files(folder: Path) -> set[str]:
 def _claimed_files(folder: Path) -> set[str]:
     records = (read_record(folder, case) for case in recorded_cases(folder))
     return {name for record in records if record is not None for name in record.files}
+
+
+def _claim_path(folder: Path) -> Path:
+    return folder / HIDDEN_FOLDER / "options.json"
 
 
 def _record_path(folder: Path, case: str) -> Path:

@@ -8,9 +8,7 @@ from scipy import ndimage
 from sgnet_nnunet.io.volume import Volume
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.fields import SmoothField
-from sgnet_nnunet.phantom.grid import Grid, centred_grid, rotation
-
-FloatArray = NDArray[np.float32]
+from sgnet_nnunet.phantom.grid import FloatArray, Grid, centred_grid, rotation
 
 ORIENTATIONS = ("LPS", "RAS", "LAS")
 """Axis orders of stored files; clinical exports differ."""
@@ -68,7 +66,7 @@ def acquire(
 
     Exactly 0 outside `brain`, at least 1 inside.
     """
-    sensitivity = SmoothField(rng, grid.spacing * grid.shape, _BIAS_WAVELENGTH).on(grid.axes())
+    sensitivity = SmoothField(rng, grid.extent, _BIAS_WAVELENGTH).on(grid.axes())
     inside = signal[brain] * np.exp(np.float32(bias) * sensitivity[brain])
     real, imaginary = rng.standard_normal((2, inside.size), dtype=np.float32) * np.float32(noise)
     magnitude = np.hypot(inside + real, imaginary)

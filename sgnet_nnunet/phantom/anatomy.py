@@ -11,16 +11,9 @@ from scipy.spatial import cKDTree
 
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.fields import SmoothField
-from sgnet_nnunet.phantom.grid import MAJORITY, Grid, centred_grid, rotation
+from sgnet_nnunet.phantom.grid import MAJORITY, FloatArray, Grid, centred_grid, rotation
 from sgnet_nnunet.phantom.template import Template, load_template
-
-FloatArray = NDArray[np.float32]
-
-_TEMPLATE_EXTENT = np.array((160.0, 200.0, 180.0))
-"""Sides in mm of a box that holds the ICBM152 brain in any pose, about `_TEMPLATE_CENTRE`."""
-
-_TEMPLATE_CENTRE = np.array((0.0, -18.0, 5.0))
-"""Middle of the ICBM152 brain in MNI mm."""
+from sgnet_nnunet.phantom.warp import TEMPLATE_EXTENT, Warp
 
 _SHARPENING = 1.6
 """Power of the tissue odds: an average of brains has blurred borders, one brain has not."""
@@ -78,47 +71,12 @@ class Anatomy:
         return cKDTree(sparse.reshape(3, -1).T)
 
 
-class _Warp:
-    """A pose, a size and a smooth deformation: from the scan's grid to MNI coordinates.
-
-    Args:
-        rng: Source of all draws.
-        grid: Grid that the whole head fits in; fields are anchored to its first voxel.
-        config: Population to draw from.
-    """
-
-    def __init__(self, rng: np.random.Generator, grid: Grid, config: PhantomConfig) -> None:
-        extent = grid.spacing * grid.shape
-        self.extent = extent
-        self.size = grid.spacing
-        pose = rotation(rng.normal(0, config.head_angles))
-        common = rng.uniform(*config.brain_scale)
-        scale = common * (1 + rng.normal(0, 0.02, 3))
-        centre = (np.array(grid.shape) - 1) / 2 * grid.spacing
-        self.linear = (pose / scale).T
-        self.shift = _TEMPLATE_CENTRE - self.linear @ centre
-        self.coarse = [SmoothField(rng, extent, 42.0) for _ in range(3)]
-        self.fine = [SmoothField(rng, extent, 11.0) for _ in range(3)]
-        self.amplitude = (config.warp_coarse, config.warp_fine)
-
-    def on(self, axes: Sequence[NDArray[np.float64]]) -> FloatArray:
-        """Return MNI coordinates in mm, shape (3, x, y, z), on the grid spanned by `axes` (mm)."""
-        x, y, z = (axis.astype(np.float32) for axis in axes)
-        mni = np.empty((3, len(x), len(y), len(z)), dtype=np.float32)
-        for i, row in enumerate(self.linear.astype(np.float32)):
-            mni[i] = self.coarse[i].on(axes) * np.float32(self.amplitude[0])
-            mni[i] += self.fine[i].on(axes) * np.float32(self.amplitude[1])
-            mni[i] += (row[0] * x + np.float32(self.shift[i]))[:, None, None]
-            mni[i] += (row[1] * y)[:, None] + row[2] * z
-        return mni
-
-
 def draw_grid(rng: np.random.Generator, config: PhantomConfig) -> Grid:
     """Draw a T1ce grid that holds any brain: its spacing, its tilt and its place in the scanner."""
     in_plane = rng.uniform(*config.t1ce_in_plane)
     return centred_grid(
         centre=rng.normal(0, (3.0, 15.0, 20.0)),
-        extent=_TEMPLATE_EXTENT,
+        extent=TEMPLATE_EXTENT,
         spacing=np.array((in_plane, in_plane, rng.uniform(*config.t1ce_slice))),
         turn=rotation(rng.normal(0, (2.0, 1.0, 1.0))),
     )
@@ -128,7 +86,7 @@ def draw_anatomy(rng: np.random.Generator, config: PhantomConfig) -> Anatomy:
     """Draw a patient's brain on a T1ce grid cropped to it, with a margin."""
     template = load_template()
     roomy = draw_grid(rng, config)
-    warp = _Warp(rng, roomy, config)
+    warp = Warp(rng, roomy, config)
     stride = 4
     rough = _sample(template.brain, warp.on([axis[::stride] for axis in roomy.axes()]), template.to_voxel)
     occupied = np.argwhere(rough > MAJORITY) * stride

@@ -30,8 +30,10 @@ class PhantomConfig:
         oedema_fraction: Share of lesions of 8 mm and more with oedema; half as many of the smaller.
         oedema_reach: Median reach of oedema along white matter from a lesion of 10 mm, in mm.
         faint_fraction: Share of lesions that enhance faintly.
-        max_core_fraction: Highest share of the brain's volume that lesion cores may take.
-        max_tumour_fraction: Highest share of the brain's volume that cores and oedema may take.
+        max_core_fraction: Highest share of the brain's volume that lesion cores may take, give or take
+            the irregularity of their surface.
+        max_tumour_fraction: Highest share of the brain's volume that cores and oedema may take; the mask on
+            thick FLAIR slices can come out a tenth larger.
         vessels: Number of cortical vessels.
         white_matter_lesions: Mean number of punctate white-matter hyperintensities.
         noise: Noise of each channel in the scanner's complex signal, relative to white matter.
@@ -61,7 +63,7 @@ class PhantomConfig:
     oedema_reach: float = 11.0
     faint_fraction: float = 0.15
     max_core_fraction: float = 0.008
-    max_tumour_fraction: float = 0.018
+    max_tumour_fraction: float = 0.016
     vessels: int = 260
     white_matter_lesions: float = 9.0
     noise: Range = (0.012, 0.035)

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.distractors import Distractors
 from sgnet_nnunet.phantom.fields import SmoothField
+from sgnet_nnunet.phantom.grid import FloatArray
 from sgnet_nnunet.phantom.lesions import LesionMaps
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ def render(
     distractors: Distractors,
 ) -> FloatArray:
     """Return the noise-free signal on the T1ce grid, 0 outside the brain."""
-    extent = anatomy.grid.spacing * anatomy.grid.shape
+    extent = anatomy.grid.extent
     axes = anatomy.grid.axes()
     slow = SmoothField(rng, extent, 9.0).on(axes)
     mottle = np.float32(0.8) * slow + np.float32(0.6) * SmoothField(rng, extent, 3.0).on(axes)

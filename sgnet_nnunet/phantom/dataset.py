@@ -58,7 +58,7 @@ def write_phantoms(
     folders = []
     with _mapper(min(workers, patients)) as run:
         for folder in run(write, range(patients)):
-            logger.info("wrote phantom patient %s", folder)
+            logger.debug("wrote phantom patient %s", folder)
             folders.append(folder)
             if on_done is not None:
                 on_done(folder.name)

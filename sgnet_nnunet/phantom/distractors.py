@@ -9,9 +9,10 @@ from scipy import ndimage
 from sgnet_nnunet.phantom import courses
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.fields import SmoothField
+from sgnet_nnunet.phantom.grid import FloatArray
 from sgnet_nnunet.phantom.tubes import densify, stamp
 
-FloatArray = NDArray[np.float32]
 _STEP = 0.6
 """Distance between the balls of a tube in mm."""
 
@@ -116,7 +117,7 @@ def _add_cortical_vessels(
     fluid = ndimage.gaussian_filter(anatomy.csf - 2.0 * anatomy.ventricles, 0.8)
     stride = 2
     candidates = np.argwhere((fluid > _SULCUS)[::stride, ::stride, ::stride]) * stride
-    if not len(candidates):
+    if not (count and len(candidates)):
         return
     position = candidates[rng.integers(len(candidates), size=count)].astype(np.float64)
     heading = rng.standard_normal(position.shape)
@@ -164,21 +165,15 @@ def _plexus(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
 
 def _meninges(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
     """Draw the falx and, in patches, dura and pial vessels that skull stripping left at the surface."""
-    patches = rng.standard_normal([n // 4 + 2 for n in anatomy.grid.shape], dtype=np.float32)
-    patches = ndimage.gaussian_filter(patches, 1.2)
-    patches = ndimage.affine_transform(
-        patches / patches.std(), [0.25] * 3, output_shape=anatomy.brain.shape, order=1
-    )
+    patches = SmoothField(rng, anatomy.grid.extent, 7.0).on(anatomy.grid.axes())
     surface = np.clip(1.6 - anatomy.depth / 1.5, 0, 1) * np.clip(patches - 0.4, 0, 1)
     x, y, z = anatomy.mni
     falx = np.clip(1.3 - np.abs(x), 0, 1) * (
         (z > _FALX["above"]) | (y < _FALX["behind"]) | (y > _FALX["before"])
     )
     falx *= np.clip(2.5 * anatomy.csf, 0, 1) * rng.uniform(0.2, 0.6)
-    meninges: FloatArray = (np.maximum(surface * rng.uniform(0.3, 0.9), falx) * anatomy.brain).astype(
-        np.float32
-    )
-    return meninges
+    meninges = np.maximum(surface * rng.uniform(0.3, 0.9), falx) * anatomy.brain
+    return meninges.astype(np.float32)
 
 
 def _white_matter_lesions(rng: np.random.Generator, anatomy: Anatomy, *, mean: float) -> FloatArray:
@@ -197,5 +192,4 @@ def _white_matter_lesions(rng: np.random.Generator, anatomy: Anatomy, *, mean: f
         points = (centres[:, None] + jitter).reshape(-1, 3)
         stamp(spots, points, np.repeat(radii, 3), spacing=anatomy.grid.spacing)
         lesions = np.maximum(lesions, spots * np.clip(1.2 * anatomy.wm, 0, 1))
-    whitened: FloatArray = lesions.astype(np.float32)
-    return whitened
+    return lesions.astype(np.float32)

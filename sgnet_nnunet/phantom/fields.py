@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 
-FloatArray = NDArray[np.float32]
-
+from sgnet_nnunet.phantom.grid import FloatArray
 
 _CUBIC_BSPLINE_POWER = 151 / 315
 """Integral of the squared cubic B-spline: the mean variance of a spline with unit-variance controls."""

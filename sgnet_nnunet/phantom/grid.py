@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+FloatArray = NDArray[np.float32]
 Shape = tuple[int, int, int]
 
 MAJORITY = 0.5
@@ -29,6 +30,11 @@ class Grid:
         """Voxel size in mm along x, y, z."""
         sizes: NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
         return sizes
+
+    @property
+    def extent(self) -> NDArray[np.float64]:
+        """Sides in mm along x, y, z."""
+        return self.spacing * self.shape
 
     @property
     def voxel_volume(self) -> float:

@@ -8,9 +8,8 @@ from scipy import ndimage
 
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.grid import FloatArray
 from sgnet_nnunet.phantom.oedema import spread_oedema
-
-FloatArray = NDArray[np.float32]
 
 _LARGE = 8.0
 """Diameter in mm from which rings and oedema are common."""
@@ -26,6 +25,9 @@ _BORDER = 0.2
 
 _FAR = 0.02
 """Closeness to the ventricles below which a lesion does not reach into them."""
+
+_SURFACE = 1.2
+"""Distance from the centre, in radii, that an irregular surface seldom passes."""
 
 _ATTEMPTS = 200
 """Places tried for a lesion before it is left out; a brain has far more room than that."""
@@ -73,24 +75,24 @@ class LesionMaps:
 
 
 def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, config: PhantomConfig) -> list[Lesion]:
-    """Draw at least one lesion; their cores together stay under `config.max_core_fraction`."""
+    """Draw lesions, shrunk so that their ellipsoids stay under `config.max_core_fraction` together."""
     extra = config.extra_lesions_median * np.exp(config.extra_lesions_sigma * rng.standard_normal())
     count = min(1 + int(extra), config.max_lesions)
     diameters = config.diameter_median * np.exp(config.diameter_sigma * rng.standard_normal(count))
     diameters = np.sort(np.clip(diameters, *config.diameter_limits))[::-1]
     room = config.max_core_fraction * anatomy.brain_volume
     diameters = diameters * min(1.0, float(np.cbrt(room / (np.pi / 6 * np.sum(diameters**3)))))
-    centres = _draw_centres(rng, anatomy, diameters)
-    return [
-        _draw_lesion(rng, centre, float(diameter), config)
-        for centre, diameter in zip(centres, diameters, strict=False)
-    ]
+    places = _place(rng, anatomy, diameters)
+    return [_draw_lesion(rng, centre, diameter, config) for centre, diameter in places]
 
 
-def _draw_centres(
+def _place(
     rng: np.random.Generator, anatomy: Anatomy, diameters: NDArray[np.float64]
-) -> list[tuple[int, int, int]]:
-    """Place lesions on the grey-white border, nearer the surface more often, apart from each other."""
+) -> list[tuple[tuple[int, int, int], float]]:
+    """Place lesions on the grey-white border, nearer the surface more often, apart from each other.
+
+    Returns the centre (voxel index) and the diameter (mm) of each that found room.
+    """
     border = np.argwhere((np.minimum(anatomy.gm, anatomy.wm) > _BORDER) & (anatomy.near_ventricles < _FAR))
     index = tuple(border.T)
     depth = anatomy.depth[index]
@@ -112,7 +114,7 @@ def _draw_centres(
             if apart and depth[pick] > 0.4 * diameter:
                 taken.append((border[pick], float(diameter)))
                 break
-    return [(int(x), int(y), int(z)) for (x, y, z), _ in taken]
+    return [((int(x), int(y), int(z)), diameter) for (x, y, z), diameter in taken]
 
 
 def _draw_lesion(
@@ -185,6 +187,9 @@ def _surface(
         ndimage.gaussian_filter(rng.standard_normal([s.stop - s.start for s in box], dtype=np.float32), sigma)
         for sigma in (0.4 * radius / spacing, np.maximum(0.25 * radius, 0.8) / spacing)
     )
+    distance = np.sqrt(x**2 + y**2 + z**2)
+    # Centred where the surface runs, so that roughness keeps the lesion's volume.
+    rough -= rough[distance < _SURFACE].mean()
     rough *= 0.16 * radius / rough.std()
     uneven /= uneven.std()
-    return box, ((1 - np.sqrt(x**2 + y**2 + z**2)) * radius + rough).astype(np.float32), uneven
+    return box, ((1 - distance) * radius + rough).astype(np.float32), uneven

@@ -1,6 +1,6 @@
 """Vasogenic oedema: it runs along white matter and spares cortex and fluid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
 from sgnet_nnunet.phantom.anatomy import Anatomy
-from sgnet_nnunet.phantom.grid import MAJORITY
+from sgnet_nnunet.phantom.grid import MAJORITY, FloatArray
 
-FloatArray = NDArray[np.float32]
 Box = tuple[slice, ...]
 Source = tuple[tuple[int, int, int], float, float]
 """Centre of a lesion (voxel index), its radius and the reach of its oedema (both mm)."""
@@ -75,46 +74,46 @@ def _distance_left(
     speed = sum(getattr(anatomy, tissue)[every] * value for tissue, value in _SPEED.items())
     ragged = ndimage.gaussian_filter(rng.standard_normal(speed.shape, dtype=np.float32), 1.5)
     resistance = np.exp(0.5 * ragged / ragged.std()) / np.maximum(speed, _SPEED["csf"])
-    size = resistance.size
     step = anatomy.grid.spacing * _STRIDE
-    heads, tails, costs = _edges(resistance, step)
-    farthest = max(reach for _, _, reach in sources)
     position = np.indices(resistance.shape).reshape(3, -1).T * step
+    farthest = max(reach for _, _, reach in sources)
+    start = resistance.size
+    heads, tails, costs = [], [], []
+    near = np.zeros(start, dtype=bool)
     for centre, radius, reach in sources:
         offset = (np.array(centre) - [s.start for s in box]) * anatomy.grid.spacing
         away = np.linalg.norm(position - offset, axis=1)
+        near |= away < radius + reach + 2 * _EDGE
         body = np.flatnonzero(away <= max(radius, away.min()))
-        heads.append(np.full(body.size, size))
+        heads.append(np.full(body.size, start))
         tails.append(body)
         costs.append(np.full(body.size, farthest - reach + 1e-3))
+    for head, tail, cost in _edges(resistance, near.reshape(resistance.shape), step):
+        heads.append(head)
+        tails.append(tail)
+        costs.append(cost)
     graph = sparse.csr_matrix(
-        (np.concatenate(costs), (np.concatenate(heads), np.concatenate(tails))), shape=(size + 1, size + 1)
+        (np.concatenate(costs), (np.concatenate(heads), np.concatenate(tails))), shape=(start + 1, start + 1)
     )
-    spent = sparse.csgraph.dijkstra(graph, directed=False, indices=size, limit=farthest + _EDGE)
-    left: FloatArray = np.maximum(farthest - spent[:size], -_EDGE).astype(np.float32)
+    spent = sparse.csgraph.dijkstra(graph, directed=False, indices=start, limit=farthest + _EDGE)
+    left: FloatArray = np.maximum(farthest - spent[:start], -_EDGE).astype(np.float32)
     return left.reshape(resistance.shape)
 
 
 def _edges(
-    resistance: FloatArray, step: NDArray[np.float64]
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]], list[NDArray[np.float64]]]:
-    """Return both ends and the cost of each edge between the 26 neighbours of a grid, each edge once."""
+    resistance: FloatArray, near: NDArray[np.bool_], step: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield both ends and the cost of the edges in each of the 13 directions between `near` voxels."""
     index = np.arange(resistance.size).reshape(resistance.shape)
-    heads, tails, costs = [], [], []
     for direction in product((-1, 0, 1), repeat=3):
         if direction <= (0, 0, 0):
             continue
-        here = tuple(
-            slice(max(-d, 0), n - max(d, 0)) for d, n in zip(direction, resistance.shape, strict=True)
-        )
-        there = tuple(
-            slice(max(d, 0), n - max(-d, 0)) for d, n in zip(direction, resistance.shape, strict=True)
-        )
-        mean = (resistance[here] + resistance[there]) / 2
-        heads.append(index[here].ravel())
-        tails.append(index[there].ravel())
-        costs.append(mean.ravel().astype(np.float64) * float(np.linalg.norm(direction * step)))
-    return heads, tails, costs
+        sides = list(zip(direction, resistance.shape, strict=True))
+        here = tuple(slice(max(-d, 0), n - max(d, 0)) for d, n in sides)
+        there = tuple(slice(max(d, 0), n - max(-d, 0)) for d, n in sides)
+        kept = near[here] & near[there]
+        mean = (resistance[here][kept] + resistance[there][kept]).astype(np.float64) / 2
+        yield index[here][kept], index[there][kept], mean * np.linalg.norm(direction * step)
 
 
 def _recede(left: FloatArray, affinity: FloatArray, core: FloatArray, room: int) -> FloatArray:

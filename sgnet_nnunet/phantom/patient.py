@@ -23,6 +23,9 @@ from sgnet_nnunet.phantom.lesions import draw_lesions, rasterise
 
 _ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
 
+_SEEN = 0.15
+"""Fraction of a thick slice from which a core is drawn in it: small lesions fill no slice by half."""
+
 
 @dataclass(frozen=True)
 class PatientIds:
@@ -56,10 +59,11 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     flair_signal = render(rng, draw_flair_contrast(rng), anatomy, lesions, distractors)
 
     grid = draw_flair_grid(rng, anatomy.grid, config)
-    brain = sample(anatomy.brain.astype(np.float32), anatomy.grid, grid, order=1) > MAJORITY
     core = lesions.core > MAJORITY
     whole = slice_thick(lesions.whole, anatomy.grid, grid) > MAJORITY
-    whole |= sample(core.astype(np.float32), anatomy.grid, grid, order=0) > MAJORITY
+    whole |= slice_thick(lesions.core, anatomy.grid, grid) > _SEEN
+    whole |= sample(core, anatomy.grid, grid, order=0) > 0
+    brain = whole | (sample(anatomy.brain.astype(np.float32), anatomy.grid, grid, order=1) > MAJORITY)
     t1ce = acquire(
         rng,
         t1ce_signal,
@@ -81,5 +85,5 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
         "t1ce_img": orient(t1ce, anatomy.grid, t1ce_codes),
         "flair_img": orient(flair, grid, flair_codes),
         "core_seg": orient(core.astype(np.uint8), anatomy.grid, t1ce_codes),
-        "whole_seg": orient((whole & brain).astype(np.uint8), grid, flair_codes),
+        "whole_seg": orient(whole.astype(np.uint8), grid, flair_codes),
     }

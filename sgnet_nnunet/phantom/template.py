@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sgnet_nnunet.phantom.grid import MAJORITY
-
-FloatArray = NDArray[np.float32]
+from sgnet_nnunet.phantom.grid import MAJORITY, FloatArray
 
 T1_LEVELS = {"gm": 0.65, "wm": 0.875, "csf": 0.28}
 """Median intensity of the T1 average where one tissue fills a voxel."""

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-FloatArray = NDArray[np.float32]
+from sgnet_nnunet.phantom.grid import FloatArray
 
 
 def densify(points: NDArray[np.float64], *, step: float) -> NDArray[np.float64]:

@@ -39,7 +39,19 @@ def row(status, reason=""):
 
 
 def test_convert_passes_its_options_on(conversions, tmp_path):
-    arguments = ["-d", "7", "--target", "regions", "--register", "rigid", "--split", "paper", "--strict", "-np", "3"]
+    arguments = [
+        "-d",
+        "7",
+        "--target",
+        "regions",
+        "--register",
+        "rigid",
+        "--split",
+        "paper",
+        "--strict",
+        "-np",
+        "3",
+    ]
     assert run("convert", "/data", *arguments) == 0
     expected = ConversionOptions(
         dataset_id=7, target="regions", register="rigid", split="paper", strict=True, workers=3

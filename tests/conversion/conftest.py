@@ -1,15 +1,18 @@
 """A small collection on disk whose every file can be replaced."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from sgnet_nnunet.collection import PARTS, Part, part_path
+from sgnet_nnunet.conversion import ConversionOptions, ConversionResult, convert_collection
 
 T1CE_SHAPE = (20, 18, 12)
 T1CE_AFFINE = np.array([[-1.0, 0, 0, 10], [0, -1.0, 0, 9], [0, 0, 2.0, -12], [0, 0, 0, 1]])
@@ -70,6 +73,46 @@ def collection(tmp_path: Path) -> MiniCollection:
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     return tmp_path / "nnUNet_raw"
+
+
+@pytest.fixture
+def convert(collection: MiniCollection, raw: Path) -> Callable[..., ConversionResult]:
+    """Return a function that converts the collection in this process, with the given options."""
+
+    def run(*, root: Path = collection.root, **options) -> ConversionResult:
+        return convert_collection(root, raw, ConversionOptions(**{"workers": 1, **options}))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Return a function that reads every file of a folder, hidden ones too, but for the lock."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != "lock"
+        }
+
+    return read
+
+
+@pytest.fixture
+def accepted_by_nnunet(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], bool]:
+    """Return nnU-Net's own check of a data set; its processes become threads, which start at once."""
+    # torch, behind it, takes seconds to import.
+    from nnunetv2.experiment_planning import verify_dataset_integrity as nnunet  # noqa: PLC0415
+
+    threads = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
+    monkeypatch.setattr(nnunet, "multiprocessing", threads)
+
+    def verify(folder: Path) -> bool:
+        nnunet.verify_dataset_integrity(str(folder), num_processes=1)
+        return True
+
+    return verify
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def test_compressed_and_plain_copy_of_one_file_are_refused_when_asked_for(tmp_pa
 
 
 def test_missing_root_is_named(tmp_path: Path):
-    with pytest.raises(SGNetError, match="nowhere: cannot be listed .*; give the folder"):
+    with pytest.raises(SGNetError, match=r"nowhere: cannot be listed .*; give the folder"):
         scan_collection(tmp_path / "nowhere")
 
 

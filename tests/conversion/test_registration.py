@@ -1,5 +1,6 @@
 """Rigid registration recovers a known motion."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,14 @@ def test_implausible_motion_is_not_applied(monkeypatch: pytest.MonkeyPatch):
     found = register_rigid(head("t1ce"), Volume(flair.data, motion((5.0, 0, 0), (0, 0, 0)) @ flair.affine))
     np.testing.assert_array_equal(found.world_map, np.eye(4))
     assert found.note == "not registered: the optimiser moved the centre by 5 mm"
+
+
+def test_motion_that_leaves_little_in_common_is_not_applied(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registration, "SMALLEST_OVERLAP", 2.0)
+    flair = head("flair")
+    found = register_rigid(head("t1ce"), Volume(flair.data, motion((5.0, 0, 0), (0, 0, 0)) @ flair.affine))
+    np.testing.assert_array_equal(found.world_map, np.eye(4))
+    assert re.search(r"the optimiser left \d+% of the common field of view", found.note)
 
 
 def test_images_without_common_voxels_are_left_alone_with_a_note():

@@ -8,7 +8,13 @@ from sgnet_nnunet.conversion.report import ReportRow, report_csv
 
 def test_values_with_commas_and_zeros_survive_and_unknown_ones_are_empty():
     row = ReportRow(
-        patient="P", accession="A", case="P_A", status="failed", reason='a, "b"', mi_before=0.0, whole_mm3=1234.5
+        patient="P",
+        accession="A",
+        case="P_A",
+        status="failed",
+        reason='a, "b"',
+        mi_before=0.0,
+        whole_mm3=1234.5,
     )
     text = report_csv([row])
     (read,) = csv.DictReader(io.StringIO(text))

@@ -30,6 +30,17 @@ def to_sitk(data: np.ndarray, matrix: np.ndarray) -> sitk.Image:
     return image
 
 
+def on_the_rim(index_map: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Whether a voxel of GRID is so near the end of the field of view that rounding decides."""
+    index = (
+        np.einsum("ij,jxyz->ixyz", index_map[:3, :3], np.indices(GRID.shape))
+        + index_map[:3, 3, None, None, None]
+    )
+    length = np.array(shape)[:, None, None, None]
+    near = np.minimum(np.abs(index + 0.5), np.abs(index - (length - 0.5))) < 2e-3
+    return near.any(axis=0)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(1)
@@ -45,7 +56,8 @@ def test_oblique_image_agrees_with_simpleitk(rng: np.random.Generator):
     expected = sitk.GetArrayFromImage(sitk.Resample(to_sitk(data, OBLIQUE), reference)).T
     result = resample_image(Volume(data, OBLIQUE), GRID)
     assert (expected == 0).mean() > 0.05  # the grids overlap in part only
-    np.testing.assert_allclose(result, expected, atol=2e-5)
+    rim = on_the_rim(np.linalg.inv(OBLIQUE) @ GRID.affine, data.shape)
+    np.testing.assert_allclose(result[~rim], expected[~rim], atol=2e-5)
 
 
 def test_world_map_agrees_with_simpleitk_transform(rng: np.random.Generator):
@@ -56,9 +68,9 @@ def test_world_map_agrees_with_simpleitk_transform(rng: np.random.Generator):
     transform.SetTranslation(world_map[:3, 3].tolist())
     reference = to_sitk(np.zeros(GRID.shape, np.float32), GRID.affine)
     expected = sitk.GetArrayFromImage(sitk.Resample(to_sitk(data, OBLIQUE), reference, transform)).T
-    np.testing.assert_allclose(
-        resample_image(Volume(data, OBLIQUE), GRID, world_map=world_map), expected, atol=2e-5
-    )
+    result = resample_image(Volume(data, OBLIQUE), GRID, world_map=world_map)
+    rim = on_the_rim(np.linalg.inv(OBLIQUE) @ world_map @ GRID.affine, data.shape)
+    np.testing.assert_allclose(result[~rim], expected[~rim], atol=2e-5)
 
 
 def test_sheared_image_agrees_with_nibabel_inside(rng: np.random.Generator):

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgnet_nnunet.conversion.splits import grouped_splits, paper_splits, paper_subsets
@@ -14,6 +14,7 @@ def cases_of(visits: list[int]) -> dict[str, str]:
     return {f"P{p:03d}_A{a}": f"P{p:03d}" for p, count in enumerate(visits) for a in range(count)}
 
 
+@settings(deadline=None)  # the first call imports scikit-learn
 @given(st.lists(st.integers(1, 3), min_size=2, max_size=40))
 def test_each_case_is_validated_once_and_no_patient_is_on_both_sides(visits: list[int]):
     cases = cases_of(visits)

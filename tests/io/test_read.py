@@ -17,7 +17,9 @@ from sgnet_nnunet.io.read import read_image, read_mask
 AFFINE = np.array([[-0.9, 0.0, 0.1, 10.0], [0.0, 1.1, 0.0, -7.0], [0.1, 0.0, 3.0, 2.0], [0.0, 0.0, 0.0, 1.0]])
 
 
-def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE, image_class: type = nib.Nifti1Image) -> Path:
+def save(
+    path: Path, data: np.ndarray, affine: np.ndarray = AFFINE, image_class: type = nib.Nifti1Image
+) -> Path:
     nib.save(image_class(data, affine), path)
     return path
 
@@ -103,7 +105,9 @@ def test_truncated_plain_file_is_refused(tmp_path: Path, values: np.ndarray):
         read_image(path)
 
 
-def test_header_that_announces_terabytes_is_refused_without_reserving_them(tmp_path: Path, values: np.ndarray):
+def test_header_that_announces_terabytes_is_refused_without_reserving_them(
+    tmp_path: Path, values: np.ndarray
+):
     path = save(tmp_path / "a.nii", values)
     content = bytearray(path.read_bytes())
     content[42:48] = np.array([32000, 32000, 32000], "<i2").tobytes()

@@ -1,0 +1,129 @@
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from sgnet_nnunet.collection import PARTS, scan_collection
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.io.atomic import PARTIAL_PREFIX
+from sgnet_nnunet.phantom import dataset, write_phantoms
+from sgnet_nnunet.phantom.acquisition import ORIENTATIONS
+from sgnet_nnunet.phantom.patient import draw_ids, patient_rng
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.nii.gz"))}
+
+
+def test_files_follow_the_layout_of_the_collection(coarse_root):
+    name = re.compile(r"YG_[A-Z0-9]{12}")
+    folders = sorted(coarse_root.iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        assert name.fullmatch(folder.name)
+        accessions = {path.name[:15] for path in folder.iterdir()}
+        assert len(accessions) == 1
+        accession = accessions.pop()
+        assert name.fullmatch(accession)
+        assert {path.name for path in folder.iterdir()} == {f"{accession}_{part}.nii.gz" for part in PARTS}
+
+
+def test_every_visit_is_found_complete(coarse_root):
+    accessions = scan_collection(coarse_root)
+    assert len(accessions) == 2
+    assert not any(accession.missing(PARTS) for accession in accessions)
+
+
+def test_orientation_differs_between_files(coarse_root):
+    codes = {"".join(nib.aff2axcodes(nib.load(path).affine)) for path in coarse_root.rglob("*.nii.gz")}
+    assert len(codes) > 1
+    assert codes <= set(ORIENTATIONS)
+
+
+def test_images_are_int16_and_masks_uint8_with_mm_as_unit(coarse_root):
+    for path in coarse_root.rglob("*.nii.gz"):
+        image = nib.load(path)
+        assert image.get_data_dtype() == (np.int16 if "_img" in path.name else np.uint8)
+        assert image.header.get_xyzt_units()[0] == "mm"
+
+
+def test_same_seed_gives_the_same_bytes_whatever_the_workers(coarse_root, coarse_config, tmp_path):
+    write_phantoms(tmp_path / "again", patients=2, seed=5, workers=2, config=coarse_config)
+    assert contents(tmp_path / "again") == contents(coarse_root)
+
+
+def test_a_patient_does_not_depend_on_the_number_of_patients(coarse_root, coarse_config, tmp_path):
+    (folder,) = write_phantoms(tmp_path, patients=1, seed=5, config=coarse_config)
+    everything = contents(coarse_root)
+    assert contents(tmp_path) == {
+        name: data for name, data in everything.items() if name.startswith(folder.name)
+    }
+
+
+def test_another_seed_gives_other_patients(coarse_root, coarse_config, tmp_path):
+    write_phantoms(tmp_path, patients=1, seed=6, config=coarse_config)
+    other, here = contents(tmp_path), contents(coarse_root)
+    assert not other.keys() & here.keys()
+    assert not set(other.values()) & set(here.values())
+
+
+def test_an_interrupted_patient_is_completed(coarse_root, coarse_config, tmp_path):
+    name = draw_ids(patient_rng(5, 0)).patient
+    shutil.copytree(coarse_root / name, tmp_path / "broken" / name)
+    first, second, *_ = sorted((tmp_path / "broken" / name).iterdir())
+    first.rename(first.with_name(f"{PARTIAL_PREFIX}{first.name}"))
+    second.write_bytes(b"cut short")
+    write_phantoms(tmp_path / "broken", patients=1, seed=5, config=coarse_config)
+    everything = contents(coarse_root)
+    assert contents(tmp_path / "broken") == {k: v for k, v in everything.items() if k.startswith(name)}
+
+
+def test_patients_are_logged_for_debugging_only(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(dataset, "_write_patient", lambda root, index, **_: root / f"patient{index}")
+    with caplog.at_level(logging.DEBUG, logger="sgnet_nnunet"):
+        write_phantoms(tmp_path, patients=2, seed=0)
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG] * 2
+    assert "patient1" in caplog.records[1].getMessage()
+
+
+def test_folders_come_back_in_order_and_are_reported(coarse_root, coarse_config):
+    seen: list[str] = []
+    before = contents(coarse_root)
+    folders = write_phantoms(coarse_root, patients=2, seed=5, on_done=seen.append, config=coarse_config)
+    assert [folder.name for folder in folders] == seen
+    assert all(folder.is_dir() for folder in folders)
+    assert contents(coarse_root) == before
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "real_patient").mkdir()
+    with pytest.raises(InputFileError, match="real_patient"):
+        write_phantoms(tmp_path, patients=1, seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["real_patient"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(InputFileError, match="not a folder"):
+        write_phantoms(tmp_path / "out", patients=1, seed=0)
+
+
+@pytest.mark.parametrize("wrong", [{"patients": 0}, {"seed": -1}, {"workers": 0}])
+def test_numbers_too_small_are_refused(tmp_path, wrong):
+    with pytest.raises(SGNetError, match=next(iter(wrong))):
+        write_phantoms(tmp_path, **({"patients": 1, "seed": 0} | wrong))
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    code = "import sys, sgnet_nnunet.phantom; print({'scipy', 'nilearn', 'torch'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from sgnet_nnunet.phantom.grid import centred_grid, rotation
+
+
+@pytest.fixture
+def grid():
+    return centred_grid(
+        centre=np.array((5.0, -3.0, 10.0)),
+        extent=np.array((20.0, 30.0, 41.0)),
+        spacing=np.array((1.0, 2.0, 4.0)),
+        turn=rotation(np.array((10.0, 5.0, -3.0))),
+    )
+
+
+def test_grid_covers_the_extent_around_its_centre(grid):
+    assert grid.shape == (20, 15, 11)
+    np.testing.assert_allclose(grid.spacing, (1, 2, 4))
+    np.testing.assert_allclose(grid.extent, (20, 30, 44))
+    assert grid.voxel_volume == pytest.approx(8)
+    middle = grid.affine @ (*((np.array(grid.shape) - 1) / 2), 1)
+    np.testing.assert_allclose(middle[:3], (5, -3, 10))
+
+
+def test_cropping_keeps_voxels_in_their_place(grid):
+    cropped = grid.crop(np.array((2, 3, 4)), np.array((10, 9, 8)))
+    assert cropped.shape == (8, 6, 4)
+    np.testing.assert_allclose(cropped.affine @ (0, 0, 0, 1), grid.affine @ (2, 3, 4, 1))
+
+
+def test_axes_are_positions_in_mm(grid):
+    np.testing.assert_allclose(grid.axes()[2][:3], (0, 4, 8))

@@ -1,0 +1,84 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sgnet_nnunet.phantom import PhantomConfig
+from sgnet_nnunet.phantom.lesions import Lesion, draw_lesions, rasterise
+
+
+def diameter(lesion):
+    return 2 * float(np.cbrt(np.prod(lesion.radii)))
+
+
+@pytest.fixture(scope="module")
+def population(anatomy):
+    return [draw_lesions(np.random.default_rng(seed), anatomy, PhantomConfig()) for seed in range(40)]
+
+
+@pytest.fixture(scope="module")
+def border_voxel(anatomy):
+    found = np.argwhere((np.minimum(anatomy.gm, anatomy.wm) > 0.3) & (anatomy.depth > 12))
+    x, y, z = found[len(found) // 2]
+    return int(x), int(y), int(z)
+
+
+def test_every_patient_has_a_lesion_and_few_have_many(population):
+    counts = np.array([len(lesions) for lesions in population])
+    assert counts.min() >= 1
+    assert 2 <= np.median(counts) <= 4
+    assert counts.max() >= 8
+    assert counts.max() <= PhantomConfig().max_lesions
+
+
+def test_diameters_are_those_of_metastases(population):
+    diameters = np.array([diameter(lesion) for lesions in population for lesion in lesions])
+    assert 5 < np.median(diameters) < 12
+    assert diameters.max() < 33
+
+
+def test_rings_oedema_and_faint_lesions_occur(population):
+    lesions = [lesion for lesions in population for lesion in lesions]
+    assert 0.1 < np.mean([np.isfinite(lesion.rim) for lesion in lesions]) < 0.8
+    assert 0.2 < np.mean([lesion.reach > 0 for lesion in lesions]) < 0.9
+    assert 0.03 < np.mean([lesion.enhancement < 0.6 for lesion in lesions]) < 0.3
+
+
+def test_lesions_sit_on_the_grey_white_border(anatomy, population):
+    for lesions in population:
+        for lesion in lesions:
+            assert min(anatomy.gm[lesion.centre], anatomy.wm[lesion.centre]) > 0.2
+
+
+def test_cores_shrink_to_the_room_they_have(anatomy):
+    config = PhantomConfig(diameter_median=30, extra_lesions_median=12, max_core_fraction=0.004)
+    lesions = draw_lesions(np.random.default_rng(0), anatomy, config)
+    volume = sum(np.pi / 6 * diameter(lesion) ** 3 for lesion in lesions)
+    assert volume <= 0.0041 * anatomy.brain_volume
+
+
+def test_a_ring_encloses_necrosis_and_a_solid_lesion_none(anatomy, border_voxel):
+    ring = Lesion(centre=border_voxel, radii=(9.0, 9.0, 9.0), rim=2.0, enhancement=1.0, reach=0.0)
+    maps = rasterise(np.random.default_rng(0), anatomy, [ring], PhantomConfig())
+    assert maps.necrosis[border_voxel] > 0.5
+    assert 0.1 < maps.necrosis.sum() / maps.core.sum() < 0.9
+    solid = rasterise(np.random.default_rng(0), anatomy, [replace(ring, rim=np.inf)], PhantomConfig())
+    assert not solid.necrosis.any()
+    np.testing.assert_array_equal(solid.core, maps.core)
+
+
+def test_a_lesion_has_about_its_volume_but_is_no_sphere(anatomy, border_voxel):
+    lesion = Lesion(centre=border_voxel, radii=(8.0, 8.0, 8.0), rim=np.inf, enhancement=1.0, reach=0.0)
+    core = rasterise(np.random.default_rng(0), anatomy, [lesion], PhantomConfig()).core > 0.5
+    volume = core.sum() * anatomy.grid.voxel_volume
+    assert volume == pytest.approx(4 / 3 * np.pi * 8**3, rel=0.3)
+    distance = np.linalg.norm((np.argwhere(core) - border_voxel) * anatomy.grid.spacing, axis=1)
+    assert distance.max() > 9
+
+
+def test_core_stays_in_the_brain(anatomy):
+    config = PhantomConfig()
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        maps = rasterise(rng, anatomy, draw_lesions(rng, anatomy, config), config)
+        assert not maps.whole[~anatomy.brain].any()
