@@ -229,6 +229,16 @@ def test_interrupted_run_goes_on_where_it_stopped(
     assert contents(convert().dataset_folder) == resumed
 
 
+def test_half_written_file_of_a_killed_run_does_not_stay(collection, convert, accepted_by_nnunet: Callable):
+    collection.add_patients(2)
+    folder = convert().dataset_folder
+    half = folder / "imagesTr/.partial-GONE_A_0000.nii.gz"
+    half.write_bytes(b"half")
+    convert()
+    assert not half.exists()
+    assert accepted_by_nnunet(folder)
+
+
 def test_case_whose_source_changed_is_made_again_alone(collection, convert, contents: Callable):
     collection.add_patients(3)
     folder = convert().dataset_folder
