@@ -104,17 +104,6 @@ def test_regions_train_resume_and_validate_with_a_rival(command, tmp_path, tiny_
     assert probabilities.shape[0] == 2
 
 
-def test_trainers_are_found_through_the_environment_variable_alone(command):
-    found = command(
-        "python",
-        "-c",
-        "import os; from nnunetv2.utilities import find_objects as f; f.nnunetv2.__path__[0] = os.getcwd();"
-        "print(f.recursive_find_trainer_class_by_name('SGNetTrainer').__module__)",
-        nnUNet_extTrainer=str(ROOT / "trainers"),
-    )
-    assert "sgnet_nnunet.training.trainers" in found.stdout
-
-
 def test_doctor_finds_a_sound_installation(command):
     shown = command("sgnet", "doctor").stdout
     assert "✗" not in shown
