@@ -32,7 +32,7 @@ def run_command(
     command = [str(Path(sysconfig.get_path("scripts"), arguments[0])), *arguments[1:]]
     lines = []
     with (
-        log.open("w", encoding="utf-8") as file,
+        log.open("w", encoding="utf-8", buffering=1) as file,
         subprocess.Popen(  # noqa: S603
             command,
             stdout=subprocess.PIPE,

@@ -57,13 +57,14 @@ def draw_overlay(cases: list[CaseFiles], path: Path) -> None:
     figure = Figure(figsize=(12, 3.4 * len(cases)), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
     for row, case in zip(figure.subplots(len(cases), 4, squeeze=False), cases, strict=True):
-        t1ce, flair, truth, prediction = (
-            _load_ras(file) for file in (case.t1ce, case.flair, case.truth, case.prediction)
-        )
+        files = (case.t1ce, case.flair, case.truth, case.prediction)
+        scans = [nib.as_closest_canonical(nib.load(file)) for file in files]
+        t1ce, flair, truth, prediction = (np.asarray(scan.dataobj, dtype=float) for scan in scans)
+        x, y, _ = scans[0].header.get_zooms()
         k = int(np.argmax((truth > 0).sum(axis=(0, 1))))
         for axis, title, image in zip(row, titles, (t1ce, flair, flair, flair), strict=True):
             top = np.percentile(image[image > 0], 99.5) if (image > 0).any() else 1
-            axis.imshow(radiological_slice(image, k), cmap="gray", vmin=0, vmax=top)
+            axis.imshow(radiological_slice(image, k), cmap="gray", vmin=0, vmax=top, aspect=y / x)
             axis.set_title(title, color="white", fontsize=11)
             axis.axis("off")
             axis.text(0.02, 0.5, "R", color="white", transform=axis.transAxes)
@@ -74,7 +75,3 @@ def draw_overlay(cases: list[CaseFiles], path: Path) -> None:
         row[0].text(0.02, 0.02, case.name, color="white", fontsize=8, transform=row[0].transAxes)
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=110)
-
-
-def _load_ras(path: Path) -> NDArray[np.float64]:
-    return np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj, dtype=float)

@@ -40,8 +40,8 @@ class DemoPlan:
 
     patients: int = 10
     seed: int = 0
-    epochs: int = 6
-    iters: int = 12
+    epochs: int = 5
+    iters: int = 13
     device: str = "cpu"
 
 
@@ -75,7 +75,7 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
     environment = {name: str(folder / name) for name in NNUNET_PATHS} | {
         "SGNET_EPOCHS": str(plan.epochs),
         "SGNET_ITERS": str(plan.iters),
-        "SGNET_VAL_ITERS": "2",
+        "SGNET_VAL_ITERS": "1",
         "nnUNet_def_n_proc": str(workers),
         "nnUNet_n_proc_DA": str(workers),
     }
@@ -122,7 +122,7 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
         "predicting",
         *("nnUNetv2_predict", "-d", dataset, "-i", str(raw / "imagesTs"), "-o", str(folder / "predictions")),
         *("-c", "3d_fullres", "-tr", "SGNetTrainer", "-f", "0", "-device", plan.device),
-        *("--disable_tta", "-npp", "1", "-nps", "1"),
+        *("--disable_tta", "-step_size", "0.75", "-npp", "1", "-nps", "1"),
     )
     cases = [
         _case_files(path, raw, folder / "predictions") for path in sorted((raw / "labelsTs").glob("*.nii.gz"))
