@@ -8,6 +8,9 @@ import torch
 from sgnet_nnunet.networks.baselines import build_attention_unet, build_unet
 from sgnet_nnunet.networks.sgnet import SGNet
 
+LOSS_SCALE = 2.0**16
+"""PyTorch's GradScaler starts with it."""
+
 
 class NetworkContract:
     """Subclass with `parameters` (two channels in, one class out) and `build`."""
@@ -45,10 +48,15 @@ class NetworkContract:
         copy.load_state_dict(torch.load(file, weights_only=True))
         assert torch.equal(network(image), copy(image))
 
-    def test_reduced_precision_gives_finite_logits(self):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = self.build(2, 2)(torch.rand(2, 2, 16, 32, 32))
+    def test_half_precision_gives_finite_logits_and_scaled_gradients(self):
+        torch.manual_seed(0)
+        network = self.build(2, 2)
+        with torch.autocast("cpu", dtype=torch.float16):  # what a T4 trains in
+            logits = network(torch.rand(1, 2, 16, 32, 32))
+        assert logits.dtype == torch.float16
         assert logits.isfinite().all()
+        (LOSS_SCALE * logits.float().square().mean()).backward()
+        assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
 class TestSGNet(NetworkContract):
