@@ -66,13 +66,12 @@ def convert(
         workers=workers,
     )
     with progress_bar() as progress:
-        task = progress.add_task("converting", total=None)
         result = convert_collection(
             root,
             nnunet_raw_folder(),
             options,
-            on_start=lambda total: progress.update(task, total=total),
-            on_done=lambda _: progress.advance(task),
+            on_start=lambda total: progress.add_task("converting", total=total),
+            on_done=lambda _: progress.advance(progress.task_ids[0]),
         )
     for row in result.report:
         if row.status != "used":

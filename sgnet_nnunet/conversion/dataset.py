@@ -40,8 +40,8 @@ def convert_collection(
     nnunet_raw: Path,
     options: ConversionOptions,
     *,
-    on_start: Callable[[int], None] | None = None,
-    on_done: Callable[[str], None] | None = None,
+    on_start: Callable[[int], object] | None = None,
+    on_done: Callable[[str], object] | None = None,
 ) -> ConversionResult:
     """Convert the collection below `root` into a data set in `nnunet_raw`.
 

@@ -23,7 +23,7 @@ def write_phantoms(
     patients: int,
     seed: int,
     workers: int = 1,
-    on_done: Callable[[str], None] | None = None,
+    on_done: Callable[[str], object] | None = None,
     config: PhantomConfig = _DEFAULT,
 ) -> list[Path]:
     """Write phantom patients in the collection's layout.
