@@ -44,7 +44,8 @@ def spread_oedema(
     box = _box_around(sources, anatomy)
     coarse = _distance_left(rng, anatomy, box, sources)
     shape = tuple(s.stop - s.start for s in box)
-    left = ndimage.affine_transform(coarse, [1 / _STRIDE] * 3, output_shape=shape, order=1, mode="nearest")
+    to_coarse = np.eye(3) / _STRIDE
+    left = ndimage.affine_transform(coarse, to_coarse, output_shape=shape, order=1, mode="nearest")
     affinity = np.clip(1.25 * anatomy.wm[box] + 0.25 * anatomy.gm[box], 0, 1)
     affinity = ndimage.gaussian_filter(affinity, 0.5)
     outside_box = int((core > MAJORITY).sum()) - int((core[box] > MAJORITY).sum())
@@ -78,7 +79,9 @@ def _distance_left(
     position = np.indices(resistance.shape).reshape(3, -1).T * step
     farthest = max(reach for _, _, reach in sources)
     start = resistance.size
-    heads, tails, costs = [], [], []
+    heads: list[NDArray[np.int64]] = []
+    tails: list[NDArray[np.int64]] = []
+    costs: list[NDArray[np.float64]] = []
     near = np.zeros(start, dtype=bool)
     for centre, radius, reach in sources:
         offset = (np.array(centre) - [s.start for s in box]) * anatomy.grid.spacing

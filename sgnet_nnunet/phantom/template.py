@@ -68,7 +68,7 @@ def load_template() -> Template:
     inside = ndimage.binary_erosion(t1 > 0, iterations=2)
     detail = np.where(inside, sharpened - expected, 0)
     depth = ndimage.distance_transform_edt(mask[::2, ::2, ::2], sampling=2).astype(np.float32)
-    to_voxel = np.linalg.inv(np.asarray(image.affine, dtype=np.float64))
+    to_voxel = np.asarray(np.linalg.inv(image.affine), dtype=np.float64)
     ventricles = _lateral_ventricles(csf, depth, to_voxel)
     return Template(
         gm=gm,

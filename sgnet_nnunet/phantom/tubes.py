@@ -18,7 +18,7 @@ def densify(points: NDArray[np.float64], *, step: float) -> NDArray[np.float64]:
 def stamp(
     volume: FloatArray,
     points: NDArray[np.float64],
-    radii: NDArray[np.float64],
+    radii: NDArray[np.floating],
     *,
     spacing: NDArray[np.float64],
 ) -> None:

@@ -18,7 +18,7 @@ class PercentileTo01Normalization(ImageNormalization):
 
     leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = True
 
-    def run(self, image: NDArray[np.number], seg: NDArray[np.number] | None = None) -> NDArray[np.floating]:
+    def run(self, image: NDArray[np.floating], seg: NDArray[np.number] | None = None) -> NDArray[np.floating]:
         """Return the normalised channel.
 
         Args:
