@@ -13,7 +13,6 @@ from sgnet_nnunet.conversion.case import Findings
 from sgnet_nnunet.conversion.description import dataset_json
 from sgnet_nnunet.conversion.job import CaseJob, run_job
 from sgnet_nnunet.conversion.options import ConversionOptions
-from sgnet_nnunet.conversion.pool import run_jobs
 from sgnet_nnunet.conversion.record import (
     HIDDEN_FOLDER,
     IMAGE_FOLDERS,
@@ -29,6 +28,7 @@ from sgnet_nnunet.conversion.splits import Splits, Subset, grouped_splits, paper
 from sgnet_nnunet.conversion.targets import TARGETS
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.io.atomic import write_text
+from sgnet_nnunet.parallel import run_jobs
 
 logger = logging.getLogger(__name__)
 

@@ -1,15 +1,13 @@
 """Phantom patients on disk, in the collection's layout."""
 
 import logging
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 from sgnet_nnunet.collection import part_path
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.phantom.config import PhantomConfig
 
 logger = logging.getLogger(__name__)
@@ -36,14 +34,14 @@ def write_phantoms(
         patients: Number of patients, at least 1.
         seed: Seed of all draws, at least 0.
         workers: Number of processes, at least 1.
-        on_done: Called with a patient's id after it is written, in the order of patients.
+        on_done: Called with a patient's id after it is written, in the order they are finished.
         config: Population to draw from.
 
     Returns:
         The patients' folders, in the order of patients.
 
     Raises:
-        SGNetError: If a number is too small.
+        SGNetError: If a number is too small, or a worker dies.
         InputFileError: If `root` is a file or holds anything but folders of these patients.
     """
     from sgnet_nnunet.phantom.patient import draw_ids, patient_rng  # noqa: PLC0415 - keeps the package light
@@ -55,14 +53,13 @@ def write_phantoms(
     _check_root(root, ids)
     root.mkdir(parents=True, exist_ok=True)
     write = partial(_write_patient, root, seed=seed, config=config)
-    folders = []
-    with _mapper(min(workers, patients)) as run:
-        for folder in run(write, range(patients)):
-            logger.debug("wrote phantom patient %s", folder)
-            folders.append(folder)
-            if on_done is not None:
-                on_done(folder.name)
-    return folders
+    folders: dict[int, Path] = {}
+    for index, folder in run_jobs(write, range(patients), workers=workers):
+        logger.debug("wrote phantom patient %s", folder)
+        folders[index] = folder
+        if on_done is not None:
+            on_done(folder.name)
+    return [folders[index] for index in range(patients)]
 
 
 def _check_root(root: Path, ids: list[str]) -> None:
@@ -78,17 +75,6 @@ def _check_root(root: Path, ids: list[str]) -> None:
             f"holds {others[0]!r}, which is not of this run",
             "name an empty folder, or repeat the run with the same seed and at least as many patients",
         )
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable[[Callable[[int], Path], range], Iterator[Path]]]:
-    """Yield `map`, over processes if `workers` is more than one."""
-    if workers == 1:
-        yield map
-        return
-    # Forking a process that runs threads, as one with torch or BLAS does, can hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield pool.map
 
 
 def _write_patient(root: Path, index: int, *, seed: int, config: PhantomConfig) -> Path:

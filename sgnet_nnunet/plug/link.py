@@ -1,5 +1,7 @@
 """Link and unlink the faces by hand, for editable installs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,10 +47,8 @@ def link(package: Path) -> list[Path]:
     Raises:
         SGNetError: If the folders are read-only.
     """
-    try:
+    with _writing_to(package):
         return write_faces(package)
-    except OSError as error:
-        raise SGNetError(_read_only(package, error)) from error
 
 
 def unlink(package: Path) -> list[Path]:
@@ -64,16 +64,20 @@ def unlink(package: Path) -> list[Path]:
         SGNetError: If the folders are read-only.
     """
     present = [package / face.path for face in FACES if (package / face.path).is_file()]
-    try:
+    with _writing_to(package):
         for path in present:
             path.unlink()
-    except OSError as error:
-        raise SGNetError(_read_only(package, error)) from error
     return present
 
 
-def _read_only(package: Path, error: OSError) -> str:
-    return (
-        f"{package}: cannot be changed ({error.strerror}); use an environment of your own, "
-        f"or, for the trainers alone, run `export nnUNet_extTrainer={TRAINERS_FOLDER}`"
-    )
+@contextmanager
+def _writing_to(package: Path) -> Iterator[None]:
+    """Turn a failure to write into one line that names the way out."""
+    try:
+        yield
+    except OSError as error:
+        msg = (
+            f"{package}: cannot be changed ({error.strerror}); use an environment of your own, "
+            f"or, for the trainers alone, run `export nnUNet_extTrainer={TRAINERS_FOLDER}`"
+        )
+        raise SGNetError(msg) from error

@@ -88,7 +88,8 @@ def test_four_commands_on_real_patients(command, tmp_path):
 
 
 def test_regions_train_resume_and_validate_with_a_rival(command, tmp_path, tiny_collection):
-    command("sgnet", "convert", str(tiny_collection), "--target", "regions")
+    script = ROOT / "dataset_conversion/Dataset501_BrainMetsLung.py"  # the same as `sgnet convert`
+    command("python", str(script), str(tiny_collection), "--target", "regions")
     plan(command)
     train = ("nnUNetv2_train", "501", "3d_fullres", "0", "-tr", "UNetTrainer", "-device", "cpu")
     command(*train, **SHORT)

@@ -18,6 +18,7 @@ KINDS = {
         "regions_class_order": [1, 2],
         "values": (1, 2),
     },
+    "three labels": {"labels": {"background": 0, "oedema": 1, "core": 2}, "values": (1, 2)},
     "ignore": {"labels": {"background": 0, "tumour": 1, "ignore": 2}, "values": (1, 2)},
 }
 

@@ -17,7 +17,9 @@ def test_trains_validates_and_saves(make_trainer, name):
     assert checkpoint["trainer_name"] == name
 
 
-@pytest.mark.parametrize(("kind", "heads"), [("labels", 2), ("regions", 2), ("ignore", 2)])
+@pytest.mark.parametrize(
+    ("kind", "heads"), [("labels", 2), ("regions", 2), ("three labels", 3), ("ignore", 2)]
+)
 def test_every_kind_of_label_trains(make_trainer, kind, heads):
     trainer = make_trainer(kind=kind)
     trainer.run_training()

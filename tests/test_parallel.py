@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from sgnet_nnunet.conversion.pool import run_jobs
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.parallel import run_jobs
 
 
 def out_of_memory(_: int) -> None:
