@@ -8,6 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = runpy.run_path(str(ROOT / "sgnet_nnunet" / "__init__.py"))["__version__"]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
 
 
 class BuildWithFaces(build_py):
@@ -48,7 +49,8 @@ setup(
         "typer>=0.12",
     ],
     extras_require={
-        "test": ["hypothesis", "mypy", "pandas-stubs", "pytest", "pytest-cov", "ruff"],
+        "onnx": ONNX,
+        "test": [*ONNX, "hypothesis", "mypy", "pandas-stubs", "pytest", "pytest-cov", "ruff"],
     },
     entry_points={"console_scripts": ["sgnet=sgnet_nnunet.cli.main:main"]},
     cmdclass={"build_py": BuildWithFaces},

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a tiny nnU-Net data set, and the paths nnU-Net works in."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.io.volume import Volume, write_volume
+
+# nnU-Net reads it when it is imported, and would start eight workers.
+os.environ["nnUNet_def_n_proc"] = "1"  # noqa: SIM112
 
 NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -20,7 +24,6 @@ def nnunet_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, str(tmp_path / name))
     for name in ("SGNET_EPOCHS", "SGNET_ITERS", "SGNET_VAL_ITERS", "SGNET_PATIENCE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("nnUNet_def_n_proc", "1")
     return tmp_path
 
 

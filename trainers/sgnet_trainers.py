@@ -1,5 +1,23 @@
 """The trainers, for `export nnUNet_extTrainer=<this folder>` where nnU-Net's own folders are read-only."""
 
-from sgnet_nnunet.training.trainers import AttentionUNetTrainer, ResUNetTrainer, SGNetTrainer, UNetTrainer
+from sgnet_nnunet.training.trainers import (
+    AttentionUNetTrainer,
+    ResUNetTrainer,
+    SGNetNoGateTrainer,
+    SGNetNotebookTrainer,
+    SGNetSkipGateTrainer,
+    SGNetSoftGateTrainer,
+    SGNetTrainer,
+    UNetTrainer,
+)
 
-__all__ = ["AttentionUNetTrainer", "ResUNetTrainer", "SGNetTrainer", "UNetTrainer"]
+__all__ = [
+    "AttentionUNetTrainer",
+    "ResUNetTrainer",
+    "SGNetNoGateTrainer",
+    "SGNetNotebookTrainer",
+    "SGNetSkipGateTrainer",
+    "SGNetSoftGateTrainer",
+    "SGNetTrainer",
+    "UNetTrainer",
+]

@@ -73,3 +73,36 @@ def _hd95(
         spacing=spacing,
     )
     return float(distance)
+
+
+def surface_dice(
+    prediction: NDArray[np.bool_],
+    reference: NDArray[np.bool_],
+    *,
+    spacing: tuple[float, float, float],
+    tolerance_mm: float,
+) -> float:
+    """Return the normalised surface Dice: the share of both surfaces within a tolerance of the other.
+
+    MONAI's definition, over voxel surfaces (Nikolov et al. 2018, arXiv:1809.04430). NaN if both
+    masks are empty, 0 if one is.
+
+    Args:
+        prediction: Predicted mask, shape (x, y, z).
+        reference: Reference mask of the same shape.
+        spacing: Voxel size in mm along x, y, z.
+        tolerance_mm: Distance in mm that counts as agreement.
+    """
+    import torch  # noqa: PLC0415
+    from monai.metrics.surface_dice import compute_surface_dice  # noqa: PLC0415
+
+    if not prediction.any() or not reference.any():
+        return float("nan") if prediction.any() == reference.any() else 0.0
+    value = compute_surface_dice(
+        torch.from_numpy(prediction)[None, None],
+        torch.from_numpy(reference)[None, None],
+        [tolerance_mm],
+        include_background=True,
+        spacing=spacing,
+    )
+    return float(value)

@@ -1,24 +1,128 @@
-"""Hard spatial gates: modules that admit or shut out each voxel of a skip connection.
+"""Spatial gates: modules that decide, voxel by voxel, what the decoder sees.
 
-A gate is chosen by its name in `GATES`, which is what nnU-Net's plans carry.
+An admission gate decides on the coarser decoder feature, before anything finer is looked at, and
+shuts both the skip connection and the upsampled path. A skip gate decides on the skip feature
+itself and leaves the upsampled path alone.
 """
+
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+Combination = Literal["max", "mean"]
 
 
-class StraightThroughGate(nn.Module):
-    """Gate channel groups by a thresholded score, with a straight-through gradient.
+class Admission(NamedTuple):
+    """What a gate decided, on the grid it decided on.
 
-    The channels are split into groups; a linear score of a group's own channels, squashed by a
-    sigmoid, is compared with `threshold` at each voxel, and the group passes there or is zeroed.
-    The backward pass takes the sigmoid's gradient for the step's (Bengio et al. 2013,
-    arXiv:1308.3432).
+    Attributes:
+        admitted: True where the gate is open, shape (batch, 1, z, y, x).
+        score: The logits behind the decision, same shape; None for a gate that is not supervised.
+    """
+
+    admitted: Tensor
+    score: Tensor | None = None
+
+
+def on_grid_of(mask: Tensor, feature: Tensor) -> Tensor:
+    """Return `mask`, shape (batch, 1, z, y, x), repeated onto the finer grid of `feature`."""
+    return F.interpolate(mask.to(feature.dtype), size=feature.shape[2:], mode="nearest") > 0
+
+
+def _check(*, channels: int, groups: int, threshold: float) -> None:
+    if groups < 1 or channels % groups:
+        msg = f"groups must divide the gated channels; got groups={groups} for {channels} channels"
+        raise ValueError(msg)
+    if not 0 < threshold < 1:
+        msg = f"threshold must lie between 0 and 1; got {threshold}"
+        raise ValueError(msg)
+
+
+class AdmissionGate(nn.Module):
+    """Decide from the coarser decoder feature which voxels the next level works on.
+
+    The channels are split into groups, each is scored by a 1x1x1 convolution of its own, and the
+    scores are combined into one. A voxel is admitted if the sigmoid of that score exceeds
+    `threshold`; what is admitted grows by `dilation` voxels and, if `nested`, stays within what
+    the coarser gate admitted. The decision carries no gradient: the score learns from a loss of
+    its own (`training.supervision`).
+
+    A closed voxel of the coarser gate is taken out before the dilation too, so that nothing that
+    is computed there can open this gate: the decoder need not be run where a gate is closed.
+
+    Args:
+        channels: Channels of the coarser decoder feature.
+        groups: Number of groups; must divide `channels`.
+        combine: `max`, so that one group suffices to admit a voxel, or `mean`.
+        threshold: Admission threshold on the sigmoid of the score, between 0 and 1.
+        dilation: Voxels, on the coarser grid, that the admitted region grows by.
+        nested: Whether to stay within the coarser gate.
+        detached: Whether the score's own loss stops at the score, rather than shape the feature too.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    held_open: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        groups: int = 4,
+        combine: Combination = "max",
+        threshold: float = 0.5,
+        dilation: int = 1,
+        nested: bool = True,
+        detached: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(channels=channels, groups=groups, threshold=threshold)
+        if combine not in {"max", "mean"}:
+            msg = f"combine must be 'max' or 'mean'; got {combine!r}"
+            raise ValueError(msg)
+        if dilation < 0:
+            msg = f"dilation must be 0 voxels or more; got {dilation}"
+            raise ValueError(msg)
+        self.combine = combine
+        self.dilation = dilation
+        self.nested = nested
+        self.detached = detached
+        self.score_threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64)))
+        self.score = nn.Conv3d(channels, groups, kernel_size=1, groups=groups)
+        # Part of the weights, so that a checkpoint saved while warming up is used as it was validated.
+        self.register_buffer("held_open", torch.tensor(False))
+
+    def forward(self, coarse: Tensor, parent: Tensor | None = None) -> Admission:
+        """Return the decision for the level above `coarse`.
+
+        Args:
+            coarse: The coarser decoder feature, shape (batch, channels, z, y, x).
+            parent: What the coarser gate admitted, on a grid as coarse or coarser; None if there is none.
+        """
+        scores = self.score(coarse.detach() if self.detached else coarse)
+        score = scores.amax(1, keepdim=True) if self.combine == "max" else scores.mean(1, keepdim=True)
+        admitted = score > self.score_threshold
+        allowed = on_grid_of(parent, score) if self.nested and parent is not None else None
+        if allowed is not None:
+            admitted = admitted & allowed
+        if self.dilation:
+            width = 2 * self.dilation + 1
+            admitted = F.max_pool3d(admitted.to(score.dtype), width, stride=1, padding=self.dilation) > 0
+        if allowed is not None:
+            admitted = admitted & allowed
+        return Admission(admitted | self.held_open, score)
+
+
+class SoftGate(nn.Module):
+    """Weight channel groups of a skip feature by the sigmoid of a score: attention, nothing shut out.
 
     Args:
         channels: Channels of the skip feature.
         groups: Number of groups; must divide `channels`.
-        threshold: Admission threshold on the sigmoid score, between 0 and 1.
+        threshold: Unused but checked, so that the soft and the hard gate are built alike.
 
     Raises:
         ValueError: If `groups` does not divide `channels` or `threshold` is not inside (0, 1).
@@ -29,51 +133,44 @@ class StraightThroughGate(nn.Module):
 
     def __init__(self, channels: int, *, groups: int = 4, threshold: float = 0.5) -> None:
         super().__init__()
-        if groups < 1 or channels % groups:
-            msg = f"groups must divide the gated channels; got groups={groups} for {channels} channels"
-            raise ValueError(msg)
-        if not 0 < threshold < 1:
-            msg = f"threshold must lie between 0 and 1; got {threshold}"
-            raise ValueError(msg)
+        _check(channels=channels, groups=groups, threshold=threshold)
         self.groups = groups
         self.threshold = threshold
         self.score = nn.Conv3d(channels, groups, kernel_size=1, groups=groups)
         nn.init.constant_(self.score.bias, self.OPEN_BIAS)  # type: ignore[arg-type]
 
-    def admit(self, skip: Tensor) -> Tensor:
-        """Return which voxels pass: exactly 0 or 1, shape (batch, groups, z, y, x)."""
-        probability = torch.sigmoid(self.score(skip))
+    def weigh(self, skip: Tensor) -> Tensor:
+        """Return the weight of each group at each voxel, shape (batch, groups, z, y, x)."""
+        return torch.sigmoid(self.score(skip))
+
+    def forward(self, skip: Tensor) -> tuple[Tensor, Admission]:
+        """Return `skip`, shape (batch, channels, z, y, x), weighted, and where any group is not zero."""
+        weight = self.weigh(skip)
+        grouped = torch.unflatten(skip, 1, (self.groups, -1))
+        gated = (grouped * weight.unsqueeze(2)).flatten(1, 2)
+        return gated, Admission(weight.detach().amax(1, keepdim=True) > 0)
+
+
+class StraightThroughGate(SoftGate):
+    """Pass or zero channel groups of a skip feature, with a straight-through gradient.
+
+    A group passes where the sigmoid of its score exceeds `threshold`. The backward pass takes the
+    sigmoid's gradient for the step's (Bengio et al. 2013, arXiv:1308.3432).
+
+    Args:
+        channels: Channels of the skip feature.
+        groups: Number of groups; must divide `channels`.
+        threshold: Admission threshold on the sigmoid score, between 0 and 1.
+    """
+
+    def weigh(self, skip: Tensor) -> Tensor:
+        """Return which groups pass at each voxel: exactly 0 or 1, shape (batch, groups, z, y, x)."""
+        probability = super().weigh(skip)
         admitted = (probability > self.threshold).to(probability.dtype)
         # The bracket is an exact zero, so that the gate stays 0 or 1 in half precision too.
         return admitted + (probability - probability.detach())
 
-    def forward(self, skip: Tensor) -> Tensor:
-        """Return `skip`, shape (batch, channels, z, y, x), zeroed where the gate is closed."""
-        grouped = torch.unflatten(skip, 1, (self.groups, -1))
-        return (grouped * self.admit(skip).unsqueeze(2)).flatten(1, 2)
 
-
-class OpenGate(nn.Identity):
-    """Admit everything: the network without a gate.
-
-    Args:
-        channels: Channels of the skip feature; taken so that all gates are built alike.
-    """
-
-    def __init__(self, channels: int) -> None:  # noqa: ARG002
-        super().__init__()
-
-
-GATES: dict[str, type[nn.Module]] = {"none": OpenGate, "straight_through": StraightThroughGate}
-
-
-def build_gate(name: str, channels: int, **kwargs: object) -> nn.Module:
-    """Build the gate called `name` for a skip feature of `channels` channels.
-
-    Raises:
-        ValueError: If no gate has this name.
-    """
-    if name not in GATES:
-        msg = f"no gate is called {name!r}; choose one of {', '.join(sorted(GATES))}"
-        raise ValueError(msg)
-    return GATES[name](channels, **kwargs)
+SKIP_GATES: dict[str, type[SoftGate]] = {"straight_through": StraightThroughGate, "soft": SoftGate}
+GATES = ("none", "admission", *SKIP_GATES)
+"""The names a plan can give; `none` is the network as the author released it."""

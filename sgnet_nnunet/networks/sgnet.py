@@ -1,12 +1,25 @@
-"""SG-Net: a small 3D U-Net with hard gates on its skip connections."""
+"""SG-Net: a small 3D U-Net whose decoder works only where its gates admit it."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sgnet_nnunet.networks.gates import build_gate
+from sgnet_nnunet.networks.gates import GATES, SKIP_GATES, Admission, AdmissionGate, on_grid_of
+
+
+class GatedOutput(NamedTuple):
+    """What `SGNet` returns while `return_gates` is set.
+
+    Attributes:
+        logits: Shape (batch, num_classes, z, y, x).
+        admissions: What each gate decided, from the coarsest to the finest.
+    """
+
+    logits: Tensor
+    admissions: tuple[Admission, ...]
 
 
 class ConvBlock(nn.Sequential):
@@ -21,23 +34,47 @@ class ConvBlock(nn.Sequential):
 
 
 class UpBlock(nn.Module):
-    """Double the resolution, join the gated skip feature, convolve.
+    """Double the resolution, join the skip feature, convolve; a gate decides where.
 
     Args:
         coarse_channels: Channels of the coarser decoder feature.
         skip_channels: Channels of the skip feature, and of the result.
-        gate: Module that gates the skip feature.
+        gate: Name of the gate, one of `networks.gates.GATES`.
+        gate_kwargs: Arguments of the gate.
+
+    Attributes:
+        gate_stride: Voxels of this level along each axis that the gate decides on at once; None if
+            there is no gate.
     """
 
-    def __init__(self, coarse_channels: int, skip_channels: int, gate: nn.Module) -> None:
+    def __init__(
+        self, coarse_channels: int, skip_channels: int, gate: str, gate_kwargs: Mapping[str, Any]
+    ) -> None:
         super().__init__()
         self.upsample = nn.ConvTranspose3d(coarse_channels, skip_channels, kernel_size=2, stride=2)
-        self.gate = gate
         self.conv = ConvBlock(2 * skip_channels, skip_channels)
+        self.admission = AdmissionGate(coarse_channels, **gate_kwargs) if gate == "admission" else None
+        self.gate_stride = {"none": None, "admission": 2}.get(gate, 1)
+        self.skip_gate = SKIP_GATES[gate](skip_channels, **gate_kwargs) if gate in SKIP_GATES else None
 
-    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """Return the decoder feature on the grid of `skip`."""
-        return self.conv(torch.cat((self.upsample(coarse), self.gate(skip)), dim=1))
+    def forward(self, coarse: Tensor, skip: Tensor, parent: Tensor | None) -> tuple[Tensor, Admission | None]:
+        """Return the decoder feature on the grid of `skip`, and what the gate decided.
+
+        Args:
+            coarse: The coarser decoder feature, shape (batch, coarse_channels, z, y, x).
+            skip: The encoder's feature at twice the resolution.
+            parent: What the coarser gate admitted, shape (batch, 1, ...); None if there is none.
+        """
+        upsampled = self.upsample(coarse)
+        admission = None
+        if self.admission is not None:
+            admission = self.admission(coarse, parent)
+            open_here = on_grid_of(admission.admitted, skip)
+            # where(), since 0 times an infinity would not be the zero that the gate promises.
+            skip, upsampled = (torch.where(open_here, feature, 0) for feature in (skip, upsampled))
+        elif self.skip_gate is not None:
+            skip, admission = self.skip_gate(skip)
+        return self.conv(torch.cat((upsampled, skip), dim=1)), admission
 
 
 class SGNet(nn.Module):
@@ -51,11 +88,18 @@ class SGNet(nn.Module):
         num_classes: Output heads: labels with background, or regions.
         features_per_stage: Channels from full resolution down to the bottleneck; each stage
             halves the resolution.
-        gate: Name of the gate on the skip connections, a key of `networks.gates.GATES`.
+        gate: Name of the gate, one of `networks.gates.GATES`.
         gate_kwargs: Arguments of that gate.
+        gated_levels: Decoder levels that get the gate, 0 being the coarsest; None for all.
+        background_head: Whether head 0 is the background (labels, softmax) or every head a
+            foreground (regions, sigmoid).
+        background_logit: Log-odds of the foreground outside the finest admission gate; negative.
+
+    Attributes:
+        return_gates: Whether the forward pass returns a `GatedOutput` rather than the logits alone.
 
     Raises:
-        ValueError: If there are fewer than two stages or the gate's arguments do not fit.
+        ValueError: If there are fewer than two stages, or the gate's arguments do not fit.
     """
 
     def __init__(
@@ -64,32 +108,66 @@ class SGNet(nn.Module):
         num_classes: int,
         *,
         features_per_stage: Sequence[int] = (16, 32, 64, 128),
-        gate: str = "straight_through",
-        gate_kwargs: Mapping[str, object] | None = None,
+        gate: str = "admission",
+        gate_kwargs: Mapping[str, Any] | None = None,
+        gated_levels: Sequence[int] | None = None,
+        background_head: bool = True,
+        background_logit: float = -8.0,
     ) -> None:
         super().__init__()
-        if len(features_per_stage) < 2:  # noqa: PLR2004
-            msg = f"features_per_stage needs two stages or more; got {list(features_per_stage)}"
-            raise ValueError(msg)
-        self.divisor = 2 ** (len(features_per_stage) - 1)
+        levels = len(features_per_stage) - 1
+        gated = range(levels) if gated_levels is None else gated_levels
+        _check_arguments(levels=levels, gate=gate, gated=gated, background_logit=background_logit)
+        self.divisor = 2**levels
+        self.background_head = background_head
+        self.background_logit = background_logit
+        self.return_gates = False
         widths = [input_channels, *features_per_stage]
         self.encoder = nn.ModuleList(ConvBlock(fine, coarse) for fine, coarse in pairwise(widths))
         self.pool = nn.MaxPool3d(kernel_size=2)
         self.decoder = nn.ModuleList(
-            UpBlock(coarse, fine, build_gate(gate, fine, **(gate_kwargs or {})))
-            for fine, coarse in reversed(list(pairwise(features_per_stage)))
+            UpBlock(coarse, fine, gate if level in gated else "none", gate_kwargs or {})
+            for level, (fine, coarse) in enumerate(reversed(list(pairwise(features_per_stage))))
         )
         self.head = nn.Conv3d(features_per_stage[0], num_classes, kernel_size=1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the logits of a batch of images.
+    @property
+    def gate_names(self) -> list[str]:
+        """The resolution each gate decides at, such as `1/8`, from the coarsest to the finest."""
+        strides = [self.divisor // 2 ** (level + 1) for level in range(len(self.decoder))]
+        return [
+            f"1/{stride * block.gate_stride}"
+            for stride, block in zip(strides, self.decoder, strict=True)
+            if block.gate_stride is not None
+        ]
+
+    def hold_gates_open(self, held: bool) -> None:
+        """Hold every admission gate open, or let them decide; kept in the network's state."""
+        for module in self.modules():
+            if isinstance(module, AdmissionGate):
+                module.held_open.fill_(held)
+
+    def freeze_gated_norms(self) -> None:
+        """Have the batch norms behind an admission gate use their running statistics, until `train()`.
+
+        A batch's own statistics would be those of the zeros outside the gate, and so follow from
+        how much of the batch is open, which is a tumour's size and not what the network meets
+        in a whole image.
+        """
+        for block in self.decoder:
+            if block.admission is not None:
+                block.conv.eval()
+
+    def forward(self, image: Tensor) -> Tensor | GatedOutput:
+        """Return the logits of a batch of images, and the gates if `return_gates` is set.
 
         Args:
             image: Shape (batch, input_channels, z, y, x), each of z, y, x divisible by 8 (by two
                 to the number of stages less one).
 
         Returns:
-            Logits, shape (batch, num_classes, z, y, x).
+            Logits, shape (batch, num_classes, z, y, x); constant wherever the finest admission
+            gate is closed.
 
         Raises:
             ValueError: If a spatial size is not divisible.
@@ -103,6 +181,36 @@ class SGNet(nn.Module):
         for block in self.encoder:
             feature = block(self.pool(feature) if skips else feature)
             skips.append(feature)
+        admissions: list[Admission] = []
+        finest: Tensor | None = None
         for block, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
-            feature = block(feature, skip)
-        return self.head(feature)
+            feature, admission = block(feature, skip, finest)
+            if admission is not None:
+                admissions.append(admission)
+            if admission is not None and admission.score is not None:
+                finest = admission.admitted
+        logits = self.head(feature)
+        if finest is not None:
+            logits = self._close(logits, finest)
+        return GatedOutput(logits, tuple(admissions)) if self.return_gates else logits
+
+    def _close(self, logits: Tensor, admitted: Tensor) -> Tensor:
+        background = torch.full_like(logits[:1, :, :1, :1, :1], self.background_logit)
+        if self.background_head:
+            background[:, 0] = 0
+        return torch.where(on_grid_of(admitted, logits), logits, background)
+
+
+def _check_arguments(*, levels: int, gate: str, gated: Sequence[int], background_logit: float) -> None:
+    if levels < 1:
+        msg = f"features_per_stage needs two stages or more; got {levels + 1}"
+        raise ValueError(msg)
+    if gate not in GATES:
+        msg = f"no gate is called {gate!r}; choose one of {', '.join(GATES)}"
+        raise ValueError(msg)
+    if not set(gated) <= set(range(levels)):
+        msg = f"gated_levels must lie between 0 and {levels - 1}; got {list(gated)}"
+        raise ValueError(msg)
+    if background_logit >= 0:
+        msg = f"background_logit must be negative; got {background_logit}"
+        raise ValueError(msg)

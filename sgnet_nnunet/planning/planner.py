@@ -1,6 +1,7 @@
 """The SG-Net experiment planner: a fixed recipe in nnU-Net's plan format."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.planning.normalization import PercentileTo01Normalization
+from sgnet_nnunet.training.supervision import GateSupervision
 
 CONFIGURATION = "3d_fullres"
 
@@ -113,8 +115,20 @@ class SGNetPlanner(ExperimentPlanner):
             "network_class_name": f"{SGNet.__module__}.{SGNet.__name__}",
             "arch_kwargs": {
                 "features_per_stage": [16, 32, 64, 128],
-                "gate": "straight_through",
-                "gate_kwargs": {"groups": 4, "threshold": 0.5},
+                "gate": "admission",
+                "gate_kwargs": {
+                    "groups": 4,
+                    "combine": "max",
+                    "threshold": 0.5,
+                    "dilation": 1,
+                    "nested": True,
+                },
+                "gated_levels": [0, 1, 2],
+                # With regions every head is a foreground of its own.
+                "background_head": not any(
+                    isinstance(labels, list) for labels in self.dataset_json["labels"].values()
+                ),
+                "background_logit": -8.0,
             },
             "_kw_requires_import": [],
         }
@@ -147,6 +161,7 @@ class SGNetPlanner(ExperimentPlanner):
             "resampling_fn_probabilities": softmax_fn.__name__,
             "resampling_fn_probabilities_kwargs": softmax_kwargs,
             "architecture": self.architecture(),
+            "gate_supervision": asdict(GateSupervision()),
             # Most patches hold no tumour, and the Dice of an empty patch has no gradient.
             "batch_dice": True,
         }

@@ -42,7 +42,16 @@ FACES = (
         "training/nnUNetTrainer",
         "training/nnUNetTrainer/sgnet_trainers.py",
         "sgnet_nnunet.training.trainers",
-        ("SGNetTrainer", "UNetTrainer", "AttentionUNetTrainer", "ResUNetTrainer"),
+        (
+            "SGNetTrainer",
+            "SGNetSkipGateTrainer",
+            "SGNetSoftGateTrainer",
+            "SGNetNoGateTrainer",
+            "SGNetNotebookTrainer",
+            "UNetTrainer",
+            "AttentionUNetTrainer",
+            "ResUNetTrainer",
+        ),
     ),
     Face(
         "experiment_planning",

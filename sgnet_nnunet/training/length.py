@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from sgnet_nnunet.errors import SGNetError
 
@@ -25,8 +25,14 @@ class TrainingLength:
     patience: int = 0
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "TrainingLength":
+    def from_environment(
+        cls, environment: Mapping[str, str] = os.environ, *, default: "TrainingLength | None" = None
+    ) -> "TrainingLength":
         """Read `SGNET_EPOCHS`, `SGNET_ITERS`, `SGNET_VAL_ITERS` and `SGNET_PATIENCE`.
+
+        Args:
+            environment: Where to read them.
+            default: The length where a variable is not set; None for the class's own.
 
         Raises:
             SGNetError: If a variable is no whole number of at least 1 (patience: 0).
@@ -37,7 +43,7 @@ class TrainingLength:
             if name in environment:
                 least = 0 if field.name == "patience" else 1
                 given[field.name] = _whole_number(name, environment[name], least)
-        return cls(**given)
+        return replace(default or cls(), **given)
 
     def as_dict(self) -> dict[str, int]:
         """Return the four numbers by name."""

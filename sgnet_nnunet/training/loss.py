@@ -1,5 +1,7 @@
 """Dice plus binary cross-entropy, for labels and regions alike."""
 
+from typing import NamedTuple
+
 import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
@@ -28,12 +30,69 @@ def foreground_log_odds(logits: Tensor) -> Tensor:
     )
 
 
-class DiceBCELoss(nn.Module):
-    """Sum of the soft Dice loss and the mean binary cross-entropy over the foreground channels.
+class Comparison(NamedTuple):
+    """Logits and truth of each foreground channel, ready for a sigmoid.
+
+    Attributes:
+        odds: Log-odds of each foreground class or region, shape (batch, channels, z, y, x).
+        truth: 0 or 1, same shape.
+        mask: 1 where the label counts, shape (batch, 1, z, y, x); None if it does everywhere.
+    """
+
+    odds: Tensor
+    truth: Tensor
+    mask: Tensor | None
+
+
+class ForegroundLoss(nn.Module):
+    """A loss over the foreground channels, computed in single precision.
 
     With labels, the logits are a softmax's and the channels are the foreground classes through
-    their log-odds; with regions, the logits are the sigmoids' own. Voxels with the ignore label
-    count in neither term. Computed in single precision, since sums over a patch overflow half.
+    their log-odds; with regions, the logits are the sigmoids' own. Sums over a patch overflow half
+    precision.
+
+    Args:
+        regions: Whether the targets are regions (nnU-Net's one-hot, an ignore mask last).
+        ignore_label: The label to ignore, or None.
+    """
+
+    def __init__(self, *, regions: bool, ignore_label: int | None) -> None:
+        super().__init__()
+        self.regions = regions
+        self.ignore_label = ignore_label
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            logits: Shape (batch, heads, z, y, x).
+            target: Labels, shape (batch, 1, z, y, x); with regions one channel a region, and one
+                more for the ignored voxels if there is an ignore label.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            odds = logits.float() if self.regions else foreground_log_odds(logits.float())
+            split = self._split_regions(target) if self.regions else self._one_hot(target, odds.shape[1])
+            return self.compare(Comparison(odds, *split))
+
+    def compare(self, comparison: Comparison) -> Tensor:
+        """Return the loss of the foreground channels."""
+        raise NotImplementedError
+
+    def _split_regions(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.ignore_label is None:
+            return target.float(), None
+        return target[:, :-1].float(), 1 - target[:, -1:].float()
+
+    def _one_hot(self, target: Tensor, foreground: int) -> tuple[Tensor, Tensor | None]:
+        classes = torch.arange(1, foreground + 1, device=target.device, dtype=target.dtype)
+        truth = (target == classes.view(1, -1, 1, 1, 1)).float()
+        return truth, None if self.ignore_label is None else (target != self.ignore_label).float()
+
+
+class DiceBCELoss(ForegroundLoss):
+    """Sum of the soft Dice loss and the mean binary cross-entropy over the foreground channels.
+
+    Voxels with the ignore label count in neither term.
 
     Args:
         regions: Whether the targets are regions (nnU-Net's one-hot, an ignore mask last).
@@ -48,38 +107,16 @@ class DiceBCELoss(nn.Module):
     def __init__(
         self, *, regions: bool, ignore_label: int | None, batch_dice: bool, ddp: bool = False
     ) -> None:
-        super().__init__()
-        self.regions = regions
-        self.ignore_label = ignore_label
+        super().__init__(regions=regions, ignore_label=ignore_label)
         self.dice = MemoryEfficientSoftDiceLoss(
             apply_nonlin=torch.sigmoid, batch_dice=batch_dice, do_bg=True, smooth=self.SMOOTH, ddp=ddp
         )
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, a scalar.
-
-        Args:
-            logits: Shape (batch, heads, z, y, x).
-            target: Labels, shape (batch, 1, z, y, x); with regions one channel a region, and one
-                more for the ignored voxels if there is an ignore label.
-        """
-        with torch.autocast(logits.device.type, enabled=False):
-            odds = logits.float() if self.regions else foreground_log_odds(logits.float())
-            truth, mask = (
-                self._split_region_target(target) if self.regions else self._one_hot(target, odds.shape[1])
-            )
-            entropy = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")
-            if mask is None:
-                return self.dice(odds, truth) + entropy.mean()
-            counted = (mask.sum() * odds.shape[1]).clamp_min(1)
-            return self.dice(odds, truth, loss_mask=mask) + (entropy * mask).sum() / counted
-
-    def _split_region_target(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.ignore_label is None:
-            return target.float(), None
-        return target[:, :-1].float(), 1 - target[:, -1:].float()
-
-    def _one_hot(self, target: Tensor, foreground: int) -> tuple[Tensor, Tensor | None]:
-        classes = torch.arange(1, foreground + 1, device=target.device, dtype=target.dtype)
-        truth = (target == classes.view(1, -1, 1, 1, 1)).float()
-        return truth, None if self.ignore_label is None else (target != self.ignore_label).float()
+    def compare(self, comparison: Comparison) -> Tensor:
+        """Return the loss of the foreground channels."""
+        odds, truth, mask = comparison
+        entropy = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")
+        if mask is None:
+            return self.dice(odds, truth) + entropy.mean()
+        counted = (mask.sum() * odds.shape[1]).clamp_min(1)
+        return self.dice(odds, truth, loss_mask=mask) + (entropy * mask).sum() / counted

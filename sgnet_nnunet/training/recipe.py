@@ -11,10 +11,11 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from sgnet_nnunet.io.atomic import atomic_path
 from sgnet_nnunet.training.length import TrainingLength
-from sgnet_nnunet.training.loss import DiceBCELoss
+from sgnet_nnunet.training.loss import DiceBCELoss, ForegroundLoss
 
 LENGTH_KEY = "sgnet_training_length"
 """Where a checkpoint keeps the length of its training."""
@@ -30,6 +31,12 @@ class RecipeTrainer(nnUNetTrainer):
     The length comes from the environment (see `TrainingLength`), goes into the log and into every
     checkpoint, and `--c` goes on with the length the training was started with.
     """
+
+    DEFAULT_LENGTH = TrainingLength()
+    """The length where the environment says nothing."""
+
+    STALLS_ON = "ema_fg_dice"
+    """The logged score that the patience waits on."""
 
     NOISE_VARIANCE = (0.0, 0.004)
     """nnU-Net's (0, 0.1) is for z-scored images; a brain scaled to [0, 1] has an SD near 0.2."""
@@ -57,7 +64,7 @@ class RecipeTrainer(nnUNetTrainer):
         self.weight_decay = 1e-2
         self.oversample_foreground_percent = 0.5
         self.save_every = 10
-        self._set_length(TrainingLength.from_environment())
+        self._set_length(TrainingLength.from_environment(default=self.DEFAULT_LENGTH))
 
     def _set_length(self, length: TrainingLength) -> None:
         self.length = length
@@ -68,14 +75,22 @@ class RecipeTrainer(nnUNetTrainer):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Do nothing: the networks have one output."""
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
         """Return AdamW and nnU-Net's polynomial decay over the epochs."""
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
         )
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        return optimizer, self.build_scheduler(optimizer)
+
+    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """Return nnU-Net's polynomial decay, which follows from the epoch alone."""
+        return PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def _build_loss(self) -> nn.Module:
+        return self.build_segmentation_loss()
+
+    def build_segmentation_loss(self) -> ForegroundLoss:
+        """Return the loss of the logits."""
         return DiceBCELoss(
             regions=self.label_manager.has_regions,
             ignore_label=self.label_manager.ignore_label,
@@ -103,7 +118,7 @@ class RecipeTrainer(nnUNetTrainer):
         Raises:
             TrainingStalled: If the patience has run out, now or before a resumed run.
         """
-        if self.length.stalled(self.logger.get_value("ema_fg_dice", step=None)):
+        if self.length.stalled(self.logger.get_value(self.STALLS_ON, step=None)):
             raise TrainingStalled
         super().on_epoch_start()
 
@@ -113,7 +128,7 @@ class RecipeTrainer(nnUNetTrainer):
             super().run_training()
         except TrainingStalled:
             self.print_to_log_file(
-                f"Stopped early: no better pseudo Dice (moving average) in {self.length.patience} epochs"
+                f"Stopped early: no better {self.STALLS_ON} (pseudo Dice) in {self.length.patience} epochs"
             )
             self.on_train_end()
 
@@ -135,5 +150,5 @@ class RecipeTrainer(nnUNetTrainer):
             self.print_to_log_file(f"The checkpoint's training length holds: {recorded}, not {self.length}")
         self._set_length(recorded)
         if self.was_initialized:
-            self.lr_scheduler = PolyLRScheduler(self.optimizer, self.initial_lr, self.num_epochs)
+            self.lr_scheduler = self.build_scheduler(self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)

@@ -10,19 +10,29 @@ from torch import nn
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.baselines import build_attention_unet, build_unet
 from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.training.gated import GatedTrainer
+from sgnet_nnunet.training.notebook import NotebookRecipe
 from sgnet_nnunet.training.recipe import RecipeTrainer
 
 
-class SGNetTrainer(RecipeTrainer):
-    """Train the SG-Net that the plan describes."""
+class SGNetTrainer(GatedTrainer):
+    """Train the SG-Net that the plan describes.
 
-    @staticmethod
+    Attributes:
+        gate: Name of the gate to build in place of the plan's, with its default arguments; None for
+            the plan's.
+    """
+
+    gate: str | None = None
+
+    @classmethod
     def build_network_architecture(
+        cls,
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
         num_output_channels: int,
-        enable_deep_supervision: bool = False,  # noqa: ARG004
+        enable_deep_supervision: bool = False,  # noqa: ARG003
     ) -> nn.Module:
         """Build the plan's network.
 
@@ -36,14 +46,39 @@ class SGNetTrainer(RecipeTrainer):
                 "with `nnUNetv2_plan_experiment -d DATASET -pl SGNetPlanner` or name one with `-p`"
             )
             raise SGNetError(msg)
+        arguments = configuration_manager.network_arch_init_kwargs
+        if cls.gate is not None:
+            arguments = {**arguments, "gate": cls.gate, "gate_kwargs": {}}
         return get_network_from_plans(
             planned,
-            configuration_manager.network_arch_init_kwargs,
+            arguments,
             configuration_manager.network_arch_init_kwargs_req_import,
             num_input_channels,
             num_output_channels,
             allow_init=False,
         )
+
+
+class SGNetSkipGateTrainer(SGNetTrainer):
+    """Train SG-Net with straight-through gates on the skip connections, the gate first tried."""
+
+    gate = "straight_through"
+
+
+class SGNetSoftGateTrainer(SGNetTrainer):
+    """Train SG-Net with the skip gates' scores as soft weights: the same places, nothing shut out."""
+
+    gate = "soft"
+
+
+class SGNetNoGateTrainer(SGNetTrainer):
+    """Train SG-Net without a gate: the network the author released."""
+
+    gate = "none"
+
+
+class SGNetNotebookTrainer(NotebookRecipe, SGNetNoGateTrainer):
+    """Train the released network by the released notebook's recipe, to reproduce the SG-Net table."""
 
 
 class RivalTrainer(RecipeTrainer):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sgnet_nnunet.evaluation.scores import score
+from sgnet_nnunet.evaluation.scores import score, surface_dice
 
 
 def box(*corner, size=4, shape=(20, 20, 20)):
@@ -44,3 +44,16 @@ def test_two_empty_masks_cannot_be_scored():
 def test_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(2, 2, 2\) and \(3, 3, 3\)"):
         score(np.ones((2, 2, 2), dtype=bool), np.ones((3, 3, 3), dtype=bool), spacing=(1, 1, 1))
+
+
+class TestSurfaceDice:
+    def test_is_one_within_the_tolerance_and_less_beyond_it(self):
+        reference = box(5, 5, 5)
+        shifted = np.roll(reference, 1, axis=0)
+        assert surface_dice(shifted, reference, spacing=(1.0, 1.0, 1.0), tolerance_mm=1.0) == 1
+        assert surface_dice(shifted, reference, spacing=(3.0, 1.0, 1.0), tolerance_mm=1.0) < 1
+
+    def test_one_empty_mask_is_the_worst_and_two_are_no_score(self):
+        empty = np.zeros_like(box(5, 5, 5))
+        assert surface_dice(empty, box(5, 5, 5), spacing=(1.0, 1.0, 1.0), tolerance_mm=1.0) == 0
+        assert np.isnan(surface_dice(empty, empty, spacing=(1.0, 1.0, 1.0), tolerance_mm=1.0))

@@ -4,12 +4,34 @@ import io
 
 import pytest
 import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
+from sgnet_nnunet.export.onnx import export_onnx
 from sgnet_nnunet.networks.baselines import build_attention_unet, build_unet
 from sgnet_nnunet.networks.sgnet import SGNet
 
 LOSS_SCALE = 2.0**16
 """PyTorch's GradScaler starts with it."""
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """Return the process group of one process, as a run with one GPU has it."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def loss_of(network, image):
+    """Return a scalar that depends on all that the network is trained on."""
+    if not hasattr(network, "return_gates"):
+        return network(image).float().square().mean()
+    network.return_gates = True
+    output = network(image)
+    network.return_gates = False
+    scores = [admission.score for admission in output.admissions if admission.score is not None]
+    return sum(score.float().square().mean() for score in (output.logits, *scores))
 
 
 class NetworkContract:
@@ -32,7 +54,7 @@ class NetworkContract:
     def test_every_parameter_gets_a_finite_gradient(self):
         torch.manual_seed(0)
         network = self.build(2, 2)
-        network(torch.rand(2, 2, 16, 32, 32)).square().mean().backward()
+        loss_of(network, torch.rand(2, 2, 16, 32, 32)).backward()
         missing = [
             name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()
         ]
@@ -52,20 +74,69 @@ class NetworkContract:
         torch.manual_seed(0)
         network = self.build(2, 2)
         with torch.autocast("cpu", dtype=torch.float16):  # what a T4 trains in
-            logits = network(torch.rand(1, 2, 16, 32, 32))
-        assert logits.dtype == torch.float16
-        assert logits.isfinite().all()
-        (LOSS_SCALE * logits.float().square().mean()).backward()
+            assert network(torch.rand(1, 2, 16, 32, 32)).dtype == torch.float16
+            loss = loss_of(network, torch.rand(1, 2, 16, 32, 32))
+        assert loss.isfinite()
+        (LOSS_SCALE * loss).backward()
         assert all(p.grad.isfinite().all() for p in network.parameters())
+
+    @pytest.mark.usefixtures("process_group")
+    def test_distributed_training_gives_the_same_gradients(self):
+        torch.manual_seed(0)
+        image = torch.rand(2, 2, 16, 32, 32)
+        network = self.build(2, 2)
+        wrapped = DistributedDataParallel(network)
+        if hasattr(network, "return_gates"):
+            network.return_gates = True
+            output = wrapped(image)
+            loss = output.logits.square().mean() + sum(
+                a.score.square().mean() for a in output.admissions if a.score is not None
+            )
+        else:
+            loss = wrapped(image).square().mean()
+        loss.backward()
+        gradients = [p.grad.clone() for p in network.parameters()]
+        network.zero_grad()
+        loss_of(network, image).backward()
+        for mine, theirs in zip(gradients, network.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs.grad, rtol=1e-3, atol=1e-5)
+
+    def test_compiled_network_gives_the_same_output(self):
+        torch.manual_seed(0)
+        network, image = self.build(2, 2).eval(), torch.rand(1, 2, 16, 32, 32)
+        compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(image), network(image), rtol=1e-3, atol=1e-4)
+
+    def test_onnx_file_gives_the_same_output_at_any_size(self, tmp_path):
+        torch.manual_seed(0)
+        path = tmp_path / "network.onnx"
+        assert export_onnx(self.build(2, 2), path, input_channels=2) < 1e-4
+        assert list(tmp_path.iterdir()) == [path]
 
 
 class TestSGNet(NetworkContract):
-    # 668,673 of the released, ungated network, and 124 of the three gates.
-    parameters = 668_797
+    # 668,673 of the released, ungated network, and 236 of the three gates.
+    parameters = 668_909
 
     @staticmethod
     def build(channels, heads):
         return SGNet(channels, heads)
+
+
+class TestSkipGatedSGNet(NetworkContract):
+    parameters = 668_797
+
+    @staticmethod
+    def build(channels, heads):
+        return SGNet(channels, heads, gate="straight_through")
+
+
+class TestSoftlyGatedSGNet(NetworkContract):
+    parameters = 668_797
+
+    @staticmethod
+    def build(channels, heads):
+        return SGNet(channels, heads, gate="soft")
 
 
 class TestUngatedSGNet(NetworkContract):

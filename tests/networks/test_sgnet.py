@@ -1,7 +1,42 @@
+from functools import partial
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sgnet_nnunet.networks.gates import GATES
 from sgnet_nnunet.networks.sgnet import SGNet
+
+OPEN = 0.15
+"""Share of its voxels that each gate of the test network scores as open, before it grows."""
+
+
+def gated_network(seed, **kwargs):
+    """Return a network in evaluation mode whose gates are open in part, and an image."""
+    torch.manual_seed(seed)
+    network = SGNet(2, 2, **kwargs).eval()
+    network.return_gates = True
+    image = torch.rand(1, 2, 16, 32, 32)
+    for level, block in enumerate(network.decoder):
+        score = network(image).admissions[level].score
+        block.admission.score.bias.data -= score.quantile(1 - OPEN)
+    return network, image
+
+
+def closed_at(admission):
+    """Return where a gate is closed, on the grid of the skip feature it shuts."""
+    return torch.nn.functional.interpolate(admission.admitted.float(), scale_factor=2) == 0
+
+
+def disturb_skip(closed, amount, _, inputs):
+    coarse, skip, parent = inputs
+    return coarse, skip + closed * amount * torch.randn_like(skip), parent
+
+
+def scramble_feature(closed, _, __, output):
+    feature, admission = output
+    return torch.where(closed, 100 * torch.randn_like(feature), feature), admission
 
 
 def test_size_that_does_not_halve_three_times_is_refused_with_the_size():
@@ -15,26 +50,121 @@ def test_widths_set_the_depth_and_so_the_divisor():
     assert network(torch.zeros(1, 1, 2, 4, 6)).shape == (1, 1, 2, 4, 6)
 
 
-def test_one_stage_is_refused():
-    with pytest.raises(ValueError, match=r"two stages or more; got \[16\]"):
-        SGNet(1, 1, features_per_stage=(16,))
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"features_per_stage": (16,)}, "two stages or more; got 1"),
+        ({"gate": "revolving"}, "'revolving'; choose one of none, admission, straight_through, soft"),
+        ({"gated_levels": [3]}, r"between 0 and 2; got \[3\]"),
+        ({"background_logit": 1.0}, "negative; got 1.0"),
+    ],
+)
+def test_impossible_arguments_are_refused_with_their_value(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SGNet(2, 1, **kwargs)
 
 
-def test_closed_gates_shut_out_the_skips():
-    torch.manual_seed(0)
-    network = SGNet(1, 1, features_per_stage=(4, 8), gate_kwargs={"groups": 2}).eval()
-    gate = network.decoder[0].gate
-    torch.nn.init.constant_(gate.score.bias, -100.0)
-    image = torch.rand(1, 1, 4, 4, 4)
-    shut = network(image)
+@pytest.mark.parametrize(
+    ("gate", "names"),
+    [
+        ("none", []),
+        ("admission", ["1/8", "1/4", "1/2"]),
+        ("soft", ["1/4", "1/2", "1/1"]),
+        ("straight_through", ["1/4", "1/2", "1/1"]),
+    ],
+)
+def test_gates_are_returned_when_asked_for_on_the_grids_they_are_named_by(gate, names):
+    network = SGNet(2, 1, gate=gate).eval()
+    network.return_gates = True
+    image = torch.rand(1, 2, 16, 32, 32)
+    output = network(image)
+    assert network.gate_names == names
+    assert [f"1/{32 // a.admitted.shape[-1]}" for a in output.admissions] == names
+    network.return_gates = False
+    assert torch.equal(network(image), output.logits)
+
+
+def test_only_the_levels_asked_for_are_gated():
+    network = SGNet(2, 1, gated_levels=[1]).eval()
+    assert network.gate_names == ["1/4"]
+
+
+def test_gates_of_the_test_network_are_open_in_part():
+    network, image = gated_network(0)
+    for admission in network(image).admissions:
+        assert 0 < admission.admitted.float().mean() < 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**16), st.floats(0.1, 1e4), st.booleans())
+def test_what_a_gate_shuts_out_neither_influences_nor_is_foreground(seed, amount, nested):
+    kwargs = {"dilation": seed % 2, "nested": nested}
+    network, image = gated_network(seed, gate_kwargs=kwargs)
     with torch.no_grad():
-        network.decoder[0].conv[0].weight[:, 4:] = 0  # what the skip feature would be multiplied with
-    assert torch.equal(network(image), shut)
+        before = network(image)
+        outside = before.logits.permute(1, 0, 2, 3, 4)[:, closed_at(before.admissions[-1])[:, 0]]
+        assert outside.unique(dim=1).flatten().tolist() == [0.0, -8.0]
+        if not nested:
+            return
+        # The encoder feeds the next stage as well as the skip; only what reaches the decoder is disturbed.
+        for block, admission in zip(network.decoder, before.admissions, strict=True):
+            block.register_forward_pre_hook(partial(disturb_skip, closed_at(admission), amount))
+        after = network(image)
+    assert torch.equal(after.logits, before.logits)
+    for mine, theirs in zip(after.admissions, before.admissions, strict=True):
+        assert torch.equal(mine.admitted, theirs.admitted)
 
 
-def test_gradient_reaches_every_gate():
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**16))
+def test_decoder_needs_no_value_where_a_nested_gate_is_closed(seed):
+    """What an engine that skips closed voxels relies on: their features may be anything finite."""
+    network, image = gated_network(seed)
+    with torch.no_grad():
+        before = network(image)
+        for block, admission in zip(network.decoder, before.admissions, strict=True):
+            block.register_forward_hook(partial(scramble_feature, closed_at(admission)))
+        after = network(image)
+    assert torch.equal(after.logits, before.logits)
+
+
+@pytest.mark.parametrize(("background_head", "logits"), [(True, [0.0, -8.0, -8.0]), (False, [-8.0] * 3)])
+def test_closed_network_calls_everything_background_for_labels_and_regions(background_head, logits):
+    network = SGNet(2, 3, background_head=background_head).eval()
+    for block in network.decoder:
+        torch.nn.init.constant_(block.admission.score.bias, -100.0)
+    output = network(torch.rand(1, 2, 8, 16, 16))
+    assert output.amax((0, 2, 3, 4)).tolist() == output.amin((0, 2, 3, 4)).tolist() == logits
+
+
+def test_infinite_feature_outside_a_gate_stays_outside():
+    network, image = gated_network(0)
+    with torch.no_grad():
+        before = network(image).logits
+        closed = closed_at(network(image).admissions[0])
+
+        def overflow(_, inputs):
+            coarse, skip, parent = inputs
+            return coarse, skip.masked_fill(closed, torch.inf), parent
+
+        network.decoder[0].register_forward_pre_hook(overflow)
+        assert torch.equal(network(image).logits, before)
+
+
+def test_held_open_network_is_the_ungated_one():
+    network, image = gated_network(0)
+    network.hold_gates_open(True)
+    ungated = SGNet(2, 2, gate="none").eval()
+    ungated.load_state_dict(network.state_dict(), strict=False)
+    assert torch.equal(network(image).logits, ungated(image))
+    network.hold_gates_open(False)
+    assert not torch.equal(network(image).logits, ungated(image))
+
+
+@pytest.mark.parametrize("gate", [gate for gate in GATES if gate not in {"none", "admission"}])
+def test_gradient_reaches_every_skip_gate(gate):
     torch.manual_seed(0)
-    network = SGNet(2, 1)
+    network = SGNet(2, 1, gate=gate)
     network(torch.rand(1, 2, 16, 16, 16)).sum().backward()
     for block in network.decoder:
-        assert block.gate.score.weight.grad.abs().sum() > 0
+        assert block.skip_gate.score.weight.grad.abs().sum() > 0

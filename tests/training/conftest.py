@@ -1,6 +1,7 @@
 """A preprocessed tiny data set, and trainers on it."""
 
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def _preprocess(raw: Path, target: Path, plans: dict) -> None:
     dataset = json.loads((raw / "dataset.json").read_text())
     output = target / configuration.data_identifier
     output.mkdir()
+    shutil.copytree(raw / "labelsTr", target / "gt_segmentations")
     for label in sorted((raw / "labelsTr").iterdir()):
         case = label.name.removesuffix(".nii.gz")
         images = [str(raw / f"imagesTr/{case}_{c:04d}.nii.gz") for c in range(2)]
@@ -70,12 +72,16 @@ def make_trainer(preprocessed, nnunet_paths, monkeypatch):
         device: str = "cpu",
         continue_training: bool = False,
         patch: tuple[int, ...] = (16, 32, 32),
+        fold: int = 0,
+        supervision: dict[str, float] | None = None,
     ):
         folder = preprocessed / "nnUNet_preprocessed" / f"Dataset{501 + list(KINDS).index(kind)}_Tiny"
         plans = deepcopy(json.loads((folder / "nnUNetPlans.json").read_text()))
         plans["continue_training"] = continue_training
         plans["configurations"]["3d_fullres"] |= {"patch_size": list(patch), "batch_size": 2}
+        if supervision is not None:
+            plans["configurations"]["3d_fullres"]["gate_supervision"] = supervision
         dataset = json.loads((folder / "dataset.json").read_text())
-        return getattr(trainers, name)(plans, "3d_fullres", 0, dataset, torch.device(device))
+        return getattr(trainers, name)(plans, "3d_fullres", fold, dataset, torch.device(device))
 
     return make

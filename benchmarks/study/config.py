@@ -1,0 +1,112 @@
+"""What the study trains, on what, and for how long."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+SG_NET_PLANS = "nnUNetPlans"
+DEFAULT_PLANS = "nnUNetDefaultPlans"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network of the study.
+
+    Attributes:
+        name: What the tables call it.
+        trainer: nnU-Net's `-tr`.
+        plans: nnU-Net's `-p`.
+        seeds: How many seeds to train at most; None for the study's.
+    """
+
+    name: str
+    trainer: str
+    plans: str = SG_NET_PLANS
+    seeds: int | None = None
+
+
+MODELS = (
+    Model(name="SG-Net, admission gate", trainer="SGNetTrainer"),
+    Model(name="SG-Net, no gate", trainer="SGNetNoGateTrainer"),
+    Model(name="SG-Net, skip gate", trainer="SGNetSkipGateTrainer"),
+    Model(name="SG-Net, soft gate", trainer="SGNetSoftGateTrainer"),
+    Model(name="Standard U-Net", trainer="UNetTrainer"),
+    Model(name="ResU-Net", trainer="ResUNetTrainer"),
+    Model(name="Attention U-Net", trainer="AttentionUNetTrainer"),
+    Model(name="SG-Net, notebook's recipe", trainer="SGNetNotebookTrainer"),
+    Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, seeds=1),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """The budget.
+
+    Attributes:
+        training: Patients to train on.
+        validation: Patients of nnU-Net's validation fold.
+        test: Patients held out.
+        shrink: Voxels of the phantoms averaged into one along each axis; 2 gives a grid of 2 mm.
+        patch_size: z, y, x in voxels.
+        batch_size: Patches in a batch.
+        epochs: Epochs of a training.
+        iters: Batches in an epoch.
+        seeds: Trainings of each network.
+        device: Device in nnU-Net's words.
+        default_memory_gb: `-gpu_memory_target` of nnU-Net's own plan.
+    """
+
+    training: int = 24
+    validation: int = 2
+    test: int = 16
+    shrink: int = 1
+    patch_size: tuple[int, int, int] = (32, 96, 96)
+    batch_size: int = 4
+    epochs: int = 100
+    iters: int = 250
+    seeds: int = 3
+    device: str = "cuda"
+    default_memory_gb: float = 8.0
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "StudyConfig":
+        """Read a configuration back."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**values | {"patch_size": tuple(values["patch_size"])})
+
+
+BUDGETS = {
+    "gpu": StudyConfig(),
+    "cpu": StudyConfig(
+        shrink=2,
+        patch_size=(32, 48, 48),
+        batch_size=2,
+        epochs=10,
+        iters=40,
+        device="cpu",
+        default_memory_gb=1.0,
+    ),
+    "smoke": StudyConfig(
+        training=2,
+        validation=1,
+        test=2,
+        shrink=3,
+        patch_size=(16, 32, 32),
+        batch_size=2,
+        epochs=2,
+        iters=2,
+        seeds=2,
+        device="cpu",
+        default_memory_gb=0.5,
+    ),
+}
+"""`gpu` is the plan's own grid, patch and batch; `cpu` fits two cores; `smoke` tests the study."""
+
+
+def with_seeds(config: StudyConfig, seeds: int | None) -> StudyConfig:
+    """Return the configuration with another number of seeds, if one is given."""
+    return replace(config, seeds=seeds) if seeds else config

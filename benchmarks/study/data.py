@@ -1,0 +1,98 @@
+"""The study's data: phantoms, converted, averaged onto a coarser grid, planned and preprocessed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import SimpleITK as sitk  # noqa: N813
+
+from sgnet_nnunet.conversion import ConversionOptions, convert_collection
+from sgnet_nnunet.demo.commands import run_command
+from sgnet_nnunet.demo.run import POPULATION
+from sgnet_nnunet.phantom.dataset import write_phantoms
+from study.config import DEFAULT_PLANS, SG_NET_PLANS, StudyConfig
+
+DATASET = "Dataset501_BrainMetsLung"
+DONE = "data.done"
+TRAINING_SEED, TEST_SEED = 1, 2
+MAJORITY = 0.5
+"""A voxel of the coarser grid is tumour if at least this share of it is."""
+
+
+def prepare(folder: Path, config: StudyConfig) -> None:
+    """Make the data once; a folder that has it is left alone.
+
+    Raises:
+        SGNetError: If a stage fails.
+    """
+    if (folder / DONE).exists():
+        return
+    workers = os.cpu_count() or 1
+    for part, patients, seed in (
+        ("Tr", config.training + config.validation, TRAINING_SEED),
+        ("Ts", config.test, TEST_SEED),
+    ):
+        collection = folder / f"phantoms{part}"
+        write_phantoms(collection, patients=patients, seed=seed, workers=workers, config=POPULATION)
+        options = ConversionOptions(dataset_id=501, workers=workers)
+        converted = convert_collection(collection, folder / f"converted{part}", options).dataset_folder
+        _shrink(converted, folder / "nnUNet_raw" / DATASET, part, config.shrink)
+    _describe(folder / "convertedTr" / DATASET, folder / "nnUNet_raw" / DATASET, config)
+    _plan(folder, config, workers)
+    (folder / DONE).touch()
+
+
+def _shrink(source: Path, target: Path, part: str, factor: int) -> None:
+    for kind in ("images", "labels"):
+        out = target / f"{kind}{part}"
+        out.mkdir(parents=True, exist_ok=True)
+        for path in sorted((source / f"{kind}Tr").glob("*.nii.gz")):
+            image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32)
+            image = sitk.BinShrink(image, [factor] * 3)
+            if kind == "labels":
+                image = sitk.Cast(image >= MAJORITY, sitk.sitkUInt8)
+            sitk.WriteImage(image, str(out / path.name))
+
+
+def _describe(converted: Path, raw: Path, config: StudyConfig) -> None:
+    shutil.copy(converted / "dataset.json", raw / "dataset.json")
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (raw / "labelsTr").iterdir())
+    split = {"train": cases[: config.training], "val": cases[config.training :]}
+    (raw / "splits_final.json").write_text(json.dumps([split]))
+
+
+def _plan(folder: Path, config: StudyConfig, workers: int) -> None:
+    environment = nnunet_paths(folder)
+    spacing = [str(float(config.shrink))] * 3
+    processes = ("-npfp", str(workers), "-np", str(workers))
+    plan_and_preprocess = ("nnUNetv2_plan_and_preprocess", "-d", "501", "-c", "3d_fullres", *processes)
+    run_command(
+        (*plan_and_preprocess, "-pl", "SGNetPlanner", "-overwrite_target_spacing", *spacing),
+        environment=environment,
+        log=folder / "plan.log",
+    )
+    run_command(
+        (
+            *plan_and_preprocess,
+            *("-pl", "ExperimentPlanner", "-overwrite_plans_name", DEFAULT_PLANS),
+            *("-gpu_memory_target", str(config.default_memory_gb)),
+        ),
+        environment=environment,
+        log=folder / "plan_default.log",
+    )
+    path = folder / "nnUNet_preprocessed" / DATASET / f"{SG_NET_PLANS}.json"
+    plans = json.loads(path.read_text(encoding="utf-8"))
+    plans["configurations"]["3d_fullres"] |= {
+        "patch_size": list(config.patch_size),
+        "batch_size": config.batch_size,
+    }
+    path.write_text(json.dumps(plans, indent=2), encoding="utf-8")
+
+
+def nnunet_paths(folder: Path) -> dict[str, str]:
+    """Return nnU-Net's three paths within the study's folder; the folders are made."""
+    paths = {name: folder / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for path in paths.values():
+        path.mkdir(parents=True, exist_ok=True)
+    return {name: str(path) for name, path in paths.items()}

@@ -1,0 +1,81 @@
+"""The study's results as Markdown tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = Sequence[str]
+
+
+def to_markdown(results: Mapping[str, Any]) -> str:
+    """Return the tables as Markdown, each under a line that says what it holds."""
+    models = results["models"]
+    sections = (
+        ("Means over the test patients, then over seeds:", _means(results)),
+        ("Seed by seed:", _seeds(models)),
+        ("Difference to the ungated network, paired over patients, 95 % interval:", _differences(models)),
+        ("The gates on the test patients:", _gates(models)),
+    )
+    return "\n\n".join(f"{title}\n\n{_table(rows)}" for title, rows in sections) + "\n"
+
+
+def _table(rows: Iterable[Row]) -> str:
+    header, *body = rows
+    lines = (header, ["---"] * len(header), *body)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _means(results: Mapping[str, Any]) -> Iterable[Row]:
+    yield (
+        *("network", "parameters", "seeds", "Dice", "precision", "recall", "HD95 mm", "NSD 1 mm"),
+        *("lesion sensitivity", "FP per case", "step", "case"),
+    )
+    speed = {row["trainer"]: row for row in (results["speed"] or {}).get("models", [])}
+    for model in results["models"]:
+        mean, timing = model["mean"], speed.get(model["trainer"])
+        yield (
+            *(model["name"], f"{model['parameters']:,}", str(model["seeds"])),
+            *(f"{mean[name]:.3f}" for name in ("dice", "precision", "recall")),
+            *(f"{mean['hd95_mm']:.1f}", f"{mean['nsd_1mm']:.3f}"),
+            *(f"{mean['lesion_sensitivity']:.3f}", f"{mean['false_positives']:.2f}"),
+            *(f"{timing[key]:.2f}" if timing else "–" for key in ("step_relative", "case_relative")),
+        )
+
+
+def _seeds(models: Iterable[Mapping[str, Any]]) -> Iterable[Row]:
+    yield ("network", "Dice", "precision", "lesion sensitivity", "FP per case")
+    for model in models:
+        yield (
+            model["name"],
+            *(
+                " / ".join(f"{value:.{digits}f}" for value in model["by_seed"][name])
+                for name, digits in (
+                    ("dice", 3),
+                    ("precision", 3),
+                    ("lesion_sensitivity", 3),
+                    ("false_positives", 2),
+                )
+            ),
+        )
+
+
+def _differences(models: Iterable[Mapping[str, Any]]) -> Iterable[Row]:
+    yield ("network", "Dice", "precision", "lesion sensitivity", "FP per case")
+    for model in models:
+        if model["against_no_gate"]:
+            yield (
+                model["name"],
+                *(
+                    "{mean:+.3f} ({low:+.3f} to {high:+.3f})".format(**model["against_no_gate"][name])
+                    for name in ("dice", "precision", "lesion_sensitivity", "false_positives")
+                ),
+            )
+
+
+def _gates(models: Iterable[Mapping[str, Any]]) -> Iterable[Row]:
+    yield ("network", "gate at", "open", "lesion voxels admitted", "lesions admitted")
+    for model in models:
+        for name, gate in (model["gates"] or {}).items():
+            yield (
+                *(model["name"], name, f"{gate['open_fraction']:.4f}"),
+                *(f"{gate[key]:.4f}" for key in ("admitted_voxel_share", "admitted_lesion_share")),
+            )

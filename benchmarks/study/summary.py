@@ -1,0 +1,125 @@
+"""From the scores of all trainings to the results of the study."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from study.config import MODELS, Model, StudyConfig
+from study.train import SCORES, run_folder
+
+REFERENCE = "SGNetNoGateTrainer"
+RESAMPLES = 2000
+SMALLEST_LESION_MM = 5.0
+"""The smallest lesion that no gate may shut out."""
+
+Case = Mapping[str, Any]
+
+PER_CASE: Mapping[str, Callable[[Case], float]] = {
+    "dice": lambda case: case["dice"],
+    "precision": lambda case: case["precision"],
+    "recall": lambda case: case["recall"],
+    "hd95_mm": lambda case: case["hd95_mm"],
+    "nsd_1mm": lambda case: case["nsd_1mm"],
+    "lesion_sensitivity": lambda case: case["detected"] / case["lesions"],
+    "false_positives": lambda case: case["false_positives"],
+}
+
+
+def summarise(folder: Path, config: StudyConfig) -> dict[str, Any]:
+    """Return the study's results: each model's means over seeds, and its differences to no gate."""
+    runs = {model.trainer: list(_runs(folder, config, model)) for model in MODELS}
+    patients = {trainer: _per_patient(found) for trainer, found in runs.items() if found}
+    models = [
+        {"name": model.name, "trainer": model.trainer, **_summary(runs[model.trainer])}
+        | _gate_summary(runs[model.trainer])
+        | {"against_no_gate": _differences(patients, model.trainer)}
+        for model in MODELS
+        if runs[model.trainer]
+    ]
+    speed = folder / "speed.json"
+    return {
+        "budget": asdict(config),
+        "definitions": {
+            "means": "over the test patients of a seed, then over seeds; dice to false_positives",
+            "interval": f"95 %, paired bootstrap over patients ({RESAMPLES} resamples, BCa), seeds averaged",
+            "gates": "a voxel is admitted if any window of the sliding window admits it",
+        },
+        "models": models,
+        "speed": json.loads(speed.read_text(encoding="utf-8")) if speed.exists() else None,
+    }
+
+
+def _runs(folder: Path, config: StudyConfig, model: Model) -> Iterable[dict[str, Any]]:
+    for seed in range(config.seeds):
+        path = run_folder(folder, model.trainer, seed) / SCORES
+        if path.exists():
+            yield json.loads(path.read_text(encoding="utf-8"))
+
+
+def _per_patient(runs: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
+    """Return each score of each patient, averaged over the seeds; shape (patients,)."""
+    return {
+        name: np.nanmean([[read(case) for case in run["cases"].values()] for run in runs], axis=0)
+        for name, read in PER_CASE.items()
+    }
+
+
+def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    by_seed = {
+        name: [float(np.nanmean([read(case) for case in run["cases"].values()])) for run in runs]
+        for name, read in PER_CASE.items()
+    }
+    return {
+        "parameters": runs[0]["parameters"],
+        "seeds": len(runs),
+        "mean": {name: float(np.mean(values)) for name, values in by_seed.items()},
+        "by_seed": by_seed,
+    }
+
+
+def _gate_summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = runs[0]["gates"]
+    if not names:
+        return {"gates": None}
+    gates = [case["gates"] for run in runs for case in run["cases"].values()]
+
+    def share(part: str, whole: str, level: int) -> float:
+        return sum(gate[part][level] for gate in gates) / sum(gate[whole][level] for gate in gates)
+
+    shut_out = sorted(diameter for gate in gates for diameter in gate["shut_out_diameters_mm"])
+    return {
+        "gates": {
+            name: {
+                "open_fraction": float(np.mean([gate["open_fraction"][level] for gate in gates])),
+                "admitted_voxel_share": share("admitted_voxels", "lesion_voxels", level),
+                "admitted_lesion_share": share("admitted_lesions", "lesions", level),
+            }
+            for level, name in enumerate(names)
+        },
+        "lesions_shut_out": len(shut_out),
+        "lesions_shut_out_of_5mm_or_more": sum(d >= SMALLEST_LESION_MM for d in shut_out),
+        "shut_out_diameters_mm": shut_out,
+    }
+
+
+def _differences(
+    patients: Mapping[str, Mapping[str, NDArray[np.float64]]], trainer: str
+) -> dict[str, dict[str, float]] | None:
+    if trainer == REFERENCE or REFERENCE not in patients:
+        return None
+    result = {}
+    for name in PER_CASE:
+        difference = patients[trainer][name] - patients[REFERENCE][name]
+        difference = difference[np.isfinite(difference)]
+        interval = stats.bootstrap(
+            (difference,), np.mean, n_resamples=RESAMPLES, rng=np.random.default_rng(0)
+        ).confidence_interval if np.ptp(difference) else (difference[0], difference[0])  # fmt: skip
+        low, high = interval
+        result[name] = {"mean": float(difference.mean()), "low": float(low), "high": float(high)}
+    return result

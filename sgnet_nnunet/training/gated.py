@@ -1,0 +1,163 @@
+"""Training of a network with gates: their supervision, their warm-up and an eye on what they shut out."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from sgnet_nnunet.networks.sgnet import GatedOutput, SGNet
+from sgnet_nnunet.training.gate_counts import GateCounts, count_gates, warnings_of
+from sgnet_nnunet.training.gate_log import GateLogger
+from sgnet_nnunet.training.gate_validation import measure_gates, sum_counts, write_gates
+from sgnet_nnunet.training.recipe import RecipeTrainer
+from sgnet_nnunet.training.supervision import GatedLoss, GateSupervision, any_foreground
+
+
+class GatedTrainer(RecipeTrainer):
+    """The recipe for an `SGNet`, whatever its gates.
+
+    The gates travel beside the logits where nnU-Net expects the outputs of deep supervision, so
+    that its training and validation steps serve as they are.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = True
+        self.supervision = GateSupervision(
+            **self.configuration_manager.configuration.get("gate_supervision", {})
+        )
+        self._counts: GateCounts | None = None
+
+    @property
+    def sgnet(self) -> SGNet:
+        """The network without what nnU-Net wraps it in."""
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)  # type: ignore[arg-type]
+
+    def initialize(self) -> None:
+        """Build the network and all that hangs on it."""
+        super().initialize()
+        self.logger.local_logger = GateLogger(self.sgnet.gate_names, verbose=self.logger.local_logger.verbose)
+
+    def _get_deep_supervision_scales(self) -> list[list[float]]:
+        return [[1.0, 1.0, 1.0]]
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Have the network return its gates, or the logits alone."""
+        self.sgnet.return_gates = enabled
+
+    def _build_loss(self) -> nn.Module:
+        return GatedLoss(self.build_segmentation_loss(), self.supervision)
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the gates are held open in the current epoch."""
+        return self.current_epoch < self.supervision.warm_up * self.num_epochs
+
+    def on_train_epoch_start(self) -> None:
+        """Start an epoch; hold the gates open while warming up, and let go of them once."""
+        super().on_train_epoch_start()
+        self.sgnet.hold_gates_open(self.warming_up)
+        if not self.warming_up:
+            self.sgnet.freeze_gated_norms()
+        first_gated = self.current_epoch and not self.warming_up and self._was_warming_up()
+        if first_gated and self.sgnet.gate_names:
+            self.print_to_log_file("The gates are let go of")
+            # The best checkpoint is to be one whose gates decide.
+            self._best_ema = None
+
+    def _was_warming_up(self) -> bool:
+        return self.current_epoch - 1 < self.supervision.warm_up * self.num_epochs
+
+    def on_validation_epoch_start(self) -> None:
+        """Start to count what the gates admit."""
+        super().on_validation_epoch_start()
+        self._counts = None
+        self.loss.observer = self._observe
+
+    def _observe(self, output: GatedOutput, target: torch.Tensor) -> None:
+        if not output.admissions:
+            return
+        foreground, _ = any_foreground(
+            target,
+            regions=self.label_manager.has_regions,
+            ignore_label=self.label_manager.ignore_label,
+        )
+        counts = count_gates([admission.admitted for admission in output.admissions], foreground)
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Log the pseudo Dice and the gates' figures; warn where a gate shuts out lesions."""
+        super().on_validation_epoch_end(val_outputs)
+        self.loss.observer = None
+        counts = self._gathered_counts()
+        figures = {
+            "gate_open_fraction": counts.open_fraction if counts else [],
+            "gate_admitted_voxels": counts.admitted_voxel_share if counts else [],
+            "gate_admitted_lesions": counts.admitted_lesion_share if counts else [],
+        }
+        for key, value in figures.items():
+            self.logger.log(key, value, self.current_epoch)
+        if counts:
+            names = self.sgnet.gate_names
+            self.print_to_log_file(_in_words(counts, names, held_open=self.warming_up))
+            for warning in warnings_of(counts, names):
+                self.print_to_log_file(warning)
+
+    def _gathered_counts(self) -> GateCounts | None:
+        if self._counts is None or not self.is_ddp:
+            return self._counts
+        gathered: list[GateCounts] = [self._counts] * dist.get_world_size()
+        dist.all_gather_object(gathered, self._counts)
+        return sum_counts(gathered)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Validate as nnU-Net does, and write what the gates admit to `gates.json` beside its summary."""
+        super().perform_actual_validation(save_probabilities)
+        if self.local_rank == 0 and self.sgnet.gate_names:
+            cases = {case: self._measure(case) for case in self.do_split()[1]}
+            write_gates(Path(self.output_folder, "validation", "gates.json"), cases, self.sgnet.gate_names)
+            total = sum_counts(cases.values())
+            self.print_to_log_file(_in_words(total, self.sgnet.gate_names))
+            for warning in warnings_of(total, self.sgnet.gate_names):
+                self.print_to_log_file(warning)
+
+    def _measure(self, case: str) -> GateCounts:
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, [case])
+        data, segmentation, _, _ = dataset.load_case(case)
+        foreground, _ = any_foreground(
+            torch.from_numpy(segmentation[:]).long()[None],
+            regions=False,
+            ignore_label=self.label_manager.ignore_label,
+        )
+        return measure_gates(
+            self.sgnet,
+            torch.from_numpy(data[:]).to(self.device),
+            foreground[0, 0],
+            self.configuration_manager.patch_size,
+        )
+
+
+def _in_words(counts: GateCounts, names: list[str], *, held_open: bool = False) -> str:
+    figures = "; ".join(
+        f"{name}: open {opened:.1%}, admits {voxels:.2%} of lesion voxels and {lesions:.2%} of lesions"
+        for name, opened, voxels, lesions in zip(
+            names,
+            counts.open_fraction,
+            counts.admitted_voxel_share,
+            counts.admitted_lesion_share,
+            strict=True,
+        )
+    )
+    return f"Gates{' (held open)' if held_open else ''}: {figures}"
