@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
 
-.PHONY: help test lint typecheck pytest demo clean
+.PHONY: help test lint typecheck pytest demo study clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,5 +31,12 @@ pytest: $(VENV)/installed ## All tests, with coverage
 demo: $(VENV)/installed ## The main job end to end on phantoms, about six minutes
 	$(BIN)/sgnet demo demo_output
 
+STUDY ?= study_output
+BUDGET ?= cpu
+study: $(VENV)/installed ## Train every network on phantoms and write benchmarks/results; hours, resumable
+	$(BIN)/python benchmarks/phantom_study.py run $(STUDY) --budget $(BUDGET) -np 2
+	$(BIN)/python benchmarks/phantom_study.py speed $(STUDY)
+	$(BIN)/python benchmarks/phantom_study.py report $(STUDY) benchmarks/results
+
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info demo_output .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info demo_output study_output .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -49,7 +49,8 @@ def run(
         (folder, model, seed)
         for seed in range(config.seeds)
         for model in MODELS
-        if seed < (model.seeds or config.seeds)
+        if model.trained
+        and seed < (model.seeds or config.seeds)
         and not (run_folder(folder, model.trainer, seed) / SCORES).exists()
     ]
     for done, ((_, model, seed), _) in enumerate(run_jobs(train, jobs, workers=workers), start=1):

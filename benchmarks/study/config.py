@@ -17,23 +17,29 @@ class Model:
         trainer: nnU-Net's `-tr`.
         plans: nnU-Net's `-p`.
         seeds: How many seeds to train at most; None for the study's.
+        trained: Whether it has a training of its own.
     """
 
     name: str
     trainer: str
     plans: str = SG_NET_PLANS
     seeds: int | None = None
+    trained: bool = True
 
+
+HELD_OPEN = "-held-open"
+"""Added to a trainer's name for its networks with their gates held open when they are tested."""
 
 MODELS = (
     Model(name="SG-Net, admission gate", trainer="SGNetTrainer"),
+    Model(name="the same weights, gates held open", trainer=f"SGNetTrainer{HELD_OPEN}", trained=False),
     Model(name="SG-Net, no gate", trainer="SGNetNoGateTrainer"),
     Model(name="SG-Net, skip gate", trainer="SGNetSkipGateTrainer"),
     Model(name="SG-Net, soft gate", trainer="SGNetSoftGateTrainer"),
     Model(name="Standard U-Net", trainer="UNetTrainer"),
     Model(name="ResU-Net", trainer="ResUNetTrainer"),
     Model(name="Attention U-Net", trainer="AttentionUNetTrainer"),
-    Model(name="SG-Net, notebook's recipe", trainer="SGNetNotebookTrainer"),
+    Model(name="SG-Net, notebook's recipe", trainer="SGNetNotebookTrainer", seeds=1),
     Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, seeds=1),
 )
 
@@ -85,10 +91,10 @@ BUDGETS = {
         shrink=2,
         patch_size=(32, 48, 48),
         batch_size=2,
-        epochs=10,
+        epochs=15,
         iters=40,
         device="cpu",
-        default_memory_gb=1.0,
+        default_memory_gb=0.25,
     ),
     "smoke": StudyConfig(
         training=2,
@@ -101,7 +107,7 @@ BUDGETS = {
         iters=2,
         seeds=2,
         device="cpu",
-        default_memory_gb=0.5,
+        default_memory_gb=0.25,
     ),
 }
 """`gpu` is the plan's own grid, patch and batch; `cpu` fits two cores; `smoke` tests the study."""

@@ -20,7 +20,12 @@ from sgnet_nnunet.training.gate_validation import gates_of_image
 TOLERANCE_MM = 1.0
 
 
-def score_run(trainer: Any, raw: Path, predictions: Path, target: Path) -> None:  # noqa: ANN401
+def score_run(
+    trainer: Any,  # noqa: ANN401
+    raw: Path,
+    predictions: Path,
+    target: Path,
+) -> None:
     """Write the scores of every test patient, and what the gates admit, to the JSON file `target`."""
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
@@ -39,7 +44,8 @@ def score_run(trainer: Any, raw: Path, predictions: Path, target: Path) -> None:
 
 def _score_case(truth: Path, prediction: Path) -> dict[str, Any]:
     image = nib.load(truth)
-    spacing = tuple(float(size) for size in voxel_sizes(image.affine))
+    x, y, z = (float(size) for size in voxel_sizes(image.affine))
+    spacing = (x, y, z)
     reference = np.asarray(image.dataobj) > 0
     predicted = np.asarray(nib.load(prediction).dataobj) > 0
     match = match_lesions(find_lesions(predicted, spacing=spacing), find_lesions(reference, spacing=spacing))

@@ -1,8 +1,10 @@
 """Time of a training step and of a case, every network in turn, so that all meet the same machine."""
 
 import json
+import os
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,8 +30,6 @@ def measure_speed(folder: Path, config: StudyConfig, *, rounds: int) -> None:
     The steps are those of the trainers themselves (forward, loss, backward, AdamW) on one random batch.
     nnU-Net's default network is left out: its plan's patch is another.
     """
-    import os  # noqa: PLC0415
-
     os.environ |= nnunet_paths(folder) | {"nnUNet_results": str(folder / "speed")}
     from nnunetv2.run.run_training import get_trainer_from_args  # noqa: PLC0415
 
@@ -39,7 +39,7 @@ def measure_speed(folder: Path, config: StudyConfig, *, rounds: int) -> None:
     image = torch.rand(1, 2, *CASE_SIZE, device=device)
     trainers = {}
     for model in MODELS:
-        if model.trainer != "nnUNetTrainer":
+        if model.trained and model.trainer != "nnUNetTrainer":
             trainer = get_trainer_from_args("501", "3d_fullres", 0, model.trainer, model.plans, device=device)
             trainer.initialize()
             trainers[model.trainer] = trainer
@@ -47,8 +47,8 @@ def measure_speed(folder: Path, config: StudyConfig, *, rounds: int) -> None:
     cases: dict[str, list[float]] = {name: [] for name in trainers}
     for _ in range(rounds + 1):
         for name, trainer in trainers.items():
-            steps[name].append(_seconds(lambda t=trainer: _step(t, batch), device))
-            cases[name].append(_seconds(lambda t=trainer: _case(t, image), device))
+            steps[name].append(_seconds(partial(_step, trainer, batch), device))
+            cases[name].append(_seconds(partial(_case, trainer, image), device))
     rows = [
         {
             "trainer": name,

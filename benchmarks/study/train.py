@@ -6,14 +6,16 @@ Run in a process of its own, so that each starts from its seed: `python train.py
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from study.config import StudyConfig
+from study.config import HELD_OPEN, StudyConfig
 from study.data import DATASET, nnunet_paths
 
 SCORES = "scores.json"
+VAL_ITERS = 4
 
 
 def run_folder(folder: Path, trainer: str, seed: int) -> Path:
@@ -30,13 +32,14 @@ def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> N
     os.environ |= {
         "SGNET_EPOCHS": str(config.epochs),
         "SGNET_ITERS": str(config.iters),
-        "SGNET_VAL_ITERS": "4",
+        "SGNET_VAL_ITERS": str(VAL_ITERS),
+        "SGNET_PATIENCE": "0",
     }
     # nnU-Net reads its paths when it is imported.
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: PLC0415
     from nnunetv2.run.run_training import get_trainer_from_args  # noqa: PLC0415
 
-    from study.score import score_run  # noqa: PLC0415
+    from sgnet_nnunet.inference.model import load_predictor  # noqa: PLC0415
+    from sgnet_nnunet.training.gated import GatedTrainer  # noqa: PLC0415
 
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
     torch.manual_seed(seed)
@@ -49,24 +52,39 @@ def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> N
         trainer.load_checkpoint(str(checkpoint))
     else:
         trainer.run_training()
-    predictor = nnUNetPredictor(
-        tile_step_size=0.75, use_mirroring=False, device=device, allow_tqdm=False, verbose=False,
-        perform_everything_on_device=device.type == "cuda",
-    )  # fmt: skip
-    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), checkpoint.name)
+    predictor = load_predictor(Path(trainer.output_folder_base), device=config.device)
     raw = folder / "nnUNet_raw" / DATASET
+    _predict_and_score(trainer, predictor, raw, target)
+    if isinstance(trainer, GatedTrainer) and _hold_open(predictor.list_of_parameters[0]):
+        trainer.sgnet.hold_gates_open(True)
+        target = run_folder(folder, trainer_name + HELD_OPEN, seed)
+        target.mkdir(parents=True, exist_ok=True)
+        _predict_and_score(trainer, predictor, raw, target)
+
+
+def _hold_open(weights: dict[str, torch.Tensor]) -> bool:
+    """Hold the admission gates of a network's weights open; tell whether there are any."""
+    held = [value for name, value in weights.items() if name.endswith("held_open")]
+    for value in held:
+        value.fill_(True)
+    return bool(held)
+
+
+def _predict_and_score(trainer: Any, predictor: Any, raw: Path, target: Path) -> None:  # noqa: ANN401
+    from study.score import score_run  # noqa: PLC0415
+
     predictions = target / "predictions"
     predictions.mkdir(exist_ok=True)
     predictor.predict_from_files_sequential(str(raw / "imagesTs"), str(predictions))
     score_run(trainer, raw, predictions, target / SCORES)
 
 
-def _shorten(trainer: object, config: StudyConfig) -> None:
+def _shorten(trainer: Any, config: StudyConfig) -> None:  # noqa: ANN401
     """Give nnU-Net's own trainer as many patches as the others see."""
     patches = config.iters * config.batch_size
     trainer.num_epochs = config.epochs
     trainer.num_iterations_per_epoch = round(patches / trainer.configuration_manager.batch_size)
-    trainer.num_val_iterations_per_epoch = 4
+    trainer.num_val_iterations_per_epoch = VAL_ITERS
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from sgnet_nnunet import __version__
-from sgnet_nnunet.cli import convert, demo, onnx, phantom, plug
+from sgnet_nnunet.cli import convert, demo, gates, onnx, phantom, plug
 from sgnet_nnunet.cli.console import err, out
 from sgnet_nnunet.errors import SGNetError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command()(convert.convert)
 app.command()(phantom.phantom)
 app.command()(demo.demo)
+app.command()(gates.gates)
 app.command()(onnx.onnx)
 app.command()(plug.link)
 app.command()(plug.unlink)

@@ -17,10 +17,12 @@ def onnx(
     checkpoint: Annotated[str, typer.Option("-chk", help="Checkpoint's name.")] = "checkpoint_final.pth",
 ) -> None:
     """Write a trained network as ONNX, checked against PyTorch with onnxruntime."""
-    from sgnet_nnunet.export.onnx import export_onnx, load_network  # noqa: PLC0415 - PyTorch takes seconds
+    from sgnet_nnunet.export.onnx import export_onnx  # noqa: PLC0415 - PyTorch takes seconds
+    from sgnet_nnunet.inference.model import load_predictor  # noqa: PLC0415
 
-    network, channels = load_network(model, fold=fold, checkpoint=checkpoint)
-    difference = export_onnx(network, output, input_channels=channels)
+    predictor = load_predictor(model, fold=fold, checkpoint=checkpoint)
+    channels = len(predictor.dataset_json["channel_names"])
+    difference = export_onnx(predictor.network, output, input_channels=channels)
     out.print(
         f"{output}: onnxruntime agrees with PyTorch to {difference:.1g}", soft_wrap=True, highlight=False
     )

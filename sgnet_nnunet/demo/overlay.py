@@ -5,11 +5,16 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
 from sgnet_nnunet.io.atomic import atomic_path
-
-TRUTH_COLOUR, PREDICTION_COLOUR = "#37d67a", "#ff5c5c"
+from sgnet_nnunet.pictures.slices import (
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    dark_figure,
+    draw_contour,
+    draw_name,
+    draw_scan,
+)
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,6 @@ class CaseFiles:
     prediction: Path
 
 
-def radiological_slice(volume: NDArray[np.generic], k: int) -> NDArray[np.generic]:
-    """Return axial slice `k` of a RAS volume (x, y, z) for display.
-
-    The patient's right is on the viewer's left and anterior is up when the result, shape
-    (rows, columns), is drawn from the upper left corner.
-    """
-    return volume[::-1, ::-1, k].T
-
-
 def draw_overlay(cases: list[CaseFiles], path: Path) -> None:
     """Draw one row a case: T1ce, FLAIR, truth on FLAIR, prediction on FLAIR.
 
@@ -49,29 +45,18 @@ def draw_overlay(cases: list[CaseFiles], path: Path) -> None:
         cases: The cases, one or more.
         path: PNG file to write.
     """
-    # pyplot would open a window system; the object interface draws without one.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     titles = ("T1ce", "FLAIR", "truth", "prediction")
-    figure = Figure(figsize=(12, 3.4 * len(cases)), facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
-    for row, case in zip(figure.subplots(len(cases), 4, squeeze=False), cases, strict=True):
+    figure, grid = dark_figure(rows=len(cases), columns=len(titles))
+    for row, case in zip(grid, cases, strict=True):
         files = (case.t1ce, case.flair, case.truth, case.prediction)
         scans = [nib.as_closest_canonical(nib.load(file)) for file in files]
         t1ce, flair, truth, prediction = (np.asarray(scan.dataobj, dtype=float) for scan in scans)
         x, y, _ = scans[0].header.get_zooms()
         k = int(np.argmax((truth > 0).sum(axis=(0, 1))))
-        for axis, title, image in zip(row, titles, (t1ce, flair, flair, flair), strict=True):
-            top = np.percentile(image[image > 0], 99.5) if (image > 0).any() else 1
-            axis.imshow(radiological_slice(image, k), cmap="gray", vmin=0, vmax=top, aspect=y / x)
-            axis.set_title(title, color="white", fontsize=11)
-            axis.axis("off")
-            axis.text(0.02, 0.5, "R", color="white", transform=axis.transAxes)
-        for axis, mask, colour in ((row[2], truth, TRUTH_COLOUR), (row[3], prediction, PREDICTION_COLOUR)):
-            shown = radiological_slice(mask > 0, k)
-            if shown.any():
-                axis.contour(shown, levels=[0.5], colors=colour, linewidths=1.2)
-        row[0].text(0.02, 0.02, case.name, color="white", fontsize=8, transform=row[0].transAxes)
+        for axes, title, image in zip(row, titles, (t1ce, flair, flair, flair), strict=True):
+            draw_scan(axes, image, k, title=title, aspect=y / x)
+        draw_contour(row[2], truth > 0, k, colour=TRUTH_COLOUR)
+        draw_contour(row[3], prediction > 0, k, colour=PREDICTION_COLOUR)
+        draw_name(row[0], case.name)
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=110)

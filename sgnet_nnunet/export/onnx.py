@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.io.atomic import atomic_path
 
 OPSET = 18
@@ -70,31 +70,6 @@ def export_onnx(network: nn.Module, path: Path, *, input_channels: int) -> float
                 f"{TOLERANCE:g}; nothing was written, please report it with your versions of both"
             )
     return difference
-
-
-def load_network(model_folder: Path, *, fold: str, checkpoint: str) -> tuple[nn.Module, int]:
-    """Return a trained network with a fold's weights, and its number of input channels.
-
-    Args:
-        model_folder: nnU-Net's folder of the training, such as
-            `nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres`.
-        fold: The fold, a number or `all`.
-        checkpoint: File name of the weights.
-
-    Raises:
-        InputFileError: If the weights are not there.
-    """
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: PLC0415
-
-    weights = model_folder / f"fold_{fold}" / checkpoint
-    if not weights.is_file():
-        raise InputFileError(weights, "there is no such file", "name a trained model's folder, fold and -chk")
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(
-        str(model_folder), (int(fold) if fold != "all" else fold,), checkpoint
-    )
-    predictor.network.load_state_dict(predictor.list_of_parameters[0])
-    return predictor.network, len(predictor.dataset_json["channel_names"])
 
 
 def _require_extra() -> None:

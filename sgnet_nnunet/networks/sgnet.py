@@ -155,7 +155,7 @@ class SGNet(nn.Module):
         in a whole image.
         """
         for block in self.decoder:
-            if block.admission is not None:
+            if isinstance(block, UpBlock) and block.admission is not None:
                 block.conv.eval()
 
     def forward(self, image: Tensor) -> Tensor | GatedOutput:

@@ -11,6 +11,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
@@ -111,6 +112,7 @@ class SGNetPlanner(ExperimentPlanner):
 
     def architecture(self) -> dict[str, Any]:
         """Return the network's import path and arguments; its gate is chosen here, by name."""
+        labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
         return {
             "network_class_name": f"{SGNet.__module__}.{SGNet.__name__}",
             "arch_kwargs": {
@@ -122,12 +124,11 @@ class SGNetPlanner(ExperimentPlanner):
                     "threshold": 0.5,
                     "dilation": 1,
                     "nested": True,
+                    "detached": False,
                 },
                 "gated_levels": [0, 1, 2],
                 # With regions every head is a foreground of its own.
-                "background_head": not any(
-                    isinstance(labels, list) for labels in self.dataset_json["labels"].values()
-                ),
+                "background_head": not labels.has_regions,
                 "background_logit": -8.0,
             },
             "_kw_requires_import": [],

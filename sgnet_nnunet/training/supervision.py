@@ -27,9 +27,9 @@ class GateSupervision:
         ValueError: If a number is out of range.
     """
 
-    positive_weight: float = 8.0
-    auxiliary_weight: float = 0.5
-    warm_up: float = 0.2
+    positive_weight: float = 16.0
+    auxiliary_weight: float = 0.1
+    warm_up: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse what would train the gates to nothing, or to the opposite."""

@@ -11,6 +11,7 @@ import pytest
 from sgnet_nnunet.collection import PARTS, part_path
 from sgnet_nnunet.io.volume import Volume, write_volume
 from sgnet_nnunet.phantom.dataset import write_phantoms
+from sgnet_nnunet.plug.faces import FACES
 
 ROOT = Path(__file__).parents[2]
 REAL_DATA = Path(os.environ.get("SGNET_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -76,8 +77,15 @@ def run_the_four_commands(command, folder: Path, collection: Path) -> None:
     assert set(np.unique(mask.dataobj)) <= {0, 1}
 
 
-def test_four_commands_on_a_tiny_phantom(command, tmp_path, tiny_collection):
+def test_four_commands_on_a_tiny_phantom_and_a_look_at_the_model(command, tmp_path, tiny_collection):
     run_the_four_commands(command, tmp_path, tiny_collection)
+    dataset = "Dataset501_BrainMetsLung"
+    model = f"nnUNet_results/{dataset}/SGNetTrainer__nnUNetPlans__3d_fullres"
+    assert (tmp_path / model / "fold_0/validation/gates.json").is_file()
+    command("sgnet", "gates", model, "-i", "imagesTs", "-o", "gates", "-l", f"nnUNet_raw/{dataset}/labelsTr")
+    assert len(list((tmp_path / "gates").glob("*.png"))) == 1
+    assert "agrees with PyTorch" in command("sgnet", "onnx", model, "-o", "model.onnx").stdout
+    assert (tmp_path / "model.onnx").is_file()
 
 
 @pytest.mark.skipif(
@@ -108,7 +116,7 @@ def test_regions_train_resume_and_validate_with_a_rival(command, tmp_path, tiny_
 def test_doctor_finds_a_sound_installation(command):
     shown = command("sgnet", "doctor").stdout
     assert "✗" not in shown
-    for name in ("SGNetTrainer", "UNetTrainer", "AttentionUNetTrainer", "ResUNetTrainer", "SGNetPlanner"):
+    for name in (*FACES[0].names, "SGNetPlanner"):
         assert f"✓ {name}: found in" in shown
 
 

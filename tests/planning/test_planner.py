@@ -1,4 +1,6 @@
 import json
+from dataclasses import asdict
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -6,8 +8,10 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.networks.gates import AdmissionGate
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.planning.planner import SGNetPlanner
+from sgnet_nnunet.training.supervision import GateSupervision
 
 
 @pytest.fixture
@@ -38,7 +42,7 @@ def test_plan_holds_the_recipe_under_nnunets_default_name(plan):
     assert configuration["batch_size"] == 4
     assert configuration["normalization_schemes"] == ["PercentileTo01Normalization"] * 2
     assert configuration["resampling_fn_data"] == "resample_torch_fornnunet"
-    assert configuration["architecture"]["arch_kwargs"]["gate"] == "straight_through"
+    assert configuration["architecture"]["arch_kwargs"]["gate"] == "admission"
 
 
 def test_plan_holds_one_configuration_only(plan):
@@ -50,6 +54,35 @@ def test_plans_network_can_be_built_by_nnunet(plan):
     configuration = PlansManager(plan()).get_configuration("3d_fullres")
     assert configuration.network_arch_class_name == "sgnet_nnunet.networks.sgnet.SGNet"
     SGNet(2, 1, **configuration.network_arch_init_kwargs)
+
+
+def test_plan_names_every_choice_of_the_gate(plan):
+    configuration = plan()["configurations"]["3d_fullres"]
+    arguments = configuration["architecture"]["arch_kwargs"]
+    assert set(arguments["gate_kwargs"]) == set(signature(AdmissionGate).parameters) - {"channels"}
+    chosen = set(arguments) | {"input_channels", "num_classes"}
+    assert chosen == set(signature(SGNet).parameters)
+    assert configuration["gate_supervision"] == asdict(GateSupervision())
+
+
+def test_plans_gate_is_the_networks_own_default(plan):
+    arguments = plan()["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    for name, value in arguments["gate_kwargs"].items():
+        assert signature(AdmissionGate).parameters[name].default == value
+
+
+@pytest.mark.parametrize(
+    ("labels", "background_head"),
+    [({"background": 0, "a": 1, "b": 2}, True), ({"background": 0, "a": [1, 2], "b": [2]}, False)],
+)
+def test_plan_says_whether_there_is_a_background_head(plan, labels, background_head, nnunet_paths):
+    plan()
+    path = nnunet_paths / "nnUNet_raw/Dataset501_Tiny/dataset.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"labels": labels, "regions_class_order": [1, 2]})
+    )
+    arguments = plan()["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    assert arguments["background_head"] is background_head
 
 
 def test_median_shape_is_that_at_the_target_spacing(plan):

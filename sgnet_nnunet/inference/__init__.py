@@ -1,0 +1,1 @@
+"""Trained models, loaded from nnU-Net's folders and applied."""

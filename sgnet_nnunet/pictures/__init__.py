@@ -1,0 +1,1 @@
+"""Pictures: slices as a radiologist sees them."""

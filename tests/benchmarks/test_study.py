@@ -1,0 +1,91 @@
+"""The study's own part: the budget it keeps, and the tables it makes of the scores."""
+
+import json
+
+import pytest
+from study.config import BUDGETS, MODELS, StudyConfig, with_seeds
+from study.markdown import to_markdown
+from study.summary import summarise
+from study.train import SCORES, run_folder
+
+from sgnet_nnunet.plug.faces import FACES
+
+LEVELS = ("1/8", "1/4", "1/2")
+
+
+def case(*, false_positives, shut_out=()):
+    gates = {
+        "open_fraction": [0.5, 0.2, 0.04],
+        "lesion_voxels": [100] * 3,
+        "admitted_voxels": [100, 100, 99],
+        "lesions": [4] * 3,
+        "admitted_lesions": [4, 4, 4 - len(shut_out)],
+        "shut_out_diameters_mm": list(shut_out),
+    }
+    scores = dict.fromkeys(("dice", "precision", "recall", "nsd_1mm"), 0.8) | {"hd95_mm": 5.0}
+    return scores | {"lesions": 4, "detected": 3, "false_positives": false_positives, "gates": gates}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Return a study with two seeds of two networks, one gated."""
+    config = StudyConfig(seeds=2)
+    for trainer, false_positives, shut_out in (
+        ("SGNetTrainer", 1, (4.0, 6.0)),
+        ("SGNetNoGateTrainer", 3, ()),
+    ):
+        for seed in range(2):
+            folder = run_folder(tmp_path, trainer, seed)
+            folder.mkdir(parents=True)
+            cases = {f"p{i}": case(false_positives=false_positives + i, shut_out=shut_out) for i in range(3)}
+            gates = list(LEVELS) if trainer == "SGNetTrainer" else []
+            (folder / SCORES).write_text(json.dumps({"parameters": 668_673, "gates": gates, "cases": cases}))
+    return tmp_path, config
+
+
+def test_every_trainer_and_nnunets_own_are_in_the_study():
+    assert {model.trainer for model in MODELS if model.trained} == {*FACES[0].names, "nnUNetTrainer"}
+
+
+def test_means_are_over_patients_and_seeds_and_the_rest_is_left_out(study):
+    gated, ungated = summarise(*study)["models"]
+    assert (gated["trainer"], gated["seeds"]) == ("SGNetTrainer", 2)
+    assert gated["mean"]["false_positives"] == 2
+    assert ungated["mean"]["false_positives"] == 4
+    assert gated["mean"]["lesion_sensitivity"] == 0.75
+
+
+def test_difference_is_paired_over_patients(study):
+    gated, ungated = summarise(*study)["models"]
+    assert gated["against_no_gate"]["false_positives"] == {"mean": -2.0, "low": -2.0, "high": -2.0}
+    assert ungated["against_no_gate"] is None
+
+
+def test_gates_are_summed_and_lesions_of_5_mm_counted(study):
+    gated, ungated = summarise(*study)["models"]
+    assert gated["gates"]["1/2"] == {
+        "open_fraction": pytest.approx(0.04),
+        "admitted_voxel_share": 0.99,
+        "admitted_lesion_share": 0.5,
+    }
+    assert gated["lesions_shut_out"] == 12
+    assert gated["lesions_shut_out_of_5mm_or_more"] == 6
+    assert ungated["gates"] is None
+
+
+def test_markdown_has_a_row_a_network_in_every_table(study):
+    text = to_markdown(summarise(*study))
+    assert "| SG-Net, admission gate | 668,673 | 2 | 0.800 | 0.800 | 0.800 | 5.0 |" in text
+    assert "| SG-Net, admission gate | 1/2 | 0.0400 | 0.9900 | 0.5000 |" in text
+    assert text.count("SG-Net, no gate") == 2
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_budget_comes_back_from_its_file(tmp_path, name):
+    BUDGETS[name].save(tmp_path / "config.json")
+    assert StudyConfig.load(tmp_path / "config.json") == BUDGETS[name]
+
+
+def test_number_of_seeds_can_be_changed():
+    assert with_seeds(BUDGETS["cpu"], 1).seeds == 1
+    assert with_seeds(BUDGETS["cpu"], None) == BUDGETS["cpu"]
