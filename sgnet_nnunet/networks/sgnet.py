@@ -141,6 +141,11 @@ class SGNet(nn.Module):
             if block.gate_stride is not None
         ]
 
+    @property
+    def has_admission_gates(self) -> bool:
+        """Whether any gate is one that can be held open."""
+        return any(isinstance(module, AdmissionGate) for module in self.modules())
+
     def hold_gates_open(self, held: bool) -> None:
         """Hold every admission gate open, or let them decide; kept in the network's state."""
         for module in self.modules():

@@ -1,5 +1,6 @@
 """Training of a network with gates: their supervision, their warm-up and an eye on what they shut out."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +62,31 @@ class GatedTrainer(RecipeTrainer):
         return GatedLoss(self.build_segmentation_loss(), self.supervision)
 
     @property
-    def warming_up(self) -> bool:
-        """Whether the gates are held open in the current epoch."""
-        return self.current_epoch < self.supervision.warm_up * self.num_epochs
+    def warm_up_epochs(self) -> int:
+        """Number of epochs that the gates are held open for."""
+        return math.ceil(self.supervision.warm_up * self.num_epochs)
 
     def on_train_epoch_start(self) -> None:
-        """Start an epoch; hold the gates open while warming up, and let go of them once."""
+        """Start an epoch; hold the gates open while warming up, and then let go of them."""
         super().on_train_epoch_start()
-        self.sgnet.hold_gates_open(self.warming_up)
-        if not self.warming_up:
-            self.sgnet.freeze_gated_norms()
-        first_gated = self.current_epoch and not self.warming_up and self._was_warming_up()
-        if first_gated and self.sgnet.gate_names:
-            self.print_to_log_file("The gates are let go of")
+        warming_up = self.current_epoch < self.warm_up_epochs
+        self.sgnet.hold_gates_open(warming_up)
+        if warming_up:
+            return
+        self.sgnet.freeze_gated_norms()
+        if self.current_epoch == self.warm_up_epochs:
             # The best checkpoint is to be one whose gates decide.
             self._best_ema = None
 
-    def _was_warming_up(self) -> bool:
-        return self.current_epoch - 1 < self.supervision.warm_up * self.num_epochs
+    def on_train_end(self) -> None:
+        """End as nnU-Net does, and warn if the gates never got to decide."""
+        super().on_train_end()
+        if self.current_epoch <= self.warm_up_epochs and self.sgnet.has_admission_gates:
+            self.print_to_log_file(
+                f"WARNING: the training ended after {self.current_epoch} epochs, while its gates were held "
+                f"open for the first {self.warm_up_epochs}: this network shuts nothing out. Train longer, or "
+                "plan with a smaller `warm_up`."
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Start to count what the gates admit."""
@@ -111,7 +119,7 @@ class GatedTrainer(RecipeTrainer):
             self.logger.log(key, value, self.current_epoch)
         if counts:
             names = self.sgnet.gate_names
-            self.print_to_log_file(_in_words(counts, names, held_open=self.warming_up))
+            self.print_to_log_file(_in_words(counts, names))
             for warning in warnings_of(counts, names):
                 self.print_to_log_file(warning)
 
@@ -149,7 +157,7 @@ class GatedTrainer(RecipeTrainer):
         )
 
 
-def _in_words(counts: GateCounts, names: list[str], *, held_open: bool = False) -> str:
+def _in_words(counts: GateCounts, names: list[str]) -> str:
     figures = "; ".join(
         f"{name}: open {opened:.1%}, admits {voxels:.2%} of lesion voxels and {lesions:.2%} of lesions"
         for name, opened, voxels, lesions in zip(
@@ -160,4 +168,4 @@ def _in_words(counts: GateCounts, names: list[str], *, held_open: bool = False) 
             strict=True,
         )
     )
-    return f"Gates{' (held open)' if held_open else ''}: {figures}"
+    return f"Gates: {figures}"
