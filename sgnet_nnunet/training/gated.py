@@ -1,6 +1,7 @@
 """Training of a network with gates: their supervision, their warm-up and an eye on what they shut out."""
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.sgnet import GatedOutput, SGNet
 from sgnet_nnunet.training.gate_counts import GateCounts, count_gates, warnings_of
 from sgnet_nnunet.training.gate_log import GateLogger
@@ -25,20 +27,23 @@ class GatedTrainer(RecipeTrainer):
 
     network: nn.Module
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.enable_deep_supervision = True
-        self.supervision = GateSupervision(
-            **self.configuration_manager.configuration.get("gate_supervision", {})
-        )
-        self._counts: GateCounts | None = None
+    USES_DEEP_SUPERVISION = True
+    _counts: GateCounts | None = None
+
+    @cached_property
+    def supervision(self) -> GateSupervision:
+        """How the plan wants its gates trained; the defaults where it does not say.
+
+        Raises:
+            SGNetError: If the plan names something unknown or out of range.
+        """
+        planned = self.configuration_manager.configuration.get("gate_supervision", {})
+        try:
+            return GateSupervision(**planned)
+        except (TypeError, ValueError) as error:
+            raise SGNetError(
+                f"plan {self.plans_manager.plans_name}: cannot train gates by gate_supervision={planned}: {error}"
+            ) from error
 
     @property
     def sgnet(self) -> SGNet:

@@ -90,6 +90,8 @@ class PlateauSchedule(LRScheduler):
 class NotebookRecipe(GatedTrainer):
     """The notebook's loss, optimiser, schedule, length and augmentation."""
 
+    INITIAL_LR = 1e-4
+
     DEFAULT_LENGTH = TrainingLength(epochs=100, iters=16, val_iters=16, patience=10)
     """The number of validation batches is ours."""
 
@@ -97,17 +99,6 @@ class NotebookRecipe(GatedTrainer):
 
     PROBABILITY = 0.5
     """Of a rotation, and of a flip."""
-
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = 1e-4
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
         """Return Adam and the plateau schedule."""

@@ -32,6 +32,11 @@ class RecipeTrainer(nnUNetTrainer):
     checkpoint, and `--c` goes on with the length the training was started with.
     """
 
+    USES_DEEP_SUPERVISION = False
+    """Whether nnU-Net is to treat the network's output as a list, the logits first."""
+
+    INITIAL_LR = 3e-3
+
     DEFAULT_LENGTH = TrainingLength()
     """The length where the environment says nothing."""
 
@@ -59,8 +64,8 @@ class RecipeTrainer(nnUNetTrainer):
             self.print_to_log_file(
                 "WARNING: no CUDA device was found, training on the CPU; say `-device cpu` to mean it"
             )
-        self.enable_deep_supervision = False
-        self.initial_lr = 3e-3
+        self.enable_deep_supervision = self.USES_DEEP_SUPERVISION
+        self.initial_lr = self.INITIAL_LR
         self.weight_decay = 1e-2
         self.oversample_foreground_percent = 0.5
         self.save_every = 10

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.training.gate_counts import count_gates
 
 
@@ -132,6 +133,12 @@ def test_figures_of_all_processes_are_added(make_trainer, monkeypatch):
 def test_plan_carries_the_supervision(make_trainer, key):
     trainer = make_trainer(supervision={key: 0.125})
     assert getattr(trainer.supervision, key) == 0.125
+
+
+@pytest.mark.parametrize("planned", [{"warm_up": 2.0}, {"patience": 3}])
+def test_plan_with_an_impossible_supervision_is_named(make_trainer, planned):
+    with pytest.raises(SGNetError, match=r"plan nnUNetPlans: cannot train gates by gate_supervision=\{"):
+        make_trainer(supervision=planned).initialize()
 
 
 def test_plan_without_a_supervision_has_the_default(make_trainer):
