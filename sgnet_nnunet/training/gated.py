@@ -42,7 +42,8 @@ class GatedTrainer(RecipeTrainer):
             return GateSupervision(**planned)
         except (TypeError, ValueError) as error:
             raise SGNetError(
-                f"plan {self.plans_manager.plans_name}: cannot train gates by gate_supervision={planned}: {error}"
+                f"plan {self.plans_manager.plans_name}: cannot train gates by gate_supervision={planned}: "
+                f"{error}"
             ) from error
 
     @property
@@ -115,15 +116,16 @@ class GatedTrainer(RecipeTrainer):
         super().on_validation_epoch_end(val_outputs)
         self.loss.observer = None
         counts = self._gathered_counts()
+        names = self.sgnet.gate_names
+        unknown = [math.nan] * len(names)
         figures = {
-            "gate_open_fraction": counts.open_fraction if counts else [],
-            "gate_admitted_voxels": counts.admitted_voxel_share if counts else [],
-            "gate_admitted_lesions": counts.admitted_lesion_share if counts else [],
+            "gate_open_fraction": counts.open_fraction if counts else unknown,
+            "gate_admitted_voxels": counts.admitted_voxel_share if counts else unknown,
+            "gate_admitted_lesions": counts.admitted_lesion_share if counts else unknown,
         }
         for key, value in figures.items():
             self.logger.log(key, value, self.current_epoch)
         if counts:
-            names = self.sgnet.gate_names
             self.print_to_log_file(_in_words(counts, names))
             for warning in warnings_of(counts, names):
                 self.print_to_log_file(warning)
