@@ -53,8 +53,18 @@ class GatedTrainer(RecipeTrainer):
         return getattr(network, "_orig_mod", network)  # type: ignore[arg-type]
 
     def initialize(self) -> None:
-        """Build the network and all that hangs on it."""
+        """Build the network and all that hangs on it.
+
+        Raises:
+            SGNetError: If the plan was made for labels and the data set has regions, or the reverse.
+        """
         super().initialize()
+        has_regions = self.label_manager.has_regions
+        if self.sgnet.has_admission_gates and self.sgnet.background_head == has_regions:
+            raise SGNetError(
+                f"plan {self.plans_manager.plans_name}: has background_head={self.sgnet.background_head}, but "
+                f"the data set's labels are {'' if has_regions else 'not '}regions; plan it anew"
+            )
         self.logger.local_logger = GateLogger(self.sgnet.gate_names, verbose=self.logger.local_logger.verbose)
 
     def _get_deep_supervision_scales(self) -> list[list[float]]:

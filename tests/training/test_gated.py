@@ -141,6 +141,14 @@ def test_plan_with_an_impossible_supervision_is_named(make_trainer, planned):
         make_trainer(supervision=planned).initialize()
 
 
+@pytest.mark.parametrize(("kind", "background_head"), [("labels", False), ("regions", True)])
+def test_plan_whose_background_does_not_fit_the_labels_is_refused(make_trainer, kind, background_head):
+    trainer = make_trainer(kind=kind)
+    trainer.configuration_manager.network_arch_init_kwargs["background_head"] = background_head
+    with pytest.raises(SGNetError, match=f"background_head={background_head}, but the data set's labels are"):
+        trainer.initialize()
+
+
 def test_plan_without_a_supervision_has_the_default(make_trainer):
     assert make_trainer(supervision={}).supervision == type(make_trainer().supervision)()
 
