@@ -62,8 +62,8 @@ class GatedTrainer(RecipeTrainer):
         has_regions = self.label_manager.has_regions
         if self.sgnet.has_admission_gates and self.sgnet.background_head == has_regions:
             raise SGNetError(
-                f"plan {self.plans_manager.plans_name}: has background_head={self.sgnet.background_head}, but "
-                f"the data set's labels are {'' if has_regions else 'not '}regions; plan it anew"
+                f"plan {self.plans_manager.plans_name}: has background_head={self.sgnet.background_head}, "
+                f"but the data set's labels are {'' if has_regions else 'not '}regions; plan it anew"
             )
         self.logger.local_logger = GateLogger(self.sgnet.gate_names, verbose=self.logger.local_logger.verbose)
 
