@@ -7,6 +7,9 @@ count, nor do predicted ones that match them. A missed or a false lesion scores 
 mm; the mean is taken over the reference's lesions and the false ones. Where there is neither, Dice
 is 1 and HD95 is 0. The HD95 is surface-weighted, since the challenge used DeepMind's.
 
+The challenge's own code differs in two points: lesions whose grown shapes touch count there as one,
+and a lesion does not grow to its corners.
+
 Source: BraTS-METS 2023 (arXiv:2306.00838) and its organisers' announcement, Synapse syn51156910.
 """
 

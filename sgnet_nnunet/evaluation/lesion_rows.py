@@ -86,9 +86,10 @@ def _centroids(lesions: Lesions, pair: MaskPair) -> NDArray[np.float64]:
     """Return the mean of each lesion's voxel centres in world mm, shape (number, 3)."""
     if not lesions.number:
         return np.empty((0, 3))
-    voxels = np.nonzero(lesions.labels)
-    labels = lesions.labels[voxels]
-    sums = [np.bincount(labels, weights=axis, minlength=lesions.number + 1)[1:] for axis in voxels]
+    voxels = np.flatnonzero(lesions.labels)
+    labels = lesions.labels.ravel()[voxels]
+    axes = np.unravel_index(voxels, lesions.labels.shape)
+    sums = [np.bincount(labels, weights=axis, minlength=lesions.number + 1)[1:] for axis in axes]
     return pair.grid.world(np.stack(sums, axis=1) / lesions.voxels[:, None] + pair.origin)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sgnet_nnunet.evaluation.pair import MaskPair, once_per_pair
+from sgnet_nnunet.evaluation.pair import MaskPair, bounding_box, once_per_pair
 
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 """Voxels that share a face, an edge or a corner belong to one lesion (26-connectivity)."""
@@ -106,12 +106,12 @@ def match_lesions(prediction: Lesions, reference: Lesions) -> LesionMatch:
     if prediction.labels.shape != reference.labels.shape:
         shapes = f"{prediction.labels.shape} and {reference.labels.shape}"
         raise ValueError(f"prediction and reference must have one shape; got {shapes}")
-    both = (prediction.labels > 0) & (reference.labels > 0)
-    # One number for each pair of labels, since NumPy finds unique numbers faster than unique rows.
-    codes, common = np.unique(
-        (prediction.labels[both] - 1) * np.int64(reference.number) + reference.labels[both] - 1,
-        return_counts=True,
+    voxels = np.flatnonzero((prediction.labels > 0) & (reference.labels > 0))
+    first, second = (
+        lesions.labels.ravel()[voxels].astype(np.intp) - 1 for lesions in (prediction, reference)
     )
+    # One number for each pair of labels, since NumPy finds unique numbers faster than unique rows.
+    codes, common = np.unique(first * reference.number + second, return_counts=True)
     predicted, actual = np.divmod(codes, max(reference.number, 1))
     return LesionMatch(prediction, reference, predicted, actual, common)
 
@@ -124,6 +124,8 @@ def lesions_of(pair: MaskPair) -> LesionMatch:
 
 
 def _label(mask: NDArray[np.bool_], voxel_mm3: float) -> Lesions:
-    labels, number = ndimage.label(mask, structure=CONNECTIVITY)
-    voxels = np.bincount(labels.ravel(), minlength=number + 1)[1:]
+    labels = np.zeros(mask.shape, dtype=np.int32)
+    box = bounding_box(mask)
+    number = ndimage.label(mask[box], structure=CONNECTIVITY, output=labels[box])
+    voxels = np.bincount(labels[box].ravel(), minlength=number + 1)[1:]
     return Lesions(labels, voxels, voxel_mm3)

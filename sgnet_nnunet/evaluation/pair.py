@@ -16,13 +16,14 @@ Box = tuple[slice, slice, slice]
 class MaskPair:
     """A predicted mask and its reference on one grid.
 
-    Only the bounding box of the two masks' voxels is kept; metrics share their intermediate
-    results through `once_per_pair`.
+    Only the bounding box of the two masks' voxels is kept, its axes in reverse if that is how the
+    masks lie in memory; the grid's are too. Metrics share their intermediate results through
+    `once_per_pair`.
 
     Attributes:
         grid: The grid of the whole image.
         box: Bounding box of the voxels of either mask; empty if both masks are.
-        prediction: Predicted mask inside the box, shape (x, y, z), C-contiguous.
+        prediction: Predicted mask inside the box, C-contiguous, its axes those of the grid.
         reference: Reference mask inside the box.
         results: What `once_per_pair` remembers.
     """
@@ -48,7 +49,12 @@ class MaskPair:
                 raise ValueError(
                     f"the {name} must be boolean; got {mask.dtype}: compare it with a label first"
                 )
-        self.grid = Grid(prediction.shape, np.asarray(affine, dtype=np.float64))
+        affine = np.asarray(affine, dtype=np.float64)
+        if prediction.flags.f_contiguous and reference.flags.f_contiguous:
+            # As nibabel reads them; the affine's columns change places with the axes.
+            prediction, reference = prediction.T, reference.T
+            affine = affine[:, [2, 1, 0, 3]] if affine.shape == (4, 4) else affine
+        self.grid = Grid(prediction.shape, affine)
         self.box = bounding_box(prediction | reference)
         self.prediction = np.ascontiguousarray(prediction[self.box])
         self.reference = np.ascontiguousarray(reference[self.box])
