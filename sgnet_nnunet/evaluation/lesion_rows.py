@@ -45,7 +45,7 @@ def lesion_rows(pair: MaskPair) -> tuple[LesionRow, ...]:
     """Return the reference's lesions in the order of their labels, then the false positives."""
     match = lesions_of(pair)
     worst = Dice().worst(pair.grid), HD95().worst(pair.grid)
-    centroids = _centroids(match.reference, pair)
+    centroids = _centroids(match.reference, pair.reference, pair)
     rows = []
     for lesion in range(match.reference.number):
         partners = match.predicted[match.actual == lesion]
@@ -54,7 +54,7 @@ def lesion_rows(pair: MaskPair) -> tuple[LesionRow, ...]:
             rows.append(_row("detected", (Dice()(alone), HD95()(alone)), match.reference, lesion, centroids))
         else:
             rows.append(_row("missed", worst, match.reference, lesion, centroids))
-    centroids = _centroids(match.prediction, pair)
+    centroids = _centroids(match.prediction, pair.prediction, pair)
     false = np.flatnonzero(~match.hits)
     return (*rows, *(_row("false positive", worst, match.prediction, int(i), centroids) for i in false))
 
@@ -62,11 +62,21 @@ def lesion_rows(pair: MaskPair) -> tuple[LesionRow, ...]:
 def pair_of_lesion(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> MaskPair:
     """Return a lesion of the reference beside predicted lesions, without all others.
 
+    The same pair each time, since the rows and the presets mostly ask for the same partners.
+
     Args:
         pair: The pair of masks.
         lesion: Index of the reference's lesion.
         partners: Indices of one or more predicted lesions, shape (n,).
     """
+    key = (pair_of_lesion, lesion, *partners.tolist())
+    if key not in pair.results:
+        pair.results[key] = _isolate(pair, lesion, partners)
+    alone: MaskPair = pair.results[key]
+    return alone
+
+
+def _isolate(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> MaskPair:
     match = lesions_of(pair)
     boxes = [match.reference.boxes[lesion], *(match.prediction.boxes[partner] for partner in partners)]
     around = tuple(
@@ -82,13 +92,13 @@ def pair_of_lesion(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> M
     )
 
 
-def _centroids(lesions: Lesions, pair: MaskPair) -> NDArray[np.float64]:
+def _centroids(lesions: Lesions, mask: NDArray[np.bool_], pair: MaskPair) -> NDArray[np.float64]:
     """Return the mean of each lesion's voxel centres in world mm, shape (number, 3)."""
     if not lesions.number:
         return np.empty((0, 3))
-    voxels = np.flatnonzero(lesions.labels)
+    voxels = np.flatnonzero(mask)
     labels = lesions.labels.ravel()[voxels]
-    axes = np.unravel_index(voxels, lesions.labels.shape)
+    axes = np.unravel_index(voxels, mask.shape)
     sums = [np.bincount(labels, weights=axis, minlength=lesions.number + 1)[1:] for axis in axes]
     return pair.grid.world(np.stack(sums, axis=1) / lesions.voxels[:, None] + pair.origin)
 

@@ -127,5 +127,5 @@ def _label(mask: NDArray[np.bool_], voxel_mm3: float) -> Lesions:
     labels = np.zeros(mask.shape, dtype=np.int32)
     box = bounding_box(mask)
     number = ndimage.label(mask[box], structure=CONNECTIVITY, output=labels[box])
-    voxels = np.bincount(labels[box].ravel(), minlength=number + 1)[1:]
+    voxels = np.bincount(labels[mask], minlength=number + 1)[1:]
     return Lesions(labels, voxels, voxel_mm3)
