@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sgnet_nnunet.evaluation.distance import HD95
-from sgnet_nnunet.evaluation.grid import Grid
 from sgnet_nnunet.evaluation.lesion_rows import pair_of_lesion
 from sgnet_nnunet.evaluation.lesions import CONNECTIVITY, Lesions, lesions_of
-from sgnet_nnunet.evaluation.metric import Metric
+from sgnet_nnunet.evaluation.metric import Metric, Penalised
 from sgnet_nnunet.evaluation.overlap import Dice
 from sgnet_nnunet.evaluation.pair import MaskPair, once_per_pair
 
@@ -45,19 +44,10 @@ class _LesionScores:
 
 
 @dataclass(frozen=True)
-class _Brats2023(Metric):
-    """The mean over lesions; an empty mask is nothing special."""
+class _Brats2023(Penalised):
+    """The mean over the reference's lesions and the false ones."""
 
     perfect: ClassVar[float]
-    penalty: ClassVar[float]
-
-    def worst(self, grid: Grid) -> float:  # noqa: ARG002
-        """Return what a missed or a false lesion scores."""
-        return self.penalty
-
-    def of_empty(self, pair: MaskPair) -> float:
-        """Return what is measured."""
-        return self.measure(pair)
 
     def mean(self, matched: list[float], unmatched: int) -> float:
         """Return the mean over the matched lesions and the penalties for the others."""

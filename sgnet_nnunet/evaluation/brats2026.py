@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from sgnet_nnunet.evaluation.distance import HD95, NSD
-from sgnet_nnunet.evaluation.grid import Grid
 from sgnet_nnunet.evaluation.lesion_rows import pair_of_lesion
 from sgnet_nnunet.evaluation.lesions import lesions_of
-from sgnet_nnunet.evaluation.metric import Metric
+from sgnet_nnunet.evaluation.metric import Metric, Penalised
 from sgnet_nnunet.evaluation.overlap import Dice
 from sgnet_nnunet.evaluation.pair import MaskPair, once_per_pair
 
@@ -75,25 +74,11 @@ def match_one_to_one(pair: MaskPair) -> OneToOne:
 
 
 @dataclass(frozen=True)
-class _Brats2026(Metric):
-    """What the four scores have in common: an empty mask is nothing special."""
-
-    penalty: ClassVar[float] = 0.0
-
-    def worst(self, grid: Grid) -> float:  # noqa: ARG002
-        """Return what a missed or a false lesion scores."""
-        return self.penalty
-
-    def of_empty(self, pair: MaskPair) -> float:
-        """Return what is measured."""
-        return self.measure(pair)
-
-
-@dataclass(frozen=True)
-class Brats2026SmallF1(_Brats2026):
+class Brats2026SmallF1(Penalised):
     """F1 of the detection of small lesions."""
 
     name, unit, best, higher_is_better = "brats2026_small_f1", "", 1.0, True
+    penalty = 0.0
 
     def measure(self, pair: MaskPair) -> float:
         """Return the share."""
@@ -108,7 +93,7 @@ class Brats2026SmallF1(_Brats2026):
 
 
 @dataclass(frozen=True)
-class _OfLarge(_Brats2026):
+class _OfLarge(Penalised):
     """The mean of a metric over large lesions."""
 
     metric: ClassVar[Metric]
@@ -132,6 +117,7 @@ class Brats2026Dice(_OfLarge):
 
     name, unit, best, higher_is_better = "brats2026_large_dice", "", 1.0, True
     metric = Dice()
+    penalty = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +126,7 @@ class Brats2026NSD(_OfLarge):
 
     name, unit, best, higher_is_better = "brats2026_large_nsd_1mm", "", 1.0, True
     metric = NSD(tolerance_mm=1)
+    penalty = 0.0
 
 
 @dataclass(frozen=True)

@@ -42,21 +42,28 @@ class LesionRow:
 
 @once_per_pair
 def lesion_rows(pair: MaskPair) -> tuple[LesionRow, ...]:
-    """Return the reference's lesions in the order of their labels, then the false positives."""
+    """Return the reference's lesions, then the false positives, the largest first."""
     match = lesions_of(pair)
     worst = Dice().worst(pair.grid), HD95().worst(pair.grid)
     centroids = _centroids(match.reference, pair.reference, pair)
-    rows = []
+    reference = []
     for lesion in range(match.reference.number):
         partners = match.predicted[match.actual == lesion]
         if partners.size:
             alone = pair_of_lesion(pair, lesion, partners)
-            rows.append(_row("detected", (Dice()(alone), HD95()(alone)), match.reference, lesion, centroids))
+            scores = Dice()(alone), HD95()(alone)
+            reference.append(_row("detected", scores, match.reference, lesion, centroids))
         else:
-            rows.append(_row("missed", worst, match.reference, lesion, centroids))
+            reference.append(_row("missed", worst, match.reference, lesion, centroids))
     centroids = _centroids(match.prediction, pair.prediction, pair)
-    false = np.flatnonzero(~match.hits)
-    return (*rows, *(_row("false positive", worst, match.prediction, int(i), centroids) for i in false))
+    unmatched = map(int, np.flatnonzero(~match.hits))
+    false = [_row("false positive", worst, match.prediction, lesion, centroids) for lesion in unmatched]
+    # Labels come in the order of the masks' memory, which no reader of a table should see.
+    return tuple(row for rows in (reference, false) for row in sorted(rows, key=_largest_first))
+
+
+def _largest_first(row: LesionRow) -> tuple[float, ...]:
+    return -row.volume_mm3, *row.centroid_mm
 
 
 def pair_of_lesion(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> MaskPair:

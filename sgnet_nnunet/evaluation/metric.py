@@ -93,3 +93,21 @@ class Description(Metric):
     def of_empty(self, pair: MaskPair) -> float:
         """Return what is measured."""
         return self.measure(pair)
+
+
+class Penalised(Metric):
+    """A mean over lesions, where one without a partner scores a penalty; an empty mask is not special.
+
+    Attributes:
+        penalty: What a missed or a false lesion scores.
+    """
+
+    penalty: ClassVar[float]
+
+    def worst(self, grid: Grid) -> float:  # noqa: ARG002
+        """Return the penalty."""
+        return self.penalty
+
+    def of_empty(self, pair: MaskPair) -> float:
+        """Return what is measured."""
+        return self.measure(pair)

@@ -19,26 +19,26 @@ def rows(make_pair):
     )
 
 
-def test_the_references_lesions_come_first_then_the_false_positives(rows):
-    assert [row.status for row in rows] == ["detected", "missed", "false positive"]
-    assert [row.detected for row in rows] == [True, False, False]
+def test_the_references_lesions_come_first_then_the_false_positives_each_the_largest_first(rows):
+    assert [row.status for row in rows] == ["missed", "detected", "false positive"]
+    assert [row.detected for row in rows] == [False, True, False]
 
 
 def test_a_lesion_is_compared_with_all_that_meets_it(rows):
-    assert rows[0].dice == pytest.approx(2 * 4 / (6 + 6))
+    assert rows[1].dice == pytest.approx(2 * 4 / (6 + 6))
     # Reference to prediction 0, 0, 1, 1, 0, 0; prediction to reference 0 four times and 1 twice.
-    assert rows[0].hd95_mm == 1
+    assert rows[1].hd95_mm == 1
 
 
 def test_missed_and_false_lesions_score_worst(rows):
-    for row in rows[1:]:
+    for row in (rows[0], rows[2]):
         assert (row.dice, row.hd95_mm) == (0, pytest.approx(math.hypot(20, 20, 40)))
 
 
 def test_volume_diameter_and_centroid_are_in_mm(rows):
-    assert [row.volume_mm3 for row in rows] == [12, 16, 6]
-    assert rows[1].diameter_mm == pytest.approx(np.cbrt(6 * 16 / np.pi))
-    assert [row.centroid_mm for row in rows] == [(4.5, 2, 4), (2.5, 10.5, 21), (16, 15, 30)]
+    assert [row.volume_mm3 for row in rows] == [16, 12, 6]
+    assert rows[0].diameter_mm == pytest.approx(np.cbrt(6 * 16 / np.pi))
+    assert [row.centroid_mm for row in rows] == [(2.5, 10.5, 21), (4.5, 2, 4), (16, 15, 30)]
 
 
 def test_centroids_go_through_a_turned_and_flipped_affine(boxes):
