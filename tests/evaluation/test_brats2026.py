@@ -79,6 +79,14 @@ def test_a_small_lesion_is_found_from_a_dice_of_a_tenth_on(length, f1, make_pair
     assert Brats2026SmallF1()(pair) == f1
 
 
+def test_a_match_below_a_tenth_is_a_miss_and_a_false_positive(make_pair):
+    weak = {"predicted": ((2, 2, 2), (19, 1, 1)), "reference": ((1, 2, 2), (2, 1, 1))}
+    pair = make_pair(
+        predicted=[SMALL, weak["predicted"]], reference=[SMALL, weak["reference"]], shape=(40, 20, 20)
+    )
+    assert Brats2026SmallF1()(pair) == pytest.approx(2 / (2 + 1 + 1))
+
+
 def test_small_lesions_are_scored_by_the_f1_of_detection(make_pair):
     missed, false = ((2, 12, 2), (2, 2, 2)), [((2, 2, 12), (1, 1, 1)), ((12, 2, 12), (1, 1, 1))]
     pair = make_pair(predicted=[SMALL, *false], reference=[SMALL, missed])

@@ -9,6 +9,7 @@ from sgnet_nnunet.evaluation.detection import (
     LesionSensitivity,
     SizeClass,
 )
+from sgnet_nnunet.evaluation.lesions import lesions_of
 
 SMALL, LARGE = SizeClass(limit_mm=5), SizeClass(smallest_mm=5)
 
@@ -65,6 +66,14 @@ def test_diameters_are_in_mm(make_pair):
     lesion = [((0, 0, 0), (1, 1, 1))]
     coarse = make_pair(reference=lesion, predicted=lesion, spacing=(5.0, 5.0, 5.0))
     assert LesionSensitivity(size=LARGE)(coarse) == 1
+
+
+def test_a_lesion_at_a_limit_belongs_to_the_class_above_alone(make_pair):
+    lesion = [((0, 0, 0), (2, 2, 2))]
+    pair = make_pair(reference=lesion, predicted=lesion)
+    limit = float(lesions_of(pair).reference.diameters_mm[0])
+    assert math.isnan(LesionSensitivity(size=SizeClass(limit_mm=limit))(pair))
+    assert LesionSensitivity(size=SizeClass(smallest_mm=limit))(pair) == 1
 
 
 def test_names_tell_the_class():
