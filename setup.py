@@ -8,6 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = runpy.run_path(str(ROOT / "sgnet_nnunet" / "__init__.py"))["__version__"]
+ORACLES = ["panoptica>=2.1; python_version < '3.14'", "pymeshmetrics>=1.4"]  # no NumPy below 2.3 on 3.14
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
 
 
@@ -50,7 +51,7 @@ setup(
     ],
     extras_require={
         "onnx": ONNX,
-        "test": [*ONNX, "hypothesis", "mypy", "pandas-stubs", "pytest", "pytest-cov", "ruff"],
+        "test": [*ONNX, *ORACLES, "hypothesis", "mypy", "pandas-stubs", "pytest", "pytest-cov", "ruff"],
     },
     entry_points={"console_scripts": ["sgnet=sgnet_nnunet.cli.main:main"]},
     cmdclass={"build_py": BuildWithFaces},

@@ -1,9 +1,13 @@
-"""Voxel-wise agreement of a predicted mask with its reference."""
+"""The scores of a predicted mask that the demo and the phantom study show."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sgnet_nnunet.evaluation.distance import HD95, NSD
+from sgnet_nnunet.evaluation.overlap import Dice, Precision, Recall
+from sgnet_nnunet.evaluation.pair import MaskPair
 
 
 @dataclass(frozen=True)
@@ -40,39 +44,8 @@ def score(
     Raises:
         ValueError: If the shapes differ.
     """
-    if prediction.shape != reference.shape:
-        msg = f"prediction and reference must have one shape; got {prediction.shape} and {reference.shape}"
-        raise ValueError(msg)
-    if not prediction.any() and not reference.any():
-        return Scores(np.nan, np.nan, np.nan, np.nan)
-    if not prediction.any() or not reference.any():
-        return Scores(0.0, 0.0, 0.0, float(np.linalg.norm(np.multiply(prediction.shape, spacing))))
-    hits, predicted, actual = (
-        int(np.count_nonzero(m)) for m in (prediction & reference, prediction, reference)
-    )
-    return Scores(
-        dice=2 * hits / (predicted + actual),
-        precision=hits / predicted,
-        recall=hits / actual,
-        hd95_mm=_hd95(prediction, reference, spacing),
-    )
-
-
-def _hd95(
-    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], spacing: tuple[float, float, float]
-) -> float:
-    # Imported here because MONAI takes seconds to import.
-    import torch  # noqa: PLC0415
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance  # noqa: PLC0415
-
-    distance = compute_hausdorff_distance(
-        torch.from_numpy(prediction)[None, None],
-        torch.from_numpy(reference)[None, None],
-        include_background=True,
-        percentile=95,
-        spacing=spacing,
-    )
-    return float(distance)
+    pair = MaskPair(prediction, reference, affine=np.diag([*spacing, 1.0]))
+    return Scores(*(metric(pair) for metric in (Dice(), Precision(), Recall(), HD95())))
 
 
 def surface_dice(
@@ -93,16 +66,4 @@ def surface_dice(
         spacing: Voxel size in mm along x, y, z.
         tolerance_mm: Distance in mm that counts as agreement.
     """
-    import torch  # noqa: PLC0415
-    from monai.metrics.surface_dice import compute_surface_dice  # noqa: PLC0415
-
-    if not prediction.any() or not reference.any():
-        return float("nan") if prediction.any() == reference.any() else 0.0
-    value = compute_surface_dice(
-        torch.from_numpy(prediction)[None, None],
-        torch.from_numpy(reference)[None, None],
-        [tolerance_mm],
-        include_background=True,
-        spacing=spacing,
-    )
-    return float(value)
+    return NSD(tolerance_mm=tolerance_mm)(MaskPair(prediction, reference, affine=np.diag([*spacing, 1.0])))

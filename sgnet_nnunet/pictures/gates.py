@@ -49,7 +49,7 @@ def draw_gates(case: GatedCase, path: Path) -> None:
     for panel, (name, gate) in zip(axes[len(channels) :], case.gates.items(), strict=False):
         opened = gate.transpose(2, 1, 0)
         draw_scan(panel, channels[0], k, title=f"gate at {name}: {gate.mean():.1%} open", aspect=aspect)
-        closed = np.ma.masked_where(radiological_slice(opened, k), np.ones(opened.shape[1::-1]))
+        closed = np.where(radiological_slice(opened, k), np.nan, 1.0)
         panel.imshow(closed, cmap="gray", vmin=1, vmax=2, alpha=0.65, aspect=aspect)
         draw_contour(panel, opened, k, colour=GATE_COLOUR)
     last = axes[panels - 1]

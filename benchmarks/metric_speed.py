@@ -1,0 +1,156 @@
+"""Time our metrics beside MONAI's and panoptica's on the same masks, in one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/metric_speed.py references [predictions]
+
+Without predictions every reference is compared with itself after its edge was moved by smooth noise
+and eight false positives were strewn in. The figures are processor seconds of one thread, so that other
+work on the machine does not count; masks in memory, files read beforehand, imports done.
+"""
+
+import statistics
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from time import process_time
+from typing import Annotated
+
+import nibabel as nib
+import numpy as np
+import panoptica
+import torch
+import typer
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.surface_dice import compute_surface_dice
+from monai.metrics.surface_distance import compute_average_surface_distance
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from sgnet_nnunet.evaluation.catalogue import CASE_METRICS, PRESETS, measure
+from sgnet_nnunet.evaluation.distance import HD95, NSD
+from sgnet_nnunet.evaluation.lesion_rows import lesion_rows
+from sgnet_nnunet.evaluation.pair import MaskPair
+
+Mask = NDArray[np.bool_]
+Timed = Callable[[Mask, Mask, NDArray[np.float64]], object]
+
+EVALUATOR = panoptica.Panoptica_Evaluator(
+    expected_input=panoptica.InputType.SEMANTIC,
+    instance_approximator=panoptica.ConnectedComponentsInstanceApproximator(),
+    instance_matcher=panoptica.MaxBipartiteMatching(
+        matching_metric=panoptica.Metric.DSC, matching_threshold=1e-6
+    ),
+    instance_metrics=[panoptica.Metric.DSC],
+    global_metrics=[panoptica.Metric.DSC],
+)
+
+
+def every_metric(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
+    """All our metrics of a case and the rows of its lesions."""
+    pair = MaskPair(prediction, reference, affine=affine)
+    measure(pair)
+    lesion_rows(pair)
+
+
+def every_metric_and_preset(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
+    """The same and both presets."""
+    pair = MaskPair(prediction, reference, affine=affine)
+    measure(pair)
+    lesion_rows(pair)
+    for preset in PRESETS.values():
+        measure(pair, preset)
+
+
+def our_two(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
+    """Our HD95 and NSD alone."""
+    measure(MaskPair(prediction, reference, affine=affine), (HD95(), NSD(tolerance_mm=1)))
+
+
+def monais_two(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
+    """MONAI's HD95 and NSD."""
+    masks = torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None]
+    spacing = [float(size) for size in voxel_sizes(affine)]
+    compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing)
+    compute_surface_dice(*masks, [1.0], include_background=True, spacing=spacing)
+
+
+def monais_surface(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
+    """MONAI's HD95, NSD at 1 and 2 mm, and average distance."""
+    monais_two(prediction, reference, affine)
+    masks = torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None]
+    spacing = [float(size) for size in voxel_sizes(affine)]
+    compute_surface_dice(*masks, [2.0], include_background=True, spacing=spacing)
+    compute_average_surface_distance(*masks, include_background=True, symmetric=True, spacing=spacing)
+
+
+def panopticas(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
+    """Panoptica's HD95, and its lesions matched one to one with their Dice."""
+    spacing = tuple(float(size) for size in voxel_sizes(affine))
+    EVALUATOR.evaluate(prediction.astype(np.uint8), reference.astype(np.uint8))
+    panoptica.Metric.HD95(reference, prediction, voxelspacing=spacing)
+
+
+TIMED: dict[str, Timed] = {
+    f"ours: all {len(CASE_METRICS)} metrics, every lesion": every_metric,
+    "ours: the same and both BraTS presets": every_metric_and_preset,
+    "ours: HD95, NSD": our_two,
+    "MONAI: HD95, NSD": monais_two,
+    "MONAI: HD95, NSD at 1 and 2 mm, ASSD": monais_surface,
+    "panoptica: HD95, lesions one to one, Dice": panopticas,
+}
+
+
+def main(
+    references: Annotated[Path, typer.Argument(help="Folder of reference masks, searched through.")],
+    predictions: Annotated[Path | None, typer.Argument(help="Folder of masks of the same names.")] = None,
+    pattern: Annotated[str, typer.Option(help="Which files are masks.")] = "*.nii.gz",
+    rounds: Annotated[int, typer.Option(min=1, help="How often each case is timed; the median counts.")] = 5,
+) -> None:
+    """Print a table of seconds a case: median and maximum over the cases."""
+    warnings.simplefilter("ignore", FutureWarning)
+    torch.set_num_threads(1)
+    cases = [_read(path, predictions) for path in sorted(references.rglob(pattern))]
+    shapes = sorted({" x ".join(map(str, reference.shape)) for _, reference, _ in cases})
+    typer.echo(f"{len(cases)} cases of {', '.join(shapes)} voxels, median of {rounds} rounds\n")
+    typer.echo(f"| {'what':<45} | median, s | maximum, s |\n|{'-' * 47}|----------:|-----------:|")
+    seconds: dict[str, list[float]] = {name: [] for name in TIMED}
+    for case in cases:
+        for name, function in TIMED.items():
+            seconds[name].append(_median_time(function, case, rounds))
+    for name, values in seconds.items():
+        typer.echo(f"| {name:<45} | {statistics.median(values):9.3f} | {max(values):10.3f} |")
+
+
+def _read(path: Path, predictions: Path | None) -> tuple[Mask, Mask, NDArray[np.float64]]:
+    image = nib.load(path)
+    reference = np.asarray(image.dataobj) > 0
+    if predictions is None:
+        return _imitate(reference), reference, image.affine
+    return np.asarray(nib.load(predictions / path.name).dataobj) > 0, reference, image.affine
+
+
+def _imitate(reference: Mask) -> Mask:
+    """Return the reference with an edge that is off by some mm, smoothly, and eight false positives."""
+    rng = np.random.default_rng(0)
+    noise = ndimage.gaussian_filter(rng.standard_normal(reference.shape), 4)
+    smooth = ndimage.gaussian_filter(reference.astype(np.float64), 1)
+    prediction = smooth + 0.25 * noise / noise.std() > 0.5  # noqa: PLR2004
+    prediction &= ndimage.binary_dilation(reference, iterations=4)
+    for _ in range(8):
+        corner = [int(rng.integers(0, max(length - 6, 1))) for length in reference.shape]
+        prediction[tuple(slice(c, c + int(rng.integers(1, 7))) for c in corner)] = True
+    return np.asfortranarray(prediction)  # as nibabel reads files
+
+
+def _median_time(function: Timed, case: tuple[Mask, Mask, NDArray[np.float64]], rounds: int) -> float:
+    times = []
+    function(*case)
+    for _ in range(rounds):
+        start = process_time()
+        function(*case)
+        times.append(process_time() - start)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    typer.run(main)
