@@ -3,6 +3,7 @@
 from sgnet_nnunet.training.trainers import (
     AttentionUNetTrainer,
     ResUNetTrainer,
+    SGNetDeepSupervisionTrainer,
     SGNetNoGateTrainer,
     SGNetNotebookTrainer,
     SGNetSkipGateTrainer,
@@ -14,6 +15,7 @@ from sgnet_nnunet.training.trainers import (
 __all__ = [
     "AttentionUNetTrainer",
     "ResUNetTrainer",
+    "SGNetDeepSupervisionTrainer",
     "SGNetNoGateTrainer",
     "SGNetNotebookTrainer",
     "SGNetSkipGateTrainer",

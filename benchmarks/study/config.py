@@ -36,6 +36,7 @@ MODELS = (
     Model(name="SG-Net, no gate", trainer="SGNetNoGateTrainer"),
     Model(name="SG-Net, skip gate", trainer="SGNetSkipGateTrainer"),
     Model(name="SG-Net, soft gate", trainer="SGNetSoftGateTrainer"),
+    Model(name="SG-Net, deep supervision", trainer="SGNetDeepSupervisionTrainer"),
     Model(name="Standard U-Net", trainer="UNetTrainer"),
     Model(name="ResU-Net", trainer="ResUNetTrainer"),
     Model(name="Attention U-Net", trainer="AttentionUNetTrainer"),

@@ -16,10 +16,12 @@ class GatedOutput(NamedTuple):
     Attributes:
         logits: Shape (batch, num_classes, z, y, x).
         admissions: What each gate decided, from the coarsest to the finest.
+        side_logits: With deep supervision, the logits of the coarser decoder levels, finest first.
     """
 
     logits: Tensor
     admissions: tuple[Admission, ...]
+    side_logits: tuple[Tensor, ...] = ()
 
 
 class ConvBlock(nn.Sequential):
@@ -94,6 +96,7 @@ class SGNet(nn.Module):
         background_head: Whether head 0 is the background (labels, softmax) or every head a
             foreground (regions, sigmoid).
         background_logit: Log-odds of the foreground outside the finest admission gate; negative.
+        deep_supervision: Whether the coarser decoder levels have heads of their own to train by.
 
     Attributes:
         return_gates: Whether the forward pass returns a `GatedOutput` rather than the logits alone.
@@ -113,6 +116,7 @@ class SGNet(nn.Module):
         gated_levels: Sequence[int] | None = None,
         background_head: bool = True,
         background_logit: float = -8.0,
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
         levels = len(features_per_stage) - 1
@@ -130,6 +134,10 @@ class SGNet(nn.Module):
             for level, (fine, coarse) in enumerate(reversed(list(pairwise(features_per_stage))))
         )
         self.head = nn.Conv3d(features_per_stage[0], num_classes, kernel_size=1)
+        self.side_heads = nn.ModuleList(
+            nn.Conv3d(channels, num_classes, kernel_size=1)
+            for channels in (features_per_stage[1:-1] if deep_supervision else ())
+        )
 
     @property
     def gate_names(self) -> list[str]:
@@ -188,8 +196,10 @@ class SGNet(nn.Module):
             skips.append(feature)
         admissions: list[Admission] = []
         finest: Tensor | None = None
+        levels: list[Tensor] = []
         for block, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
             feature, admission = block(feature, skip, finest)
+            levels.append(feature)
             if admission is not None:
                 admissions.append(admission)
             if admission is not None and admission.score is not None:
@@ -197,7 +207,11 @@ class SGNet(nn.Module):
         logits = self.head(feature)
         if finest is not None:
             logits = self._close(logits, finest)
-        return GatedOutput(logits, tuple(admissions)) if self.return_gates else logits
+        if not self.return_gates:
+            return logits
+        coarser = reversed(levels[:-1]) if self.side_heads else ()
+        side_logits = (head(level) for head, level in zip(self.side_heads, coarser, strict=True))
+        return GatedOutput(logits, tuple(admissions), tuple(side_logits))
 
     def _close(self, logits: Tensor, admitted: Tensor) -> Tensor:
         background = torch.full_like(logits[:1, :, :1, :1, :1], self.background_logit)

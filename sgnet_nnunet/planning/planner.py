@@ -130,6 +130,7 @@ class SGNetPlanner(ExperimentPlanner):
                 # With regions every head is a foreground of its own.
                 "background_head": not labels.has_regions,
                 "background_logit": -8.0,
+                "deep_supervision": False,
             },
             "_kw_requires_import": [],
         }

@@ -47,6 +47,7 @@ FACES = (
             "SGNetSkipGateTrainer",
             "SGNetSoftGateTrainer",
             "SGNetNoGateTrainer",
+            "SGNetDeepSupervisionTrainer",
             "SGNetNotebookTrainer",
             "UNetTrainer",
             "AttentionUNetTrainer",

@@ -68,7 +68,7 @@ class GatedTrainer(RecipeTrainer):
         self.logger.local_logger = GateLogger(self.sgnet.gate_names, verbose=self.logger.local_logger.verbose)
 
     def _get_deep_supervision_scales(self) -> list[list[float]]:
-        return [[1.0, 1.0, 1.0]]
+        return [[0.5**level] * 3 for level in range(1 + len(self.sgnet.side_heads))]
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Have the network return its gates, or the logits alone."""

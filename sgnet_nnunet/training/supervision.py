@@ -11,6 +11,9 @@ from sgnet_nnunet.networks.gates import Admission
 from sgnet_nnunet.networks.sgnet import GatedOutput
 from sgnet_nnunet.training.loss import ForegroundLoss
 
+SIDE_WEIGHT = 0.5
+"""Weight of each coarser level of deep supervision against the next finer one: nnU-Net's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateSupervision:
@@ -123,16 +126,24 @@ class GatedLoss(nn.Module):
 
         Args:
             output: What `SGNet` returns with `return_gates`.
-            targets: nnU-Net's list of targets, of which the first is at full resolution.
+            targets: nnU-Net's list of targets, the first at full resolution, each further one at that
+                of the side logits.
         """
         target = targets[0]
         if self.observer is not None:
             self.observer(output, target)
-        loss: Tensor = self.segmentation(output.logits, target)
+        loss = self._segmentation_loss((output.logits, *output.side_logits), targets)
         foreground, known = any_foreground(
             target, regions=self.segmentation.regions, ignore_label=self.segmentation.ignore_label
         )
         supervision = self.supervision
         return loss + supervision.auxiliary_weight * admission_loss(
             output.admissions, foreground, positive_weight=supervision.positive_weight, known=known
+        )
+
+    def _segmentation_loss(self, logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        weights = [SIDE_WEIGHT**level for level in range(len(logits))]
+        levels = zip(weights, logits, targets, strict=True)
+        return torch.stack([w * self.segmentation(lo, target) for w, lo, target in levels]).sum() / sum(
+            weights
         )

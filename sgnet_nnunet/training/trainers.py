@@ -21,9 +21,12 @@ class SGNetTrainer(GatedTrainer):
     Attributes:
         gate: Name of the gate to build in place of the plan's, with its default arguments; None for
             the plan's.
+        deep_supervision: Whether to supervise the coarser decoder levels too; None for the plan's
+            choice.
     """
 
     gate: str | None = None
+    deep_supervision: bool | None = None
 
     @classmethod
     def build_network_architecture(
@@ -49,6 +52,8 @@ class SGNetTrainer(GatedTrainer):
         arguments = configuration_manager.network_arch_init_kwargs
         if cls.gate is not None:
             arguments = {**arguments, "gate": cls.gate, "gate_kwargs": {}}
+        if cls.deep_supervision is not None:
+            arguments = {**arguments, "deep_supervision": cls.deep_supervision}
         return get_network_from_plans(
             planned,
             arguments,
@@ -75,6 +80,12 @@ class SGNetNoGateTrainer(SGNetTrainer):
     """Train SG-Net without a gate: the network the author released."""
 
     gate = "none"
+
+
+class SGNetDeepSupervisionTrainer(SGNetTrainer):
+    """Train the SG-Net that the plan describes with heads on its coarser decoder levels as well."""
+
+    deep_supervision = True
 
 
 class SGNetNotebookTrainer(NotebookRecipe, SGNetNoGateTrainer):

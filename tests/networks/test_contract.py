@@ -30,8 +30,12 @@ def loss_of(network, image):
     network.return_gates = True
     output = network(image)
     network.return_gates = False
+    return sum(tensor.float().square().mean() for tensor in tensors_of(output))
+
+
+def tensors_of(output):
     scores = [admission.score for admission in output.admissions if admission.score is not None]
-    return sum(score.float().square().mean() for score in (output.logits, *scores))
+    return (output.logits, *scores, *output.side_logits)
 
 
 class NetworkContract:
@@ -88,10 +92,7 @@ class NetworkContract:
         wrapped = DistributedDataParallel(network)
         if hasattr(network, "return_gates"):
             network.return_gates = True
-            output = wrapped(image)
-            loss = output.logits.square().mean() + sum(
-                a.score.square().mean() for a in output.admissions if a.score is not None
-            )
+            loss = sum(tensor.square().mean() for tensor in tensors_of(wrapped(image)))
         else:
             loss = wrapped(image).square().mean()
         loss.backward()
@@ -121,6 +122,15 @@ class TestSGNet(NetworkContract):
     @staticmethod
     def build(channels, heads):
         return SGNet(channels, heads)
+
+
+class TestDeeplySupervisedSGNet(NetworkContract):
+    # 65 and 33 more for the heads at 1/4 and 1/2.
+    parameters = 669_007
+
+    @staticmethod
+    def build(channels, heads):
+        return SGNet(channels, heads, deep_supervision=True)
 
 
 class TestSkipGatedSGNet(NetworkContract):

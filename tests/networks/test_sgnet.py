@@ -84,6 +84,17 @@ def test_gates_are_returned_when_asked_for_on_the_grids_they_are_named_by(gate, 
     assert torch.equal(network(image), output.logits)
 
 
+def test_deep_supervision_adds_logits_of_the_coarser_levels_and_leaves_the_others():
+    torch.manual_seed(0)
+    network = SGNet(2, 3, deep_supervision=True).eval()
+    image = torch.rand(1, 2, 16, 32, 32)
+    logits = network(image)
+    network.return_gates = True
+    output = network(image)
+    assert torch.equal(output.logits, logits)
+    assert [tuple(side.shape) for side in output.side_logits] == [(1, 3, 8, 16, 16), (1, 3, 4, 8, 8)]
+
+
 def test_only_the_levels_asked_for_are_gated():
     network = SGNet(2, 1, gated_levels=[1]).eval()
     assert network.gate_names == ["1/4"]

@@ -110,6 +110,14 @@ class TestGatedLoss:
         expected = self.SEGMENTATION(output.logits, target) + 0.3 * gates
         assert loss(output, [target]).item() == pytest.approx(expected.item())
 
+    def test_coarser_levels_count_half_as_much_each(self):
+        output, target = self.output(), foreground_at(1, 1, 1).long()
+        side, coarse = torch.randn(1, 2, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2).long()
+        loss = GatedLoss(self.SEGMENTATION, GateSupervision(auxiliary_weight=0.0))
+        expected = (self.SEGMENTATION(output.logits, target) + 0.5 * self.SEGMENTATION(side, coarse)) / 1.5
+        deep = output._replace(side_logits=(side,))
+        assert loss(deep, [target, coarse]).item() == pytest.approx(expected.item())
+
     def test_batch_without_foreground_gives_finite_gradients(self):
         output = self.output()
         GatedLoss(self.SEGMENTATION, GateSupervision())(

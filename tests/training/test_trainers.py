@@ -15,7 +15,7 @@ from sgnet_nnunet.plug.faces import FACES
 from sgnet_nnunet.training import trainers
 
 NAMES = FACES[0].names
-GATED = ("SGNetTrainer", "SGNetSkipGateTrainer", "SGNetSoftGateTrainer")
+GATED = ("SGNetTrainer", "SGNetDeepSupervisionTrainer", "SGNetSkipGateTrainer", "SGNetSoftGateTrainer")
 
 
 @pytest.fixture
@@ -97,6 +97,7 @@ def test_every_kind_of_label_trains(make_trainer, name, kind, heads):
     ("name", "parameters"),
     [
         ("SGNetTrainer", 668_909),
+        ("SGNetDeepSupervisionTrainer", 669_007 + 65 + 33),  # a second head on these, too
         ("SGNetSkipGateTrainer", 668_797),
         ("SGNetSoftGateTrainer", 668_797),
         ("SGNetNoGateTrainer", 668_673),
