@@ -106,7 +106,7 @@ def test_gates_of_the_test_network_are_open_in_part():
         assert 0 < admission.admitted.float().mean() < 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**16), st.floats(0.1, 1e4), st.booleans())
 def test_what_a_gate_shuts_out_neither_influences_nor_is_foreground(seed, amount, nested):
     kwargs = {"dilation": seed % 2, "nested": nested}
@@ -126,7 +126,7 @@ def test_what_a_gate_shuts_out_neither_influences_nor_is_foreground(seed, amount
         assert torch.equal(mine.admitted, theirs.admitted)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**16))
 def test_decoder_needs_no_value_where_a_nested_gate_is_closed(seed):
     """What an engine that skips closed voxels relies on: their features may be anything finite."""

@@ -30,15 +30,32 @@ def results(monkeypatch):
     return use
 
 
+def interrupted(trainer):
+    """Return a trainer that has written a checkpoint before its first epoch."""
+    trainer.on_train_start()
+    trainer.current_epoch = -1  # nnU-Net writes down the epoch to go on with
+    trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+    return trainer
+
+
+def go_on(make_trainer, trainer):
+    """Return a new trainer that goes on where another was interrupted, as `--c` does."""
+    resumed = make_trainer(type(trainer).__name__, fold=trainer.fold, continue_training=True)
+    resumed.load_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
+    assert resumed.current_epoch == 0
+    return resumed
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_goes_on_validates_and_predicts_as_an_ensemble_from_a_zip(
     make_trainer, results, tmp_path, name
 ):
     results(tmp_path / "trained")
-    for fold in (0, 1):
-        trainer = make_trainer(name, fold=fold)
-        trainer.run_training()
-        assert np.isfinite(trainer.logger.get_value("train_losses", step=None)).all()
+    make_trainer(name, fold=0).run_training()
+    trainer = go_on(make_trainer, interrupted(make_trainer(name, fold=1)))
+    trainer.run_training()
+    assert np.isfinite(trainer.logger.get_value("train_losses", step=None)).all()
+    assert trainer.current_epoch == 2
     final = Path(trainer.output_folder, "checkpoint_final.pth")
     assert torch.load(final, weights_only=False)["trainer_name"] == name
 
@@ -64,21 +81,6 @@ def test_trains_goes_on_validates_and_predicts_as_an_ensemble_from_a_zip(
     logits = predictor.predict_logits_from_preprocessed_data(torch.rand(2, 20, 40, 40))
     assert logits.shape == (2, 20, 40, 40)
     assert logits.isfinite().all()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_interrupted_training_goes_on(make_trainer, name):
-    first = make_trainer(name)
-    first.initialize()
-    first.current_epoch = 0
-    first.on_train_start()
-    first.save_checkpoint(f"{first.output_folder}/checkpoint_latest.pth")
-    resumed = make_trainer(name, continue_training=True)
-    resumed.load_checkpoint(f"{first.output_folder}/checkpoint_latest.pth")
-    assert resumed.current_epoch == 1
-    resumed.current_epoch = 0  # nothing was logged for the epoch that was not run
-    resumed.run_training()
-    assert resumed.current_epoch == 2
 
 
 @pytest.mark.parametrize("name", ["SGNetTrainer", "SGNetNotebookTrainer"])
