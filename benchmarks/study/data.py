@@ -21,7 +21,7 @@ POPULATION = PhantomConfig(
 )
 """About six lesions a patient, as small as the default's.
 
-With the demo's larger ones the ungated network of a first trial had 0.1 to 0.6 false positives a case,
+With the demo's larger ones the ungated network of a first trial had less than one false positive a case,
 too few to tell networks apart by.
 """
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
+
+from sgnet_nnunet.io.volume import spacing_of, voxel_volume_of
 
 SMALLEST_VOXEL_MM3 = 1e-9
 """Below it an affine is singular: no scanner resolves a micrometre."""
@@ -37,13 +39,12 @@ class Grid:
     @property
     def voxel_mm3(self) -> float:
         """Volume of a voxel in mm3."""
-        return float(abs(np.linalg.det(self.affine[:3, :3])))
+        return voxel_volume_of(self.affine)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along the array's axes."""
-        x, y, z = voxel_sizes(self.affine)
-        return float(x), float(y), float(z)
+        return spacing_of(self.affine)
 
     @property
     def diagonal_mm(self) -> float:

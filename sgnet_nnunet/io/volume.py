@@ -11,6 +11,17 @@ from numpy.typing import NDArray
 from sgnet_nnunet.io.atomic import atomic_path
 
 
+def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the voxel size in mm along the three axes of an array with this 4x4 affine."""
+    x, y, z = voxel_sizes(affine)
+    return float(x), float(y), float(z)
+
+
+def voxel_volume_of(affine: NDArray[np.float64]) -> float:
+    """Return the volume in mm3 of a voxel of an array with this 4x4 affine."""
+    return float(abs(np.linalg.det(affine[:3, :3])))
+
+
 @dataclass(frozen=True)
 class Volume:
     """A 3D array with its place in the world.
@@ -26,13 +37,12 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along x, y, z of the array."""
-        x, y, z = voxel_sizes(self.affine)
-        return float(x), float(y), float(z)
+        return spacing_of(self.affine)
 
     @property
     def voxel_volume(self) -> float:
         """Volume of a voxel in mm3."""
-        return float(abs(np.linalg.det(self.affine[:3, :3])))
+        return voxel_volume_of(self.affine)
 
 
 def write_volume(path: Path, volume: Volume) -> None:

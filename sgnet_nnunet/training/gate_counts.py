@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sgnet_nnunet.evaluation.lesions import find_lesions
 from sgnet_nnunet.networks.gates import on_grid_of
 
 SAFE_SHARE = 0.99
 """A gate that admits less of the lesion voxels, or of the lesions, deserves a warning."""
 
-CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
-"""Lesions are 26-connected components."""
+VOXELS = (1.0, 1.0, 1.0)
+"""Spacing where only voxels are counted."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,9 @@ def count_gates(admitted: Sequence[Tensor], foreground: Tensor) -> GateCounts:
         admitted: Where each gate is open, boolean, shape (batch, 1, z', y', x') on its own grid.
         foreground: Boolean, shape (batch, 1, z, y, x).
     """
-    # Imported here because every trainer's module is imported to find one.
-    from scipy import ndimage  # noqa: PLC0415
-
     masks = [on_grid_of(mask, foreground.float()).cpu().numpy()[:, 0] for mask in admitted]
     truth = foreground.cpu().numpy()[:, 0]
-    labels = [ndimage.label(image, structure=CONNECTIVITY) for image in truth]
+    found = [find_lesions(image, spacing=VOXELS) for image in truth]
     gates = np.ones(len(masks), dtype=np.int64)
 
     def per_gate(counts: list[int]) -> NDArray[np.int64]:
@@ -94,12 +92,12 @@ def count_gates(admitted: Sequence[Tensor], foreground: Tensor) -> GateCounts:
         open_voxels=per_gate([int(np.count_nonzero(mask)) for mask in masks]),
         lesion_voxels=gates * np.count_nonzero(truth),
         admitted_voxels=per_gate([int(np.count_nonzero(mask & truth)) for mask in masks]),
-        lesions=gates * sum(number for _, number in labels),
+        lesions=gates * sum(lesions.number for lesions in found),
         admitted_lesions=per_gate(
             [
                 sum(
-                    np.unique(components[image & (components > 0)]).size
-                    for image, (components, _) in zip(mask, labels, strict=True)
+                    np.unique(lesions.labels[image & (lesions.labels > 0)]).size
+                    for image, lesions in zip(mask, found, strict=True)
                 )
                 for mask in masks
             ]

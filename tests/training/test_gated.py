@@ -13,20 +13,21 @@ def log_of(trainer):
     return Path(trainer.log_file).read_text()
 
 
-def close(trainer):
+def closed_trainer(make_trainer, *, warm_up):
+    """Return a trainer that learns nothing and whose gates admit nothing."""
+    trainer = make_trainer(supervision={"warm_up": warm_up})
+    trainer.initial_lr = 0.0
+    trainer.initialize()
     with torch.no_grad():
         for block in trainer.sgnet.decoder:
             block.admission.score.bias.fill_(-100.0)
             block.admission.score.weight.zero_()
+    return trainer
 
 
 def test_gates_are_held_open_for_the_first_epochs_and_then_let_go(make_trainer, monkeypatch):
     monkeypatch.setenv("SGNET_EPOCHS", "5")
-    trainer = make_trainer()
-    trainer.initial_lr = 0.0
-    trainer.initialize()
-    close(trainer)
-    trainer.supervision = type(trainer.supervision)(warm_up=0.4)
+    trainer = closed_trainer(make_trainer, warm_up=0.4)
     trainer.run_training()
     opened = [figures[-1] for figures in trainer.logger.get_value("gate_open_fraction", step=None)]
     assert opened == [1.0, 1.0, 0.0, 0.0, 0.0]
@@ -59,11 +60,7 @@ def log_epoch(trainer, dice):
 
 
 def test_closed_gates_are_warned_of_each_epoch_and_at_validation(make_trainer):
-    trainer = make_trainer()
-    trainer.initial_lr = 0.0
-    trainer.initialize()
-    close(trainer)
-    trainer.supervision = type(trainer.supervision)(warm_up=0.0)
+    trainer = closed_trainer(make_trainer, warm_up=0.0)
     trainer.run_training()
     assert (
         log_of(trainer).count(
