@@ -1,0 +1,1 @@
+"""From a model's probabilities to lesions: which threshold, and how small a lesion may be."""
