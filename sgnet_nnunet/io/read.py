@@ -89,21 +89,7 @@ def read_mask(path: Path) -> Mask:
             negative values.
     """
     values, affine = _read_values(path)
-    found = np.unique(values)
-    labels = np.rint(found)
-    if np.any(np.abs(found - labels) > INTEGER_TOLERANCE):
-        fraction = found[np.abs(found - labels) > INTEGER_TOLERANCE][0]
-        raise InputFileError(
-            path,
-            f"mask holds fractional values such as {fraction:g}",
-            "threshold it: a mask has integer labels",
-        )
-    if labels[0] < 0:
-        raise InputFileError(
-            path,
-            f"mask holds negative values such as {labels[0]:g}",
-            "set the background to 0 and the lesion to 1",
-        )
+    labels = _integers(path, np.unique(values))
     if labels[-1] == 0:
         raise InputFileError(path, "mask is empty", "draw the lesion or leave the accession out")
     notes: tuple[str, ...] = ()
@@ -111,6 +97,41 @@ def read_mask(path: Path) -> Mask:
         listed = ", ".join(f"{label:g}" for label in labels[labels > 1][:5])
         notes = (f"{path.name}: values above 1 ({listed}) count as foreground",)
     return Mask(Volume(values > INTEGER_TOLERANCE, affine), notes)
+
+
+def read_labels(path: Path) -> Volume:
+    """Read a 3D label map, which may be empty.
+
+    Returns:
+        Integers of 0 and above, shape (x, y, z) in the file's axis order, in memory as in the file.
+
+    Raises:
+        InputFileError: As for `read_image`, a blank one aside, and for fractional or negative values.
+    """
+    values, affine = _read_values(path)
+    _integers(path, np.unique(values[values != 0]))
+    if values.dtype.kind == "f":
+        values = np.rint(values).astype(np.int32)
+    return Volume(values, affine)
+
+
+def _integers(path: Path, found: NDArray[Any]) -> NDArray[Any]:
+    """Return the values found in a mask as the integers they must be, shape (n,) and sorted."""
+    labels = np.rint(found)
+    fractions = found[np.abs(found - labels) > INTEGER_TOLERANCE]
+    if fractions.size:
+        raise InputFileError(
+            path,
+            f"mask holds fractional values such as {fractions[0]:g}",
+            "threshold it: a mask has integer labels",
+        )
+    if labels.size and labels[0] < 0:
+        raise InputFileError(
+            path,
+            f"mask holds negative values such as {labels[0]:g}",
+            "set the background to 0 and the lesion to 1",
+        )
+    return labels
 
 
 def _read_values(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:

@@ -67,6 +67,7 @@ class Results:
         dataset: Name of the data set, or of the reference folder.
         targets: The labels or regions that are judged.
         known_values: Every value that a mask of the data set may have, the background's 0 among them.
+        ignored_value: Value of the voxels of a reference that count in neither mask; None if there is none.
         models: The models, in the order they were named.
         cases: Model by model, then case by case in the order of their names.
     """
@@ -74,6 +75,7 @@ class Results:
     dataset: str
     targets: tuple[Target, ...]
     known_values: frozenset[int]
+    ignored_value: int | None = None
     models: tuple[Model, ...]
     cases: tuple[PredictedCase, ...]
 
