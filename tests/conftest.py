@@ -13,6 +13,7 @@ from sgnet_nnunet.io.volume import Volume, write_volume
 # nnU-Net reads it when it is imported, and would start eight workers.
 os.environ["nnUNet_def_n_proc"] = "1"  # noqa: SIM112
 
+RESULTS_AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -97,3 +98,71 @@ def write_fingerprint() -> Callable[..., None]:
         (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
 
     return write
+
+
+@pytest.fixture(scope="session")
+def make_results() -> Callable[..., Path]:
+    """Return a function that writes what nnU-Net leaves of trained models, weights aside.
+
+    Two scans a patient, each with two lesions; each model in turn moves them one voxel further, and
+    adds a false positive.
+    """
+
+    def write(
+        root: Path,
+        *,
+        dataset: str = "Dataset501_Tiny",
+        models: tuple[str, ...] = ("SGNetTrainer", "UNetTrainer"),
+        cases: int = 6,
+        folds: int = 3,
+        shape: tuple[int, int, int] = (24, 22, 20),
+        labels: dict[str, object] | None = None,
+        images: bool = True,
+        probabilities: bool = False,
+    ) -> Path:
+        description = {
+            "channel_names": {"0": "T1ce", "1": "FLAIR"},
+            "labels": labels or {"background": 0, "whole_tumor": 1},
+            "numTraining": cases,
+            "file_ending": ".nii.gz",
+        }
+        raw, preprocessed, results = (root / name / dataset for name in NNUNET_PATHS)
+        for folder in (raw / "imagesTr", raw / "labelsTr", preprocessed / "gt_segmentations"):
+            folder.mkdir(parents=True)
+        for folder in (raw, preprocessed):
+            (folder / "dataset.json").write_text(json.dumps(description))
+        names = [f"YG_P{i // 2:03d}_YG_A{i:03d}" for i in range(cases)]
+        splits = [{"train": [], "val": names[fold::folds]} for fold in range(folds)]
+        for fold in splits:
+            fold["train"] = [name for name in names if name not in fold["val"]]
+        (preprocessed / "splits_final.json").write_text(json.dumps(splits))
+        rng = np.random.default_rng(0)
+        for index, name in enumerate(names):
+            truth = np.zeros(shape, dtype=np.uint8)
+            truth[3:9, 4:9, 3:8] = 1
+            truth[14 : 16 + index % 3, 12:15, 12:14] = 1
+            for folder in (raw / "labelsTr", preprocessed / "gt_segmentations"):
+                write_volume(folder / f"{name}.nii.gz", Volume(truth, RESULTS_AFFINE))
+            for channel in range(2 if images else 0):
+                image = (rng.normal(300, 30, shape) + 400 * truth).astype(np.int16)
+                write_volume(raw / "imagesTr" / f"{name}_{channel:04d}.nii.gz", Volume(image, RESULTS_AFFINE))
+            for step, model in enumerate(models):
+                parts = model.split("__")
+                folder = results / "__".join(parts + ["nnUNetPlans", "3d_fullres"][len(parts) - 1 :])
+                validation = folder / f"fold_{index % folds}" / "validation"
+                validation.mkdir(parents=True, exist_ok=True)
+                (folder / "dataset.json").write_text(json.dumps(description))
+                _predict(validation, name, truth, step, probabilities=probabilities)
+        return root
+
+    return write
+
+
+def _predict(folder: Path, name: str, truth: np.ndarray, step: int, *, probabilities: bool) -> None:
+    predicted = np.roll(truth, step, axis=0)
+    predicted[-3:-1, -3:-1, -3:-1] = step > 0
+    write_volume(folder / f"{name}.nii.gz", Volume(predicted, RESULTS_AFFINE))
+    if probabilities:
+        # nnU-Net's arrays lie (channel, z, y, x).
+        tumour = (0.1 + 0.8 * predicted.T).astype(np.float16)
+        np.savez_compressed(folder / f"{name}.npz", probabilities=np.stack([1 - tumour, tumour]))
