@@ -144,7 +144,7 @@ def make_results() -> Callable[..., Path]:
             for folder in (raw / "labelsTr", preprocessed / "gt_segmentations"):
                 write_volume(folder / f"{name}.nii.gz", Volume(truth, RESULTS_AFFINE))
             for channel in range(2 if images else 0):
-                image = (rng.normal(300, 30, shape) + 400 * truth).astype(np.int16)
+                image = (rng.normal(300, 30, shape) + 400.0 * truth).astype(np.int16)
                 write_volume(raw / "imagesTr" / f"{name}_{channel:04d}.nii.gz", Volume(image, RESULTS_AFFINE))
             for step, model in enumerate(models):
                 parts = model.split("__")

@@ -47,10 +47,10 @@ def _read(path: Path) -> Mapping[str, str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
+            columns, rows = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputFileError(path, f"cannot be read ({error})", remedy) from error
-    if not {"case", "patient"} <= set(reader.fieldnames or ()):
+    if not {"case", "patient"} <= set(columns):
         raise InputFileError(path, "lacks the column case or patient", remedy)
     patients: dict[str, str] = {}
     for row in rows:
