@@ -63,75 +63,69 @@ class Tally:
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Lesions of each case at each point of a grid, and by default.
+    """Lesions of each case, at one operating point or at each of a grid.
 
     Attributes:
         lesions: Lesions of the reference, shape (cases,).
-        found: Those that are found, shape (cases, thresholds, volumes).
-        false: False positives, shape (cases, thresholds, volumes).
-        default_found: As `found`, for nnU-Net's own segmentation, shape (cases,).
-        default_false: As `false`, for nnU-Net's own segmentation, shape (cases,).
+        found: Those that are found, shape (cases,) or (cases, thresholds, volumes).
+        false: Predicted lesions that meet none of the reference; the same shape.
     """
 
     lesions: NDArray[np.intp]
     found: NDArray[np.intp]
     false: NDArray[np.intp]
-    default_found: NDArray[np.intp]
-    default_false: NDArray[np.intp]
-
-    def of(self, cases: NDArray[np.bool_]) -> "Counts":
-        """Return the counts of some of the cases."""
-        return Counts(
-            self.lesions[cases],
-            self.found[cases],
-            self.false[cases],
-            self.default_found[cases],
-            self.default_false[cases],
-        )
 
     @property
     def pooled(self) -> Tally:
-        """All cases' lesions together, shape (thresholds, volumes)."""
-        return self._tally(self.found, self.false)
+        """All cases' lesions together, shape () or (thresholds, volumes)."""
+        return Tally(
+            np.asarray(self.found.sum(axis=0)),
+            np.asarray(self.false.sum(axis=0)),
+            int(self.lesions.sum()),
+            self.lesions.size,
+        )
 
-    @property
-    def default(self) -> Tally:
-        """All cases' lesions together, by default."""
-        return self._tally(self.default_found, self.default_false)
+    def of(self, cases: NDArray[np.bool_]) -> "Counts":
+        """Return the counts of some of the cases."""
+        return Counts(self.lesions[cases], self.found[cases], self.false[cases])
 
-    def at(self, indices: NDArray[np.intp]) -> Tally:
-        """Return all cases' lesions together, each case at its own point.
+    def at(self, points: NDArray[np.intp]) -> "Counts":
+        """Return each case's counts at its own point.
 
         Args:
-            indices: Index of (threshold, volume) of each case's point, shape (cases, 2).
+            points: Index of (threshold, volume) of each case's point, shape (cases, 2).
         """
-        cases = np.arange(self.lesions.size)
-        where = (cases, indices[:, 0], indices[:, 1])
-        return self._tally(self.found[where], self.false[where])
-
-    def _tally(self, found: NDArray[np.intp], false: NDArray[np.intp]) -> Tally:
-        return Tally(found.sum(axis=0), false.sum(axis=0), int(self.lesions.sum()), self.lesions.size)
+        where = (np.arange(self.lesions.size), points[:, 0], points[:, 1])
+        return Counts(self.lesions, self.found[where], self.false[where])
 
 
 def count(cases: Sequence[CaseLevels], volumes_mm3: Sequence[float]) -> Counts:
-    """Count each case's lesions at each of its thresholds and each smallest volume.
+    """Count the lesions of one or more cases at each of their thresholds and each smallest volume.
 
     Args:
-        cases: One or more cases, cut at the same thresholds.
+        cases: The cases, cut at the same thresholds.
         volumes_mm3: Smallest volumes in mm3 of a lesion that is kept.
     """
     volumes = np.asarray(volumes_mm3, dtype=np.float64)
-    found, false = (
-        np.array([[number(level, volumes) for level in case.levels] for case in cases], dtype=np.intp)
-        for number in (_found, _false)
-    )
-    default_found, default_false = (
-        np.array([number(case.default, np.zeros(1))[0] for case in cases], dtype=np.intp)
-        for number in (_found, _false)
-    )
     return Counts(
-        np.array([case.lesions for case in cases], dtype=np.intp), found, false, default_found, default_false
+        _lesions(cases),
+        np.array([[_found(level, volumes) for level in case.levels] for case in cases], dtype=np.intp),
+        np.array([[_false(level, volumes) for level in case.levels] for case in cases], dtype=np.intp),
     )
+
+
+def count_default(cases: Sequence[CaseLevels]) -> Counts:
+    """Count the lesions of one or more cases in nnU-Net's own segmentation."""
+    nothing = np.zeros(1)
+    return Counts(
+        _lesions(cases),
+        np.array([_found(case.default, nothing)[0] for case in cases], dtype=np.intp),
+        np.array([_false(case.default, nothing)[0] for case in cases], dtype=np.intp),
+    )
+
+
+def _lesions(cases: Sequence[CaseLevels]) -> NDArray[np.intp]:
+    return np.array([case.lesions for case in cases], dtype=np.intp)
 
 
 def _found(level: Level, volumes_mm3: NDArray[np.float64]) -> NDArray[np.intp]:

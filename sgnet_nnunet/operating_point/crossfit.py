@@ -27,7 +27,7 @@ class CrossFit:
     chosen: dict[str, tuple[int, int]]
 
     @property
-    def indices(self) -> NDArray[np.intp]:
+    def points(self) -> NDArray[np.intp]:
         """Index of (threshold, volume) of each case's point, shape (cases, 2)."""
         return np.array([self.chosen[str(group)] for group in self.groups], dtype=np.intp)
 

@@ -1,11 +1,10 @@
 """A case's probabilities and its reference, as nnU-Net wrote and reads them."""
 
-import json
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.results.case import PredictedCase
+from sgnet_nnunet.results.labels import read_json
+from sgnet_nnunet.results.model_name import ModelName
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -67,9 +68,9 @@ def read_model(folder: Path) -> ModelFiles:
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: PLC0415
 
-    plans = PlansManager(_read_json(folder / "plans.json"))
+    plans = PlansManager(read_json(folder / "plans.json"))
     # The folder may be named by a relative path, whose last part can be "." or "..".
-    return ModelFiles(folder.resolve(), plans, plans.get_label_manager(_read_json(folder / "dataset.json")))
+    return ModelFiles(folder.resolve(), plans, plans.get_label_manager(read_json(folder / "dataset.json")))
 
 
 def read_case(case: PredictedCase, model: ModelFiles) -> SavedCase:
@@ -90,7 +91,7 @@ def read_case(case: PredictedCase, model: ModelFiles) -> SavedCase:
             path,
             f"has the shape {probabilities.shape[1:]} (z, y, x), its reference {case.reference} "
             f"{reference.shape}",
-            f"predict it again with {validation_command(case, model)}",
+            f"predict it again with {prediction_command(case, model)}",
         )
     return SavedCase(probabilities, reference, spacing)
 
@@ -103,25 +104,15 @@ def probabilities_path(case: PredictedCase, model: ModelFiles) -> Path:
     """
     path = case.probabilities or model.folder / f"fold_{case.fold}" / "validation" / f"{case.name}.npz"
     if not path.is_file():
-        raise InputFileError(path, "there is no such file", f"run {validation_command(case, model)}")
+        raise InputFileError(path, "there is no such file", f"run {prediction_command(case, model)}")
     return path
 
 
-def validation_command(case: PredictedCase, model: ModelFiles) -> str:
-    """Return the command that makes a fold's probabilities."""
-    trainer, plans, configuration = (*model.folder.name.split("__"), "?", "?", "?")[:3]
-    dataset = model.plans.dataset_name
-    return f"nnUNetv2_train {dataset} {configuration} {case.fold} -tr {trainer} -p {plans} --val --npz"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputFileError(
-            path, "cannot be read", "name the folder of a training, TRAINER__PLANS__CONFIGURATION"
-        ) from error
-    return content
+def prediction_command(case: PredictedCase, model: ModelFiles) -> str:
+    """Return the command that predicts a case's fold with probabilities, and trains it if need be."""
+    name = ModelName.parse(model.folder.name)
+    trained = (model.folder / f"fold_{case.fold}").is_dir()
+    return f"{name.train_command(model.plans.dataset_name, case.fold, validate=trained)} --npz"
 
 
 def _read_probabilities(path: Path, model: ModelFiles) -> NDArray[np.floating]:
