@@ -26,7 +26,7 @@ _SPECIAL = str.maketrans(
         "*": "{*}",
     }
 )
-_MINUS = re.compile(r"(?<!\w)-(?=\d)")
+_MINUS = re.compile(r"(?<!\w)-(?=\d|\$\\infty)")
 
 
 def to_latex(table: Table) -> str:

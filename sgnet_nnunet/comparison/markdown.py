@@ -5,7 +5,7 @@ import re
 from sgnet_nnunet.comparison.table import Cell, Table
 
 # An underscore within a word is safe, and escaped names could not be searched for.
-_SPECIAL = re.compile(r"[\\|*`<]|(?<!\w)_|_(?!\w)")
+_SPECIAL = re.compile(r"[\\|*`]|<(?=\S)|(?<!\w)_+|(?<!_)_+(?!\w)")
 
 
 def to_markdown(table: Table) -> str:
@@ -18,7 +18,7 @@ def to_markdown(table: Table) -> str:
 
 def escape(text: str) -> str:
     """Return text without characters that Markdown would read as markup."""
-    return _SPECIAL.sub(lambda match: f"\\{match[0]}", text)
+    return _SPECIAL.sub(lambda match: "".join(f"\\{character}" for character in match[0]), text)
 
 
 def _cell(cell: Cell) -> str:

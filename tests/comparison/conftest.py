@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sgnet_nnunet.comparison.figures import CASE_COLUMNS, LESION_COLUMNS, Figures
-from sgnet_nnunet.evaluation.catalogue import CASE_METRICS
+from sgnet_nnunet.comparison.figures import CASE_COLUMNS, HEADLINE_METRICS, LESION_COLUMNS, Figures
 from sgnet_nnunet.results.case import Model, PredictedCase, Results, Target
 
 LABEL = "tumour"
+
+FEW_METRICS = (*HEADLINE_METRICS, "lesion_sensitivity_under_5mm")
 
 
 @pytest.fixture(scope="session")
@@ -65,14 +66,14 @@ def figures_of() -> Callable[..., Figures]:
 
 @pytest.fixture(scope="session")
 def random_figures(figures_of) -> Callable[..., Figures]:
-    """Return a function that draws figures of every metric, with empty masks and missing predictions."""
+    """Return a function that draws figures with empty masks and a missing prediction."""
 
-    def draw(*, models: int = 3, cases: int = 20, seed: int = 0) -> Figures:
+    def draw(*, models: int = 3, cases: int = 20, seed: int = 0, metrics: tuple = FEW_METRICS) -> Figures:
         rng = np.random.default_rng(seed)
         names = [f"Model_{i}" for i in range(models)]
         tables, lesions = [], []
         for strength, name in enumerate(names):
-            table = pd.DataFrame({metric.name: rng.random(cases) for metric in CASE_METRICS})
+            table = pd.DataFrame({name: rng.random(cases) for name in metrics})
             table["dice"] = np.clip(table["dice"] * 0.3 + 0.5 + 0.03 * strength, 0, 1)
             table[[c for c in table if c.endswith("_mm") or c == "false_positives"]] *= 20
             table["lesion_sensitivity_under_5mm"] = np.where(rng.random(cases) < 0.4, np.nan, 0.5)
