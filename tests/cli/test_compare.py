@@ -1,0 +1,164 @@
+"""`sgnet compare` and `sgnet evaluate`: options in, a whole report or one line out."""
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sgnet_nnunet.cli.main import main
+from sgnet_nnunet.io.volume import Volume, write_volume
+from sgnet_nnunet.results.case import Results
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(list(map(str, arguments)))
+    return ended.value.code or 0
+
+
+@pytest.fixture
+def tree(nnunet_paths, make_results):
+    return make_results(nnunet_paths)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Replace what makes statistics and pages of the figures; return the calls."""
+    calls = []
+
+    def stand_in(name, function, **files):
+        def write(figures, folder, **options):
+            calls.append((function, figures, options))
+            for file, text in files.items():
+                (folder / file.replace("_", ".")).write_text(text)
+
+        module = ModuleType(name)
+        setattr(module, function, write)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    stand_in("sgnet_nnunet.comparison.summary", "write_summary", summary_json="{}")
+    stand_in("sgnet_nnunet.report.build", "write_report", report_html="<html>")
+    costs = ModuleType("sgnet_nnunet.results.model_info")
+    costs.with_costs = lambda results, preprocessed, **options: (
+        calls.append(("with_costs", preprocessed.name, options)) or results
+    )
+    monkeypatch.setitem(sys.modules, costs.__name__, costs)
+    return calls
+
+
+COMPARE = ("compare", "-d", "501", "--models", "SGNetTrainer", "UNetTrainer", "-f", "0", "1", "2", "-np", "1")
+
+
+def test_compare_writes_a_whole_report(tree, written, capsys):
+    assert run(*COMPARE, "-o", tree / "report") == 0
+    names = {"per_case.csv", "per_lesion.csv", "summary.json", "report.html", ".sgnet_report.json"}
+    assert {path.name for path in (tree / "report").iterdir()} == names
+    table = pd.read_csv(tree / "report/per_case.csv")
+    assert len(table) == 12
+    assert "6 cases, 2 models" in capsys.readouterr().out
+
+
+def test_compare_passes_its_options_on(tree, written):
+    options = ("--time-cases", "2", "-device", "mps", "--viewer", "--presets", "brats2023", "brats2026")
+    assert run(*COMPARE, *options, "-o", tree / "report") == 0
+    costs, summary, report = written
+    assert costs == ("with_costs", "Dataset501_Tiny", {"time_cases": 2, "device": "mps"})
+    assert summary[2] == {"seed": 0}
+    assert report[2] == {"viewer": True, "seed": 0, "workers": 1}
+    assert {"brats2023_dice", "brats2026_small_f1"} <= set(report[1].per_case.columns)
+
+
+def test_reports_of_the_same_masks_are_the_same(tree, written):
+    for name in ("one", "two"):
+        run(*COMPARE, "-o", tree / name)
+    for file in ("per_case.csv", "per_lesion.csv"):
+        assert (tree / "one" / file).read_bytes() == (tree / "two" / file).read_bytes()
+
+
+def test_missing_predictions_are_said_in_words(tree, written, capsys):
+    folder = tree / "nnUNet_results/Dataset501_Tiny/UNetTrainer__nnUNetPlans__3d_fullres/fold_1/validation"
+    (folder / "YG_P000_YG_A001.nii.gz").unlink()
+    assert run(*COMPARE, "-o", tree / "report") == 2
+    assert (
+        "YG_P000_YG_A001.nii.gz: there is no such prediction; run nnUNetv2_train" in capsys.readouterr().err
+    )
+    assert run(*COMPARE, "--allow-missing", "-o", tree / "report") == 0
+    assert "UNetTrainer: 1 prediction of 6 missing, scored as empty" in capsys.readouterr().err
+
+
+def test_bad_mask_is_one_line_and_leaves_no_report(tree, written, capsys):
+    folder = tree / "nnUNet_results/Dataset501_Tiny/UNetTrainer__nnUNetPlans__3d_fullres/fold_1/validation"
+    path = folder / "YG_P000_YG_A001.nii.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    before = sorted(tree.iterdir())
+    assert run(*COMPARE, "-o", tree / "report") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sgnet:")]
+    assert len(lines) == 1
+    assert str(path) in lines[0]
+    assert sorted(tree.iterdir()) == before
+
+
+def test_folder_of_somebody_else_is_refused_before_anything_is_measured(tree, written, capsys):
+    (tree / "report").mkdir()
+    (tree / "report/thesis.docx").touch()
+    assert run(*COMPARE, "-o", tree / "report") == 2
+    assert "thesis.docx: was not written by a report" in capsys.readouterr().err
+    assert written == []
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Folders of a predicted and a reference mask, the first one voxel off."""
+    mask = np.zeros((12, 12, 12), dtype=np.uint8)
+    mask[3:7, 3:7, 3:7] = 2
+    for folder, data in (("pred", np.roll(mask, 1, axis=0)), ("ref", mask)):
+        (tmp_path / folder).mkdir()
+        write_volume(tmp_path / folder / "a.nii.gz", Volume(data, np.eye(4)))
+    return tmp_path
+
+
+def test_evaluate_judges_everything_above_zero(folders, written):
+    assert run("evaluate", folders / "pred", folders / "ref", "-o", folders / "out") == 0
+    table = pd.read_csv(folders / "out/per_case.csv", keep_default_na=False)
+    assert table.loc[0, ["model", "fold", "case", "patient", "label", "empty"]].tolist() == [
+        "pred",
+        "",
+        "a",
+        "a",
+        "foreground",
+        "",
+    ]
+    assert table.loc[0, "dice"] == 0.75
+
+
+def test_evaluate_takes_labels_and_patients(folders, written):
+    (folders / "dataset.json").write_text('{"labels": {"background": 0, "core": 2}}')
+    (folders / "patients.csv").write_text("case,patient\na,Ada\n")
+    options = ("--labels", folders / "dataset.json", "--patients", folders / "patients.csv")
+    assert run("evaluate", folders / "pred", folders / "ref", "-o", folders / "out", *options) == 0
+    results = written[0][1].results
+    assert isinstance(results, Results)
+    assert (results.targets[0].name, results.cases[0].patient) == ("core", "Ada")
+
+
+def test_evaluate_without_a_prediction_ends_with_status_2(folders, written, capsys):
+    (folders / "pred/a.nii.gz").rename(folders / "pred/b.nii.gz")
+    assert run("evaluate", folders / "pred", folders / "ref", "-o", folders / "out") == 2
+    assert "name folders whose files have the same names" in capsys.readouterr().err
+    assert not (folders / "out").exists()
+
+
+def test_unknown_preset_is_refused_with_those_there_are(folders, written, capsys):
+    arguments = ("evaluate", folders / "pred", folders / "ref", "-o", folders / "out")
+    assert run(*arguments, "--presets", "brats2020") == 2
+    assert "brats2023" in capsys.readouterr().err
+
+
+def test_compare_makes_a_real_report(tree):
+    assert run(*COMPARE, "--time-cases", "0", "--viewer", "-o", tree / "report") == 0
+    names = {path.name for path in (tree / "report").iterdir()}
+    expected = {"per_case.csv", "per_lesion.csv", "summary.json", "summary.md", "summary.tex", "report.html"}
+    assert expected | {"plots", "viewer"} <= names
+    assert "SGNetTrainer" in (tree / "report/report.html").read_text()
