@@ -60,6 +60,7 @@ class StudyConfig:
         iters: Batches in an epoch.
         seeds: Trainings of each network.
         device: Device in nnU-Net's words.
+        bfloat16: Whether a CPU trains in bfloat16 where autocast allows it; predictions stay in float32.
         default_memory_gb: `-gpu_memory_target` of nnU-Net's own plan.
     """
 
@@ -73,6 +74,7 @@ class StudyConfig:
     iters: int = 250
     seeds: int = 3
     device: str = "cuda"
+    bfloat16: bool = False
     default_memory_gb: float = 8.0
 
     def save(self, path: Path) -> None:
@@ -95,6 +97,7 @@ BUDGETS = {
         epochs=15,
         iters=40,
         device="cpu",
+        bfloat16=True,
         default_memory_gb=0.25,
     ),
     "smoke": StudyConfig(

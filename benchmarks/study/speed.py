@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.training.recipe import freeze_batch_norms
 from study.config import MODELS, StudyConfig
 from study.data import nnunet_paths
 
@@ -81,8 +81,7 @@ def _batch() -> dict[str, Any]:
 def _step(trainer: Any, batch: dict[str, Any]) -> None:  # noqa: ANN401
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     trainer.network.train()
-    if isinstance(trainer.network, SGNet):
-        trainer.network.freeze_gated_norms()
+    freeze_batch_norms(trainer.network)
     target = batch["target"]
     trainer.train_step(
         {"data": batch["data"], "target": [target] if trainer.enable_deep_supervision else target}

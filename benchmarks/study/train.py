@@ -5,6 +5,8 @@ Run in a process of its own, so that each starts from its seed: `python train.py
 
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,8 @@ def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> N
     if checkpoint.exists():
         trainer.load_checkpoint(str(checkpoint))
     else:
+        if config.bfloat16:
+            _use_bfloat16(trainer)
         trainer.run_training()
     predictor = load_predictor(Path(trainer.output_folder_base), device=config.device)
     raw = folder / "nnUNet_raw" / DATASET
@@ -60,6 +64,22 @@ def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> N
         target = run_folder(folder, trainer_name + HELD_OPEN, seed)
         target.mkdir(parents=True, exist_ok=True)
         _predict_and_score(trainer, predictor, raw, target)
+
+
+def _use_bfloat16(trainer: Any) -> None:  # noqa: ANN401
+    """Have a trainer's steps run under a CPU's autocast, which nnU-Net reserves for CUDA."""
+
+    def under_autocast(step: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(step)
+        def wrapped(batch: Any) -> Any:  # noqa: ANN401
+            # Once a step: the weights that autocast has cast are kept until its context ends.
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return step(batch)
+
+        return wrapped
+
+    trainer.train_step = under_autocast(trainer.train_step)
+    trainer.validation_step = under_autocast(trainer.validation_step)
 
 
 def _hold_open(weights: dict[str, torch.Tensor]) -> bool:

@@ -97,6 +97,9 @@ class NotebookRecipe(GatedTrainer):
 
     STALLS_ON = "mean_fg_dice"
 
+    BATCH_STATISTICS = 1.0
+    """To the end, as in the notebook."""
+
     PROBABILITY = 0.5
     """Of a rotation, and of a flip."""
 

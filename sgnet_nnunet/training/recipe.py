@@ -11,6 +11,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler
 
 from sgnet_nnunet.io.atomic import atomic_path
@@ -26,7 +27,7 @@ class TrainingStalled(Exception):  # noqa: N818
 
 
 class RecipeTrainer(nnUNetTrainer):
-    """Dice + BCE, AdamW, polynomial decay, no deep supervision; a subclass adds the network.
+    """Dice + BCE, AdamW, polynomial decay, frozen norms; a subclass adds the network.
 
     The length comes from the environment (see `TrainingLength`), goes into the log and into every
     checkpoint, and `--c` goes on with the length the training was started with.
@@ -42,6 +43,13 @@ class RecipeTrainer(nnUNetTrainer):
 
     STALLS_ON = "ema_fg_dice"
     """The logged score that the patience waits on."""
+
+    BATCH_STATISTICS = 0.5
+    """Share of the epochs in which batch norms use a batch's statistics; from then on the running ones.
+
+    Those of a few patches, half of them cut around a tumour, are not those of a whole image: a network
+    that trains to the end with its batches' own is another one when it is tested.
+    """
 
     NOISE_VARIANCE = (0.0, 0.004)
     """nnU-Net's (0, 0.1) is for z-scored images; a brain scaled to [0, 1] has an SD near 0.2."""
@@ -117,6 +125,12 @@ class RecipeTrainer(nnUNetTrainer):
         super().on_train_start()
         self.print_to_log_file(f"Training length: {self.length}")
 
+    def on_train_epoch_start(self) -> None:
+        """Start an epoch's training, with the batch norms frozen once their time is over."""
+        super().on_train_epoch_start()
+        if self.current_epoch >= self.BATCH_STATISTICS * self.num_epochs:
+            freeze_batch_norms(self.network)
+
     def on_epoch_start(self) -> None:
         """Start an epoch, unless the training has stalled.
 
@@ -157,3 +171,10 @@ class RecipeTrainer(nnUNetTrainer):
         if self.was_initialized:
             self.lr_scheduler = self.build_scheduler(self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)
+
+
+def freeze_batch_norms(network: nn.Module) -> None:
+    """Have the batch norms of a network use their running statistics, until `train()` is called."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()

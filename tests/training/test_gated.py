@@ -83,20 +83,6 @@ def test_training_that_ends_before_the_gates_decide_is_warned_of(make_trainer, n
     assert ("this network shuts nothing out" in log_of(trainer)) == warned
 
 
-def test_norms_behind_a_gate_keep_their_statistics_once_it_decides(make_trainer):
-    trainer = make_trainer(supervision={"warm_up": 0.5})
-    trainer.on_train_start()
-    norm = trainer.sgnet.decoder[0].conv[1]
-    batches = []
-    for epoch in range(2):
-        trainer.current_epoch = epoch
-        trainer.on_train_epoch_start()
-        before = norm.running_mean.clone()
-        trainer.train_step(next(trainer.dataloader_train))
-        batches.append(not torch.equal(norm.running_mean, before))
-    assert batches == [True, False]
-
-
 def test_network_without_a_gate_is_logged_without_figures(make_trainer):
     trainer = make_trainer("SGNetNoGateTrainer")
     trainer.run_training()

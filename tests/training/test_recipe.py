@@ -132,3 +132,27 @@ def test_noise_is_scaled_to_images_in_zero_to_one(make_trainer):
         if isinstance(getattr(t, "transform", None), GaussianNoiseTransform)
     ]
     assert [t.noise_variance for t in noise] == [trainer.NOISE_VARIANCE]
+
+
+@pytest.mark.parametrize(
+    ("name", "updated"),
+    [
+        ("SGNetTrainer", [True, False]),
+        ("SGNetNoGateTrainer", [True, False]),
+        ("AttentionUNetTrainer", [True, False]),
+        ("SGNetNotebookTrainer", [True, True]),
+    ],
+)
+def test_batch_norms_keep_their_statistics_in_the_second_half(make_trainer, name, updated):
+    trainer = make_trainer(name)
+    trainer.on_train_start()
+    trainer.num_epochs = 2
+    norm = next(m for m in trainer.network.modules() if isinstance(m, torch.nn.BatchNorm3d))
+    found = []
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        before = norm.running_mean.clone()
+        trainer.train_step(next(trainer.dataloader_train))
+        found.append(not torch.equal(norm.running_mean, before))
+    assert found == updated
