@@ -35,7 +35,7 @@ def to_latex(table: Table) -> str:
     frame = pd.DataFrame([[_cell(cell) for cell in row] for row in table.rows], columns=header)
     text = frame.style.hide(axis="index").to_latex(
         hrules=True,
-        column_format="l" + "r" * (len(header) - 1),
+        column_format="l" * table.names + "r" * (len(header) - table.names),
         position="tbp",
         position_float="centering",
         caption=f"{escape(table.title)}. {escape(table.note)}".strip(),
@@ -50,4 +50,7 @@ def escape(text: str) -> str:
 
 def _cell(cell: Cell) -> str:
     text = rf"\textbf{{{escape(cell.text)}}}" if cell.best else escape(cell.text)
-    return rf"\shortstack{{{text}\\{{\scriptsize {escape(cell.detail)}}}}}" if cell.detail else text
+    if not cell.detail:
+        return text
+    # The figure, not the interval below it, stands in line with the row's other cells.
+    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{text}\\\scriptsize {escape(cell.detail)}\end{{tabular}}"

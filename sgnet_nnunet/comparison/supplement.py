@@ -58,6 +58,7 @@ def differences_table(summary: Summary, *, label: str) -> Table:
         note=f"Mean of the paired differences over cases. p: {protocol.test}; "
         f"p ({protocol.correction}): corrected for {family} tests. "
         "Effect: matched-pairs rank-biserial correlation, from -1 to 1.",
+        names=2,
     )
 
 
@@ -112,6 +113,7 @@ def pooled_table(summary: Summary, *, label: str) -> Table:
         ),
         note="Counted over all cases before dividing, so that a case with many lesions weighs more; "
         "sizes are diameters of the sphere of the lesion's volume.",
+        names=2,
     )
 
 
@@ -136,6 +138,7 @@ def distribution_table(summary: Summary, *, label: str) -> Table:
         rows=tuple(rows),
         note="Left out: cases in which the metric has no value, mostly since both masks are empty. "
         "With one empty mask: cases that count, where shares and distances score the worst value.",
+        names=2,
     )
 
 

