@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from sgnet_nnunet.evaluation.element_area import CORNERS, element_areas
 from sgnet_nnunet.evaluation.grid import Grid
 from sgnet_nnunet.evaluation.pair import MaskPair, bounding_box, once_per_pair
 
@@ -105,11 +106,6 @@ def _elements(
     surface: _Surface, spacing: tuple[float, float, float]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Return the index of each element's first voxel, shape (n, 3), and its area in mm2."""
-    # Imported here because MONAI takes seconds to import.
-    from monai.metrics.utils import get_code_to_measure_table  # noqa: PLC0415
-
-    table, kernel = get_code_to_measure_table(spacing)
-    weights = kernel.numpy().reshape(2, 2, 2)
     corners = {corner: int(np.dot(corner, _steps(surface.shape))) for corner in np.ndindex(2, 2, 2)}
     # Voxels that are not all alike have a surface voxel among them.
     near = np.zeros(surface.inside.size, dtype=bool)
@@ -118,9 +114,9 @@ def _elements(
     cells = np.flatnonzero(near)
     codes = np.zeros(cells.size, dtype=np.uint8)
     for corner, offset in corners.items():
-        codes += surface.inside[cells + offset] * np.uint8(weights[corner])
+        codes += surface.inside[cells + offset] * CORNERS[corner]
     mixed = codes != np.iinfo(np.uint8).max
-    return surface.indices(cells[mixed]), table.numpy().astype(np.float64)[codes[mixed]]
+    return surface.indices(cells[mixed]), element_areas(spacing)[codes[mixed]]
 
 
 def _steps(shape: tuple[int, ...]) -> tuple[int, int, int]:
