@@ -9,8 +9,9 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from sgnet_nnunet import __version__
-from sgnet_nnunet.cli import convert, demo, gates, onnx, phantom, plug
+from sgnet_nnunet.cli import compare, convert, demo, evaluate, gates, onnx, phantom, plug, predict, tune
 from sgnet_nnunet.cli.console import err, out
+from sgnet_nnunet.cli.lists import ListCommand
 from sgnet_nnunet.errors import SGNetError
 
 app = typer.Typer(
@@ -22,6 +23,10 @@ app = typer.Typer(
 app.command()(convert.convert)
 app.command()(phantom.phantom)
 app.command()(demo.demo)
+app.command(cls=ListCommand)(compare.compare)
+app.command(cls=ListCommand)(evaluate.evaluate)
+app.command(cls=ListCommand)(tune.tune)
+app.command(cls=ListCommand)(predict.predict)
 app.command()(gates.gates)
 app.command()(onnx.onnx)
 app.command()(plug.link)

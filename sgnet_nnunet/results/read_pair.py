@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.pair import MaskPair
-from sgnet_nnunet.io.read import read_labels
+from sgnet_nnunet.io.read import read_labels, values_in
 from sgnet_nnunet.io.volume import Volume
 from sgnet_nnunet.results.case import PredictedCase, Results, Target
 
@@ -61,8 +61,7 @@ def read_label_map(path: Path, *, known: frozenset[int]) -> Volume:
         InputFileError: If it cannot be read, is no mask, or has another value.
     """
     volume = read_labels(path)
-    found = np.unique(volume.data[volume.data != 0])
-    if unknown := sorted(set(found.tolist()) - known):
+    if unknown := sorted(set(values_in(volume.data).tolist()) - known):
         raise InputFileError(
             path,
             f"has the value {unknown[0]}, which the data set does not know (it has {_listed(sorted(known))})",
