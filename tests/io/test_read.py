@@ -1,4 +1,4 @@
-"""What `read_image` and `read_mask` accept and refuse."""
+"""What `read_image`, `read_mask` and `read_labels` accept and refuse."""
 
 import gzip
 import io
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.io.read import read_image, read_mask
+from sgnet_nnunet.io.read import read_image, read_labels, read_mask, values_in
 
 AFFINE = np.array([[-0.9, 0.0, 0.1, 10.0], [0.0, 1.1, 0.0, -7.0], [0.1, 0.0, 3.0, 2.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -264,3 +264,30 @@ def test_any_damage_to_the_header_is_survived_or_refused_in_one_line(
     else:
         assert image.data.ndim == 3
         assert np.isfinite(image.data).all()
+
+
+class TestLabels:
+    def test_come_back_as_they_were_stored(self, tmp_path: Path):
+        data = np.zeros((4, 5, 6), dtype=np.uint8)
+        data[1, 2, 3], data[3, 0, 1] = 2, 7
+        labels = read_labels(save(tmp_path / "a.nii.gz", data))
+        np.testing.assert_array_equal(labels.data, data)
+        assert values_in(labels.data).tolist() == [2, 7]
+
+    def test_may_all_be_background(self, tmp_path: Path):
+        labels = read_labels(save(tmp_path / "a.nii.gz", np.zeros((4, 5, 6), dtype=np.uint8)))
+        assert values_in(labels.data).size == 0
+
+    @pytest.mark.parametrize("dtype", ["f4", "f8"])
+    def test_stored_as_floats_become_integers(self, tmp_path: Path, dtype: str):
+        data = np.full((4, 5, 6), 1.0000001, dtype=dtype)
+        labels = read_labels(save(tmp_path / "a.nii.gz", data))
+        assert labels.data.dtype == np.int32
+        assert (labels.data == 1).all()
+
+    @pytest.mark.parametrize(("value", "message"), [(0.5, "fractional values such as 0.5"), (-2, "negative")])
+    def test_that_are_none_are_refused(self, tmp_path: Path, value: float, message: str):
+        data = np.zeros((4, 5, 6), dtype=np.float32)
+        data[0, 0, 0] = value
+        with pytest.raises(InputFileError, match=message):
+            read_labels(save(tmp_path / "a.nii.gz", data))
