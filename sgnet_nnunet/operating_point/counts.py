@@ -35,7 +35,7 @@ class Tally:
 
     Attributes:
         found: Lesions of the reference that are found; any shape.
-        false: Predicted lesions that meet none of the reference; the same shape.
+        false: False positives; the same shape.
         lesions: Lesions of the reference.
         cases: Cases.
     """
@@ -68,7 +68,7 @@ class Counts:
     Attributes:
         lesions: Lesions of the reference, shape (cases,).
         found: Those that are found, shape (cases,) or (cases, thresholds, volumes).
-        false: Predicted lesions that meet none of the reference; the same shape.
+        false: False positives; the same shape.
     """
 
     lesions: NDArray[np.intp]

@@ -20,12 +20,12 @@ from sgnet_nnunet.results.case import PredictedCase
 class Froc:
     """A free-response ROC curve, its points in the order of rising thresholds.
 
-    Lesions are matched as `evaluation.detection` does, and pooled over all cases.
+    Lesions are pooled over all cases; `operating_point.levels` says which are found and which false.
 
     Attributes:
         thresholds: Thresholds on the foreground probability, shape (points,).
         sensitivity: Share of the reference's lesions that are found, shape (points,).
-        false_positives_per_case: Predicted lesions that meet none of the reference, shape (points,).
+        false_positives_per_case: False positives per case, shape (points,).
         smallest_lesion_mm3: Predicted lesions of a smaller volume in mm3 were removed.
     """
 

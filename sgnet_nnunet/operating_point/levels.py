@@ -17,16 +17,27 @@ if TYPE_CHECKING:
 BELOW_DEFAULT = 0.49
 """nnU-Net's own foreground has a higher foreground probability than this: it takes the largest of all."""
 
+SMALLEST_SHARE = 0.1
+"""Share of a predicted lesion that must lie in the reference's; less of it is a flood, not a find.
+
+Any common voxel will do at nnU-Net's own threshold, as in `evaluation.detection`. But the lower the
+threshold, the more of what is predicted runs together, until one lesion fills the brain, meets every
+lesion of the reference and leaves no false positive: the best of all by that rule alone.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Level:
     """The lesions of one mask beside those of the reference.
 
+    A predicted lesion is true if a tenth of it or more (`SMALLEST_SHARE`) lies in the reference's
+    lesions, else it is false. A lesion of the reference is found if it meets a true one.
+
     Attributes:
-        found_mm3: Volume in mm3 of the largest predicted lesion that meets each lesion of the
-            reference, 0 where none does, shape (reference lesions,). If smaller lesions than this are
-            removed, the reference's lesion is still found.
-        false_mm3: Volumes in mm3 of the predicted lesions that meet none, shape (false positives,).
+        found_mm3: Volume in mm3 of the largest true lesion that meets each lesion of the reference, 0
+            where none does, shape (reference lesions,). If smaller lesions than this are removed, the
+            reference's lesion is still found.
+        false_mm3: Volumes in mm3 of the false lesions, shape (false positives,).
     """
 
     found_mm3: NDArray[np.float64]
@@ -85,7 +96,9 @@ def _masks(
 
 def _level(mask: NDArray[np.bool_], reference: Lesions, *, spacing: tuple[float, ...]) -> Level:
     match = match_lesions(find_lesions(mask, spacing=spacing), reference)
-    volumes = match.prediction.volumes_mm3
+    voxels, volumes = match.prediction.voxels, match.prediction.volumes_mm3
+    inside = np.bincount(match.predicted, weights=match.common, minlength=voxels.size)
+    true = inside >= SMALLEST_SHARE * voxels
     found = np.zeros(reference.number)
-    np.maximum.at(found, match.actual, volumes[match.predicted])
-    return Level(found, volumes[~match.hits])
+    np.maximum.at(found, match.actual, np.where(true, volumes, 0)[match.predicted])
+    return Level(found, volumes[~true])

@@ -11,6 +11,7 @@ from sgnet_nnunet.io.atomic import write_text
 from sgnet_nnunet.operating_point.counts import Tally
 from sgnet_nnunet.operating_point.froc import Froc
 from sgnet_nnunet.operating_point.gain import Difference
+from sgnet_nnunet.operating_point.levels import SMALLEST_SHARE
 from sgnet_nnunet.operating_point.point import OperatingPoint
 from sgnet_nnunet.operating_point.tuning import Tuning
 
@@ -76,6 +77,7 @@ def _content(tuning: Tuning) -> dict[str, Any]:
         "cases": tuning.default.cases,
         "patients": tuning.patients,
         "lesions": tuning.default.lesions,
+        "smallest_share_of_true_lesions": SMALLEST_SHARE,
         "objective": str(tuning.objective),
         "wanted_sensitivity": tuning.objective.sensitivity,
         "point": asdict(tuning.point),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sgnet_nnunet.evaluation.lesions import find_lesions, match_lesions
+from sgnet_nnunet.evaluation.lesions import find_lesions
 from sgnet_nnunet.operating_point.apply import apply_operating_point
 from sgnet_nnunet.operating_point.counts import count, count_default
 from sgnet_nnunet.operating_point.levels import levels_of
@@ -52,8 +52,10 @@ def test_every_count_is_that_of_the_mask_which_prediction_writes(label_managers,
     assert counts.lesions.tolist() == [reference.number]
 
     def counted(mask):
-        match = match_lesions(find_lesions(mask > 0, spacing=spacing), reference)
-        return np.count_nonzero(match.detected), match.false_positives
+        labels, number = ndimage.label(mask > 0, structure=np.ones((3, 3, 3)))
+        true = [i for i in range(1, number + 1) if truth[labels == i].mean() >= 0.1]
+        found = set(reference.labels[np.isin(labels, true) & truth])
+        return len(found), number - len(true)
 
     for i, threshold in enumerate(THRESHOLDS):
         for j, smallest in enumerate(volumes):
@@ -71,6 +73,24 @@ def test_default_foreground_below_the_lowest_threshold_is_not_cropped_away(label
     result = levels(tumour, truth, label_managers["one label"], thresholds=(0.9,))
     assert result.default.false_mm3.tolist() == [1]
     assert result.levels[0].false_mm3.size == 0
+
+
+def test_flood_that_meets_every_lesion_finds_none(label_managers):
+    truth, tumour = np.zeros((5, 10, 10), dtype=bool), np.full((5, 10, 10), 0.3)
+    truth[0, 0, :3] = truth[4, 9, :3] = truth[2, 5, 5:8] = True
+    tumour[truth] = 0.9
+    flood, *clean = levels(tumour, truth, label_managers["one label"]).levels
+    assert (flood.found_mm3.tolist(), flood.false_mm3.tolist()) == ([0, 0, 0], [500])
+    assert all((level.found_mm3.tolist(), level.false_mm3.size) == ([3, 3, 3], 0) for level in clean)
+
+
+def test_predicted_lesion_is_true_from_a_tenth_of_its_voxels_on(label_managers):
+    truth, tumour = np.zeros((1, 1, 11), dtype=bool), np.zeros((1, 1, 11))
+    truth[0, 0, 0] = True
+    for length, true in [(10, True), (11, False)]:
+        tumour[0, 0, :length] = 0.9
+        result = levels(tumour, truth, label_managers["one label"], thresholds=(0.5,)).levels[0]
+        assert (result.found_mm3.tolist() == [length], result.false_mm3.size == 0) == (true, true)
 
 
 def test_case_without_lesions_or_predictions_counts_nothing(label_managers):

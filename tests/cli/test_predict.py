@@ -1,0 +1,77 @@
+"""The command's own part; `tests/inference/test_predict.py` predicts with a network."""
+
+from pathlib import Path
+
+import pytest
+
+from sgnet_nnunet.cli.main import main
+from sgnet_nnunet.inference import predict as module
+from sgnet_nnunet.inference.predict import PredictionOptions
+from sgnet_nnunet.operating_point.point import OperatingPoint
+
+POINT = OperatingPoint(threshold=0.3)
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "-i", "in", "-o", "out", *arguments])
+    return ended.value.code or 0
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replace the prediction; return the calls."""
+    calls = []
+
+    def predict_folder(images, output, **options):
+        calls.append((images, output, options))
+        return 3
+
+    monkeypatch.setattr(module, "predict_folder", predict_folder)
+    monkeypatch.setattr(module, "find_operating_point", lambda wanted, _: POINT if wanted == "auto" else None)
+    monkeypatch.setattr(module, "find_model_folder", lambda dataset, name: Path("results", dataset, name))
+    return calls
+
+
+def test_defaults_are_fit_for_a_cpu(calls, capsys):
+    assert run("-d", "501", "-tr", "SGNetTrainer") == 0
+    folder = Path("results/501/SGNetTrainer__nnUNetPlans__3d_fullres")
+    options = {"model_folder": folder, "operating_point": POINT, "options": PredictionOptions()}
+    assert calls == [(Path("in"), Path("out"), options)]
+    assert PredictionOptions().mirroring is False
+    assert "3 masks in out" in capsys.readouterr().out
+
+
+def test_options_of_nnunet_are_passed_on(calls):
+    arguments = "-m model -f 0 2 -chk best.pth -device cpu -step_size 0.75 --tta -npp 1 -nps 2"
+    assert (
+        run(*arguments.split(), "--continue_prediction", "--save_probabilities", "--operating-point", "none")
+        == 0
+    )
+    assert calls[0][2] == {
+        "model_folder": Path("model"),
+        "operating_point": None,
+        "options": PredictionOptions(
+            folds=("0", "2"),
+            checkpoint="best.pth",
+            device="cpu",
+            step_size=0.75,
+            mirroring=True,
+            preprocessing_processes=1,
+            export_processes=2,
+            continue_prediction=True,
+            save_probabilities=True,
+        ),
+    }
+
+
+def test_mirroring_can_be_disabled_in_nnunets_words(calls):
+    assert run("-m", "model", "--disable_tta") == 0
+    assert calls[0][2]["options"].mirroring is False
+
+
+@pytest.mark.parametrize("arguments", [[], ["-d", "501", "-m", "model"]])
+def test_the_model_is_named_in_one_way(calls, capsys, arguments):
+    assert run(*arguments) == 2
+    assert "name the model either by -d" in capsys.readouterr().err
+    assert not calls
