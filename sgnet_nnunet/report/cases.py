@@ -8,14 +8,16 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.io.volume import spacing_of
 from sgnet_nnunet.report.palette import REFERENCE, TRUTH_COLOUR
-from sgnet_nnunet.report.panels import Contour, Panel, View, draw_panels, to_grey, view_of
+from sgnet_nnunet.report.panels import Contour, Panel, View, draw_panels, encode, to_grey, view_of
 from sgnet_nnunet.report.viewer_case import write_case
 from sgnet_nnunet.report.volumes import CaseVolumes, load_case
 from sgnet_nnunet.results.case import PredictedCase, Target
 from sgnet_nnunet.results.read_pair import mask_of
 
-THUMBNAIL_PIXELS_PER_MM, OVERLAY_PIXELS_PER_MM = 1.8, 2.2
-THUMBNAIL_QUALITY, OVERLAY_QUALITY = 72, 80
+THUMBNAIL_PIXELS_PER_MM, OVERLAY_PIXELS_PER_MM = 2.2, 2.4
+QUALITY = 80
+"""Of WebP's compression, 0 to 100; below it thin contours lose their colour."""
+
 REFERENCE_GREY = 90
 """Grey of the reference's inside where there is no image, on black."""
 
@@ -107,7 +109,7 @@ class _Sketch:
         k = self._slice(*self.predictions.values())
         models = [Contour(mask=mask, colour=colours[model]) for model, mask in self.predictions.items()]
         panels = self._panels(k, (Contour(mask=self.truth, colour=TRUTH_COLOUR, width=3), *models))
-        return draw_panels(panels, self._view(THUMBNAIL_PIXELS_PER_MM), quality=THUMBNAIL_QUALITY)
+        return encode(draw_panels(panels, self._view(THUMBNAIL_PIXELS_PER_MM)), quality=QUALITY)
 
     def overlay(self, model: str, colour: str) -> bytes:
         """Draw the bare first channel, every channel with contours, and where the two masks differ most."""
@@ -128,7 +130,7 @@ class _Sketch:
                 contours=contours,
             ),
         ]
-        return draw_panels(panels, self._view(OVERLAY_PIXELS_PER_MM), quality=OVERLAY_QUALITY)
+        return encode(draw_panels(panels, self._view(OVERLAY_PIXELS_PER_MM)), quality=QUALITY)
 
     @property
     def _slices(self) -> int:

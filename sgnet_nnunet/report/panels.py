@@ -84,20 +84,19 @@ def view_of(shown: NDArray[np.bool_], *, spacing: tuple[float, ...], pixels_per_
     return View(box=(rows, columns), size=(max(1, round(width)), max(1, round(height))))
 
 
-def draw_panels(panels: Sequence[Panel], view: View, *, quality: int) -> bytes:
-    """Return the panels side by side as a WebP file.
-
-    Args:
-        panels: One or more.
-        view: What is shown of each.
-        quality: Quality of WebP's compression, 0 to 100.
-    """
+def draw_panels(panels: Sequence[Panel], view: View) -> Image.Image:
+    """Return one or more panels side by side, all with the same view."""
     width, height = view.size
     sheet = Image.new("RGB", (len(panels) * (width + GAP) - GAP, height))
     for i, panel in enumerate(panels):
         sheet.paste(_draw(panel, view), (i * (width + GAP), 0))
+    return sheet
+
+
+def encode(picture: Image.Image, *, quality: int) -> bytes:
+    """Return a picture as a WebP file, of a quality from 0 to 100."""
     content = BytesIO()
-    sheet.save(content, "WEBP", quality=quality, method=3)
+    picture.save(content, "WEBP", quality=quality, method=3)
     return content.getvalue()
 
 

@@ -32,7 +32,7 @@ def _head(rng: np.random.Generator, lesions: np.ndarray) -> np.ndarray:
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
     inside = x**2 + y**2 + z**2 < 0.9
     head = rng.normal(300, 20, size=SHAPE) * inside
-    return (head + 400 * lesions * inside).clip(0).astype(np.int16)
+    return (head + 400.0 * lesions * inside).clip(0).astype(np.int16)
 
 
 def figures_of(results: Results) -> Figures:
@@ -123,3 +123,9 @@ def write_results(tmp_path: Path) -> Callable[..., Results]:
         )
 
     return write
+
+
+@pytest.fixture
+def write_figures(write_results: Callable[..., Results]) -> Callable[..., Figures]:
+    """Return a function that writes results as `write_results` does, and measures them."""
+    return lambda **options: figures_of(write_results(**options))
