@@ -54,9 +54,11 @@ def make_report(
         SGNetError: If the folder or a mask cannot be used.
     """
     # pandas, matplotlib and statsmodels take a second or more to import.
-    from sgnet_nnunet.comparison.counts import describe_empty  # noqa: PLC0415
+    from sgnet_nnunet.comparison.counts import count_of, describe_empty  # noqa: PLC0415
     from sgnet_nnunet.comparison.run import measure_results  # noqa: PLC0415
+    from sgnet_nnunet.comparison.summary import write_summary  # noqa: PLC0415
     from sgnet_nnunet.comparison.write import report_folder, write_tables  # noqa: PLC0415
+    from sgnet_nnunet.report.build import write_report  # noqa: PLC0415
 
     with report_folder(options.folder) as folder:
         results = find_results()
@@ -69,18 +71,17 @@ def make_report(
                 on_done=lambda number: progress.advance(task, number),
             )
         if complete:
-            figures = replace(figures, results=complete(results))
-        from sgnet_nnunet.comparison.summary import write_summary  # noqa: PLC0415
-        from sgnet_nnunet.report.build import write_report  # noqa: PLC0415
-
-        write_tables(figures, folder)
-        write_summary(figures, folder, seed=options.seed)
-        write_report(figures, folder, viewer=options.viewer, seed=options.seed, workers=options.workers)
+            with err.status("counting parameters, timing networks"):
+                figures = replace(figures, results=complete(results))
+        with err.status("writing the report"):
+            write_tables(figures, folder)
+            write_summary(figures, folder, seed=options.seed)
+            write_report(figures, folder, viewer=options.viewer, seed=options.seed, workers=options.workers)
     for line in describe_empty(figures.per_case):
         err.print(escape(line), soft_wrap=True, highlight=False)
-    names = len({case.name for case in results.cases})
-    out.print(
-        f"{names} cases, {len(results.models)} models: {options.folder / 'report.html'}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    counted = [
+        count_of(len({case.name for case in results.cases}), "case"),
+        count_of(len(results.models), "model"),
+    ]
+    report = options.folder / "report.html"
+    out.print(f"{', '.join(counted)}: {escape(str(report))}", soft_wrap=True, highlight=False)
