@@ -21,9 +21,12 @@ from sgnet_nnunet.inference.predict import (
 )
 from sgnet_nnunet.io.volume import Volume, write_volume
 from sgnet_nnunet.operating_point.apply import apply_operating_point, foreground_probability
+from sgnet_nnunet.operating_point.counts import count_default
+from sgnet_nnunet.operating_point.froc import cut_cases
 from sgnet_nnunet.operating_point.point import OperatingPoint
 from sgnet_nnunet.operating_point.saved import read_model
 from sgnet_nnunet.planning.planner import SGNetPlanner
+from sgnet_nnunet.results.case import PredictedCase
 from sgnet_nnunet.training.trainers import SGNetNoGateTrainer
 
 KINDS = {
@@ -33,6 +36,7 @@ KINDS = {
         "regions_class_order": [1, 2],
     },
 }
+OPTIONS = PredictionOptions(device="cpu", step_size=1, save_probabilities=True)
 MODEL = "SGNetNoGateTrainer__nnUNetPlans__3d_fullres"
 
 
@@ -106,49 +110,73 @@ def predicted(folder):
     return {path.name: nib.load(path) for path in sorted(folder.glob("*.nii.gz"))}
 
 
+@pytest.fixture(scope="module")
+def stock(models, images, tmp_path_factory):
+    """Return the folder of what nnU-Net itself predicts with each kind of model."""
+    folders = {}
+    for kind, model in models.items():
+        folders[kind] = tmp_path_factory.mktemp("stock")
+        predictor = nnUNetPredictor(1, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(model), (0, 1), "checkpoint_final.pth")
+        predictor.predict_from_files_sequential(str(images), str(folders[kind]), save_probabilities=True)
+    return folders
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_a_point_the_files_are_those_of_nnunet(models, kind, images, tmp_path):
-    model = models[kind]
-    stock = nnUNetPredictor(1, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    stock.initialize_from_trained_model_folder(str(model), (0, 1), "checkpoint_final.pth")
-    (tmp_path / "stock").mkdir()
-    stock.predict_from_files_sequential(str(images), str(tmp_path / "stock"), save_probabilities=True)
-    options = PredictionOptions(device="cpu", step_size=1, save_probabilities=True)
-    assert predict_folder(images, tmp_path / "ours", model_folder=model, options=options) == 2
+def test_without_a_point_the_files_are_those_of_nnunet(models, stock, kind, images, tmp_path):
+    assert predict_folder(images, tmp_path, model_folder=models[kind], options=OPTIONS) == 2
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in stock[kind].iterdir()}
     for name in ("a.nii.gz", "b.nii.gz", "plans.json", "dataset.json"):
-        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "stock" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (stock[kind] / name).read_bytes()
     for name in ("a.npz", "b.npz"):
-        ours, theirs = (np.load(tmp_path / who / name)["probabilities"] for who in ("ours", "stock"))
+        ours, theirs = (np.load(folder / name)["probabilities"] for folder in (tmp_path, stock[kind]))
         np.testing.assert_array_equal(ours, theirs)
-    assert {p.name for p in (tmp_path / "ours").iterdir()} == {p.name for p in (tmp_path / "stock").iterdir()}
-    assert len(np.unique(predicted(tmp_path / "ours")["a.nii.gz"].dataobj)) > 1
+    assert len(np.unique(predicted(tmp_path)["a.nii.gz"].dataobj)) > 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_mask_is_that_of_the_saved_probabilities_at_the_point(models, kind, images, tmp_path):
-    model = models[kind]
-    options = PredictionOptions(device="cpu", step_size=1, save_probabilities=True)
-    files, manager = read_model(model), read_model(model).label_manager
-    predict_folder(images, tmp_path / "plain", model_folder=model, options=options)
-    probabilities = np.load(tmp_path / "plain/b.npz")["probabilities"]
-    middle = float(np.quantile(foreground_probability(probabilities, manager), 0.97))
+def test_mask_is_that_of_nnunets_probabilities_at_the_point(models, stock, kind, images, tmp_path):
+    model = read_model(models[kind])
+    saved = {name: np.load(stock[kind] / f"{name}.npz")["probabilities"] for name in ("a", "b")}
+    middle = float(np.quantile(foreground_probability(saved["b"], model.label_manager), 0.97))
     point = OperatingPoint(threshold=middle, smallest_lesion_mm3=12)
-    predict_folder(images, tmp_path / "tuned", model_folder=model, operating_point=point, options=options)
-    spacing = (2.5, 1.1, 0.9)
-    for name in ("a", "b"):
-        reader = files.plans.image_reader_writer_class()
-        mask, properties = reader.read_seg(str(tmp_path / f"tuned/{name}.nii.gz"))
-        saved = np.load(tmp_path / f"tuned/{name}.npz")["probabilities"]
-        expected = apply_operating_point(saved, point, manager, tuple(properties["spacing"]))
+    predict_folder(images, tmp_path, model_folder=models[kind], operating_point=point, options=OPTIONS)
+    for name, probabilities in saved.items():
+        mask, properties = model.plans.image_reader_writer_class().read_seg(str(tmp_path / f"{name}.nii.gz"))
+        spacing = tuple(properties["spacing"])
+        expected = apply_operating_point(probabilities, point, model.label_manager, spacing)
         np.testing.assert_array_equal(mask[0], expected)
-        image = nib.load(images / f"{name}_0000.nii.gz")
-        written = nib.load(tmp_path / f"tuned/{name}.nii.gz")
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npz")["probabilities"], probabilities)
+        image, written = nib.load(images / f"{name}_0000.nii.gz"), nib.load(tmp_path / f"{name}.nii.gz")
         np.testing.assert_allclose(written.affine, image.affine)
         assert written.shape == image.shape
     assert mask.any()
-    assert np.isclose(np.prod(properties["spacing"]), np.prod(spacing))
-    everything = apply_operating_point(saved, OperatingPoint(threshold=middle), manager, spacing)
+    np.testing.assert_allclose(spacing, (1.1, 0.9, 2.5), rtol=1e-6)
+    everything = apply_operating_point(
+        probabilities, OperatingPoint(threshold=middle), model.label_manager, spacing
+    )
     assert (everything > 0).sum() > (mask > 0).sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_nnunet_saves_lies_on_its_reference_when_it_is_tuned(models, stock, kind):
+    """Its own masks as references: every lesion is found, in turned images too, and none is false."""
+    cases = [
+        PredictedCase(
+            model="m",
+            name=name,
+            patient=name,
+            reference=stock[kind] / f"{name}.nii.gz",
+            prediction=None,
+            probabilities=stock[kind] / f"{name}.npz",
+        )
+        for name in ("a", "b")
+    ]
+    levels = cut_cases(cases, model_folder=models[kind], thresholds=(0.3, 0.7))
+    default = count_default(levels)
+    assert (default.lesions > 0).all()
+    assert (default.found == default.lesions).all()
+    assert not default.false.any()
 
 
 def test_export_in_a_process_of_its_own_writes_the_same(model, images, tmp_path):
