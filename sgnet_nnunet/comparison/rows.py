@@ -38,8 +38,7 @@ def rows_of(per_case: pd.DataFrame, *, model: str, label: str) -> pd.DataFrame:
     if not rows.index.is_unique:
         case = rows.index[rows.index.duplicated()][0]
         raise SGNetError(
-            f"{model} has two predictions of the case {case}; compare folds whose cases differ, "
-            "or name the model's folds one by one"
+            f"{model} has two predictions of the case {case}; give only folds whose cases differ"
         )
     return rows.assign(empty=rows["empty"].fillna(""))
 

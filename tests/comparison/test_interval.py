@@ -59,6 +59,12 @@ def test_it_holds_the_true_mean_about_as_often_as_it_says():
     assert 0.88 <= np.mean(held) <= 0.99
 
 
+def test_a_patients_part_is_drawn_with_its_whole():
+    wholes = np.array([1.0, 2.0, 3.0, 10.0])
+    interval = estimate_ratio(wholes / 4, wholes, resampling=RESAMPLING).interval
+    assert (interval.low, interval.high) == pytest.approx((0.25, 0.25))
+
+
 def test_patients_without_a_say_change_nothing():
     parts, wholes = np.array([1.0, 0.0, 2.0, 4.0, 0.0]), np.array([1.0, 0.0, 3.0, 4.0, 0.0])
     counted = wholes > 0

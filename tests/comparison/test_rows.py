@@ -21,7 +21,7 @@ def test_an_empty_text_read_back_as_nan_is_an_empty_text(rows):
 
 def test_a_case_predicted_twice_is_named(rows):
     twice = pd.concat([rows(dice=[0.1, 0.2]), rows(dice=[0.3]).assign(fold="1")])
-    with pytest.raises(SGNetError, match=r"A has two predictions of the case case000; .*fold"):
+    with pytest.raises(SGNetError, match=r"A has two predictions of the case case000; give only folds"):
         rows_of(twice, model="A", label="tumour")
 
 
