@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from sgnet_nnunet.cli.console import out, progress_bar
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.operating_point.choose import Objective
 from sgnet_nnunet.operating_point.counts import Tally
 from sgnet_nnunet.operating_point.gain import Difference
@@ -52,6 +53,8 @@ def tune(
     results = results_of_models(dataset, [name], folds, patients=patients, allow_missing=True)
     folder = find_dataset(dataset).results / name
     path = output or folder / FILE_NAME
+    if path.suffix != ".json" or path.is_dir():
+        raise SGNetError(f"-o {path}: is not the name of a JSON file; give one such as {FILE_NAME}")
     with progress_bar() as progress:
         task = progress.add_task("tuning", total=len(results.cases))
         tuning = tune_model(
@@ -70,16 +73,16 @@ def tune(
 
 
 def _table(tuning: Tuning) -> Table:
-    table = Table("", "lesion F1", "sensitivity", "false positives a case")
+    table = Table("", "lesion F1", "sensitivity", "false positives/case")
     for name, tally in (
         ("default", tuning.default),
-        ("cross-fitted: expect this", tuning.cross_fitted),
-        ("chosen, on the cases it has seen", tuning.resubstitution),
+        ("cross-fitted, to expect", tuning.cross_fitted),
+        ("chosen, on cases it saw", tuning.resubstitution),
     ):
         table.add_row(name, *_figures(tally))
     gain = tuning.gain
     table.add_row(
-        "cross-fitted less default, 95 % interval",
+        "gain to expect, 95 % interval",
         *(_with_interval(d) for d in (gain.f1, gain.sensitivity, gain.false_positives_per_case)),
     )
     return table

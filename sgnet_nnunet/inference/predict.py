@@ -95,6 +95,7 @@ def find_operating_point(wanted: str, model_folder: Path) -> OperatingPoint | No
             "predict with --operating-point none"
         )
     logger.info("operating point of %s: %s", path, record.point)
+    logger.info("it was chosen as nnU-Net validates: one fold's network at a time, mirrored (-f 0 --tta)")
     return record.point
 
 
@@ -116,7 +117,7 @@ def predict_folder(
         options: How to predict.
 
     Raises:
-        InputFileError: If weights or images are missing.
+        InputFileError: If weights or images are missing, or an image cannot be read.
         SGNetError: If no fold is trained, or the device is not there.
     """
     options = options or PredictionOptions()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_pickle
-from nnunetv2.inference.data_iterators import PreprocessAdapter
 from nnunetv2.inference.export_prediction import (
     convert_predicted_logits_to_segmentation_with_correct_shape,
     export_prediction_from_logits,
@@ -22,6 +21,7 @@ from nnunetv2.utilities.helpers import empty_cache
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from numpy.typing import NDArray
 
+from sgnet_nnunet.inference.preprocessing import PreprocessingHere
 from sgnet_nnunet.io.atomic import atomic_path
 from sgnet_nnunet.operating_point.apply import apply_operating_point
 from sgnet_nnunet.operating_point.point import OperatingPoint
@@ -56,7 +56,7 @@ class Predictor(nnUNetPredictor):
                 input_list_of_lists, seg_from_prev_stage_files, output_filenames_truncated, num_processes
             )
         previous = seg_from_prev_stage_files or []
-        return PreprocessAdapter(
+        return PreprocessingHere(
             input_list_of_lists,
             # A list of None is nnU-Net's way to say that there is no previous stage.
             previous if any(previous) else None,

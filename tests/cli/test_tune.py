@@ -68,6 +68,7 @@ def test_output_and_one_fold_can_be_named(model, tmp_path):
             "no operating point reaches a lesion sensitivity of 1: the best is",
         ),
         (["-f", "0", "-p", "otherPlans"], "there is no such model"),
+        (["-f", "0", "-o", "froc.png"], "-o froc.png: is not the name of a JSON file"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(model, capsys, monkeypatch, arguments, message):

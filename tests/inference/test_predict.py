@@ -201,6 +201,16 @@ def test_masks_that_are_there_are_kept_when_going_on(model, images, tmp_path):
     assert (tmp_path / "b.nii.gz").is_file()
 
 
+def test_damaged_image_is_named_and_what_is_done_is_kept(model, images, tmp_path):
+    copies = shutil.copytree(images, tmp_path / "images")
+    damaged = copies / "b_0001.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    options = PredictionOptions(device="cpu", folds=("0",), step_size=1)
+    with pytest.raises(InputFileError, match=r"b_0000\.nii\.gz: this file or another channel of the case"):
+        predict_folder(copies, tmp_path / "out", model_folder=model, options=options)
+    assert list(predicted(tmp_path / "out")) == ["a.nii.gz"]
+
+
 def write_point(path, *, model=f"Dataset501_Tiny/{MODEL}", threshold=0.4):
     point = {"threshold": threshold, "smallest_lesion_mm3": 3.0}
     path.write_text(
