@@ -115,8 +115,7 @@ def _sentence(difference: Difference, definition: Definition, phrase: Phrase) ->
         reference=reference,
     )
     evidence = [_p(difference), patients] if not isnan(difference.p_holm) else [patients]
-    if not difference.interval.reason:
-        interval = span(difference.interval.times(turn), decimals)
+    if interval := span(difference.interval.times(turn), decimals):
         evidence = [f"{INTERVAL} {interval}; {', '.join(evidence)}"]
     return f"{told} ({', '.join(evidence)}): {_conclusion(difference, definition)}."
 

@@ -14,6 +14,7 @@ from sgnet_nnunet.comparison.table import (
     decimals_of,
     number,
     p_value,
+    places,
     span,
 )
 
@@ -66,21 +67,21 @@ def ranking_table(summary: Summary, *, label: str) -> Table:
     """Return the models by mean rank."""
     standings = [each for ranking in summary.rankings if ranking.label == label for each in ranking.standings]
     metrics = max((len(each.metrics) for each in summary.rankings if each.label == label), default=0)
-    places = range(1, len(summary.models) + 1)
+    columns = range(1, len(summary.models) + 1)
     return Table(
         title=f"{label}: ranking",
         header=(
             *("Model", "Place", "Mean rank", f"{INTERVAL} of the place"),
-            *(f"Place {place}" for place in places),
+            *(f"Place {place}" for place in columns),
         ),
         rows=tuple(
             _cells(
                 standing.model,
                 str(standing.rank),
                 number(standing.mean_rank, 2),
-                span(standing.interval, 0) or NOTHING,
+                places(standing.interval),
                 *(f"{100 * share:.1f} %" for share in standing.shares or ()),
-                *(NOTHING for _ in places if not standing.shares),
+                *(NOTHING for _ in columns if not standing.shares),
             )
             for standing in standings
         ),

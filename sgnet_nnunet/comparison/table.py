@@ -84,11 +84,19 @@ def decimals_of(definition: Definition) -> int:
 
 
 def span(interval: Interval, decimals: int, *, sign: bool = False) -> str:
-    """Return an interval as text, "" if there is none."""
-    if interval.reason:
+    """Return an interval as text, "" if there is none, or one without width.
+
+    Where all patients are alike their resamples are too, which does not make the figure certain.
+    """
+    if not interval.low < interval.high:
         return ""
     low, high = (number(end, decimals, sign=sign) for end in (interval.low, interval.high))
     return f"{low} to {high}"
+
+
+def places(interval: Interval) -> str:
+    """Return an interval of places in a ranking as text, `NOTHING` if there is none."""
+    return NOTHING if interval.reason else f"{interval.low:.0f} to {interval.high:.0f}"
 
 
 def p_value(p: float) -> str:

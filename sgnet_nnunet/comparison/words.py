@@ -8,7 +8,7 @@ from sgnet_nnunet.comparison.difference_words import tell
 from sgnet_nnunet.comparison.pooled import ALL_SIZES, PooledLesions
 from sgnet_nnunet.comparison.ranking import Ranking
 from sgnet_nnunet.comparison.statistics import Summary
-from sgnet_nnunet.comparison.table import INTERVAL, count, listed, number, plural, span
+from sgnet_nnunet.comparison.table import INTERVAL, count, listed, number, places, plural, span
 
 NAMED = 5
 """Missing cases that a sentence names."""
@@ -89,8 +89,8 @@ def _lesions(lesions: PooledLesions) -> int:
 def _found(lesions: PooledLesions) -> str:
     sensitivity = lesions.sensitivity
     share = f"{number(100 * sensitivity.value, 1)} %"
-    if not sensitivity.interval.reason:
-        share += f", {INTERVAL} {span(sensitivity.interval.times(100), 1)} %"
+    if interval := span(sensitivity.interval.times(100), 1):
+        share += f", {INTERVAL} {interval} %"
     which = "" if lesions.size == ALL_SIZES else f" {size_in_words(lesions.size)}"
     return f"{count(lesions.detected)} of {plural(_lesions(lesions), 'lesion')}{which} ({share})"
 
@@ -104,7 +104,7 @@ def _ranking(ranking: Ranking) -> str:
         return f"{told}; with fewer than 2 patients, how sure that is cannot be said."
     held = [
         f"{each.model} has it in {number(100 * each.shares[0], 1)} % "
-        f"({INTERVAL} of its place: {span(each.interval, 0)})"
+        f"({INTERVAL} of its place: {places(each.interval)})"
         for each in first
     ]
     sure = "" if all(each.interval.high == 1 for each in first) else ": the first place is not certain"

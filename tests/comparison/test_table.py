@@ -3,7 +3,7 @@ import math
 import pytest
 
 from sgnet_nnunet.comparison.interval import Interval, no_interval
-from sgnet_nnunet.comparison.table import NOTHING, count, listed, number, p_value, plural, span
+from sgnet_nnunet.comparison.table import NOTHING, count, listed, number, p_value, places, plural, span
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,12 @@ def test_numbers(value, sign, text):
 def test_intervals():
     assert span(Interval(low=-0.4, high=6.46, method="BCa"), 1) == "-0.4 to 6.5"
     assert span(no_interval("too few"), 1) == ""
+    assert places(Interval(low=1, high=3, method="percentile")) == "1 to 3"
+    assert places(no_interval("too few")) == NOTHING
+
+
+def test_an_interval_without_width_claims_nothing():
+    assert span(Interval(low=1.0, high=1.0, method="percentile"), 1) == ""
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,17 @@ def test_what_cannot_be_compared_says_why():
     ]
 
 
+def test_patients_who_are_all_alike_give_no_interval():
+    alike = difference("dice", 0.1, 0.1, 0.1, 0.01)
+    assert told(alike) == [
+        (
+            "The Dice of SGNetTrainer is 0.100 higher than that of UNetTrainer "
+            "(p = 0.010 after Holm's correction over 24 tests, 92 patients): "
+            "a difference was shown, in favour of SGNetTrainer."
+        )
+    ]
+
+
 def test_the_other_metrics_share_a_sentence():
     others = [
         difference("precision", 0.1, 0.05, 0.2, 0.01),
