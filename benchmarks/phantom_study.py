@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 from study.config import BUDGETS, MODELS, Model, StudyConfig, with_seeds
-from study.data import prepare
+from study.data import DATASET, nnunet_paths, prepare
 from study.markdown import to_markdown
 from study.speed import measure_speed
 from study.summary import summarise
@@ -81,6 +81,20 @@ def speed(
 ) -> None:
     """Time a training step and a case of every network, side by side; run it on an idle machine."""
     measure_speed(folder.resolve(), StudyConfig.load(folder / "config.json"), rounds=rounds)
+
+
+@app.command()
+def thresholds(folder: Annotated[Path, typer.Argument(help="The study's folder.")]) -> None:
+    """Ask what the gates of every trained `SGNetTrainer` would admit at other thresholds."""
+    folder = folder.resolve()
+    os.environ |= nnunet_paths(folder)
+    # nnU-Net reads its paths when it is imported.
+    from study.thresholds import measure_thresholds  # noqa: PLC0415
+
+    runs = sorted(folder.glob(f"runs/seed*/SGNetTrainer/{DATASET}/SGNetTrainer__*"))
+    raw = folder / "nnUNet_raw" / DATASET
+    rows = {run.parts[-4]: measure_thresholds(run, raw) for run in runs}
+    (folder / "thresholds.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 @app.command()

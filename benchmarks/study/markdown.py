@@ -14,8 +14,10 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         ("Seed by seed:", _seeds(models)),
         ("Difference to the ungated network, paired over patients, 95 % interval:", _differences(models)),
         ("The gates on the test patients:", _gates(models)),
+        ("Admission gates at thresholds set on the training patients:", _thresholds(results["thresholds"])),
     )
-    return "\n\n".join(f"{title}\n\n{_table(rows)}" for title, rows in sections) + "\n"
+    tables = ((title, list(rows)) for title, rows in sections)
+    return "\n\n".join(f"{title}\n\n{_table(rows)}" for title, rows in tables if len(rows) > 1) + "\n"
 
 
 def _table(rows: Iterable[Row]) -> str:
@@ -79,3 +81,27 @@ def _gates(models: Iterable[Mapping[str, Any]]) -> Iterable[Row]:
                 *(model["name"], name, f"{gate['open_fraction']:.4f}"),
                 *(f"{gate[key]:.4f}" for key in ("admitted_voxel_share", "admitted_lesion_share")),
             )
+
+
+def _thresholds(seeds: Mapping[str, Sequence[Mapping[str, Any]]] | None) -> Iterable[Row]:
+    yield (
+        *("lesion voxels shut out in training", "patients", "Dice", "lesion sensitivity", "FP per case"),
+        *("finest gate open", "lesion voxels admitted", "lesions admitted"),
+    )
+    for rows in zip(*(seeds or {}).values(), strict=True):
+        share = rows[0]["shut_out_share"]
+        for patients in ("training", "test"):
+            figures = [row[patients] for row in rows]
+            yield (
+                *("the plan's threshold" if share is None else f"{share:g}", patients),
+                *(_mean(figures, name, 3) for name in ("dice", "lesion_sensitivity")),
+                _mean(figures, "false_positives", 2),
+                *(
+                    _mean([{name: each[name][-1]} for each in figures], name, 4)
+                    for name in ("open_fraction", "admitted_voxel_share", "admitted_lesion_share")
+                ),
+            )
+
+
+def _mean(figures: Sequence[Mapping[str, float]], name: str, digits: int) -> str:
+    return f"{sum(each[name] for each in figures) / len(figures):.{digits}f}"

@@ -42,17 +42,22 @@ def summarise(folder: Path, config: StudyConfig) -> dict[str, Any]:
         for model in MODELS
         if runs[model.trainer]
     ]
-    speed = folder / "speed.json"
     return {
         "budget": asdict(config),
         "definitions": {
             "means": "over the test patients of a seed, then over seeds; dice to false_positives",
             "interval": f"95 %, paired bootstrap over patients ({RESAMPLES} resamples, BCa), seeds averaged",
             "gates": "a voxel is admitted if any window of the sliding window admits it",
+            "thresholds": "set on the training patients, gate by gate; whole images in one window",
         },
         "models": models,
-        "speed": json.loads(speed.read_text(encoding="utf-8")) if speed.exists() else None,
+        "speed": _read(folder / "speed.json"),
+        "thresholds": _read(folder / "thresholds.json"),
     }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _runs(folder: Path, config: StudyConfig, model: Model) -> Iterable[dict[str, Any]]:

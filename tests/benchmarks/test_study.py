@@ -80,6 +80,23 @@ def test_markdown_has_a_row_a_network_in_every_table(study):
     assert text.count("SG-Net, no gate") == 2
 
 
+def test_markdown_has_the_thresholds_once_they_are_measured(study):
+    folder, config = study
+    assert "thresholds set on" not in to_markdown(summarise(folder, config))
+    figures = {
+        "dice": 0.5,
+        "lesion_sensitivity": 0.25,
+        "false_positives": 1.0,
+        "open_fraction": [0.3, 0.2, 0.1],
+        "admitted_voxel_share": [1.0, 1.0, 0.75],
+        "admitted_lesion_share": [1.0, 1.0, 0.5],
+    }
+    row = {"shut_out_share": 0.01, "training": figures, "test": figures | {"dice": 0.25}}
+    (folder / "thresholds.json").write_text(json.dumps({"seed0": [row], "seed1": [row]}))
+    text = to_markdown(summarise(folder, config))
+    assert "| 0.01 | test | 0.250 | 0.250 | 1.00 | 0.1000 | 0.7500 | 0.5000 |" in text
+
+
 @pytest.mark.parametrize("name", BUDGETS)
 def test_budget_comes_back_from_its_file(tmp_path, name):
     BUDGETS[name].save(tmp_path / "config.json")
