@@ -1,6 +1,7 @@
 """A comparison to report on: small asymmetric heads whose predictions are known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -9,10 +10,12 @@ import pandas as pd
 import pytest
 
 from sgnet_nnunet.comparison.figures import CASE_COLUMNS, LESION_COLUMNS, Figures
+from sgnet_nnunet.comparison.statistics import summarise
 from sgnet_nnunet.evaluation.catalogue import measure
 from sgnet_nnunet.evaluation.lesion_rows import lesion_rows
 from sgnet_nnunet.evaluation.pair import MaskPair
 from sgnet_nnunet.io.volume import Volume, write_volume
+from sgnet_nnunet.report.build import write_report
 from sgnet_nnunet.results.case import Model, PredictedCase, Results, Target
 
 SHAPE = (30, 36, 12)
@@ -69,63 +72,93 @@ def figures_of(results: Results) -> Figures:
     )
 
 
+def written(
+    folder: Path,
+    *,
+    names: tuple[str, ...] = ("a", "b", "c"),
+    models: tuple[str, ...] = ("first", "second"),
+    images: bool = True,
+    missing: tuple[tuple[str, str], ...] = (),
+    targets: tuple[Target, ...] = (Target(name="tumour", values=(1,)),),
+    axes: str = "RAS",
+) -> Results:
+    """Write two models' answers to a few cases."""
+    rng = np.random.default_rng(0)
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes)
+    )
+    affine = AFFINE @ nib.orientations.inv_ornt_aff(turn, SHAPE)
+
+    def save(kind: str, name: str, array: np.ndarray) -> Path:
+        path = folder / kind / f"{name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        write_volume(path, Volume(nib.orientations.apply_orientation(array, turn), affine))
+        return path
+
+    cases = []
+    answers = (boxes(LESIONS[0]), boxes(*LESIONS, FALSE), boxes(FALSE))
+    for i, name in enumerate(names):
+        truth = boxes(*LESIONS)
+        reference = save("references", name, truth)
+        scans = [save("images", f"{name}_{c:04d}", _head(rng, truth)) for c in range(2)] if images else []
+        for m, model in enumerate(models):
+            prediction = save(f"model{m}", name, answers[(i + m) % len(answers)])
+            cases.append(
+                PredictedCase(
+                    model=model,
+                    fold=str(i),
+                    name=name,
+                    patient=name,
+                    reference=reference,
+                    prediction=None if (model, name) in missing else prediction,
+                    images=tuple(scans),
+                )
+            )
+    cases.sort(key=lambda case: (models.index(case.model), case.name))
+    return Results(
+        dataset="Dataset501_Tiny",
+        targets=targets,
+        known_values=frozenset({0, 1}),
+        models=tuple(Model(name=model, parameters=1000 * (i + 1)) for i, model in enumerate(models)),
+        cases=tuple(cases),
+    )
+
+
 @pytest.fixture
 def write_results(tmp_path: Path) -> Callable[..., Results]:
     """Return a function that writes two models' answers to a few cases."""
-
-    def write(
-        *,
-        names: tuple[str, ...] = ("a", "b", "c"),
-        models: tuple[str, ...] = ("first", "second"),
-        images: bool = True,
-        missing: tuple[tuple[str, str], ...] = (),
-        targets: tuple[Target, ...] = (Target(name="tumour", values=(1,)),),
-        axes: str = "RAS",
-    ) -> Results:
-        rng = np.random.default_rng(0)
-        turn = nib.orientations.ornt_transform(
-            nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes)
-        )
-        affine = AFFINE @ nib.orientations.inv_ornt_aff(turn, SHAPE)
-
-        def save(kind: str, name: str, array: np.ndarray) -> Path:
-            path = tmp_path / kind / f"{name}.nii.gz"
-            path.parent.mkdir(exist_ok=True)
-            write_volume(path, Volume(nib.orientations.apply_orientation(array, turn), affine))
-            return path
-
-        cases = []
-        answers = (boxes(LESIONS[0]), boxes(*LESIONS, FALSE), boxes(FALSE))
-        for i, name in enumerate(names):
-            truth = boxes(*LESIONS)
-            reference = save("references", name, truth)
-            scans = [save("images", f"{name}_{c:04d}", _head(rng, truth)) for c in range(2)] if images else []
-            for m, model in enumerate(models):
-                prediction = save(f"model{m}", name, answers[(i + m) % len(answers)])
-                cases.append(
-                    PredictedCase(
-                        model=model,
-                        fold=str(i),
-                        name=name,
-                        patient=name,
-                        reference=reference,
-                        prediction=None if (model, name) in missing else prediction,
-                        images=tuple(scans),
-                    )
-                )
-        cases.sort(key=lambda case: (models.index(case.model), case.name))
-        return Results(
-            dataset="Dataset501_Tiny",
-            targets=targets,
-            known_values=frozenset({0, 1}),
-            models=tuple(Model(name=model, parameters=1000 * (i + 1)) for i, model in enumerate(models)),
-            cases=tuple(cases),
-        )
-
-    return write
+    return partial(written, tmp_path)
 
 
 @pytest.fixture
-def write_figures(write_results: Callable[..., Results]) -> Callable[..., Figures]:
-    """Return a function that writes results as `write_results` does, and measures them."""
-    return lambda **options: figures_of(write_results(**options))
+def write_figures(tmp_path: Path) -> Callable[..., Figures]:
+    """Return a function that writes answers to a temporary folder, and measures them."""
+    return lambda **options: figures_of(written(tmp_path, **options))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_statistics() -> Iterator[None]:
+    """Let reports make do with few resamples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sgnet_nnunet.report.build.summarise", partial(summarise, resamples=50))
+        yield
+
+
+@pytest.fixture(scope="session")
+def hostile() -> str:
+    """Return a name that a page must escape."""
+    return """A & B"<img src=x onerror=alert(1)>'"""
+
+
+@pytest.fixture(scope="session")
+def report(hostile: str, tmp_path_factory: pytest.TempPathFactory, quick_statistics: None) -> Path:
+    """Return the folder of a report on a model with a hostile name, which lacks a prediction."""
+    folder = tmp_path_factory.mktemp("report")
+    results = written(
+        tmp_path_factory.mktemp("data"),
+        names=("a", "b", "c & d"),
+        models=("first", hostile),
+        missing=((hostile, "b"),),
+    )
+    write_report(figures_of(results), folder, viewer=True, workers=1)
+    return folder
