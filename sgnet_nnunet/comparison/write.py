@@ -31,7 +31,7 @@ def report_folder(folder: Path) -> Iterator[Path]:
     Raises:
         SGNetError: If `folder` holds anything but a report of ours, or cannot be written.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()
     refuse_strangers(folder)
     partial = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}")
     refuse_strangers(folder)
