@@ -31,8 +31,8 @@ class GateSupervision:
     """
 
     positive_weight: float = 16.0
-    auxiliary_weight: float = 0.1
-    warm_up: float = 0.5
+    auxiliary_weight: float = 0.5
+    warm_up: float = 0.8
 
     def __post_init__(self) -> None:
         """Refuse what would train the gates to nothing, or to the opposite."""
