@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from sgnet_nnunet.io.atomic import atomic_path
+from sgnet_nnunet.report.names import lines_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,22 +66,8 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def short(name: str, *, width: int = 22) -> str:
-    """Return a model's name broken into lines of at most `width` letters, at capitals if possible."""
-    lines = [""]
-    for part in _parts(name):
-        if lines[-1] and len(lines[-1]) + len(part) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(lines).replace("$", r"\$")
-
-
-def _parts(name: str) -> list[str]:
-    parts = [""]
-    for before, letter in zip(" " + name, name, strict=False):
-        if (letter.isupper() and before.islower()) or (before in "_- " and letter not in "_- "):
-            parts.append("")
-        parts[-1] += letter
-    return [part for part in parts if part]
+    """Return a model's name in lines of at most `width` letters, as matplotlib takes it."""
+    return lines_of(name, width=width).replace("$", r"\$")
 
 
 def _tidy(axes: "Axes") -> None:

@@ -15,6 +15,7 @@ Row = dict[Hashable, Any]
 """A row of `per_case` by the names of its columns."""
 
 MM3_PER_ML = 1000
+NO_BREAK = "\N{NO-BREAK SPACE}"
 EMPTY_WORDS = {
     "both": "both masks are empty",
     "prediction": "the prediction is empty",
@@ -97,6 +98,6 @@ def _remarks(row: Row, counts: tuple[int, int, int], total: int) -> Iterator[str
     elif row["empty"]:
         yield EMPTY_WORDS[str(row["empty"])]
     if missed:
-        yield f"missed {missed} of {total}"
+        yield f"missed {missed} of {total}".replace(" ", NO_BREAK)
     if false:
-        yield f"{false} false"
+        yield f"{false} false".replace(" ", NO_BREAK)

@@ -64,6 +64,8 @@ def _look(folder: Path, cases: Sequence[PredictedCase]) -> Iterator[tuple[str, b
                 raise SGNetError(f"the images of {case.name} are not at hand")
             if case.fold not in predictors:
                 predictors[case.fold] = load_predictor(folder, fold=case.fold, device=device)
+            if not getattr(predictors[case.fold].network, "gate_names", ()):
+                return
             picture = Path(scratch) / "gates.png"
             seen = look_at_case(predictors[case.fold], case.name, list(case.images), truth=case.reference)
             draw_gates(seen, picture)

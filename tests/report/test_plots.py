@@ -85,12 +85,5 @@ def test_each_of_many_models_has_a_colour_and_a_marker(number):
     assert len(set(markers_of(models).values())) == min(number, len(MODEL_COLOURS))
 
 
-def test_long_names_are_broken_and_stay_whole():
-    name = "nnUNetTrainer__nnUNetResEncUNetMPlans"
-    lines = short(name, width=22).split("\n")
-    assert "".join(lines) == name
-    assert all(len(line) <= 22 for line in lines)
-
-
 def test_a_dollar_in_a_name_is_not_mathematics():
     assert short("a$b$") == r"a\$b\$"
