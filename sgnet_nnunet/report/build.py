@@ -34,6 +34,7 @@ def write_report(
     folder: Path,
     *,
     viewer: bool = False,
+    gates: bool = True,
     seed: int = 0,
     reference: str | None = None,
     workers: int | None = None,
@@ -44,6 +45,8 @@ def write_report(
         figures: What was measured.
         folder: An existing folder.
         viewer: Whether to add the 3D viewer, which holds every case's images and masks.
+        gates: Whether to run gated networks on the cases that are shown large, to draw their gates:
+            seconds for each on a CPU.
         seed: Seed of the bootstrap; that of `write_summary` gives the same statistics.
         reference: Name of the model that the others are compared with; by default the first.
         workers: Processes, each with one case in memory; as many as there are processors by default.
@@ -62,7 +65,7 @@ def write_report(
     drawings = Drawings(
         plots=_draw_plots(figures, folder / "plots", workers=workers),
         cases=_draw_cases(results, choices, colours=colours, viewer=viewer_folder, workers=workers),
-        gates=gates_of(results, choices),
+        gates=gates_of(results, choices if gates else ()),
     )
     page = report_page(figures, summary, choices, drawings, colours=colours, seed=seed, viewer=viewer)
     write_text(folder / "report.html", page)

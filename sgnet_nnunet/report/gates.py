@@ -40,6 +40,8 @@ def gates_of(results: Results, choices: Sequence[Choice]) -> GatePictures:
             continue
         wanted = {choice.case for choice in choices if choice.model == model.name}
         cases = [case for case in results.cases if case.model == model.name and case.name in wanted]
+        if not cases:
+            continue
         try:
             pictures |= {(model.name, name): png for name, png in _look(model.folder, cases)}
         # Any trouble with weights or images only costs the reader these pictures.

@@ -93,6 +93,7 @@ def report_page(
         case_columns=case_columns(figures),
         colours=colours,
         truth_colour=TRUTH_COLOUR,
+        gates=bool(drawings.gates.pictures),
         gate_notes=drawings.gates.skipped,
         targets=[
             {"name": target.name, "values_in_words": _values(target)} for target in figures.results.targets

@@ -1,8 +1,11 @@
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.operating_point.froc import Froc
 from sgnet_nnunet.report.build import write_report
 from sgnet_nnunet.results.case import Target
 
@@ -80,3 +83,37 @@ def test_a_damaged_image_is_named(write_figures, tmp_path):
     with pytest.raises(InputFileError, match=path.name):
         page_of(figures, tmp_path / "report", workers=1)
     assert not (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_model_whose_cases_all_have_probabilities_has_a_curve(write_figures, tmp_path, monkeypatch):
+    asked = []
+
+    def froc_of(cases, *, model_folder, workers):
+        asked.append((model_folder, [case.name for case in cases]))
+        return Froc(np.array([0.2, 0.5]), np.array([0.9, 0.8]), np.array([4.0, 1.0]))
+
+    monkeypatch.setattr("sgnet_nnunet.operating_point.froc.froc_of", froc_of)
+    figures = write_figures(names=("a", "b"), images=False)
+    results = figures.results
+    models = tuple(replace(model, folder=tmp_path / model.name) for model in results.models)
+    cases = tuple(
+        replace(
+            case, probabilities=None if (case.model, case.name) == ("second", "b") else tmp_path / "p.npz"
+        )
+        for case in results.cases
+    )
+    page = page_of(
+        replace(figures, results=replace(results, models=models, cases=cases)), tmp_path / "report", workers=1
+    )
+    assert asked == [(tmp_path / "first", ["a", "b"])]
+    assert (tmp_path / "report" / "plots" / "froc.png").is_file()
+    assert "There is no FROC curve" not in page
+
+
+def test_gates_are_drawn_only_if_they_are_wanted(write_figures, tmp_path, monkeypatch):
+    figures = write_figures(names=("a",), images=False)
+    folder = tmp_path / "SGNetTrainer__nnUNetPlans__3d_fullres"
+    models = tuple(replace(model, folder=folder) for model in figures.results.models)
+    figures = replace(figures, results=replace(figures.results, models=models))
+    page = page_of(figures, tmp_path / "report", workers=1, gates=False)
+    assert "The gates of" not in page
