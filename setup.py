@@ -47,6 +47,7 @@ setup(
         "pandas>=2",
         "pillow>=10",
         "rich>=13",
+        "scikit-image>=0.21",
         "scipy>=1.11",
         "SimpleITK>=2.3",
         "statsmodels>=0.14",

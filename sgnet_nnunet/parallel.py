@@ -39,7 +39,7 @@ def run_jobs(
     except (BrokenProcessPool, MemoryError) as error:
         raise SGNetError(
             f"a worker died, probably for want of memory, with {workers} of them; "
-            "run again with fewer: what is done is kept"
+            "run again with fewer"
         ) from error
 
 
