@@ -38,8 +38,7 @@ def run_jobs(
             yield from _run_in_pool(function, jobs, min(workers, len(jobs)))
     except (BrokenProcessPool, MemoryError) as error:
         raise SGNetError(
-            f"a worker died, probably for want of memory, with {workers} of them; "
-            "run again with fewer"
+            f"a worker died, probably for want of memory, with {workers} of them; run again with fewer"
         ) from error
 
 
