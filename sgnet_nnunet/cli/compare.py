@@ -37,6 +37,9 @@ def compare(
     workers: Annotated[int, typer.Option("-np", min=1, help="Processes; each needs less than 1 GB.")] = min(
         4, os.cpu_count() or 1
     ),
+    gates: Annotated[
+        bool, typer.Option("--gates/--no-gates", help="Draw what gated networks admit; seconds a picture.")
+    ] = True,
     viewer: Annotated[bool, typer.Option("--viewer", help="Add a page to scroll through any case.")] = False,
 ) -> None:
     """Compare trained models on their validation cases, and write a report."""
@@ -50,6 +53,6 @@ def compare(
 
     make_report(
         lambda: results_of_models(dataset, models, folds, patients=patients, allow_missing=allow_missing),
-        ReportOptions(folder=output, presets=presets or (), workers=workers, viewer=viewer),
+        ReportOptions(folder=output, presets=presets or (), workers=workers, viewer=viewer, gates=gates),
         complete=add_costs,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
 from rich.markup import escape
 
 from sgnet_nnunet.cli.console import err, out, progress_bar
@@ -28,6 +29,7 @@ class ReportOptions:
         workers: Processes that measure.
         seed: Seed of the bootstrap.
         viewer: Whether to add the page with the 3D viewer.
+        gates: Whether to run gated networks on the cases that are shown large, to draw their gates.
     """
 
     folder: Path
@@ -35,6 +37,7 @@ class ReportOptions:
     workers: int = 1
     seed: int = 0
     viewer: bool = False
+    gates: bool = True
 
 
 def make_report(
@@ -56,6 +59,7 @@ def make_report(
     # pandas, matplotlib and statsmodels take a second or more to import.
     from sgnet_nnunet.comparison.counts import count_of, describe_empty  # noqa: PLC0415
     from sgnet_nnunet.comparison.run import measure_results  # noqa: PLC0415
+    from sgnet_nnunet.comparison.statistics import summarise  # noqa: PLC0415
     from sgnet_nnunet.comparison.summary import write_summary  # noqa: PLC0415
     from sgnet_nnunet.comparison.write import report_folder, write_tables  # noqa: PLC0415
     from sgnet_nnunet.report.build import write_report  # noqa: PLC0415
@@ -75,8 +79,16 @@ def make_report(
                 figures = replace(figures, results=complete(results))
         with err.status("writing the report"):
             write_tables(figures, folder)
-            write_summary(figures, folder, seed=options.seed)
-            write_report(figures, folder, viewer=options.viewer, seed=options.seed, workers=options.workers)
+            summary = summarise(figures, rng=np.random.default_rng(options.seed))
+            write_summary(summary, folder)
+            write_report(
+                figures,
+                summary,
+                folder,
+                viewer=options.viewer,
+                gates=options.gates,
+                workers=options.workers,
+            )
     for line in describe_empty(figures.per_case):
         err.print(escape(line), soft_wrap=True, highlight=False)
     counted = [

@@ -5,45 +5,23 @@ from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 
-import numpy as np
-
 from sgnet_nnunet.comparison import latex, markdown
-from sgnet_nnunet.comparison.figures import Figures
-from sgnet_nnunet.comparison.statistics import Summary, summarise
+from sgnet_nnunet.comparison.statistics import Summary
 from sgnet_nnunet.comparison.tables import tables_of
 from sgnet_nnunet.comparison.words import words
 from sgnet_nnunet.io.atomic import write_text
 
-__all__ = ["Summary", "summarise", "to_json", "to_latex", "to_markdown", "write_summary"]
 
-
-def write_summary(figures: Figures, folder: Path, *, seed: int = 0, reference: str | None = None) -> None:
-    """Write `summary.json`, `summary.md` and `summary.tex`.
-
-    Args:
-        figures: What was measured.
-        folder: An existing folder.
-        seed: Seed of all that is random; the same seed and figures give the same files.
-        reference: Name of the model that the others are compared with; by default the first.
-
-    Raises:
-        SGNetError: As for `summarise`.
-    """
-    summary = summarise(figures, rng=np.random.default_rng(seed), reference=reference)
-    write_text(folder / "summary.json", to_json(summary, seed=seed))
+def write_summary(summary: Summary, folder: Path) -> None:
+    """Write `summary.json`, `summary.md` and `summary.tex` into an existing folder."""
+    write_text(folder / "summary.json", to_json(summary))
     write_text(folder / "summary.md", to_markdown(summary))
     write_text(folder / "summary.tex", to_latex(summary))
 
 
-def to_json(summary: Summary, *, seed: int | None = None) -> str:
-    """Return everything as strict JSON: null stands for figures that are not numbers, or infinite.
-
-    Args:
-        summary: What to write.
-        seed: Seed of the generator that `summarise` got, to be written beside it.
-    """
-    content = _plain({"seed": seed, **asdict(summary)})
-    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+def to_json(summary: Summary) -> str:
+    """Return everything as strict JSON: null stands for figures that are not numbers, or infinite."""
+    return json.dumps(_plain(asdict(summary)), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def to_markdown(summary: Summary) -> str:

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sgnet_nnunet.comparison.figures import Figures
-from sgnet_nnunet.comparison.summary import summarise
+from sgnet_nnunet.comparison.statistics import Summary
 from sgnet_nnunet.io.atomic import write_text
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.report.canvas import save
@@ -31,33 +29,29 @@ FEW_CASES = 4
 
 def write_report(
     figures: Figures,
+    summary: Summary,
     folder: Path,
     *,
     viewer: bool = False,
     gates: bool = True,
-    seed: int = 0,
-    reference: str | None = None,
     workers: int | None = None,
 ) -> None:
     """Write `report.html`, `plots/*.png` and, if wanted, `viewer/`.
 
     Args:
         figures: What was measured.
+        summary: Its statistics.
         folder: An existing folder.
         viewer: Whether to add the 3D viewer, which holds every case's images and masks.
         gates: Whether to run gated networks on the cases that are shown large, to draw their gates:
             seconds for each on a CPU.
-        seed: Seed of the bootstrap; that of `write_summary` gives the same statistics.
-        reference: Name of the model that the others are compared with; by default the first.
         workers: Processes, each with one case in memory; as many as there are processors by default.
 
     Raises:
-        SGNetError: As for `summarise`.
         InputFileError: A mask or an image cannot be read.
     """
     results, workers = figures.results, workers or os.cpu_count() or 1
     colours = colours_of(results.models)
-    summary = summarise(figures, rng=np.random.default_rng(seed), reference=reference)
     choices = choose(figures)
     viewer_folder = folder / "viewer" if viewer else None
     if viewer_folder is not None:
@@ -67,7 +61,7 @@ def write_report(
         cases=_draw_cases(results, choices, colours=colours, viewer=viewer_folder, workers=workers),
         gates=gates_of(results, choices if gates else ()),
     )
-    page = report_page(figures, summary, choices, drawings, colours=colours, seed=seed, viewer=viewer)
+    page = report_page(figures, summary, choices, drawings, colours=colours, viewer=viewer)
     write_text(folder / "report.html", page)
 
 

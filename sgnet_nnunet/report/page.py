@@ -63,7 +63,6 @@ def report_page(
     drawings: Drawings,
     *,
     colours: dict[str, str],
-    seed: int,
     viewer: bool,
 ) -> str:
     """Return the page, which needs no other file.
@@ -74,7 +73,6 @@ def report_page(
         choices: The cases that are shown large.
         drawings: The pictures.
         colours: Each model's colour.
-        seed: Seed of the statistics.
         viewer: Whether there is a 3D viewer beside it.
     """
     cases = figures.results.cases
@@ -99,7 +97,6 @@ def report_page(
             {"name": target.name, "values_in_words": _values(target)} for target in figures.results.targets
         ],
         better=_better,
-        seed=seed,
         viewer=viewer,
     )
 

@@ -29,8 +29,9 @@ def written(monkeypatch):
     calls = []
 
     def stand_in(name, function, **files):
-        def write(figures, folder, **options):
-            calls.append((function, figures, options))
+        def write(*arguments, **options):
+            calls.append((function, arguments[0], options))
+            folder = arguments[-1]
             for file, text in files.items():
                 (folder / file.replace("_", ".")).write_text(text)
 
@@ -61,12 +62,22 @@ def test_compare_writes_a_whole_report(tree, written, capsys):
 
 
 def test_compare_passes_its_options_on(tree, written):
-    options = ("--time-cases", "2", "-device", "mps", "--viewer", "--presets", "brats2023", "brats2026")
+    options = (
+        "--time-cases",
+        "2",
+        "-device",
+        "mps",
+        "--viewer",
+        "--no-gates",
+        "--presets",
+        "brats2023",
+        "brats2026",
+    )
     assert run(*COMPARE, *options, "-o", tree / "report") == 0
     costs, summary, report = written
     assert costs == ("with_costs", "Dataset501_Tiny", {"time_cases": 2, "device": "mps"})
-    assert summary[2] == {"seed": 0}
-    assert report[2] == {"viewer": True, "seed": 0, "workers": 1}
+    assert [model.name for model in summary[1].models] == ["SGNetTrainer", "UNetTrainer"]
+    assert report[2] == {"viewer": True, "gates": False, "workers": 1}
     assert {"brats2023_dice", "brats2026_small_f1"} <= set(report[1].per_case.columns)
 
 
@@ -138,7 +149,7 @@ def test_evaluate_takes_labels_and_patients(folders, written):
     (folders / "patients.csv").write_text("case,patient\na,Ada\n")
     options = ("--labels", folders / "dataset.json", "--patients", folders / "patients.csv")
     assert run("evaluate", folders / "pred", folders / "ref", "-o", folders / "out", *options) == 0
-    results = written[0][1].results
+    results = written[-1][1].results
     assert isinstance(results, Results)
     assert (results.targets[0].name, results.cases[0].patient) == ("core", "Ada")
 

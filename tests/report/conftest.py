@@ -1,6 +1,6 @@
 """A comparison to report on: small asymmetric heads whose predictions are known."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from sgnet_nnunet.comparison.figures import CASE_COLUMNS, LESION_COLUMNS, Figures
-from sgnet_nnunet.comparison.statistics import summarise
+from sgnet_nnunet.comparison.statistics import Summary, summarise
 from sgnet_nnunet.evaluation.catalogue import measure
 from sgnet_nnunet.evaluation.lesion_rows import lesion_rows
 from sgnet_nnunet.evaluation.pair import MaskPair
@@ -136,12 +136,21 @@ def write_figures(tmp_path: Path) -> Callable[..., Figures]:
     return lambda **options: figures_of(written(tmp_path, **options))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def quick_statistics() -> Iterator[None]:
-    """Let reports make do with few resamples."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sgnet_nnunet.report.build.summarise", partial(summarise, resamples=50))
-        yield
+def summary_of(figures: Figures) -> Summary:
+    """Return the statistics of figures, with few resamples."""
+    return summarise(figures, rng=np.random.default_rng(0), resamples=50)
+
+
+@pytest.fixture
+def write_page() -> Callable[..., str]:
+    """Return a function that writes the report of figures to a folder, and returns its page."""
+
+    def write(figures: Figures, folder: Path, **options: object) -> str:
+        folder.mkdir(exist_ok=True)
+        write_report(figures, summary_of(figures), folder, **options)
+        return (folder / "report.html").read_text(encoding="utf-8")
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +160,7 @@ def hostile() -> str:
 
 
 @pytest.fixture(scope="session")
-def report(hostile: str, tmp_path_factory: pytest.TempPathFactory, quick_statistics: None) -> Path:
+def report(hostile: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a report on a model with a hostile name, which lacks a prediction."""
     folder = tmp_path_factory.mktemp("report")
     results = written(
@@ -160,5 +169,6 @@ def report(hostile: str, tmp_path_factory: pytest.TempPathFactory, quick_statist
         models=("first", hostile),
         missing=((hostile, "b"),),
     )
-    write_report(figures_of(results), folder, viewer=True, workers=1)
+    figures = figures_of(results)
+    write_report(figures, summary_of(figures), folder, viewer=True, workers=1)
     return folder

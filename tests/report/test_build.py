@@ -6,14 +6,7 @@ import pytest
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.operating_point.froc import Froc
-from sgnet_nnunet.report.build import write_report
 from sgnet_nnunet.results.case import Target
-
-
-def page_of(figures, folder, **options):
-    folder.mkdir(exist_ok=True)
-    write_report(figures, folder, **options)
-    return (folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +48,9 @@ def test_a_missing_prediction_is_said_to_be_missing(page):
     assert "no prediction" in page
 
 
-def test_masks_without_images_are_drawn_for_every_label(write_figures, tmp_path):
+def test_masks_without_images_are_drawn_for_every_label(write_page, write_figures, tmp_path):
     targets = (Target(name="whole tumour", values=(1,)), Target(name="core", values=(2,)))
-    page = page_of(write_figures(targets=targets, images=False), tmp_path / "report", workers=1)
+    page = write_page(write_figures(targets=targets, images=False), tmp_path / "report", workers=1)
     # A thumbnail for each case and label, and the large ones of the label that has a Dice.
     assert page.count("data:image/webp;base64,") == 2 * 3 + 2 * 3
     assert 'id="label-2-table"' in page
@@ -65,27 +58,31 @@ def test_masks_without_images_are_drawn_for_every_label(write_figures, tmp_path)
     assert not (tmp_path / "report" / "viewer").exists()
 
 
-def test_the_same_figures_give_the_same_page_with_any_number_of_processes(write_figures, tmp_path):
+def test_the_same_figures_give_the_same_page_with_any_number_of_processes(
+    write_page, write_figures, tmp_path
+):
     figures = write_figures(names=tuple("abcdef"), images=False)
-    pages = [page_of(figures, tmp_path / f"report{workers}", workers=workers) for workers in (1, 2)]
+    pages = [write_page(figures, tmp_path / f"report{workers}", workers=workers) for workers in (1, 2)]
     assert pages[0] == pages[1]
 
 
-def test_a_single_model_and_case_make_a_report(write_figures, tmp_path):
-    page = page_of(write_figures(names=("only",), models=("first",)), tmp_path / "report", workers=1)
+def test_a_single_model_and_case_make_a_report(write_page, write_figures, tmp_path):
+    page = write_page(write_figures(names=("only",), models=("first",)), tmp_path / "report", workers=1)
     assert "1 model · 1 case · 1 patient" in page
 
 
-def test_a_damaged_image_is_named(write_figures, tmp_path):
+def test_a_damaged_image_is_named(write_page, write_figures, tmp_path):
     figures = write_figures()
     path = figures.results.cases[0].images[0]
     path.write_bytes(b"not an image")
     with pytest.raises(InputFileError, match=path.name):
-        page_of(figures, tmp_path / "report", workers=1)
+        write_page(figures, tmp_path / "report", workers=1)
     assert not (tmp_path / "report" / "report.html").exists()
 
 
-def test_a_model_whose_cases_all_have_probabilities_has_a_curve(write_figures, tmp_path, monkeypatch):
+def test_a_model_whose_cases_all_have_probabilities_has_a_curve(
+    write_page, write_figures, tmp_path, monkeypatch
+):
     asked = []
 
     def froc_of(cases, *, model_folder, workers):
@@ -102,7 +99,7 @@ def test_a_model_whose_cases_all_have_probabilities_has_a_curve(write_figures, t
         )
         for case in results.cases
     )
-    page = page_of(
+    page = write_page(
         replace(figures, results=replace(results, models=models, cases=cases)), tmp_path / "report", workers=1
     )
     assert asked == [(tmp_path / "first", ["a", "b"])]
@@ -110,10 +107,10 @@ def test_a_model_whose_cases_all_have_probabilities_has_a_curve(write_figures, t
     assert "There is no FROC curve" not in page
 
 
-def test_gates_are_drawn_only_if_they_are_wanted(write_figures, tmp_path, monkeypatch):
+def test_gates_are_drawn_only_if_they_are_wanted(write_page, write_figures, tmp_path, monkeypatch):
     figures = write_figures(names=("a",), images=False)
     folder = tmp_path / "SGNetTrainer__nnUNetPlans__3d_fullres"
     models = tuple(replace(model, folder=folder) for model in figures.results.models)
     figures = replace(figures, results=replace(figures.results, models=models))
-    page = page_of(figures, tmp_path / "report", workers=1, gates=False)
+    page = write_page(figures, tmp_path / "report", workers=1, gates=False)
     assert "The gates of" not in page
