@@ -18,6 +18,7 @@ class Model:
         plans: nnU-Net's `-p`.
         seeds: How many seeds to train at most; None for the study's.
         trained: Whether it has a training of its own.
+        bfloat16: Whether it can train in bfloat16 on a CPU; instance norms come out as NaN there.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Model:
     plans: str = SG_NET_PLANS
     seeds: int | None = None
     trained: bool = True
+    bfloat16: bool = True
 
 
 HELD_OPEN = "-held-open"
@@ -37,11 +39,11 @@ MODELS = (
     Model(name="SG-Net, skip gate", trainer="SGNetSkipGateTrainer"),
     Model(name="SG-Net, soft gate", trainer="SGNetSoftGateTrainer"),
     Model(name="SG-Net, deep supervision", trainer="SGNetDeepSupervisionTrainer"),
-    Model(name="Standard U-Net", trainer="UNetTrainer"),
-    Model(name="ResU-Net", trainer="ResUNetTrainer"),
+    Model(name="Standard U-Net", trainer="UNetTrainer", bfloat16=False),
+    Model(name="ResU-Net", trainer="ResUNetTrainer", bfloat16=False),
     Model(name="Attention U-Net", trainer="AttentionUNetTrainer"),
     Model(name="SG-Net, notebook's recipe", trainer="SGNetNotebookTrainer", seeds=1),
-    Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, seeds=1),
+    Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, seeds=1, bfloat16=False),
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from study.config import HELD_OPEN, StudyConfig
+from study.config import HELD_OPEN, MODELS, StudyConfig
 from study.data import DATASET, nnunet_paths
 
 SCORES = "scores.json"
@@ -53,7 +53,7 @@ def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> N
     if checkpoint.exists():
         trainer.load_checkpoint(str(checkpoint))
     else:
-        if config.bfloat16:
+        if config.bfloat16 and all(model.bfloat16 for model in MODELS if model.trainer == trainer_name):
             _use_bfloat16(trainer)
         trainer.run_training()
     predictor = load_predictor(Path(trainer.output_folder_base), device=config.device)
