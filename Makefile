@@ -35,6 +35,7 @@ STUDY ?= study_output
 BUDGET ?= cpu
 study: $(VENV)/installed ## Train every network on phantoms and write benchmarks/results; hours, resumable
 	$(BIN)/python benchmarks/phantom_study.py run $(STUDY) --budget $(BUDGET) -np 2
+	$(BIN)/python benchmarks/phantom_study.py thresholds $(STUDY)
 	$(BIN)/python benchmarks/phantom_study.py speed $(STUDY)
 	$(BIN)/python benchmarks/phantom_study.py report $(STUDY) benchmarks/results
 
