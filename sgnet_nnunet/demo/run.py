@@ -41,7 +41,7 @@ class DemoPlan:
     patients: int = 10
     seed: int = 0
     epochs: int = 5
-    iters: int = 13
+    iters: int = 16
     device: str = "cpu"
 
 

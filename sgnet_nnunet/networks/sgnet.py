@@ -160,6 +160,17 @@ class SGNet(nn.Module):
             if isinstance(module, AdmissionGate):
                 module.held_open.fill_(held)
 
+    def freeze_gated_norms(self) -> None:
+        """Have the batch norms behind an admission gate use their running statistics, until `train()`.
+
+        A batch's own statistics would be those of the zeros outside the gate, and so follow from
+        how much of the batch is open, which is a tumour's size and not what the network meets
+        in a whole image.
+        """
+        for block in self.decoder:
+            if isinstance(block, UpBlock) and block.admission is not None:
+                block.conv.eval()
+
     def forward(self, image: Tensor) -> Tensor | GatedOutput:
         """Return the logits of a batch of images, and the gates if `return_gates` is set.
 

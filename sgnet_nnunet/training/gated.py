@@ -87,6 +87,8 @@ class GatedTrainer(RecipeTrainer):
         super().on_train_epoch_start()
         warming_up = self.current_epoch < self.warm_up_epochs
         self.sgnet.hold_gates_open(warming_up)
+        if not warming_up:
+            self.sgnet.freeze_gated_norms()
         if self.current_epoch == self.warm_up_epochs:
             # The best checkpoint is to be one whose gates decide.
             self._best_ema = None

@@ -51,6 +51,10 @@ class RecipeTrainer(nnUNetTrainer):
     that trains to the end with its batches' own is another one when it is tested.
     """
 
+    LEAST_BATCHES = 250
+    """Batches before which no norm is frozen for good: the running statistics of a network that still
+    changes fast are not its own. Trainings of fewer, such as the demo's, failed when they were."""
+
     NOISE_VARIANCE = (0.0, 0.004)
     """nnU-Net's (0, 0.1) is for z-scored images; a brain scaled to [0, 1] has an SD near 0.2."""
 
@@ -128,7 +132,8 @@ class RecipeTrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """Start an epoch's training, with the batch norms frozen once their time is over."""
         super().on_train_epoch_start()
-        if self.current_epoch >= self.BATCH_STATISTICS * self.num_epochs:
+        batches = self.current_epoch * self.num_iterations_per_epoch
+        if self.current_epoch >= self.BATCH_STATISTICS * self.num_epochs and batches >= self.LEAST_BATCHES:
             freeze_batch_norms(self.network)
 
     def on_epoch_start(self) -> None:

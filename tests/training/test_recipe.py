@@ -134,6 +134,24 @@ def test_noise_is_scaled_to_images_in_zero_to_one(make_trainer):
     assert [t.noise_variance for t in noise] == [trainer.NOISE_VARIANCE]
 
 
+def epochs_that_update_norms(trainer, norm_of):
+    """Train two epochs of one batch; return in which of them the norm's statistics changed."""
+    trainer.on_train_start()
+    norm = norm_of(trainer.network)
+    found = []
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        before = norm.running_mean.clone()
+        trainer.train_step(next(trainer.dataloader_train))
+        found.append(not torch.equal(norm.running_mean, before))
+    return found
+
+
+def first_norm(network):
+    return next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm3d))
+
+
 @pytest.mark.parametrize(
     ("name", "updated"),
     [
@@ -145,14 +163,12 @@ def test_noise_is_scaled_to_images_in_zero_to_one(make_trainer):
 )
 def test_batch_norms_keep_their_statistics_in_the_second_half(make_trainer, name, updated):
     trainer = make_trainer(name)
-    trainer.on_train_start()
-    trainer.num_epochs = 2
-    norm = next(m for m in trainer.network.modules() if isinstance(m, torch.nn.BatchNorm3d))
-    found = []
-    for epoch in range(2):
-        trainer.current_epoch = epoch
-        trainer.on_train_epoch_start()
-        before = norm.running_mean.clone()
-        trainer.train_step(next(trainer.dataloader_train))
-        found.append(not torch.equal(norm.running_mean, before))
-    assert found == updated
+    trainer.num_epochs, trainer.LEAST_BATCHES = 2, 1
+    assert epochs_that_update_norms(trainer, first_norm) == updated
+
+
+def test_a_short_training_freezes_only_the_norms_behind_deciding_gates(make_trainer):
+    trainer = make_trainer(supervision={"warm_up": 0.5})
+    assert epochs_that_update_norms(trainer, first_norm) == [True, True]
+    trainer = make_trainer(supervision={"warm_up": 0.5})
+    assert epochs_that_update_norms(trainer, lambda network: network.decoder[0].conv[1]) == [True, False]
