@@ -1,0 +1,1 @@
+"""A preprocessed image in, logits out: the network's own part of a prediction, without PyTorch."""
