@@ -1,0 +1,1 @@
+"""Everything round an exported network, from files to masks, without PyTorch."""

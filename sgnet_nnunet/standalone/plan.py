@@ -1,0 +1,159 @@
+"""What a prediction needs to know of nnU-Net's `plans.json` and `dataset.json`."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.standalone.labels import Labels, labels_of
+
+RESAMPLING = "resample_torch_fornnunet"
+"""nnU-Net's linear interpolation by PyTorch, which `standalone.resample` equals."""
+
+DIMENSIONS = 3
+
+_WITH_PYTORCH = "predict the trained model's own folder instead, with PyTorch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How images become the network's input, and its logits masks.
+
+    Attributes:
+        plans: The content of `plans.json`.
+        dataset: The content of `dataset.json`.
+        reader: Name of nnU-Net's class that reads images and writes masks.
+        file_ending: Ending of images and masks, such as `.nii.gz`.
+        channels: Names of the image channels, in order.
+        labels: What the network's heads stand for.
+        transpose_forward: Axis of the image for each of the network's axes.
+        transpose_backward: The way back.
+        spacing: Voxel size in mm that the network works at, along its own z, y, x.
+        normalisations: Name of nnU-Net's normalisation, for each channel.
+        masked: Whether it looks at non-zero voxels alone, for each channel.
+        intensities: Intensity statistics of the training images, for each channel.
+    """
+
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    reader: str
+    file_ending: str
+    channels: tuple[str, ...]
+    labels: Labels
+    transpose_forward: tuple[int, int, int]
+    transpose_backward: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    normalisations: tuple[str, ...]
+    masked: tuple[bool, ...]
+    intensities: tuple[dict[str, float], ...]
+
+
+def read_plan(folder: Path, configuration: str) -> Plan:
+    """Read how to predict with a model.
+
+    Args:
+        folder: Folder with nnU-Net's `plans.json` and `dataset.json`.
+        configuration: Name of the plan's configuration, such as `3d_fullres`.
+
+    Raises:
+        InputFileError: If a file cannot be read or lacks something, or the plan asks for something
+            that cannot be done exactly without PyTorch.
+    """
+    path = folder / "plans.json"
+    plans, dataset = _read_json(path), _read_json(folder / "dataset.json")
+    try:
+        settings = _configuration(path, plans, configuration)
+        _check_supported(path, plans, settings)
+        names = dataset["channel_names"] if "channel_names" in dataset else dataset["modality"]
+        channels = tuple(str(name) for name in names.values())
+        statistics = plans.get("foreground_intensity_properties_per_channel")
+        if statistics is None:
+            statistics = plans["foreground_intensity_properties_by_modality"]
+        return Plan(
+            plans=plans,
+            dataset=dataset,
+            reader=plans["image_reader_writer"],
+            file_ending=dataset["file_ending"],
+            channels=channels,
+            labels=labels_of(dataset["labels"], dataset.get("regions_class_order")),
+            transpose_forward=_three(plans["transpose_forward"], int),
+            transpose_backward=_three(plans["transpose_backward"], int),
+            spacing=_three(settings["spacing"], float),
+            normalisations=_each(settings["normalization_schemes"], channels, str),
+            masked=_each(settings["use_mask_for_norm"], channels, bool),
+            intensities=tuple(statistics[str(channel)] for channel in range(len(channels))),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        detail = f"nothing called {error}" if isinstance(error, KeyError) else str(error)
+        raise InputFileError(
+            path, f"with dataset.json, holds no usable plan ({detail})", "export the model anew"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputFileError(path, f"cannot be read ({error.strerror})", "export the model anew") from error
+    except ValueError as error:
+        raise InputFileError(path, f"is not JSON ({error})", "export the model anew") from error
+    if not isinstance(content, dict):
+        raise InputFileError(path, "is not a JSON object", "export the model anew")
+    return content
+
+
+def _configuration(path: Path, plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a configuration with what it inherits from others."""
+    configurations = plans["configurations"]
+    merged: dict[str, Any] = {}
+    seen: list[str] = []
+    following: str | None = name
+    while following is not None:
+        if following not in configurations or following in seen:
+            there = ", ".join(configurations)
+            raise InputFileError(
+                path, f"has no usable configuration {following}", f"name one of these: {there}"
+            )
+        seen.append(following)
+        merged = {**configurations[following], **merged}
+        following = configurations[following].get("inherits_from")
+    return merged
+
+
+def _check_supported(path: Path, plans: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse whatever would have to be approximated."""
+    if settings.get("previous_stage") is not None:
+        raise InputFileError(path, "is the second stage of a cascade", _WITH_PYTORCH)
+    if len(settings["spacing"]) != DIMENSIONS:
+        raise InputFileError(path, "is a 2D configuration", _WITH_PYTORCH)
+    for key, given, supported in (
+        ("preprocessor", settings.get("preprocessor_name", "DefaultPreprocessor"), "DefaultPreprocessor"),
+        ("label manager", plans.get("label_manager", "LabelManager"), "LabelManager"),
+        ("resampling of images", settings["resampling_fn_data"], RESAMPLING),
+        ("resampling of probabilities", settings["resampling_fn_probabilities"], RESAMPLING),
+    ):
+        if given != supported:
+            raise InputFileError(path, f"{key} {given} needs PyTorch, {supported} does not", _WITH_PYTORCH)
+    for key in ("resampling_fn_data_kwargs", "resampling_fn_probabilities_kwargs"):
+        options = settings[key]
+        if options.get("is_seg", False) or options.get("force_separate_z") is not False:
+            raise InputFileError(
+                path,
+                f"{key} must say is_seg false and force_separate_z false; got {json.dumps(options)}",
+                _WITH_PYTORCH,
+            )
+
+
+def _three(values: Sequence[object], kind: Callable[[Any], object]) -> tuple[Any, Any, Any]:
+    first, second, third = (kind(value) for value in values)
+    return first, second, third
+
+
+def _each(
+    values: Sequence[object], channels: tuple[str, ...], kind: Callable[[Any], object]
+) -> tuple[Any, ...]:
+    if len(values) != len(channels):
+        raise ValueError(f"{len(values)} normalisations for {len(channels)} channels")
+    return tuple(kind(value) for value in values)

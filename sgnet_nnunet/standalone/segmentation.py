@@ -1,0 +1,183 @@
+"""Logits on the network's grid in, a mask on the image's grid out, resampled only where it matters.
+
+Linear interpolation between voxels that all are background is background: what decides is linear in the
+logits (their differences, or a region's logit itself), or convex (the log of a sum of exponentials). So
+only blocks of the image that see a voxel of foreground are resampled, and the mask is exact.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from math import log
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgnet_nnunet.operating_point.apply import FEWEST_LABELS_OF_UINT16, apply_operating_point
+from sgnet_nnunet.operating_point.point import OperatingPoint
+from sgnet_nnunet.standalone.labels import Labels
+from sgnet_nnunet.standalone.plan import Plan
+from sgnet_nnunet.standalone.preprocess import Box
+from sgnet_nnunet.standalone.resample import AxisWeights, Shape, grid_weights, resample
+
+BLOCK = 32
+"""Length of a block of the image in voxels."""
+
+MARGIN = 1e-3
+"""In logits: voxels this close to an operating point's threshold count as foreground until resampled."""
+
+HALF = 0.5
+
+
+def segment(
+    logits: NDArray[np.float32],
+    properties: dict[str, Any],
+    plan: Plan,
+    *,
+    point: OperatingPoint | None = None,
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return a case's mask.
+
+    Args:
+        logits: Shape (heads, z, y, x) on the network's grid.
+        properties: Those of the preprocessed case.
+        plan: The model's plan.
+        point: Where to cut; None for nnU-Net's own segmentation.
+
+    Returns:
+        Shape (z, y, x) in the order of axes that the reader gave.
+    """
+    shape: Shape = properties["shape_after_cropping_and_before_resampling"]
+    weights = grid_weights(_shape_of(logits), shape)
+    boxes = list(_active(_may_be_foreground(logits, plan.labels, point), weights))
+    wide = len(plan.labels.foreground_labels) >= FEWEST_LABELS_OF_UINT16
+    mask = np.zeros(properties["shape_before_cropping"], dtype=np.uint16 if wide else np.uint8)
+    cropped = mask[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
+    if point is None:
+        for box in boxes:
+            cropped[box] = _classes(_resampled(logits, weights, box), plan.labels)
+    elif boxes:
+        hull = _hull(boxes)
+        probabilities = _background(plan.labels, tuple(part.stop - part.start for part in hull))
+        for box in boxes:
+            inside = tuple(
+                slice(part.start - whole.start, part.stop - whole.start)
+                for part, whole in zip(box, hull, strict=True)
+            )
+            probabilities[(slice(None), *inside)] = _probabilities(
+                _resampled(logits, weights, box), plan.labels
+            )
+        spacing = tuple(properties["spacing"][axis] for axis in plan.transpose_forward)
+        cropped[hull] = apply_operating_point(probabilities, point, plan.labels, spacing)
+    return mask.transpose(plan.transpose_backward)
+
+
+def probabilities_on_image(
+    logits: NDArray[np.float32], properties: dict[str, Any], plan: Plan
+) -> NDArray[np.float32]:
+    """Return a case's probabilities on the image's whole grid, as nnU-Net saves them.
+
+    Args:
+        logits: Shape (heads, z, y, x) on the network's grid.
+        properties: Those of the preprocessed case.
+        plan: The model's plan.
+
+    Returns:
+        Shape (heads, z, y, x) in the order of axes that the reader gave.
+    """
+    shape: Shape = properties["shape_after_cropping_and_before_resampling"]
+    weights = grid_weights(_shape_of(logits), shape)
+    whole = _background(plan.labels, properties["shape_before_cropping"])
+    box = tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])
+    everywhere = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    whole[(slice(None), *box)] = _probabilities(_resampled(logits, weights, everywhere), plan.labels)
+    return whole.transpose(0, *(axis + 1 for axis in plan.transpose_backward))
+
+
+def _shape_of(logits: NDArray[np.float32]) -> Shape:
+    _, z, y, x = logits.shape
+    return z, y, x
+
+
+def _may_be_foreground(
+    logits: NDArray[np.float32], labels: Labels, point: OperatingPoint | None
+) -> NDArray[np.bool_]:
+    """Return where the network's own voxels are foreground, or so near that rounding may make them so."""
+    cut = 0.0 if point is None else log(point.threshold / (1 - point.threshold)) - MARGIN
+    found = np.zeros(logits.shape[1:], dtype=np.bool_)
+    if point is None or labels.has_regions or labels.heads == 2:  # noqa: PLR2004
+        for head in range(0 if labels.has_regions else 1, labels.heads):
+            for index, voxels in enumerate(logits[head]):
+                found[index] |= (voxels if labels.has_regions else voxels - logits[0, index]) > cut
+        return found
+    for index in range(len(found)):
+        found[index] = np.logaddexp.reduce(logits[1:, index], axis=0) - logits[0, index] > cut
+    return found
+
+
+def _active(
+    foreground: NDArray[np.bool_], weights: tuple[AxisWeights, AxisWeights, AxisWeights]
+) -> Iterator[Box]:
+    """Yield the blocks of the output that are interpolated from any voxel of foreground."""
+    axes = [
+        [
+            (
+                slice(start, stop := min(start + BLOCK, len(axis.low))),
+                slice(axis.low[start], axis.high[stop - 1] + 1),
+            )
+            for start in range(0, len(axis.low), BLOCK)
+        ]
+        for axis in weights
+    ]
+    for (z, from_z), (y, from_y), (x, from_x) in product(*axes):
+        if foreground[from_z, from_y, from_x].any():
+            yield z, y, x
+
+
+def _hull(boxes: list[Box]) -> Box:
+    z, y, x = (
+        slice(min(part.start for part in parts), max(part.stop for part in parts))
+        for parts in zip(*boxes, strict=True)
+    )
+    return z, y, x
+
+
+def _resampled(
+    logits: NDArray[np.float32], weights: tuple[AxisWeights, AxisWeights, AxisWeights], box: Box
+) -> NDArray[np.float32]:
+    z, y, x = (axis.part(part) for axis, part in zip(weights, box, strict=True))
+    return np.stack([resample(head, (z, y, x)) for head in logits])
+
+
+def _background(labels: Labels, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the probabilities of an image that is all background."""
+    probabilities = np.zeros((labels.heads, *shape), dtype=np.float32)
+    if not labels.has_regions:
+        probabilities[0] = 1
+    return probabilities
+
+
+def _probabilities(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.float32]:
+    """Return the sigmoid of each region's logits, or the softmax of the labels'; may overwrite them."""
+    if labels.has_regions:
+        # exp of a negative number only, which does not overflow.
+        small = np.exp(-np.abs(logits))
+        return np.asarray(np.where(logits >= 0, 1, small) / (1 + small), dtype=np.float32)
+    logits -= logits.max(axis=0)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=0)
+    return logits
+
+
+def _classes(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.uint16]:
+    """Return the value that each voxel of shape (heads, z, y, x) gets."""
+    classes = np.zeros(logits.shape[1:], dtype=np.uint16)
+    if labels.has_regions:
+        for region, value in zip(_probabilities(logits, labels), labels.regions_class_order, strict=True):
+            classes[region > HALF] = value
+        return classes
+    best = logits[0].copy()
+    for label in range(1, labels.heads):
+        classes[logits[label] > best] = label
+        np.maximum(best, logits[label], out=best)
+    return classes
