@@ -23,7 +23,7 @@ def nnunet_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in NNUNET_PATHS:
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
-    for name in ("SGNET_EPOCHS", "SGNET_ITERS", "SGNET_VAL_ITERS", "SGNET_PATIENCE"):
+    for name in ("SGNET_EPOCHS", "SGNET_ITERS", "SGNET_VAL_ITERS", "SGNET_PATIENCE", "SGNET_BF16"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 

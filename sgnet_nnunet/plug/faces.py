@@ -55,6 +55,12 @@ FACES = (
         ),
     ),
     Face(
+        "training/nnUNetTrainer",
+        "training/nnUNetTrainer/variants/benchmarking/sgnet_benchmark_trainers.py",
+        "sgnet_nnunet.training.benchmark",
+        ("SGNetTrainerBenchmark_5epochs", "SGNetTrainerBenchmark_5epochs_noDataLoading"),
+    ),
+    Face(
         "experiment_planning",
         "experiment_planning/experiment_planners/sgnet_planner.py",
         "sgnet_nnunet.planning.planner",

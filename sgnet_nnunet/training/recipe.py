@@ -15,8 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler
 
 from sgnet_nnunet.io.atomic import atomic_path
+from sgnet_nnunet.training.lean_loading import lean_loaders, make_lean
 from sgnet_nnunet.training.length import TrainingLength
 from sgnet_nnunet.training.loss import DiceBCELoss, ForegroundLoss
+from sgnet_nnunet.training.precision import Precision
 
 LENGTH_KEY = "sgnet_training_length"
 """Where a checkpoint keeps the length of its training."""
@@ -30,7 +32,8 @@ class RecipeTrainer(nnUNetTrainer):
     """Dice + BCE, AdamW, polynomial decay, frozen norms; a subclass adds the network.
 
     The length comes from the environment (see `TrainingLength`), goes into the log and into every
-    checkpoint, and `--c` goes on with the length the training was started with.
+    checkpoint, and `--c` goes on with the length the training was started with. So does a CPU's
+    precision (see `Precision`), which goes into the log alone.
     """
 
     USES_DEEP_SUPERVISION = False
@@ -81,6 +84,7 @@ class RecipeTrainer(nnUNetTrainer):
         self.weight_decay = 1e-2
         self.oversample_foreground_percent = 0.5
         self.save_every = 10
+        self.precision = Precision.from_environment(self.device)
         self._set_length(TrainingLength.from_environment(default=self.DEFAULT_LENGTH))
 
     def _set_length(self, length: TrainingLength) -> None:
@@ -117,17 +121,43 @@ class RecipeTrainer(nnUNetTrainer):
 
     @staticmethod
     def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:  # noqa: ANN401
-        """Return nnU-Net's augmentation, its noise scaled to images in [0, 1]."""
+        """Return nnU-Net's augmentation, its noise scaled to images in [0, 1], cheaper to come by."""
         pipeline = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         for step in pipeline.transforms:
             if isinstance(step, RandomTransform) and isinstance(step.transform, GaussianNoiseTransform):
                 step.transform.noise_variance = RecipeTrainer.NOISE_VARIANCE
+        make_lean(pipeline)
         return pipeline
 
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return nnU-Net's loaders of training and validation batches, which read what they need."""
+        with lean_loaders():
+            return super().get_dataloaders()
+
+    def initialize(self) -> None:
+        """Build the network and all that hangs on it.
+
+        Raises:
+            SGNetError: If the network cannot train in the precision asked for.
+        """
+        super().initialize()
+        self.precision.check(self.network)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Train on one batch, in the precision asked for."""
+        with self.precision.of_a_step():
+            return super().train_step(batch)
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Validate on one batch, in the precision asked for."""
+        with self.precision.of_a_step():
+            return super().validation_step(batch)
+
     def on_train_start(self) -> None:
-        """Start as nnU-Net does, and log the length."""
+        """Start as nnU-Net does, and log the length and the precision."""
         super().on_train_start()
         self.print_to_log_file(f"Training length: {self.length}")
+        self.print_to_log_file(self.precision.note())
 
     def on_train_epoch_start(self) -> None:
         """Start an epoch's training, with the batch norms frozen once their time is over."""

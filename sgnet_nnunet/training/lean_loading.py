@@ -1,0 +1,166 @@
+"""Patches cut no larger than their augmentation needs, and labels sampled no oftener than it needs.
+
+nnU-Net cuts every patch with room to rotate and to scale it: 89 x 154 x 116 voxels for one of 32 x 96 x 96,
+five times as many. About two thirds of the patches are neither rotated nor scaled, and then all but the
+middle is read, decompressed and converted to be thrown away. Here the rotation and scaling are drawn before
+the patch is cut, from the same random numbers in the same order, and only the voxels they need are read:
+the images are nnU-Net's own.
+
+nnU-Net also samples the label -1, "outside the brain", as one class among the others, at the price of three
+interpolations where two classes need one. Here outside counts as background while the labels are sampled,
+and is itself sampled apart, where a normalisation needs it at all. The targets are nnU-Net's own but for
+single voxels where tumour, brain and outside meet: there tumour has to outweigh both together, not each.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813
+from numpy.typing import NDArray
+from torch import Tensor
+
+OUTSIDE = -1
+"""nnU-Net's label of voxels that are 0 in every channel, and of those beyond the case."""
+
+VOLUME = 3
+"""Axes of a patch; nnU-Net cuts flat ones from volumes, which is left to it."""
+
+MARGIN = 2
+"""Voxels kept round the outermost sample points: one for the interpolation, one more so that nnU-Net, which
+asks by the shortest axis whether any sample lies outside, sees for patches up to five times as long as thin
+that none does."""
+
+
+class Box(NamedTuple):
+    """A part of a patch.
+
+    Attributes:
+        lower: First voxel of each axis.
+        upper: One past the last.
+    """
+
+    lower: NDArray[np.int64]
+    upper: NDArray[np.int64]
+
+
+class LeanSpatialTransform(SpatialTransform):
+    """nnU-Net's rotation and scaling, drawn before the patch is cut.
+
+    Without `look_ahead` it is `SpatialTransform` itself. Neither elastic deformation nor a random centre is
+    supported: the sample points must be an affine image of the patch, so that its corners bound them.
+    """
+
+    keeps_outside = True
+    """Whether background outside the brain keeps its label -1."""
+
+    _drawn: dict[str, Any] | None = None
+
+    @classmethod
+    def take_over(cls, transform: SpatialTransform, *, keeps_outside: bool) -> "LeanSpatialTransform":
+        """Return a transform with the settings of another."""
+        lean = cls.__new__(cls)
+        lean.__dict__.update(transform.__dict__)
+        lean.keeps_outside = keeps_outside
+        lean.padding_value_seg = 0
+        return lean
+
+    def look_ahead(self, shape: Sequence[int]) -> Box:
+        """Draw the next patch's rotation and scaling.
+
+        Args:
+            shape: Shape of the patch as nnU-Net would cut it.
+
+        Returns:
+            The part of that patch that the next call needs to be given.
+        """
+        whole = np.array(shape)
+        drawn = super().get_parameters(image=torch.empty(1).expand(1, *shape))
+        if drawn["grid"] is None:
+            lower = whole // 2 - np.array(self.patch_size) // 2
+            box = Box(lower, lower + self.patch_size)
+        else:
+            box = _box_of(drawn["grid"], whole)
+            drawn["grid"] = _move_grid(drawn["grid"], whole, box)
+        drawn["center_location_in_pixels"] = list((box.upper - box.lower) / 2)
+        self._drawn = drawn
+        return box
+
+    def get_parameters(self, **data_dict: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return what `look_ahead` drew, or draw now."""
+        drawn, self._drawn = self._drawn, None
+        return super().get_parameters(**data_dict) if drawn is None else drawn
+
+    def _apply_to_segmentation(self, segmentation: Tensor, **params: Any) -> Tensor:  # noqa: ANN401
+        labels = super()._apply_to_segmentation(segmentation.clamp_min(0), **params)
+        if not self.keeps_outside:
+            return labels
+        inside = super()._apply_to_segmentation((segmentation >= 0).to(segmentation.dtype), **params)
+        return labels.masked_fill((labels == 0) & (inside == 0), OUTSIDE)
+
+
+class LeanDataLoader(nnUNetDataLoader):
+    """nnU-Net's loader, which asks a `LeanSpatialTransform`, if that comes first, what to read."""
+
+    def get_bbox(self, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401
+        """Return the part of nnU-Net's patch that is needed, in voxels of the case: lower, upper."""
+        lower, upper = super().get_bbox(*args, **kwargs)
+        first = self.transforms.transforms[0] if isinstance(self.transforms, ComposeTransforms) else None
+        if not isinstance(first, LeanSpatialTransform):
+            return lower, upper
+        box = first.look_ahead([end - start for start, end in zip(lower, upper, strict=True)])
+        return [int(n) for n in lower + box.lower], [int(n) for n in lower + box.upper]
+
+
+def make_lean(pipeline: ComposeTransforms) -> None:
+    """Have a training's transforms begin with a `LeanSpatialTransform`, where they can."""
+    first, *others = pipeline.transforms
+    if not isinstance(first, SpatialTransform) or len(first.patch_size) != VOLUME:
+        return
+    if first.p_elastic_deform or first.random_crop:
+        return
+    keeps_outside = any(isinstance(step, MaskImageTransform) for step in others)
+    if not keeps_outside:
+        others = [step for step in others if not isinstance(step, RemoveLabelTransform)]
+    pipeline.transforms = [LeanSpatialTransform.take_over(first, keeps_outside=keeps_outside), *others]
+
+
+@contextmanager
+def lean_loaders() -> Iterator[None]:
+    """Have nnU-Net's trainers make `LeanDataLoader`s; they name the class amid starting the workers."""
+    stock = trainer_module.nnUNetDataLoader
+    trainer_module.nnUNetDataLoader = LeanDataLoader
+    try:
+        yield
+    finally:
+        trainer_module.nnUNetDataLoader = stock
+
+
+def _box_of(grid: Tensor, whole: NDArray[np.int64]) -> Box:
+    """Return the voxels that sample points draw on, within the patch.
+
+    Args:
+        grid: Sample points, shape (z, y, x, 3), as `grid_sample` takes them: x first, in [-1, 1] from edge
+            to edge of the outermost voxels.
+        whole: Shape of the patch.
+    """
+    corners = grid[:: grid.shape[0] - 1, :: grid.shape[1] - 1, :: grid.shape[2] - 1]
+    voxels = ((corners.reshape(-1, 3).flip(1).double().numpy() + 1) * whole - 1) / 2
+    lower = np.floor(voxels.min(0)).astype(np.int64) - MARGIN
+    upper = np.ceil(voxels.max(0)).astype(np.int64) + 1 + MARGIN
+    return Box(np.clip(lower, 0, whole - 1), np.clip(upper, 1, whole))
+
+
+def _move_grid(grid: Tensor, whole: NDArray[np.int64], box: Box) -> Tensor:
+    """Return the sample points in the terms of a part of the patch; `grid` is overwritten."""
+    size = box.upper - box.lower
+    scale = torch.from_numpy(whole / size).flip(0).float()
+    shift = torch.from_numpy((whole - 2 * box.lower) / size - 1).flip(0).float()
+    return grid.mul_(scale).add_(shift)

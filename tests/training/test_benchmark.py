@@ -1,0 +1,98 @@
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from sgnet_nnunet.plug.faces import FACES
+from sgnet_nnunet.training import benchmark
+from sgnet_nnunet.training.gate_log import GateLogger
+
+NNUNETS_KEYS = {"torch_version", "cudnn_version", "gpu_name", "fastest_epoch", "num_gpus", "hostname"}
+FACE = next(face for face in FACES if face.module == benchmark.__name__)
+WITH_LOADING, WITHOUT_LOADING = FACE.names
+
+
+@pytest.fixture
+def make(make_trainer, monkeypatch):
+    """Return a function that makes a benchmark trainer."""
+    from sgnet_nnunet.training import trainers  # noqa: PLC0415
+
+    for name in FACE.names:
+        monkeypatch.setattr(trainers, name, getattr(benchmark, name), raising=False)
+    # Drawn after an epoch's time has been taken, in 1.5 s.
+    monkeypatch.setattr(GateLogger, "plot_progress_png", lambda *_: None)
+    return make_trainer
+
+
+def result_of(trainer):
+    return json.loads(Path(trainer.output_folder, "benchmark_result.json").read_text())
+
+
+@pytest.mark.parametrize("name", FACE.names)
+def test_five_epochs_leave_their_fastest_in_nnunets_format_and_nothing_else(make, name, monkeypatch):
+    monkeypatch.setenv("SGNET_EPOCHS", "1")
+    trainer = make(name)
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    assert trainer.current_epoch == 5
+    ((key, result),) = result_of(trainer).items()
+    assert set(result) >= NNUNETS_KEYS
+    assert 0 < result["fastest_epoch"] < 60
+    assert result["iterations"] == 1
+    assert key.endswith("__num_gpus_1")
+    assert not list(Path(trainer.output_folder).glob("*.pth"))
+    assert not Path(trainer.output_folder, "validation").exists()
+
+
+def test_without_loading_every_step_sees_the_same_batch_and_reads_no_case(make, monkeypatch):
+    trainer = make(WITHOUT_LOADING)
+    monkeypatch.setattr(type(trainer), "get_tr_and_val_datasets", lambda _: pytest.fail("data were read"))
+    trainer.initialize()
+    train, validate = trainer.get_dataloaders()
+    assert next(train) is next(train) is next(validate)
+    assert next(train)["data"].shape == (2, 2, 16, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "highest"), [("regions", 2, 1), ("three labels", 1, 2), ("ignore", 1, 1)]
+)
+def test_noise_has_the_shape_and_labels_of_a_batch(make, kind, channels, highest):
+    trainer = make(WITHOUT_LOADING, kind=kind)
+    trainer.on_train_start()
+    batch = next(trainer.get_dataloaders()[0])
+    (target,) = batch["target"]
+    assert target.shape == (2, channels, 16, 32, 32)
+    assert target.max() == highest
+    assert trainer.train_step(batch)["loss"] > 0
+
+
+def test_results_of_several_machines_stand_side_by_side(make, monkeypatch):
+    trainer = make(WITHOUT_LOADING)
+    for machine in ("one", "two", "two"):
+        monkeypatch.setattr(benchmark.platform, "node", lambda machine=machine: machine)
+        trainer._write(1.0)
+    assert [key.partition("__")[0] for key in result_of(trainer)] == ["one", "two"]
+
+
+def test_a_crash_is_written_down_and_not_hidden(make, monkeypatch):
+    trainer = make(WITHOUT_LOADING)
+
+    def fail(_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(trainer, "train_step", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.run_training()
+    ((_, result),) = result_of(trainer).items()
+    assert "ended due to an error" in result["fastest_epoch"]
+
+
+def test_a_device_has_a_name():
+    assert f", {torch.get_num_threads()} threads" in benchmark.device_name(torch.device("cpu"))
+
+
+def test_trainers_for_a_read_only_nnunet_are_those_of_the_wheel():
+    module = Path(__file__).parents[2] / "trainers/sgnet_benchmark_trainers.py"
+    assert set(runpy.run_path(str(module))["__all__"]) == set(FACE.names)

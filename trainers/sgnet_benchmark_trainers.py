@@ -1,0 +1,8 @@
+"""The benchmark trainers, for `export nnUNet_extTrainer=<this folder>`."""
+
+from sgnet_nnunet.training.benchmark import (
+    SGNetTrainerBenchmark_5epochs,
+    SGNetTrainerBenchmark_5epochs_noDataLoading,
+)
+
+__all__ = ["SGNetTrainerBenchmark_5epochs", "SGNetTrainerBenchmark_5epochs_noDataLoading"]
