@@ -9,6 +9,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 VERSION = runpy.run_path(str(ROOT / "sgnet_nnunet" / "__init__.py"))["__version__"]
 ORACLES = ["panoptica>=2.1; python_version < '3.14'", "pymeshmetrics>=1.4"]  # no NumPy below 2.3 on 3.14
+OPENVINO = ["openvino>=2025.0"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
 
 
@@ -46,6 +47,7 @@ setup(
         "packaging",
         "pandas>=2",
         "pillow>=10",
+        "psutil>=5.9",
         "rich>=13",
         "scikit-image>=0.21",
         "scipy>=1.11",
@@ -55,11 +57,22 @@ setup(
         "typer>=0.12",
     ],
     extras_require={
+        "cpu": OPENVINO,
         "onnx": ONNX,
         "test": [
             *ONNX,
+            *OPENVINO,
             *ORACLES,
-            *("hypothesis", "mypy", "pandas-stubs", "playwright", "pytest", "pytest-cov", "ruff"),
+            *(
+                "hypothesis",
+                "mypy",
+                "pandas-stubs",
+                "playwright",
+                "pytest",
+                "pytest-cov",
+                "ruff",
+                "types-psutil",
+            ),
         ],
     },
     entry_points={"console_scripts": ["sgnet=sgnet_nnunet.cli.main:main"]},

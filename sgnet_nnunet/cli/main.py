@@ -9,7 +9,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from sgnet_nnunet import __version__
-from sgnet_nnunet.cli import compare, convert, demo, evaluate, gates, onnx, phantom, plug, predict, tune
+from sgnet_nnunet.cli import compare, convert, demo, evaluate, export, gates, phantom, plug, predict, tune
 from sgnet_nnunet.cli.console import err, out
 from sgnet_nnunet.cli.lists import ListCommand
 from sgnet_nnunet.errors import SGNetError
@@ -28,7 +28,7 @@ app.command(cls=ListCommand)(evaluate.evaluate)
 app.command(cls=ListCommand)(tune.tune)
 app.command(cls=ListCommand)(predict.predict)
 app.command()(gates.gates)
-app.command()(onnx.onnx)
+app.command(cls=ListCommand)(export.export)
 app.command()(plug.link)
 app.command()(plug.unlink)
 app.command()(plug.doctor)

@@ -95,6 +95,11 @@ class AdmissionGate(nn.Module):
         # Part of the weights, so that a checkpoint saved while warming up is used as it was validated.
         self.register_buffer("held_open", torch.tensor(False))
 
+    def combined_score(self, coarse: Tensor) -> Tensor:
+        """Return the logit of admission, shape (batch, 1, z, y, x), of a feature (batch, channels, z, y, x)."""
+        scores = self.score(coarse)
+        return scores.amax(1, keepdim=True) if self.combine == "max" else scores.mean(1, keepdim=True)
+
     def forward(self, coarse: Tensor, parent: Tensor | None = None) -> Admission:
         """Return the decision for the level above `coarse`.
 
@@ -102,8 +107,7 @@ class AdmissionGate(nn.Module):
             coarse: The coarser decoder feature, shape (batch, channels, z, y, x).
             parent: What the coarser gate admitted, on a grid as coarse or coarser; None if there is none.
         """
-        scores = self.score(coarse.detach() if self.detached else coarse)
-        score = scores.amax(1, keepdim=True) if self.combine == "max" else scores.mean(1, keepdim=True)
+        score = self.combined_score(coarse.detach() if self.detached else coarse)
         admitted = score > self.score_threshold
         allowed = on_grid_of(parent, score) if self.nested and parent is not None else None
         if allowed is not None:
