@@ -1,0 +1,148 @@
+"""The engine of an exported model, opened without PyTorch."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sgnet_nnunet.engine.description import Description
+from sgnet_nnunet.engine.engine import Engine, Ensemble
+from sgnet_nnunet.engine.openvino_runtime import OpenVINORuntime, Precision, supports_bf16
+from sgnet_nnunet.engine.precision import AutoPrecision
+from sgnet_nnunet.engine.slabs import SlabEngine
+from sgnet_nnunet.engine.staged import StagedEngine
+from sgnet_nnunet.errors import InputFileError, SGNetError
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "export.json"
+FORMAT = "sgnet export"
+VERSION = 1
+
+_REMEDY = "write it anew with sgnet export"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What `export.json` says.
+
+    Attributes:
+        folder: The exported folder.
+        model: The data set's name and the model folder's.
+        configuration: nnU-Net's configuration.
+        background_head: Whether head 0 is the background.
+        folds: The geometry of each fold's network, by the fold's name.
+    """
+
+    folder: Path
+    model: str
+    configuration: str
+    background_head: bool
+    folds: Mapping[str, Description]
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is one of `sgnet export`."""
+    return (folder / FILE_NAME).is_file()
+
+
+def read_export(folder: Path) -> Export:
+    """Read what `export.json` says.
+
+    Raises:
+        InputFileError: If the file cannot be read or is not what `sgnet export` writes.
+    """
+    path = folder / FILE_NAME
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputFileError(path, f"cannot be read ({error})", _REMEDY) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputFileError(path, "is not a file of sgnet export", "name an exported folder")
+    if content.get("version") != VERSION:
+        raise InputFileError(path, f"has version {content.get('version')}, not {VERSION}", _REMEDY)
+    try:
+        return Export(
+            folder=folder,
+            model=content["model"],
+            configuration=content["configuration"],
+            background_head=content["background_head"],
+            folds={name: Description.from_dict(values) for name, values in content["folds"].items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputFileError(path, f"lacks or garbles {error}", _REMEDY) from error
+
+
+def open_exported(
+    folder: Path,
+    *,
+    folds: tuple[str, ...] = (),
+    precision: str = "f32",
+    engine: str = "auto",
+    max_memory: int | None = None,
+) -> Engine:
+    """Return the engine of an exported model; several folds are averaged.
+
+    Args:
+        folder: Written by `sgnet export`.
+        folds: The folds; all by default.
+        precision: `f32`, `bf16`, or `auto` for bf16 if the first image's mask allows it.
+        engine: `whole`, `sparse`, or `auto` for `sparse` where the gates allow it.
+        max_memory: Bytes that the process may take in all; None for what is free.
+
+    Raises:
+        InputFileError: If a file is missing or damaged.
+        SGNetError: If the network or this machine does not allow what is wanted.
+    """
+    export = read_export(folder)
+    wanted = folds or tuple(export.folds)
+    for fold in wanted:
+        if fold not in export.folds:
+            raise InputFileError(
+                folder, f"has no fold {fold}", f"it has {', '.join(export.folds)}; name one of them by -f"
+            )
+    engines = [
+        _open_fold(export, fold, precision=precision, engine=engine, max_memory=max_memory) for fold in wanted
+    ]
+    return engines[0] if len(engines) == 1 else Ensemble(engines)
+
+
+def _open_fold(export: Export, fold: str, *, precision: str, engine: str, max_memory: int | None) -> Engine:
+    description = export.folds[fold]
+    if engine == "sparse" and not description.can_skip:
+        raise SGNetError(
+            "--engine sparse: the network has no nested admission gate at every level of its decoder; "
+            "use --engine auto"
+        )
+    skip = engine != "whole" and description.can_skip
+    models = {path.stem: path for path in sorted((export.folder / f"fold_{fold}").glob("*.xml"))}
+    for name in stage_names(description):
+        if name not in models:
+            raise InputFileError(export.folder / f"fold_{fold}", f"lacks {name}.xml", _REMEDY)
+
+    def build(computed_in: Precision) -> Engine:
+        runtime = OpenVINORuntime(models, precision=computed_in)
+        return SlabEngine(StagedEngine(description, runtime, skip=skip), max_memory=max_memory)
+
+    if precision == "f32":
+        chosen = build("f32")
+    elif supports_bf16():
+        fast = build("bf16")
+        chosen = (
+            fast
+            if precision == "bf16"
+            else AutoPrecision(build("f32"), fast, background_head=export.background_head)
+        )
+    elif precision == "bf16":
+        raise SGNetError("--precision bf16: this CPU has no bf16 instructions; use --precision f32 or auto")
+    else:
+        chosen = build("f32")
+    logger.info("engine: %s, runtime: openvino, precision: %s", "sparse" if skip else "whole", precision)
+    return chosen
+
+
+def stage_names(description: Description) -> list[str]:
+    """Return the names of a network's stages."""
+    return ["stem", "deep", *(f"up{level}" for level in range(len(description.features) - 1))]

@@ -1,0 +1,96 @@
+"""The stages run by OpenVINO on a CPU."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from threading import local
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgnet_nnunet.engine.cores import usable_cores
+from sgnet_nnunet.engine.runtime import Arrays, Stage
+from sgnet_nnunet.errors import SGNetError
+
+if TYPE_CHECKING:
+    import openvino
+
+Precision = Literal["f32", "bf16"]
+
+
+class OpenVINORuntime:
+    """Runs a network's stages with OpenVINO.
+
+    Args:
+        models: The stages as OpenVINO's models, or the files that hold them, by name.
+        precision: What to compute in; left to itself, OpenVINO takes bf16 where a CPU has it.
+        threads: Threads to compute with; None for the cores that this process may use.
+
+    Raises:
+        SGNetError: If OpenVINO is not installed.
+    """
+
+    def __init__(
+        self,
+        models: "Mapping[str, openvino.Model | Path]",
+        *,
+        precision: Precision = "f32",
+        threads: int | None = None,
+    ) -> None:
+        self.threads = threads or usable_cores()
+        self._models = models
+        self._precision = precision
+        self._core = import_openvino().Core()
+        self._stages: dict[tuple[str, int], Stage] = {}
+
+    def block_stage(self, name: str) -> Stage:
+        """Return a stage of as many streams as there are threads, one of them for each caller."""
+        return self._stage(name, streams=self.threads)
+
+    def whole_stage(self, name: str) -> Stage:
+        """Return a stage of one stream that computes with all threads."""
+        return self._stage(name, streams=1)
+
+    def _stage(self, name: str, *, streams: int) -> Stage:
+        if (name, streams) not in self._stages:
+            model = self._models[name]
+            options = {
+                "INFERENCE_PRECISION_HINT": self._precision,
+                "INFERENCE_NUM_THREADS": self.threads,
+                "NUM_STREAMS": streams,
+            }
+            compiled = self._core.compile_model(
+                str(model) if isinstance(model, Path) else model, "CPU", options
+            )
+            self._stages[name, streams] = _stage_of(compiled)
+        return self._stages[name, streams]
+
+
+def _stage_of(compiled: "openvino.CompiledModel") -> Stage:
+    requests, results = local(), range(len(compiled.outputs))
+
+    def run(*inputs: NDArray[np.float32]) -> Arrays:
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
+        requests.own.infer(list(inputs), share_inputs=True)
+        return [requests.own.get_output_tensor(index).data for index in results]
+
+    return run
+
+
+def supports_bf16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this CPU with instructions for it."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def import_openvino() -> Any:  # noqa: ANN401 - a module
+    """Return the module `openvino`.
+
+    Raises:
+        SGNetError: If it is not installed.
+    """
+    try:
+        import openvino  # noqa: PLC0415
+    except ImportError as error:
+        raise SGNetError("openvino is not installed; run: pip install 'sgnet-nnunet[cpu]'") from error
+    return openvino

@@ -1,0 +1,263 @@
+"""The staged engine: SG-Net block by block, its decoder only where the gates are open.
+
+The encoder's deeper levels are cheap and run everywhere. Each decoder level then runs in the blocks
+where its gate is open anywhere; since a gate looks at nothing outside its parent, what is left out
+cannot change anything, and the logits are the same bits as those of a run of every block.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import local
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgnet_nnunet.engine.description import STEM_BLOCKS, Blocks, Description, Gate, blocks_of
+from sgnet_nnunet.engine.runtime import Arrays, Runtime
+from sgnet_nnunet.engine.windows import (
+    Size,
+    batches,
+    block_starts,
+    copy_window,
+    dilate,
+    inside_window,
+    open_block_starts,
+    repeat_twice,
+)
+
+Feature = NDArray[np.float32]
+"""Shape (z, y, x, channels)."""
+
+Mask = NDArray[np.bool_]
+"""Shape (z, y, x)."""
+
+DEEP_VOXELS = 2**18
+"""Voxels, at a quarter of the resolution, of the encoder's deeper levels that are run at once."""
+
+
+class StagedEngine:
+    """Runs an SG-Net on a whole image.
+
+    Args:
+        description: The network's geometry.
+        runtime: What computes its stages.
+        skip: Leave out what cannot matter: decoder blocks behind closed gates, and encoder blocks of
+            nothing but background.
+
+    Raises:
+        ValueError: If something is to be left out that the network's gates do not allow.
+    """
+
+    def __init__(self, description: Description, runtime: Runtime, *, skip: bool) -> None:
+        if skip and not description.can_skip:
+            msg = "only a network with a nested gate at every level of its decoder can be run sparsely"
+            raise ValueError(msg)
+        self.description = description
+        self.runtime = runtime
+        self.skip = skip
+        self.channels = description.channels
+        self.heads = description.heads
+        self._background: dict[bytes, list[Feature]] = {}
+        self._buffers = local()
+
+    def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x)."""
+        channels_last = np.moveaxis(np.asarray(image, dtype=np.float32), 0, -1)
+        extent = _rounded_up(image.shape[1:], self.description.divisor)
+        with ThreadPoolExecutor(self.runtime.threads) as pool:
+            half, pooled = self._stem(channels_last, extent, pool)
+            deeper, score = self._deep(pooled)
+            del pooled
+            *skips, feature = half, *deeper
+            finest: Mask | None = None
+            for gate, level in zip(self.description.gates, reversed(range(len(skips) + 1)), strict=True):
+                if gate is not None and score is not None:
+                    finest = _decide(gate, score[..., 0], finest)
+                admitted = (
+                    np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
+                )
+                if level:
+                    feature, score = self._up(level, feature, admitted, skips.pop(), pool)
+            return self._logits(feature, admitted, finest, channels_last, pool)
+
+    def _stem(self, image: Feature, extent: Size, pool: ThreadPoolExecutor) -> tuple[Feature, Feature]:
+        """Return the feature at half the resolution, and that pooled to a quarter of it."""
+        features, stage, size = self.description.features, self.runtime.block_stage("stem"), STEM_BLOCKS.size
+        half = np.zeros((*_divided(extent, 2), features[1]), dtype=np.float32)
+        pooled = np.zeros((*_divided(extent, 4), features[1]), dtype=np.float32)
+
+        def run(start: Size) -> None:
+            window = self._buffer(STEM_BLOCKS, size, 3, self.channels)
+            copy_window(image, _moved(start, -3), window[0])
+            inside = inside_window(
+                _divided(extent, 2), _moved(_divided(start, 2), -1), _grown(_divided(size, 2), 2)
+            )
+            key = inside.tobytes() if self.skip and not window.any() else b""
+            results = self._background.get(key) if key else None
+            if results is None:
+                results = [result[0] for result in stage(window, inside[None, ..., None].astype(np.float32))]
+            if key and key not in self._background:
+                self._background[key] = [result.copy() for result in results]
+            _write(half, _divided(start, 2), results[0])
+            _write(pooled, _divided(start, 4), results[1])
+
+        _run_all(run, block_starts(extent, size), pool)
+        return half, pooled
+
+    def _deep(self, pooled: Feature) -> tuple[list[Feature], Feature | None]:
+        """Return the deeper features, finest first, and the first gate's score."""
+        stage, levels = self.runtime.whole_stage("deep"), len(self.description.features) - 2
+        unit = 2 ** (levels - 1)
+        margin = 2 * unit
+        plane = pooled.shape[1] * pooled.shape[2]
+        thickness = max(DEEP_VOXELS // plane // unit, 1) * unit
+        results: list[Feature] = []
+        for first in range(0, len(pooled), thickness):
+            last = min(first + thickness, len(pooled))
+            low, high = max(first - margin, 0), min(last + margin, len(pooled))
+            slab = np.ascontiguousarray(pooled[low:high])[None]
+            for index, part in enumerate(stage(slab)):
+                step = 2 ** min(index, levels - 1)
+                if first == 0:
+                    shape = (len(pooled) // step, *part.shape[2:])
+                    results.append(np.empty(shape, dtype=np.float32))
+                kept = part[0, (first - low) // step : (last - low) // step]
+                results[index][first // step : last // step] = kept
+        return results[:levels], results[levels] if len(results) > levels else None
+
+    def _up(
+        self, level: int, coarse: Feature, admitted: Mask, skip: Feature, pool: ThreadPoolExecutor
+    ) -> tuple[Feature, Feature | None]:
+        """Return a decoder level's feature and the next gate's score."""
+        fine = repeat_twice(admitted)
+        # Zeros are handed out untouched by the system: what no block writes takes no memory.
+        feature = np.zeros((*fine.shape, self.description.features[level]), dtype=np.float32)
+        scored = self.description.gates[-level] is not None
+        score = np.zeros((*fine.shape, 1), dtype=np.float32) if scored else None
+
+        def write(start: Size, _: NDArray[np.float32], results: Arrays) -> None:
+            _write(feature, start, results[0])
+            if score is not None:
+                _write(score, start, results[1])
+
+        self._run_blocks(level, coarse, fine, skip, write, pool)
+        return feature, score
+
+    def _logits(
+        self, coarse: Feature, admitted: Mask, finest: Mask | None, image: Feature, pool: ThreadPoolExecutor
+    ) -> NDArray[np.float32]:
+        """Return the logits, (heads, z, y, x), the background's wherever the finest gate is closed."""
+        background = np.asarray(self.description.background, dtype=np.float32)
+        logits = np.empty((self.heads, *image.shape[:3]), dtype=np.float32)
+        logits[...] = background[:, None, None, None]
+        channels_last = np.moveaxis(logits, 0, -1)
+        fine = repeat_twice(admitted)
+        closing = fine if finest is None or finest is admitted else _on_grid(finest, fine.shape)
+
+        def write(start: Size, is_open: NDArray[np.float32], results: Arrays) -> None:
+            if finest is not admitted:
+                copy_window(closing[..., None], _moved(start, -1), is_open)
+            inner = is_open[1:-1, 1:-1, 1:-1] > 0
+            _write(channels_last, start, np.where(inner, results[0], background))
+
+        self._run_blocks(0, coarse, fine, image, write, pool)
+        return logits
+
+    def _run_blocks(
+        self,
+        level: int,
+        coarse: Feature,
+        fine: Mask,
+        skip: Feature,
+        write: Callable[[Size, NDArray[np.float32], Arrays], None],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """Run a decoder level's blocks, and have `write` take in the results of each.
+
+        `write` gets a block's start, its mask with a halo of 1, shape (z, y, x, 1), and its results.
+        """
+        stage, blocks, halo = self.runtime.block_stage(f"up{level}"), blocks_of(level), 1 if level else 2
+
+        def run(starts: Sequence[Size]) -> None:
+            inputs = (
+                self._buffer(blocks, _divided(blocks.size, 2), 1, coarse.shape[3]),
+                self._buffer(blocks, blocks.size, 1, 1),
+                self._buffer(blocks, blocks.size, halo, skip.shape[3]),
+            )
+            for slot, start in enumerate(starts):
+                copy_window(coarse, _moved(_divided(start, 2), -1), inputs[0][slot])
+                copy_window(fine[..., None], _moved(start, -1), inputs[1][slot])
+                copy_window(skip, _moved(start, -halo), inputs[2][slot])
+            results = stage(*inputs)
+            for slot, start in enumerate(starts):
+                write(start, inputs[1][slot], [result[slot] for result in results])
+
+        starts = (
+            open_block_starts(fine, blocks.size)
+            if self.skip
+            else block_starts(_rounded_up(fine.shape, 1), blocks.size)
+        )
+        _run_all(run, list(batches(starts, blocks.batch)), pool)
+
+    def _buffer(self, blocks: Blocks, size: Size, halo: int, channels: int) -> NDArray[np.float32]:
+        """Return an array of this thread's for the windows of a batch of blocks."""
+        shape = (blocks.batch, *_grown(size, 2 * halo), channels)
+        own: dict[tuple[int, ...], NDArray[np.float32]] = self._buffers.__dict__.setdefault("own", {})
+        if shape not in own:
+            own[shape] = np.zeros(shape, dtype=np.float32)
+        return own[shape]
+
+
+_Job = TypeVar("_Job")
+
+
+def _run_all(run: Callable[[_Job], None], jobs: Sequence[_Job], pool: ThreadPoolExecutor) -> None:
+    for future in [pool.submit(run, job) for job in jobs]:
+        future.result()
+
+
+def _decide(gate: Gate, score: NDArray[np.float32], parent: Mask | None) -> Mask:
+    """Return what a gate admits; see `networks.gates.AdmissionGate.forward`."""
+    admitted = score > gate.score_threshold
+    allowed = _on_grid(parent, score.shape) if gate.nested and parent is not None else None
+    if allowed is not None:
+        admitted &= allowed
+    admitted = dilate(admitted, gate.dilation)
+    if allowed is not None:
+        admitted &= allowed
+    return np.ones_like(admitted) if gate.held_open else admitted
+
+
+def _on_grid(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    while mask.shape != shape:
+        mask = repeat_twice(mask)
+    return mask
+
+
+def _write(volume: NDArray[np.float32], start: Size, block: NDArray[np.float32]) -> None:
+    """Write a block, shape (z, y, x, channels), into a volume, as far as it reaches."""
+    target = volume[
+        tuple(slice(first, first + length) for first, length in zip(start, block.shape[:3], strict=True))
+    ]
+    z, y, x, _ = target.shape
+    target[...] = block[:z, :y, :x]
+
+
+def _rounded_up(shape: Sequence[int], divisor: int) -> Size:
+    z, y, x = (-(-length // divisor) * divisor for length in shape)
+    return z, y, x
+
+
+def _divided(size: Size, divisor: int) -> Size:
+    z, y, x = size
+    return z // divisor, y // divisor, x // divisor
+
+
+def _moved(start: Size, by: int) -> Size:
+    z, y, x = start
+    return z + by, y + by, x + by
+
+
+def _grown(size: Size, by: int) -> Size:
+    return _moved(size, by)

@@ -1,0 +1,133 @@
+"""A trained model as a folder that predicts without PyTorch."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from sgnet_nnunet.engine.convert import staged_models
+from sgnet_nnunet.engine.description import Description
+from sgnet_nnunet.engine.exported import FILE_NAME, FORMAT, VERSION, open_exported
+from sgnet_nnunet.engine.openvino_runtime import import_openvino
+from sgnet_nnunet.engine.stages import can_be_staged, describe
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference.model import load_predictor
+from sgnet_nnunet.io.atomic import atomic_folder, write_text
+from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.operating_point.record import FILE_NAME as OPERATING_POINT
+from sgnet_nnunet.operating_point.saved import read_model
+
+TOLERANCE = 1e-3
+"""Largest difference of a logit to PyTorch's that still passes; 1e-5 is usual."""
+
+TIES = 1e-4
+"""Largest share of voxels at which the finest gate may decide otherwise: its score was at the threshold."""
+
+CHECKED_SIZE = (40, 56, 72)
+"""z, y, x in voxels of the image that is compared; several blocks, the last ones cut."""
+
+
+def export_openvino(
+    model_folder: Path, output: Path, *, folds: Sequence[str], checkpoint: str = "checkpoint_final.pth"
+) -> float:
+    """Write a trained model for OpenVINO, with nnU-Net's description of it beside the networks.
+
+    Args:
+        model_folder: nnU-Net's folder of the training.
+        output: Folder to write; whole or not at all. It must not exist yet, or be empty.
+        folds: Folds to write.
+        checkpoint: File name of the weights.
+
+    Returns:
+        The largest difference of a logit to PyTorch's.
+
+    Raises:
+        InputFileError: If the weights are not there, or the folder is in use.
+        SGNetError: If OpenVINO is not installed, the network cannot be run in stages, or what was
+            written computes something else.
+    """
+    openvino = import_openvino()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputFileError(output, "is there already", "name another folder by -o, or delete it")
+    descriptions: dict[str, Description] = {}
+    networks: dict[str, SGNet] = {}
+    with atomic_folder(output) as partial:
+        for fold in folds:
+            predictor = load_predictor(model_folder, fold=fold, checkpoint=checkpoint)
+            networks[fold] = _staged_network(predictor.network)
+            descriptions[fold] = describe(networks[fold])
+            target = partial / f"fold_{fold}"
+            target.mkdir()
+            for name, stage in staged_models(networks[fold]).items():
+                openvino.save_model(stage, str(target / f"{name}.xml"), compress_to_fp16=False)
+        _describe(
+            partial, model_folder, folds=descriptions, network=networks[folds[0]], checkpoint=checkpoint
+        )
+        return max(_check(network, partial, fold) for fold, network in networks.items())
+
+
+def _staged_network(network: nn.Module) -> SGNet:
+    if not isinstance(network, SGNet) or not can_be_staged(network):
+        raise SGNetError(
+            f"{type(network).__name__} cannot be run in stages, only SG-Nets can; write it as ONNX "
+            "(-o model.onnx), or predict with the trained model itself"
+        )
+    return network
+
+
+def _describe(
+    folder: Path,
+    model_folder: Path,
+    *,
+    folds: Mapping[str, Description],
+    network: SGNet,
+    checkpoint: str,
+) -> None:
+    """Write `export.json`, and copy what nnU-Net and `sgnet tune` say of the model."""
+    weights = model_folder / f"fold_{next(iter(folds))}" / checkpoint
+    arguments = torch.load(weights, map_location="cpu", weights_only=False)["init_args"]
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": read_model(model_folder).name,
+        "configuration": arguments["configuration"],
+        "background_head": network.background_head,
+        "folds": {fold: description.as_dict() for fold, description in folds.items()},
+    }
+    write_text(folder / FILE_NAME, json.dumps(content, indent=2) + "\n")
+    for name in ("plans.json", "dataset.json", OPERATING_POINT):
+        if (model_folder / name).is_file():
+            shutil.copy(model_folder / name, folder / name)
+
+
+def _check(network: SGNet, folder: Path, fold: str) -> float:
+    """Return the largest difference of a logit to PyTorch's.
+
+    Raises:
+        SGNetError: If it is too large, or the gates decide otherwise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    engine = open_exported(folder, folds=(fold,))
+    coarse = torch.rand(1, engine.channels, *(length // 8 for length in CHECKED_SIZE), generator=generator)
+    # Smooth, with a detail of one voxel: neither a constant image nor noise opens gates as a brain does.
+    image = F.interpolate(coarse, size=CHECKED_SIZE, mode="trilinear")
+    image = (image + 0.1 * torch.rand(image.shape, generator=generator)).clamp(0, 1)
+    with torch.inference_mode():
+        expected = network.eval()(image)[0].numpy()
+    logits = engine.logits(image[0].numpy())
+    background = np.asarray(describe(network).background, dtype=np.float32)[:, None, None, None]
+    closed, expected_closed = ((each == background).all(axis=0) for each in (logits, expected))
+    difference = float(np.abs(logits - expected)[:, closed == expected_closed].max())
+    ties = float((closed != expected_closed).mean())
+    if not difference <= TOLERANCE or ties > TIES:
+        raise SGNetError(
+            f"{folder.name}: OpenVINO's logits differ from PyTorch's by {difference:.2g} (at most "
+            f"{TOLERANCE:g} is allowed), its gates at {ties:.2%} of the voxels; nothing was written, please "
+            "report it with your versions of both"
+        )
+    return difference
