@@ -1,13 +1,42 @@
 """`sgnet predict`."""
 
 import logging
+from contextlib import nullcontext
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sgnet_nnunet.cli.console import out
+from sgnet_nnunet.cli.console import err, out, progress_bar
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.inference.options import PredictionOptions
+from sgnet_nnunet.inference.run import predict_images
+
+
+class Engine(str, Enum):
+    """How the network gets at the image."""
+
+    AUTO = "auto"
+    TILED = "tiled"
+    WHOLE = "whole"
+    SPARSE = "sparse"
+
+
+class Runtime(str, Enum):
+    """What runs the network."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+
+class Precision(str, Enum):
+    """What OpenVINO computes in."""
+
+    F32 = "f32"
+    BF16 = "bf16"
+    AUTO = "auto"
 
 
 def predict(
@@ -19,10 +48,12 @@ def predict(
     trainer: Annotated[str, typer.Option("-tr", help="Trainer.")] = "nnUNetTrainer",
     plans: Annotated[str, typer.Option("-p", help="Plans.")] = "nnUNetPlans",
     configuration: Annotated[str, typer.Option("-c", help="Configuration.")] = "3d_fullres",
-    model: Annotated[
-        Path | None,
+    models: Annotated[
+        list[Path] | None,
         typer.Option(
-            "-m", help="The model's folder, TRAINER__PLANS__CONFIGURATION, instead of -d, -tr, -p, -c."
+            "-m",
+            help="The model's folder, TRAINER__PLANS__CONFIGURATION or one of sgnet export, instead of -d, "
+            "-tr, -p, -c; several are averaged.",
         ),
     ] = None,
     folds: Annotated[
@@ -32,6 +63,21 @@ def predict(
     checkpoint: Annotated[str, typer.Option("-chk", help="Checkpoint's name.")] = "checkpoint_final.pth",
     device: Annotated[
         str | None, typer.Option("-device", help="cpu, cuda or mps; cuda by default if there is one.")
+    ] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="Tiled is nnU-Net's sliding window; whole takes the image at once; sparse too, and computes "
+            "only where gates are open; auto is the fastest that is exact for the network."
+        ),
+    ] = Engine.AUTO,
+    runtime: Annotated[
+        Runtime, typer.Option(help="What runs the network; auto is OpenVINO on a CPU that has it.")
+    ] = Runtime.AUTO,
+    precision: Annotated[Precision, typer.Option(help="What OpenVINO computes in.")] = Precision.F32,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Memory for the network in GB; what is free by default."),
     ] = None,
     step_size: Annotated[
         float, typer.Option("-step_size", min=0.1, max=1, help="Step of the sliding window, in patches.")
@@ -51,39 +97,52 @@ def predict(
     save_probabilities: Annotated[
         bool, typer.Option("--save_probabilities", help="Also write probabilities, as .npz.")
     ] = False,
+    num_parts: Annotated[
+        int, typer.Option("--num-parts", "-num_parts", min=1, help="Parts to deal the cases out to.")
+    ] = 1,
+    part_id: Annotated[
+        int, typer.Option("--part-id", "-part_id", min=0, help="The part to predict, from 0.")
+    ] = 0,
     operating_point: Annotated[
         str,
         typer.Option(help="A file of sgnet tune, none, or auto for the one in the model's folder, if any."),
     ] = "auto",
 ) -> None:
     """Predict a folder of images, as nnUNetv2_predict does, at the model's operating point."""
-    # PyTorch takes seconds to import.
-    from sgnet_nnunet.inference.predict import (  # noqa: PLC0415
-        PredictionOptions,
-        find_model_folder,
-        find_operating_point,
-        predict_folder,
-    )
-
     logging.getLogger("sgnet_nnunet").setLevel(logging.INFO)
-    if (model is None) == (dataset is None):
+    if bool(models) == (dataset is not None):
         raise SGNetError("name the model either by -d (with -tr, -p and -c) or by its folder, -m")
-    folder = model or find_model_folder(str(dataset), f"{trainer}__{plans}__{configuration}")
-    cases = predict_folder(
-        images,
-        output,
-        model_folder=folder,
-        operating_point=find_operating_point(operating_point, folder),
-        options=PredictionOptions(
-            folds=tuple(folds or ()),
-            checkpoint=checkpoint,
-            device=device,
-            step_size=step_size,
-            mirroring=mirroring,
-            preprocessing_processes=preprocessing_processes,
-            export_processes=export_processes,
-            continue_prediction=continue_prediction,
-            save_probabilities=save_probabilities,
-        ),
+    options = PredictionOptions(
+        folds=tuple(folds or ()),
+        checkpoint=checkpoint,
+        device=device,
+        engine=engine.value,
+        runtime=runtime.value,
+        precision=precision.value,
+        max_memory=None if max_memory is None else round(max_memory * 1e9),
+        step_size=step_size,
+        mirroring=mirroring,
+        preprocessing_processes=preprocessing_processes,
+        export_processes=export_processes,
+        continue_prediction=continue_prediction,
+        save_probabilities=save_probabilities,
+        num_parts=num_parts,
+        part_id=part_id,
     )
+    if models is None:
+        # nnU-Net takes seconds to import, and an exported model does without it.
+        from sgnet_nnunet.inference.find import find_model_folder  # noqa: PLC0415
+
+        models = [find_model_folder(str(dataset), f"{trainer}__{plans}__{configuration}")]
+    bar = progress_bar()
+    with bar if err.is_terminal else nullcontext():
+        cases = predict_images(
+            images,
+            output,
+            model_folders=models,
+            operating_point=operating_point,
+            options=options,
+            on_start=lambda total: bar.add_task("predicting", total=total),
+            on_done=lambda: bar.advance(bar.task_ids[0]),
+        )
     out.print(f"{cases} masks in {output}", soft_wrap=True, highlight=False)

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from sgnet_nnunet.cli import predict as module
 from sgnet_nnunet.cli.main import main
-from sgnet_nnunet.inference import predict as module
-from sgnet_nnunet.inference.predict import PredictionOptions
-from sgnet_nnunet.operating_point.point import OperatingPoint
-
-POINT = OperatingPoint(threshold=0.3)
+from sgnet_nnunet.inference import find
+from sgnet_nnunet.inference.options import PredictionOptions
 
 
 def run(*arguments):
@@ -23,20 +21,21 @@ def calls(monkeypatch):
     """Replace the prediction; return the calls."""
     calls = []
 
-    def predict_folder(images, output, **options):
+    def predict_images(images, output, *, on_start, on_done, **options):
+        on_start(1)
+        on_done()
         calls.append((images, output, options))
         return 3
 
-    monkeypatch.setattr(module, "predict_folder", predict_folder)
-    monkeypatch.setattr(module, "find_operating_point", lambda wanted, _: POINT if wanted == "auto" else None)
-    monkeypatch.setattr(module, "find_model_folder", lambda dataset, name: Path("results", dataset, name))
+    monkeypatch.setattr(module, "predict_images", predict_images)
+    monkeypatch.setattr(find, "find_model_folder", lambda dataset, name: Path("results", dataset, name))
     return calls
 
 
 def test_defaults_are_fit_for_a_cpu(calls, capsys):
     assert run("-d", "501", "-tr", "SGNetTrainer") == 0
     folder = Path("results/501/SGNetTrainer__nnUNetPlans__3d_fullres")
-    options = {"model_folder": folder, "operating_point": POINT, "options": PredictionOptions()}
+    options = {"model_folders": [folder], "operating_point": "auto", "options": PredictionOptions()}
     assert calls == [(Path("in"), Path("out"), options)]
     assert PredictionOptions().mirroring is False
     assert "3 masks in out" in capsys.readouterr().out
@@ -49,8 +48,8 @@ def test_options_of_nnunet_are_passed_on(calls):
         == 0
     )
     assert calls[0][2] == {
-        "model_folder": Path("model"),
-        "operating_point": None,
+        "model_folders": [Path("model")],
+        "operating_point": "none",
         "options": PredictionOptions(
             folds=("0", "2"),
             checkpoint="best.pth",
@@ -75,3 +74,34 @@ def test_the_model_is_named_in_one_way(calls, capsys, arguments):
     assert run(*arguments) == 2
     assert "name the model either by -d" in capsys.readouterr().err
     assert not calls
+
+
+def test_options_of_engines_are_passed_on(calls):
+    arguments = "-m one two -m three --engine sparse --runtime openvino --precision bf16 --max-memory 2.5"
+    assert run(*arguments.split(), "-num_parts", "4", "--part-id", "3") == 0
+    assert calls[0][2]["model_folders"] == [Path("one"), Path("two"), Path("three")]
+    assert calls[0][2]["options"] == PredictionOptions(
+        engine="sparse",
+        runtime="openvino",
+        precision="bf16",
+        max_memory=2_500_000_000,
+        num_parts=4,
+        part_id=3,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--engine quick", "--runtime jax", "--precision f16", "--max-memory 0", "--num-parts 0"]
+)
+def test_what_is_not_offered_is_refused(calls, capsys, arguments):
+    assert run("-m", "model", *arguments.split()) == 2
+    assert "Invalid value" in capsys.readouterr().err
+    assert not calls
+
+
+def test_bar_is_drawn_in_a_terminal_only(calls, capsys, monkeypatch):
+    assert run("-m", "model") == 0
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(module.err, "_force_terminal", True)
+    assert run("-m", "model") == 0
+    assert "predicting" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""Cases on their way to the network and from it, each stage at work on another case."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from multiprocessing import get_context
+from typing import TypeVar
+
+from sgnet_nnunet.errors import SGNetError
+
+Job = TypeVar("Job")
+Outcome = TypeVar("Outcome")
+
+WAITING = 2
+"""Predictions that may wait for each export process, as in nnU-Net, lest they fill the memory."""
+
+
+def ahead(
+    function: Callable[[Job], Outcome], jobs: Iterable[Job], *, processes: int = 0
+) -> Iterator[Outcome]:
+    """Yield the outcome of each job, in order; the next ones are made while one is used.
+
+    Args:
+        function: Called with one job; picklable if there are processes.
+        jobs: Its arguments.
+        processes: Processes that work one job each; 0 for one thread of this process.
+
+    Raises:
+        SGNetError: If a process died.
+        Exception: What `function` raised, in its job's turn.
+    """
+    remaining = iter(jobs)
+    with _pool(processes) as pool:
+        waiting = deque(pool.submit(function, job) for job in islice(remaining, max(processes, 1)))
+        while waiting:
+            outcome = waiting.popleft().result()
+            waiting.extend(pool.submit(function, job) for job in islice(remaining, 1))
+            yield outcome
+
+
+@contextmanager
+def behind(
+    *, processes: int = 0, on_done: Callable[[], object] = lambda: None
+) -> Iterator[Callable[..., None]]:
+    """Yield a function that calls another one later, and waits if too many calls are waiting.
+
+    Leaving the block waits for all calls.
+
+    Args:
+        processes: Processes that make the calls; 0 for one thread of this process, which makes one call
+            while one waits.
+        on_done: Called in this thread for each call that has succeeded.
+
+    Raises:
+        SGNetError: If a process died.
+        Exception: What a call raised, at the next one or on leaving the block.
+    """
+    waiting: deque[Future[object]] = deque()
+
+    def finish(most: int) -> None:
+        while len(waiting) > most:
+            waiting.popleft().result()
+            on_done()
+
+    with _pool(processes) as pool:
+
+        def submit(function: Callable[..., object], *arguments: object) -> None:
+            finish((WAITING * processes or 1) - 1)
+            waiting.append(pool.submit(function, *arguments))
+
+        yield submit
+        finish(0)
+
+
+@contextmanager
+def _pool(processes: int) -> Iterator[Executor]:
+    """Yield a pool; what has not begun when the block is left is dropped only if it raised."""
+    # spawn, for a fork of a process with threads can deadlock.
+    pool = ProcessPoolExecutor(processes, get_context("spawn")) if processes else ThreadPoolExecutor(1)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise SGNetError(
+            "a process of -npp or -nps died, probably for want of memory; run again with fewer of them"
+        ) from error
+    finally:
+        pool.shutdown()

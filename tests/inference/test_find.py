@@ -1,0 +1,64 @@
+"""Which model and which operating point a prediction takes."""
+
+import json
+import logging
+
+import pytest
+
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference.find import find_model_folder, find_operating_point
+from sgnet_nnunet.operating_point.point import OperatingPoint
+
+MODEL = "SGNetNoGateTrainer__nnUNetPlans__3d_fullres"
+
+
+def write_point(path, *, model=f"Dataset501_Tiny/{MODEL}", threshold=0.4):
+    point = {"threshold": threshold, "smallest_lesion_mm3": 3.0}
+    path.write_text(
+        json.dumps({"format": "sgnet operating point", "version": 1, "model": model, "point": point})
+    )
+
+
+@pytest.fixture
+def tuned(model):
+    path = model / "operating_point.json"
+    write_point(path)
+    yield path
+    path.unlink()
+
+
+def test_point_in_the_models_folder_is_taken_and_told(model, tuned, caplog):
+    caplog.set_level(logging.INFO)
+    assert find_operating_point("auto", model) == OperatingPoint(threshold=0.4, smallest_lesion_mm3=3)
+    assert f"operating point of {tuned}: threshold 0.4, below 3 mm3 removed" in caplog.text
+    assert find_operating_point("none", model) is None
+
+
+def test_without_a_point_none_is_taken_and_told(model, caplog):
+    caplog.set_level(logging.INFO)
+    assert find_operating_point("auto", model) is None
+    assert "no operating point" in caplog.text
+
+
+def test_point_of_another_model_is_refused(model, tmp_path):
+    path = tmp_path / "point.json"
+    write_point(path, model="Dataset501_Tiny/UNetTrainer__nnUNetPlans__3d_fullres")
+    message = r"point\.json: was tuned for Dataset501_Tiny/UNetTrainer.*, not for Dataset501_Tiny/SGNetNoGate"
+    with pytest.raises(SGNetError, match=message):
+        find_operating_point(str(path), model)
+
+
+def test_named_point_that_is_not_there_is_refused(model, tmp_path):
+    with pytest.raises(InputFileError, match=r"no_point\.json: cannot be read"):
+        find_operating_point(str(tmp_path / "no_point.json"), model)
+
+
+def test_model_is_found_by_its_data_sets_number_or_name(model, nnunet_paths, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(model.parent.parent))
+    assert find_model_folder("501", MODEL) == model
+    assert find_model_folder("Dataset501_Tiny", MODEL) == model
+    with pytest.raises(SGNetError, match="data set 77: not exactly one has that number"):
+        find_model_folder("77", MODEL)
+    monkeypatch.delenv("nnUNet_results")
+    with pytest.raises(SGNetError, match="nnUNet_results is not set"):
+        find_model_folder("501", MODEL)

@@ -1,0 +1,121 @@
+import os
+import threading
+import time
+
+import pytest
+
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference.pipeline import ahead, behind
+
+
+def square(number):
+    if number < 0:
+        raise InputFileError(f"{number}.nii.gz", "is damaged", "copy it again")
+    return number**2
+
+
+def die(_):
+    os._exit(1)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_order_is_kept(processes):
+    assert list(ahead(square, [3, 1, 2, 5], processes=processes)) == [9, 1, 4, 25]
+    assert list(ahead(square, [], processes=processes)) == []
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_error_comes_in_its_jobs_turn_and_names_the_file(processes):
+    outcomes = ahead(square, [3, -1, 2], processes=processes)
+    assert next(outcomes) == 9
+    with pytest.raises(InputFileError, match=r"-1\.nii\.gz: is damaged; copy it again"):
+        next(outcomes)
+
+
+def test_one_case_is_made_ahead_and_no_more():
+    begun = []
+    outcomes = ahead(begun.append, range(5))
+    next(outcomes)
+    deadline = time.monotonic() + 5
+    while len(begun) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert begun == [0, 1]
+    outcomes.close()
+
+
+def test_process_that_dies_is_one_line():
+    with pytest.raises(SGNetError, match="a process of -npp or -nps died"):
+        list(ahead(die, [1], processes=1))
+
+
+def test_stages_overlap():
+    """Each stage waits until another one is at work on its neighbour, which can only be if they overlap."""
+    barrier = threading.Barrier(2, timeout=10)
+    written = []
+
+    def write(case):
+        barrier.wait()
+        written.append(case)
+
+    with behind() as submit:
+        for case in ahead(lambda case: case, range(3)):
+            submit(write, case)
+            barrier.wait()
+    assert written == [0, 1, 2]
+
+
+def test_one_call_waits_behind_and_no_more():
+    release, started = threading.Event(), []
+
+    def write(case):
+        started.append(case)
+        assert release.wait(10)
+
+    submitted = []
+
+    def produce():
+        with behind() as submit:
+            for case in range(3):
+                submit(write, case)
+                submitted.append(case)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    time.sleep(0.05)
+    assert submitted == [0]
+    release.set()
+    thread.join(10)
+    assert started == submitted == [0, 1, 2]
+
+
+def test_calls_are_counted_when_they_have_succeeded():
+    done = []
+
+    def run(numbers):
+        with behind(on_done=lambda: done.append(1)) as submit:
+            for number in numbers:
+                submit(square, number)
+
+    run([1, 2])
+    assert len(done) == 2
+    with pytest.raises(InputFileError, match="is damaged"):
+        run([3, -1, 4])
+    assert len(done) == 3
+
+
+def test_error_of_the_block_waits_for_the_calls():
+    written = []
+
+    def write(case):
+        time.sleep(0.02)
+        written.append(case)
+
+    def fail():
+        with behind() as submit:
+            submit(write, 1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert written == [1]
