@@ -6,6 +6,7 @@ import torch
 
 from sgnet_nnunet.engine.choose import build_engine
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference.network import initialise
 from sgnet_nnunet.inference.options import PredictionOptions
 from sgnet_nnunet.inference.predictor import SGNetPredictor
 
@@ -37,7 +38,7 @@ def load_for_prediction(model_folder: Path, options: PredictionOptions) -> SGNet
         device=device,
         allow_tqdm=False,
     )
-    predictor.initialize_from_trained_model_folder(str(model_folder), folds, options.checkpoint)
+    initialise(predictor, model_folder, folds, options.checkpoint)
     predictor.engine = build_engine(
         predictor.network,
         predictor.list_of_parameters,
