@@ -104,6 +104,9 @@ def _read_safely(read: Callable[[Path, str], Channel], path: Path, reader: str) 
 
 
 def _read_any(path: Path, reader: str) -> Channel:
+    if path.suffix == ".gz":
+        # ITK takes a truncated stream for a whole one, and leaves the rest of the image blank.
+        gzip.decompress(path.read_bytes())
     data, properties = reader_class(reader)().read_images((str(path),))
     if len(data) != 1:
         raise ValueError(f"{len(data)} channels in one file")
