@@ -5,8 +5,6 @@ Run in a process of its own, so that each starts from its seed: `python train.py
 
 import os
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +40,7 @@ def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> N
 
     from sgnet_nnunet.inference.model import load_predictor  # noqa: PLC0415
     from sgnet_nnunet.training.gated import GatedTrainer  # noqa: PLC0415
+    from sgnet_nnunet.training.precision import Precision  # noqa: PLC0415
 
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
     torch.manual_seed(seed)
@@ -54,7 +53,7 @@ def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> N
         trainer.load_checkpoint(str(checkpoint))
     else:
         if config.bfloat16 and all(model.bfloat16 for model in MODELS if model.trainer == trainer_name):
-            _use_bfloat16(trainer)
+            trainer.precision = Precision(bfloat16=True)
         trainer.run_training()
     predictor = load_predictor(Path(trainer.output_folder_base), device=config.device)
     raw = folder / "nnUNet_raw" / DATASET
@@ -64,22 +63,6 @@ def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> N
         target = run_folder(folder, trainer_name + HELD_OPEN, seed)
         target.mkdir(parents=True, exist_ok=True)
         _predict_and_score(trainer, predictor, raw, target)
-
-
-def _use_bfloat16(trainer: Any) -> None:  # noqa: ANN401
-    """Have a trainer's steps run under a CPU's autocast, which nnU-Net reserves for CUDA."""
-
-    def under_autocast(step: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(step)
-        def wrapped(batch: Any) -> Any:  # noqa: ANN401
-            # Once a step: the weights that autocast has cast are kept until its context ends.
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                return step(batch)
-
-        return wrapped
-
-    trainer.train_step = under_autocast(trainer.train_step)
-    trainer.validation_step = under_autocast(trainer.validation_step)
 
 
 def _hold_open(weights: dict[str, torch.Tensor]) -> bool:
