@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.engine.cores import usable_cores
 from sgnet_nnunet.engine.runtime import Arrays, Stage
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 
 if TYPE_CHECKING:
     import openvino
@@ -59,10 +59,13 @@ class OpenVINORuntime:
                 "INFERENCE_NUM_THREADS": self.threads,
                 "NUM_STREAMS": streams,
             }
-            compiled = self._core.compile_model(
-                str(model) if isinstance(model, Path) else model, "CPU", options
-            )
-            self._stages[name, streams] = _stage_of(compiled)
+            try:
+                opened = self._core.read_model(str(model)) if isinstance(model, Path) else model
+            except RuntimeError as error:
+                raise InputFileError(
+                    model, "cannot be opened by OpenVINO", "write it anew with sgnet export"
+                ) from error
+            self._stages[name, streams] = _stage_of(self._core.compile_model(opened, "CPU", options))
         return self._stages[name, streams]
 
 

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.engine.description import Description
 from sgnet_nnunet.engine.staged import DEEP_VOXELS, StagedEngine
+from sgnet_nnunet.engine.windows import rounded_up
 from sgnet_nnunet.errors import SGNetError
 
 BYTES = np.dtype(np.float32).itemsize
@@ -49,10 +50,11 @@ class SlabEngine:
         """Return how many voxels along z of an image can be done at once, without the margins."""
         _, z, y, x = shape
         description, divisor = self.engine.description, self.engine.description.divisor
-        plane = bytes_per_voxel(description) * _rounded_up(y, divisor) * _rounded_up(x, divisor)
+        planes, rows, columns = rounded_up((z, y, x), divisor)
+        plane = bytes_per_voxel(description) * rows * columns
         fixed = bytes_of_deep(description)
         free = self._free()
-        if free >= fixed + plane * _rounded_up(z, divisor) + BYTES * self.heads * z * y * x:
+        if free >= fixed + plane * planes + BYTES * self.heads * z * y * x:
             return z
         # The logits of the whole image, and those of a slab.
         free -= fixed + BYTES * self.heads * z * y * x
@@ -93,7 +95,3 @@ def bytes_of_deep(description: Description) -> float:
         features / 8**level for level, features in enumerate(description.features[2:])
     )
     return 3 * BYTES * floats * DEEP_VOXELS
-
-
-def _rounded_up(length: int, divisor: int) -> int:
-    return -(-length // divisor) * divisor

@@ -13,24 +13,25 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.engine.description import STEM_BLOCKS, Blocks, Description, Gate, blocks_of
+from sgnet_nnunet.engine.description import STEM_BLOCKS, Blocks, Description, blocks_of
+from sgnet_nnunet.engine.gating import Mask, decide, on_grid
 from sgnet_nnunet.engine.runtime import Arrays, Runtime
 from sgnet_nnunet.engine.windows import (
     Size,
     batches,
     block_starts,
     copy_window,
-    dilate,
+    divided,
     inside_window,
+    moved,
     open_block_starts,
     repeat_twice,
+    rounded_up,
+    write_block,
 )
 
 Feature = NDArray[np.float32]
 """Shape (z, y, x, channels)."""
-
-Mask = NDArray[np.bool_]
-"""Shape (z, y, x)."""
 
 DEEP_VOXELS = 2**18
 """Voxels, at a quarter of the resolution, of the encoder's deeper levels that are run at once."""
@@ -64,7 +65,7 @@ class StagedEngine:
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x)."""
         channels_last = np.moveaxis(np.asarray(image, dtype=np.float32), 0, -1)
-        extent = _rounded_up(image.shape[1:], self.description.divisor)
+        extent = rounded_up(image.shape[1:], self.description.divisor)
         with ThreadPoolExecutor(self.runtime.threads) as pool:
             half, pooled = self._stem(channels_last, extent, pool)
             deeper, score = self._deep(pooled)
@@ -73,7 +74,7 @@ class StagedEngine:
             finest: Mask | None = None
             for gate, level in zip(self.description.gates, reversed(range(len(skips) + 1)), strict=True):
                 if gate is not None and score is not None:
-                    finest = _decide(gate, score[..., 0], finest)
+                    finest = decide(gate, score[..., 0], finest)
                 admitted = (
                     np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
                 )
@@ -84,14 +85,14 @@ class StagedEngine:
     def _stem(self, image: Feature, extent: Size, pool: ThreadPoolExecutor) -> tuple[Feature, Feature]:
         """Return the feature at half the resolution, and that pooled to a quarter of it."""
         features, stage, size = self.description.features, self.runtime.block_stage("stem"), STEM_BLOCKS.size
-        half = np.zeros((*_divided(extent, 2), features[1]), dtype=np.float32)
-        pooled = np.zeros((*_divided(extent, 4), features[1]), dtype=np.float32)
+        half = np.zeros((*divided(extent, 2), features[1]), dtype=np.float32)
+        pooled = np.zeros((*divided(extent, 4), features[1]), dtype=np.float32)
 
         def run(start: Size) -> None:
             window = self._buffer(STEM_BLOCKS, size, 3, self.channels)
-            copy_window(image, _moved(start, -3), window[0])
+            copy_window(image, moved(start, -3), window[0])
             inside = inside_window(
-                _divided(extent, 2), _moved(_divided(start, 2), -1), _grown(_divided(size, 2), 2)
+                divided(extent, 2), moved(divided(start, 2), -1), moved(divided(size, 2), 2)
             )
             key = inside.tobytes() if self.skip and not window.any() else b""
             results = self._background.get(key) if key else None
@@ -99,8 +100,8 @@ class StagedEngine:
                 results = [result[0] for result in stage(window, inside[None, ..., None].astype(np.float32))]
             if key and key not in self._background:
                 self._background[key] = [result.copy() for result in results]
-            _write(half, _divided(start, 2), results[0])
-            _write(pooled, _divided(start, 4), results[1])
+            write_block(half, divided(start, 2), results[0])
+            write_block(pooled, divided(start, 4), results[1])
 
         _run_all(run, block_starts(extent, size), pool)
         return half, pooled
@@ -137,9 +138,9 @@ class StagedEngine:
         score = np.zeros((*fine.shape, 1), dtype=np.float32) if scored else None
 
         def write(start: Size, _: NDArray[np.float32], results: Arrays) -> None:
-            _write(feature, start, results[0])
+            write_block(feature, start, results[0])
             if score is not None:
-                _write(score, start, results[1])
+                write_block(score, start, results[1])
 
         self._run_blocks(level, coarse, fine, skip, write, pool)
         return feature, score
@@ -153,13 +154,13 @@ class StagedEngine:
         logits[...] = background[:, None, None, None]
         channels_last = np.moveaxis(logits, 0, -1)
         fine = repeat_twice(admitted)
-        closing = fine if finest is None or finest is admitted else _on_grid(finest, fine.shape)
+        closing = fine if finest is None or finest is admitted else on_grid(finest, fine.shape)
 
         def write(start: Size, is_open: NDArray[np.float32], results: Arrays) -> None:
             if finest is not admitted:
-                copy_window(closing[..., None], _moved(start, -1), is_open)
+                copy_window(closing[..., None], moved(start, -1), is_open)
             inner = is_open[1:-1, 1:-1, 1:-1] > 0
-            _write(channels_last, start, np.where(inner, results[0], background))
+            write_block(channels_last, start, np.where(inner, results[0], background))
 
         self._run_blocks(0, coarse, fine, image, write, pool)
         return logits
@@ -181,14 +182,14 @@ class StagedEngine:
 
         def run(starts: Sequence[Size]) -> None:
             inputs = (
-                self._buffer(blocks, _divided(blocks.size, 2), 1, coarse.shape[3]),
+                self._buffer(blocks, divided(blocks.size, 2), 1, coarse.shape[3]),
                 self._buffer(blocks, blocks.size, 1, 1),
                 self._buffer(blocks, blocks.size, halo, skip.shape[3]),
             )
             for slot, start in enumerate(starts):
-                copy_window(coarse, _moved(_divided(start, 2), -1), inputs[0][slot])
-                copy_window(fine[..., None], _moved(start, -1), inputs[1][slot])
-                copy_window(skip, _moved(start, -halo), inputs[2][slot])
+                copy_window(coarse, moved(divided(start, 2), -1), inputs[0][slot])
+                copy_window(fine[..., None], moved(start, -1), inputs[1][slot])
+                copy_window(skip, moved(start, -halo), inputs[2][slot])
             results = stage(*inputs)
             for slot, start in enumerate(starts):
                 write(start, inputs[1][slot], [result[slot] for result in results])
@@ -196,13 +197,13 @@ class StagedEngine:
         starts = (
             open_block_starts(fine, blocks.size)
             if self.skip
-            else block_starts(_rounded_up(fine.shape, 1), blocks.size)
+            else block_starts(rounded_up(fine.shape, 1), blocks.size)
         )
         _run_all(run, list(batches(starts, blocks.batch)), pool)
 
     def _buffer(self, blocks: Blocks, size: Size, halo: int, channels: int) -> NDArray[np.float32]:
         """Return an array of this thread's for the windows of a batch of blocks."""
-        shape = (blocks.batch, *_grown(size, 2 * halo), channels)
+        shape = (blocks.batch, *moved(size, 2 * halo), channels)
         own: dict[tuple[int, ...], NDArray[np.float32]] = self._buffers.__dict__.setdefault("own", {})
         if shape not in own:
             own[shape] = np.zeros(shape, dtype=np.float32)
@@ -215,49 +216,3 @@ _Job = TypeVar("_Job")
 def _run_all(run: Callable[[_Job], None], jobs: Sequence[_Job], pool: ThreadPoolExecutor) -> None:
     for future in [pool.submit(run, job) for job in jobs]:
         future.result()
-
-
-def _decide(gate: Gate, score: NDArray[np.float32], parent: Mask | None) -> Mask:
-    """Return what a gate admits; see `networks.gates.AdmissionGate.forward`."""
-    admitted = score > gate.score_threshold
-    allowed = _on_grid(parent, score.shape) if gate.nested and parent is not None else None
-    if allowed is not None:
-        admitted &= allowed
-    admitted = dilate(admitted, gate.dilation)
-    if allowed is not None:
-        admitted &= allowed
-    return np.ones_like(admitted) if gate.held_open else admitted
-
-
-def _on_grid(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    while mask.shape != shape:
-        mask = repeat_twice(mask)
-    return mask
-
-
-def _write(volume: NDArray[np.float32], start: Size, block: NDArray[np.float32]) -> None:
-    """Write a block, shape (z, y, x, channels), into a volume, as far as it reaches."""
-    target = volume[
-        tuple(slice(first, first + length) for first, length in zip(start, block.shape[:3], strict=True))
-    ]
-    z, y, x, _ = target.shape
-    target[...] = block[:z, :y, :x]
-
-
-def _rounded_up(shape: Sequence[int], divisor: int) -> Size:
-    z, y, x = (-(-length // divisor) * divisor for length in shape)
-    return z, y, x
-
-
-def _divided(size: Size, divisor: int) -> Size:
-    z, y, x = size
-    return z // divisor, y // divisor, x // divisor
-
-
-def _moved(start: Size, by: int) -> Size:
-    z, y, x = start
-    return z + by, y + by, x + by
-
-
-def _grown(size: Size, by: int) -> Size:
-    return _moved(size, by)

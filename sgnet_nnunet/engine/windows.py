@@ -82,3 +82,30 @@ def dilate(mask: NDArray[np.bool_], voxels: int) -> NDArray[np.bool_]:
             after[step:] |= before[:-step]
             after[:-step] |= before[step:]
     return grown
+
+
+def write_block(volume: NDArray[np.float32], start: Size, block: NDArray[np.float32]) -> None:
+    """Write a block, shape (z, y, x, channels), into a volume, as far as it reaches."""
+    target = volume[
+        tuple(slice(first, first + length) for first, length in zip(start, block.shape[:3], strict=True))
+    ]
+    z, y, x, _ = target.shape
+    target[...] = block[:z, :y, :x]
+
+
+def rounded_up(shape: Sequence[int], divisor: int) -> Size:
+    """Return a shape, z, y, x, raised to multiples of a divisor."""
+    z, y, x = (-(-length // divisor) * divisor for length in shape)
+    return z, y, x
+
+
+def divided(size: Size, divisor: int) -> Size:
+    """Return a size or a voxel on a grid of a fraction of the resolution, rounded down."""
+    z, y, x = size
+    return z // divisor, y // divisor, x // divisor
+
+
+def moved(start: Size, by: int) -> Size:
+    """Return a voxel moved, or a size grown, by so many voxels along each axis."""
+    z, y, x = start
+    return z + by, y + by, x + by
