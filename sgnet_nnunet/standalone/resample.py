@@ -1,4 +1,4 @@
-"""Linear interpolation as PyTorch does it, plane by plane."""
+"""Linear interpolation as PyTorch does it, slab by slab."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Shape = tuple[int, int, int]
+
+
+SLAB_VOXELS = 1 << 17
+"""Voxels of the output that are worked on at once, so that they stay in the processor's cache."""
+
+FEWEST_PLANES = 8
+"""In a slab, for neighbouring slabs both need the input's planes at their border."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +57,8 @@ def axis_weights(old: int, new: int) -> AxisWeights:
     position = np.maximum((scale * (np.arange(new) + 0.5) - 0.5).astype(np.float32), np.float32(0))
     low = np.minimum(position.astype(np.intp), old - 1)
     weight = np.clip(position - low.astype(np.float32), 0, 1)
-    return AxisWeights(low, np.minimum(low + 1, old - 1), weight, old == new)
+    high = low if old == new else np.minimum(low + 1, old - 1)
+    return AxisWeights(low, high, weight, old == new)
 
 
 def grid_weights(old: Shape, new: Shape) -> tuple[AxisWeights, AxisWeights, AxisWeights]:
@@ -75,34 +83,27 @@ def resample(
     Returns:
         Shape (n_z, n_y, n_x), of as many voxels as the weights have.
     """
-    z = weights[0]
     (first_y, y), (first_x, x) = (axis.from_its_first() for axis in weights[1:])
     channel = channel[:, first_y : first_y + y.high[-1] + 1, first_x : first_x + x.high[-1] + 1]
+    shape = [len(axis.low) for axis in weights]
     if out is None:
-        out = np.empty((len(z.low), len(y.low), len(x.low)), dtype=np.float32)
-    # In-plane first, each input plane once: two planes stay in the processor's cache.
-    planes: dict[int, NDArray[np.float32]] = {}
-    for index, (low, high, weight) in enumerate(zip(z.low, z.high, z.weight, strict=True)):
-        planes = {
-            i: planes[i] if i in planes else _in_plane(channel[i], y, x)
-            for i in ((low,) if weight == 0 else (low, high))
-        }
-        if weight == 0:
-            out[index] = planes[low]
-        else:
-            np.multiply(planes[low], 1 - weight, out=out[index])
-            out[index] += planes[high] * weight
+        out = np.empty(shape, dtype=np.float32)
+    planes = max(FEWEST_PLANES, SLAB_VOXELS // (shape[1] * shape[2]))
+    for start in range(0, shape[0], planes):
+        first_z, z = weights[0].part(slice(start, start + planes)).from_its_first()
+        slab = channel[first_z : first_z + z.high[-1] + 1]
+        out[start : start + planes] = _along(_along(_along(slab, y, 1), x, 2), z, 0)
     return out
 
 
-def _in_plane(plane: NDArray[np.float32], y: AxisWeights, x: AxisWeights) -> NDArray[np.float32]:
-    rows = plane[y.low]
-    if not y.identity:
-        rows *= (1 - y.weight)[:, None]
-        rows += plane[y.high] * y.weight[:, None]
-    if x.identity:
-        return rows[:, : len(x.low)]
-    columns = np.take(rows, x.low, axis=1)
-    columns *= 1 - x.weight
-    columns += np.take(rows, x.high, axis=1) * x.weight
-    return columns
+def _along(data: NDArray[np.float32], weights: AxisWeights, axis: int) -> NDArray[np.float32]:
+    """Return an array on another grid along one axis."""
+    if weights.identity:
+        return data
+    weight = weights.weight.reshape([-1 if other == axis else 1 for other in range(data.ndim)])
+    low = data.take(weights.low, axis=axis)
+    low *= 1 - weight
+    high = data.take(weights.high, axis=axis)
+    high *= weight
+    low += high
+    return low
