@@ -121,8 +121,11 @@ def _predict(
         if done % len(setups) == 0:
             on_done()
 
+    prepared = ahead(_preprocess, jobs)
+    for predictor in predictors:
+        predictor.engine = predictor.open_engine()
     with behind(on_done=count) as submit:
-        for number, case in enumerate(ahead(_preprocess, jobs)):
+        for number, case in enumerate(prepared):
             index = number % len(predictors)
             logits = predictors[index].predict_logits_from_preprocessed_data(data_of(case)).cpu().numpy()
             submit(mean.add, index, logits, case)

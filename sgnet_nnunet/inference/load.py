@@ -1,5 +1,6 @@
-"""A trained model made ready to predict, with its engine."""
+"""A trained model made ready to predict."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from sgnet_nnunet.inference.predictor import SGNetPredictor
 
 
 def load_for_prediction(model_folder: Path, options: PredictionOptions) -> SGNetPredictor:
-    """Return the predictor of a model, as the options want it.
+    """Return the predictor of a model, as the options want it, its engine still to be opened.
 
     Args:
         model_folder: nnU-Net's folder of the training.
@@ -20,8 +21,7 @@ def load_for_prediction(model_folder: Path, options: PredictionOptions) -> SGNet
 
     Raises:
         InputFileError: If weights are missing.
-        SGNetError: If no fold is trained, the device is not there, or the network does not allow the
-            engine or the runtime.
+        SGNetError: If no fold is trained, or the device is not there.
     """
     device = torch.device(_device(options.device))
     folds = options.folds or _trained_folds(model_folder, options.checkpoint)
@@ -39,7 +39,8 @@ def load_for_prediction(model_folder: Path, options: PredictionOptions) -> SGNet
         allow_tqdm=False,
     )
     initialise(predictor, model_folder, folds, options.checkpoint)
-    predictor.engine = build_engine(
+    predictor.open_engine = partial(
+        build_engine,
         predictor.network,
         predictor.list_of_parameters,
         wanted=options.engine,

@@ -21,7 +21,9 @@ WAITING = 2
 def ahead(
     function: Callable[[Job], Outcome], jobs: Iterable[Job], *, processes: int = 0
 ) -> Iterator[Outcome]:
-    """Yield the outcome of each job, in order; the next ones are made while one is used.
+    """Return an iterator over the outcome of each job, in order; the next ones are made while one is used.
+
+    The first ones are begun at once.
 
     Args:
         function: Called with one job; picklable if there are processes.
@@ -33,12 +35,17 @@ def ahead(
         Exception: What `function` raised, in its job's turn.
     """
     remaining = iter(jobs)
-    with _pool(processes) as pool:
-        waiting = deque(pool.submit(function, job) for job in islice(remaining, max(processes, 1)))
-        while waiting:
-            outcome = waiting.popleft().result()
-            waiting.extend(pool.submit(function, job) for job in islice(remaining, 1))
-            yield outcome
+    pool = _pool(processes)
+    waiting = deque(pool.submit(function, job) for job in islice(remaining, max(processes, 1)))
+
+    def in_turn() -> Iterator[Outcome]:
+        with pool, _death_told():
+            while waiting:
+                outcome = waiting.popleft().result()
+                waiting.extend(pool.submit(function, job) for job in islice(remaining, 1))
+                yield outcome
+
+    return in_turn()
 
 
 @contextmanager
@@ -65,7 +72,7 @@ def behind(
             waiting.popleft().result()
             on_done()
 
-    with _pool(processes) as pool:
+    with _pool(processes) as pool, _death_told():
 
         def submit(function: Callable[..., object], *arguments: object) -> None:
             finish((WAITING * processes or 1) - 1)
@@ -75,16 +82,16 @@ def behind(
         finish(0)
 
 
-@contextmanager
-def _pool(processes: int) -> Iterator[Executor]:
-    """Yield a pool; what has not begun when the block is left is dropped only if it raised."""
+def _pool(processes: int) -> Executor:
     # spawn, for a fork of a process with threads can deadlock.
-    pool = ProcessPoolExecutor(processes, get_context("spawn")) if processes else ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(processes, get_context("spawn")) if processes else ThreadPoolExecutor(1)
+
+
+@contextmanager
+def _death_told() -> Iterator[None]:
     try:
-        yield pool
+        yield
     except BrokenProcessPool as error:
         raise SGNetError(
             "a process of -npp or -nps died, probably for want of memory; run again with fewer of them"
         ) from error
-    finally:
-        pool.shutdown()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sgnet_nnunet.inference.gates import find_cases
 from sgnet_nnunet.inference.load import load_for_prediction
@@ -60,7 +61,7 @@ def predict_folder(
 
 
 def cases_of_part(
-    images: Path, output: Path, *, dataset: dict[str, object], options: PredictionOptions
+    images: Path, output: Path, *, dataset: dict[str, Any], options: PredictionOptions
 ) -> list[tuple[CaseFiles, bool]]:
     """Return the cases of this run's part, in nnU-Net's order, and whether each may stay as it is.
 
@@ -73,9 +74,8 @@ def cases_of_part(
     Raises:
         InputFileError: If the folder has no case, or a case lacks a channel.
     """
-    ending, channels = str(dataset["file_ending"]), dataset["channel_names"]
-    assert isinstance(channels, dict)  # noqa: S101 - for mypy
-    found = find_cases(images, file_ending=ending, channels=len(channels))
+    ending: str = dataset["file_ending"]
+    found = find_cases(images, file_ending=ending, channels=len(dataset["channel_names"]))
     part = list(found.items())[options.part_id :: options.num_parts]
     endings = (ending, ".npz") if options.save_probabilities else (ending,)
     # nnU-Net makes the folder of the first output, which has none in a relative path such as "a".

@@ -27,11 +27,13 @@ class SGNetPredictor(nnUNetPredictor):
     seconds to start.
 
     Attributes:
-        engine: The network with its weights, of all folds; None for nnU-Net's sliding window.
+        open_engine: Returns the network with the weights of all folds; None for nnU-Net's sliding window.
+        engine: What it has returned.
         operating_point: Where masks are cut, or None for nnU-Net's own segmentation.
         on_case: Called for each case that is written.
     """
 
+    open_engine: Callable[[], Engine | None] = staticmethod(lambda: None)
     engine: Engine | None = None
     operating_point: OperatingPoint | None = None
     on_case: Callable[[], object] = staticmethod(lambda: None)
@@ -86,6 +88,8 @@ class SGNetPredictor(nnUNetPredictor):
             save_probabilities: Also write the `.npz` and `.pkl` that nnU-Net writes.
             num_processes_segmentation_export: Processes that resample and write; 0 for a thread.
         """
+        # The first case is being read.
+        self.engine = self.open_engine()
         processes = num_processes_segmentation_export
         writer = Writer(
             setup=self.setup,

@@ -44,6 +44,13 @@ def test_one_case_is_made_ahead_and_no_more():
     outcomes.close()
 
 
+def test_first_job_begins_before_it_is_asked_for():
+    begun = threading.Event()
+    outcomes = ahead(lambda _: begun.set(), [1])
+    assert begun.wait(5)
+    assert list(outcomes) == [None]
+
+
 def test_process_that_dies_is_one_line():
     with pytest.raises(SGNetError, match="a process of -npp or -nps died"):
         list(ahead(die, [1], processes=1))
