@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+FEWEST_LABELS_OF_UINT16 = 255
+
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
@@ -20,6 +24,12 @@ class Labels:
     heads: int
     foreground_labels: tuple[int, ...]
     regions_class_order: tuple[int, ...]
+
+    @property
+    def mask_type(self) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
+        """Type of a mask's voxels, as nnU-Net's `export_prediction` chooses it."""
+        wide = len(self.foreground_labels) >= FEWEST_LABELS_OF_UINT16
+        return np.dtype(np.uint16) if wide else np.dtype(np.uint8)
 
 
 def labels_of(names: Mapping[str, Any], regions_class_order: Sequence[int] | None) -> Labels:

@@ -54,7 +54,8 @@ def _percentiles_to_01(channel: NDArray[np.float32], inside: NDArray[np.bool_] |
         return channel
     # A plane at a time, so that the double precision stays in the processor's cache.
     for index, plane in enumerate(channel):
-        scaled = np.clip(plane, lower, upper)
+        scaled = plane.astype(np.float64)
+        np.clip(scaled, lower, upper, out=scaled)
         scaled -= lower
         scaled /= upper - lower
         if inside is not None:

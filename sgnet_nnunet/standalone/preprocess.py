@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from sgnet_nnunet.standalone.normalise import normalise
 from sgnet_nnunet.standalone.plan import Plan
@@ -117,6 +116,9 @@ def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     Args:
         mask: Shape (z, y, x).
     """
+    # It takes a fifth of a second to import, and many plans do not need it.
+    from scipy import ndimage  # noqa: PLC0415
+
     labels, number = ndimage.label(~mask)
     is_hole = np.ones(number + 1, dtype=np.bool_)
     for axis in range(mask.ndim):

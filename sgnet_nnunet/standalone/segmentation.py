@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.operating_point.apply import FEWEST_LABELS_OF_UINT16, apply_operating_point
 from sgnet_nnunet.operating_point.point import OperatingPoint
 from sgnet_nnunet.standalone.labels import Labels
 from sgnet_nnunet.standalone.plan import Plan
@@ -50,13 +49,15 @@ def segment(
     shape: Shape = properties["shape_after_cropping_and_before_resampling"]
     weights = grid_weights(_shape_of(logits), shape)
     boxes = list(_active(_may_be_foreground(logits, plan.labels, point), weights))
-    wide = len(plan.labels.foreground_labels) >= FEWEST_LABELS_OF_UINT16
-    mask = np.zeros(properties["shape_before_cropping"], dtype=np.uint16 if wide else np.uint8)
+    mask = np.zeros(properties["shape_before_cropping"], dtype=plan.labels.mask_type)
     cropped = mask[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
     if point is None:
         for box in boxes:
             cropped[box] = _classes(_resampled(logits, weights, box), plan.labels)
     elif boxes:
+        # SciPy behind it takes a fifth of a second to import.
+        from sgnet_nnunet.operating_point.apply import apply_operating_point  # noqa: PLC0415
+
         hull = _hull(boxes)
         probabilities = _background(plan.labels, tuple(part.stop - part.start for part in hull))
         for box in boxes:
