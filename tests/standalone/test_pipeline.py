@@ -142,6 +142,23 @@ def test_next_case_is_read_while_the_network_works(make_plan, images, tmp_path, 
     assert predict_folder(images, tmp_path / "out", plan=plan, open_engine=Waiting) == 3
 
 
+def test_network_is_opened_while_the_first_case_is_read(make_plan, images, tmp_path, monkeypatch):
+    plan, _ = make_plan()
+    opened = threading.Event()
+    preprocess = pipeline.preprocess
+
+    def once_opened(*arguments, **options):
+        assert opened.wait(timeout=10)
+        return preprocess(*arguments, **options)
+
+    def open_engine():
+        opened.set()
+        return Brightness()
+
+    monkeypatch.setattr(pipeline, "preprocess", once_opened)
+    assert predict_folder(images, tmp_path / "out", plan=plan, open_engine=open_engine) == 3
+
+
 def test_large_case_has_the_memory_to_itself(make_plan, images, tmp_path, monkeypatch):
     plan, _ = make_plan()
     preprocess, events = pipeline.preprocess, []
