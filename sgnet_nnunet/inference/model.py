@@ -6,6 +6,8 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.inference.network import initialise
+from sgnet_nnunet.inference.prints import prints_to_log
 
 
 def load_predictor(
@@ -28,14 +30,15 @@ def load_predictor(
     weights = model_folder / f"fold_{fold}" / checkpoint
     if not weights.is_file():
         raise InputFileError(weights, "there is no such file", "name a trained model's folder, fold and -chk")
-    predictor = nnUNetPredictor(
-        tile_step_size=0.75,
-        use_mirroring=False,
-        perform_everything_on_device=device == "cuda",
-        device=torch.device(device),
-        allow_tqdm=False,
-    )
-    predictor.initialize_from_trained_model_folder(str(model_folder), (fold,), checkpoint)
+    with prints_to_log():
+        predictor = nnUNetPredictor(
+            tile_step_size=0.75,
+            use_mirroring=False,
+            perform_everything_on_device=device == "cuda",
+            device=torch.device(device),
+            allow_tqdm=False,
+        )
+        initialise(predictor, model_folder, (fold,), checkpoint)
     predictor.network.load_state_dict(predictor.list_of_parameters[0])
     predictor.network.to(predictor.device).eval()
     return predictor
