@@ -30,12 +30,23 @@ class Contestant:
     cpu_patches: int | None = None
 
 
-CONTESTANTS = (
-    Contestant(name="SG-Net", trainer="SGNetTrainer"),
-    Contestant(name="SG-Net, bfloat16", trainer="SGNetTrainer", bfloat16=True),
-    Contestant(name="SG-Net, no gate", trainer="SGNetNoGateTrainer"),
-    Contestant(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, cpu_patches=1),
-)
+SG_NET = Contestant(name="SG-Net", trainer="SGNetTrainer")
+BFLOAT16 = Contestant(name="SG-Net, bfloat16", trainer="SGNetTrainer", bfloat16=True)
+NO_GATE = Contestant(name="SG-Net, no gate", trainer="SGNetNoGateTrainer")
+DEFAULT = Contestant(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, cpu_patches=1)
+
+LOADERS = (SG_NET, DEFAULT)
+"""Those whose loading and augmentation differ."""
+
+
+def steppers(device: torch.device, *, default: bool) -> tuple[Contestant, ...]:
+    """Return those whose steps are compared on a device, with nnU-Net's default network or without."""
+    return (
+        SG_NET,
+        *((BFLOAT16,) if device.type == "cpu" else ()),
+        NO_GATE,
+        *((DEFAULT,) if default else ()),
+    )
 
 
 def make_trainer(contestant: Contestant, device: torch.device) -> Any:  # noqa: ANN401

@@ -15,6 +15,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from training_speed import augmentation, epochs, preprocessing, steps
 from training_speed.augmentation import LoaderClock
+from training_speed.contestants import steppers
 from training_speed.machine import describe_machine, median_of, peak_megabytes, reset_peak
 from training_speed.markdown import to_markdown
 from training_speed.preprocessing import _TimedConfiguration
@@ -140,6 +141,22 @@ def test_tables_tell_what_two_cores_feed_and_what_was_scaled():
     assert "| share | 0.910 |" in text
     assert "from 1.25x0.9x0.9 mm" in text
     assert f"torch {version('torch')}" in text
+
+
+def test_bfloat16_is_compared_on_a_cpu_alone_and_nnunets_default_where_wanted():
+    names = [contestant.name for contestant in steppers(torch.device("cuda"), default=False)]
+    assert names == ["SG-Net", "SG-Net, no gate"]
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "prepare", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training.os, "environ", dict(training.os.environ))
+    app = typer.Typer()
+    app.command()(training.main)
+    result = CliRunner().invoke(app, [str(tmp_path), "--folder", str(tmp_path), "-device", "cuda"])
+    assert result.exit_code == 2
+    assert "no CUDA device was found" in result.output
 
 
 def test_the_command_measures_everything_on_the_device_and_writes_both_files(tmp_path, monkeypatch):
