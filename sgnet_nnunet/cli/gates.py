@@ -23,9 +23,10 @@ def gates(
 ) -> None:
     """Draw what the gates of a trained SG-Net admit: T1ce, FLAIR, the gates, the prediction."""
     # PyTorch takes seconds to import.
-    from sgnet_nnunet.inference.gates import find_cases, look_at_case  # noqa: PLC0415
+    from sgnet_nnunet.inference.gates import look_at_case  # noqa: PLC0415
     from sgnet_nnunet.inference.model import load_predictor  # noqa: PLC0415
     from sgnet_nnunet.pictures.gates import draw_gates  # noqa: PLC0415
+    from sgnet_nnunet.standalone.cases import find_cases  # noqa: PLC0415
 
     predictor = load_predictor(model, fold=fold, checkpoint=checkpoint, device=device)
     ending = predictor.dataset_json["file_ending"]

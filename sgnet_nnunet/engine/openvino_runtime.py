@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from threading import local
+from threading import Lock, local
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import openvino
 
 Precision = Literal["f32", "bf16"]
+
+_first_use = Lock()
 
 
 class OpenVINORuntime:
@@ -92,8 +94,12 @@ def import_openvino() -> Any:  # noqa: ANN401 - a module
     Raises:
         SGNetError: If it is not installed.
     """
-    try:
-        import openvino  # noqa: PLC0415
-    except ImportError as error:
-        raise SGNetError("openvino is not installed; run: pip install 'sgnet-nnunet[cpu]'") from error
+    with _first_use:
+        try:
+            import openvino  # noqa: PLC0415
+        except ImportError as error:
+            raise SGNetError("openvino is not installed; run: pip install 'sgnet-nnunet[cpu]'") from error
+        # Its binding fills tables on first use and lets go of Python's lock meanwhile: two threads that
+        # make their first tensors at once wait for each other for ever.
+        assert openvino.Tensor(np.zeros(1, dtype=np.float32), shared_memory=True).data.size  # noqa: S101
     return openvino

@@ -90,12 +90,13 @@ def _describe(
 ) -> None:
     """Write `export.json`, and copy what nnU-Net and `sgnet tune` say of the model."""
     weights = model_folder / f"fold_{next(iter(folds))}" / checkpoint
-    arguments = torch.load(weights, map_location="cpu", weights_only=False)["init_args"]
+    checkpoint_content = torch.load(weights, map_location="cpu", weights_only=False)
     content = {
         "format": FORMAT,
         "version": VERSION,
         "model": read_model(model_folder).name,
-        "configuration": arguments["configuration"],
+        "configuration": checkpoint_content["init_args"]["configuration"],
+        "mirroring_axes": list(checkpoint_content["inference_allowed_mirroring_axes"] or ()),
         "background_head": network.background_head,
         "folds": {fold: description.as_dict() for fold, description in folds.items()},
     }

@@ -8,7 +8,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.training.gate_validation import gates_of_image
 
@@ -32,24 +32,6 @@ class GatedCase:
     gates: dict[str, NDArray[np.bool_]]
     prediction: NDArray[np.bool_]
     truth: NDArray[np.bool_] | None
-
-
-def find_cases(images: Path, *, file_ending: str, channels: int) -> dict[str, list[Path]]:
-    """Return the files of each case of nnU-Net's image folder, one a channel.
-
-    Raises:
-        InputFileError: If the folder has no case, or a case lacks a channel.
-    """
-    first = f"_0000{file_ending}"
-    names = sorted(path.name.removesuffix(first) for path in images.glob(f"*{first}"))
-    if not names:
-        raise InputFileError(images, f"holds no file *{first}", "name a folder like nnU-Net's imagesTs")
-    cases = {
-        name: [images / f"{name}_{channel:04d}{file_ending}" for channel in range(channels)] for name in names
-    }
-    for path in (path for paths in cases.values() for path in paths if not path.is_file()):
-        raise InputFileError(path, "there is no such file", f"the model takes {channels} channels a case")
-    return cases
 
 
 def look_at_case(

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sgnet_nnunet.inference.gates import find_cases
 from sgnet_nnunet.inference.load import load_for_prediction
 from sgnet_nnunet.inference.options import PredictionOptions
 from sgnet_nnunet.inference.preprocessing import CaseFiles
 from sgnet_nnunet.inference.prints import prints_to_log
 from sgnet_nnunet.operating_point.point import OperatingPoint
+from sgnet_nnunet.standalone.cases import find_cases
 
 GPU_PROCESSES = 3
 """nnU-Net's own default of processes; beside a GPU they have cores to run on."""

@@ -96,7 +96,7 @@ class AdmissionGate(nn.Module):
         self.register_buffer("held_open", torch.tensor(False))
 
     def combined_score(self, coarse: Tensor) -> Tensor:
-        """Return the logit of admission, shape (batch, 1, z, y, x), of a feature (batch, channels, z, y, x)."""
+        """Return the logit of admission of each voxel of `coarse`, shape (batch, 1, z, y, x)."""
         scores = self.score(coarse)
         return scores.amax(1, keepdim=True) if self.combine == "max" else scores.mean(1, keepdim=True)
 

@@ -5,6 +5,7 @@ from sgnet_nnunet.cli import main as module
 from sgnet_nnunet.cli import plug
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.plug.doctor import Finding
+from sgnet_nnunet.plug.faces import FACES
 
 
 def run(*arguments):
@@ -48,9 +49,9 @@ def test_link_and_unlink_say_what_they_did(package, monkeypatch, capsys):
     for command in ("link", "link", "unlink", "unlink"):
         assert run(command) == 0
         shown.append(capsys.readouterr().out)
-    assert shown[0].count("linked") == 3
+    assert shown[0].count("linked") == len(FACES)
     assert shown[1] == "nnU-Net finds everything already.\n"
-    assert shown[2].count("unlinked") == 3
+    assert shown[2].count("unlinked") == len(FACES)
     assert shown[3] == "Nothing was linked.\n"
 
 

@@ -23,7 +23,8 @@ def model(tmp_path, monkeypatch):
     """A model's folder, whose network is put in the place of the loaded one."""
     folder = tmp_path / "Dataset501_Test" / "SGNetTrainer__nnUNetPlans__3d_fullres"
     (folder / "fold_0").mkdir(parents=True)
-    torch.save({"init_args": {"configuration": "3d_fullres"}}, folder / "fold_0" / "checkpoint_final.pth")
+    checkpoint = {"init_args": {"configuration": "3d_fullres"}, "inference_allowed_mirroring_axes": (0, 2)}
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
     for name in ("plans.json", "dataset.json", "operating_point.json"):
         (folder / name).write_text(json.dumps({"file": name}))
     torch.manual_seed(0)
@@ -40,6 +41,8 @@ def test_exported_folder_holds_the_description_and_opens(model, tmp_path):
     assert export_openvino(folder, tmp_path / "out", folds=["0"]) < 1e-4
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"export.json", "fold_0", "plans.json", "dataset.json", "operating_point.json"}
+    written = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (written["configuration"], written["mirroring_axes"]) == ("3d_fullres", [0, 2])
     engine = open_exported(tmp_path / "out")
     image = np.random.default_rng(0).random((2, 8, 16, 16), dtype=np.float32)
     with torch.inference_mode():

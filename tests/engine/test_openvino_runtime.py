@@ -1,0 +1,35 @@
+import builtins
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from sgnet_nnunet.engine.openvino_runtime import import_openvino
+from sgnet_nnunet.errors import SGNetError
+
+
+def test_missing_extra_is_named_with_the_command(monkeypatch):
+    load = builtins.__import__
+
+    def fail(name, *args, **kwargs):
+        if name == "openvino":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return load(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(
+        SGNetError, match=r"openvino is not installed; run: pip install 'sgnet-nnunet\[cpu\]'"
+    ):
+        import_openvino()
+
+
+def test_first_tensor_is_made_before_any_thread_makes_one(monkeypatch):
+    made = []
+
+    def tensor(array, **_):
+        made.append(array)
+        return SimpleNamespace(data=array)
+
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Tensor=tensor))
+    import_openvino()
+    assert len(made) == 1
