@@ -1,0 +1,87 @@
+"""The ways to run a network on one preprocessed patient: ours, and nnU-Net's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inference_speed.subject import Subject
+from sgnet_nnunet.engine.choose import build_engine
+from sgnet_nnunet.engine.dense import DenseEngine, torch_run
+from sgnet_nnunet.engine.openvino_runtime import supports_bf16
+
+Logits = NDArray[np.float32]
+Way = Callable[[NDArray[np.float32]], Logits]
+"""Takes an image, shape (channels, z, y, x), and returns logits, shape (heads, z, y, x)."""
+
+SPARSE = "sparse, OpenVINO f32"
+SPARSE_BF16 = "sparse, OpenVINO bf16"
+WHOLE = "whole, OpenVINO f32"
+SPARSE_TORCH = "sparse, torch f32"
+WHOLE_TORCH = "whole, torch f32"
+DENSE = "one dense pass, torch f32"
+STOCK = "nnU-Net, its defaults: step 0.5, mirroring"
+STOCK_FAST = "nnU-Net, step 0.75, no mirroring"
+DEFAULT_NETWORK = "nnU-Net's default network and plan, untrained, step 0.75, no mirroring"
+
+_ENGINES: dict[str, dict[str, Any]] = {
+    SPARSE: {"wanted": "sparse", "runtime": "openvino"},
+    SPARSE_BF16: {"wanted": "sparse", "runtime": "openvino", "precision": "bf16"},
+    WHOLE: {"wanted": "whole", "runtime": "openvino"},
+    SPARSE_TORCH: {"wanted": "sparse", "runtime": "torch"},
+    WHOLE_TORCH: {"wanted": "whole", "runtime": "torch"},
+}
+
+
+def our_ways(predictor: Any, names: tuple[str, ...]) -> dict[str, Way]:  # noqa: ANN401
+    """Return engines of a predictor's network; bf16 is left out where the CPU has none.
+
+    Args:
+        predictor: nnU-Net's predictor of the model.
+        names: Names of engines, or `DENSE`.
+    """
+    network, cpu = predictor.network, torch.device("cpu")
+    ways: dict[str, Way] = {}
+    for name in names:
+        if name == DENSE:
+            heads = predictor.label_manager.num_segmentation_heads
+            channels = len(predictor.dataset_json["channel_names"])
+            ways[name] = DenseEngine(torch_run(network, cpu), channels=channels, heads=heads).logits
+        elif name != SPARSE_BF16 or supports_bf16():
+            engine = build_engine(network, predictor.list_of_parameters, device=cpu, **_ENGINES[name])
+            assert engine is not None  # noqa: S101 - only `tiled` is none
+            ways[name] = engine.logits
+    return ways
+
+
+def stock_way(subject: Subject, **options: Any) -> Way:  # noqa: ANN401
+    """Return nnU-Net's sliding window on the model.
+
+    Args:
+        subject: The model.
+        options: Arguments of `nnUNetPredictor`; its defaults are those of `nnUNetv2_predict`.
+    """
+    return sliding_window(subject.predictor(**options))
+
+
+def sliding_window(predictor: Any) -> Way:  # noqa: ANN401
+    """Return the sliding window of one of nnU-Net's predictors."""
+
+    def run(image: NDArray[np.float32]) -> Logits:
+        logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image))
+        return np.asarray(logits.numpy(), dtype=np.float32)
+
+    return run
+
+
+def mask_of(logits: Logits, *, background_head: bool) -> NDArray[np.bool_]:
+    """Return where the tumour is, shape (z, y, x): any label but background, or any region."""
+    foreground = logits[1:].max(axis=0) > logits[0] if background_head else logits.max(axis=0) > 0
+    return np.asarray(foreground)
+
+
+def open_voxels(logits: Logits, background: tuple[float, ...]) -> NDArray[np.bool_]:
+    """Return where the finest gate is open, shape (z, y, x): behind it logits are the background's."""
+    return np.asarray((logits != np.asarray(background, dtype=np.float32)[:, None, None, None]).any(axis=0))
