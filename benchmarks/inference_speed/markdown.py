@@ -9,11 +9,13 @@ Figures = Mapping[str, Any]
 
 def to_markdown(results: Mapping[str, Figures]) -> str:
     """Return the tables of the parts that have been measured, each under a line that says what it holds."""
-    sections = [
-        f"## {part.capitalize()}\n\n{_circumstances(figures)}\n\n{_SECTIONS[part](figures)}"
-        for part, figures in results.items()
-    ]
-    return "\n\n".join(sections) + "\n"
+    blocks, machine = [], ""
+    for part, figures in results.items():
+        if machine != (machine := _machine(figures)):
+            blocks.append(machine)
+        how = f"`{figures['command']}`, at a load of {figures['load_before']:.1f}"
+        blocks += [f"## {part.capitalize()}", how, _SECTIONS[part](figures)]
+    return "\n\n".join(blocks) + "\n"
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -23,13 +25,12 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _circumstances(figures: Figures) -> str:
+def _machine(figures: Figures) -> str:
     machine = figures["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     return (
-        f"{machine['cpu']}, pinned to {machine['cores']} cores, {machine['threads']} threads; load "
-        f"before: {figures['load_before']:.1f}; Python {machine['python']}, {versions}. "
-        f"Command: `{figures['command']}`."
+        f"{machine['cpu']}, pinned to {machine['cores']} cores, {machine['threads']} threads; "
+        f"Python {machine['python']}, {versions}."
     )
 
 

@@ -48,9 +48,8 @@ def take_lesion(image: Image, lesions: NDArray[np.bool_]) -> Lesion:
 def without_lesions(image: Image, lesions: NDArray[np.bool_]) -> Image:
     """Return a patient whose lesions and their rims show what is on the other side of the head."""
     grown = ndimage.binary_dilation(lesions, CONNECTIVITY, iterations=RIM)
-    other_side = image[..., ::-1]
-    healthy = grown & ~grown[..., ::-1] & (other_side != 0).all(axis=0)
-    return np.where(healthy, other_side, image)
+    healthy = grown & (_brain(image) & ~grown)[..., ::-1]
+    return np.where(healthy, image[..., ::-1], image)
 
 
 def with_lesions(image: Image, lesion: Lesion, number: int, *, rng: np.random.Generator) -> tuple[Image, int]:
@@ -62,7 +61,7 @@ def with_lesions(image: Image, lesion: Lesion, number: int, *, rng: np.random.Ge
         number: How many copies; fewer if there is no room.
         rng: Draws their places.
     """
-    pasted, free = image.copy(), (image != 0).all(axis=0)
+    pasted, free = image.copy(), _brain(image)
     room = [length - part for length, part in zip(free.shape, lesion.inside.shape, strict=True)]
     done = 0
     for _ in range(ATTEMPTS if min(room) >= 0 else 0):
@@ -77,3 +76,8 @@ def with_lesions(image: Image, lesion: Lesion, number: int, *, rng: np.random.Ge
             free[box] &= ~lesion.inside
             done += 1
     return pasted, done
+
+
+def _brain(image: Image) -> NDArray[np.bool_]:
+    # The darkest voxels of a brain may be 0 as well.
+    return np.asarray(ndimage.binary_fill_holes((image != 0).any(axis=0)))

@@ -13,7 +13,10 @@ import psutil
 from sgnet_nnunet.errors import SGNetError
 
 INTERVAL = 0.05
-"""Seconds between two looks at the memory."""
+"""Seconds between two looks at the command's own process, whose largest memory the system knows."""
+
+LOOKING = 0.03
+"""Largest share of the time that looking at all processes takes, from cores that are being measured."""
 
 TRAINERS = Path(__file__).parents[2] / "trainers"
 LAST_LINES = 15
@@ -25,8 +28,8 @@ class Spent:
 
     Attributes:
         seconds: From its start to its end.
-        peak_mb: Largest resident memory of all its processes together, in MB; what they share counts
-            for each.
+        peak_mb: Largest resident memory of all its processes together, in MB; what several share counts
+            once, on Linux.
         processes: The most that ran at once.
     """
 
@@ -47,7 +50,7 @@ def run_measured(arguments: Sequence[str | Path], *, log: Path) -> Spent:
     """
     command = [str(Path(sysconfig.get_path("scripts"), arguments[0])), *map(str, arguments[1:])]
     log.parent.mkdir(parents=True, exist_ok=True)
-    peak, processes = 0, 1
+    peak, processes, next_look = 0, 1, 0.0
     with log.open("w", encoding="utf-8") as file:
         start = perf_counter()
         process = subprocess.Popen(  # noqa: S603
@@ -57,9 +60,12 @@ def run_measured(arguments: Sequence[str | Path], *, log: Path) -> Spent:
             env=os.environ | {"nnUNet_extTrainer": str(TRAINERS)},
         )
         while process.poll() is None:
-            sizes = resident_of_tree(process.pid)
-            peak = max(peak, sum(sizes), own_peak(process.pid))
-            processes = max(processes, len(sizes))
+            peak = max(peak, own_peak(process.pid))
+            looked = perf_counter()
+            if looked >= next_look:
+                sizes = resident_of_tree(process.pid)
+                peak, processes = max(peak, sum(sizes)), max(processes, len(sizes))
+                next_look = looked + (perf_counter() - looked) / LOOKING
             sleep(INTERVAL)
         spent = perf_counter() - start
     if process.returncode:
@@ -75,14 +81,19 @@ def resident_of_tree(pid: int) -> list[int]:
         family = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-    return [size for size in map(_resident, family) if size]
+    sizes = [_resident(process, alone=len(family) == 1) for process in family]
+    return [size for size in sizes if size]
 
 
-def _resident(process: psutil.Process) -> int:
+def _resident(process: psutil.Process, *, alone: bool) -> int:
+    """Return a process's memory, with its part of what it shares unless it is alone."""
     try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
+        if alone:
+            return int(process.memory_info().rss)
+        info = process.memory_full_info()
+    except psutil.Error:
         return 0
+    return int(getattr(info, "pss", info.rss))
 
 
 def own_peak(pid: int) -> int:
