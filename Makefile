@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
 
-.PHONY: help test lint typecheck pytest demo study clean
+.PHONY: help test lint typecheck pytest demo study speed clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,12 @@ study: $(VENV)/installed ## Train every network on phantoms and write benchmarks
 	$(BIN)/python benchmarks/phantom_study.py thresholds $(STUDY)
 	$(BIN)/python benchmarks/phantom_study.py speed $(STUDY)
 	$(BIN)/python benchmarks/phantom_study.py report $(STUDY) benchmarks/results
+
+DEMO_MODEL ?= demo_output/nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres
+DEMO_IMAGES ?= demo_output/nnUNet_raw/Dataset501_BrainMetsLung/imagesTs
+speed: $(VENV)/installed ## Time inference (of the demo's model) and training; an hour, on an idle machine
+	$(BIN)/python benchmarks/inference.py $(DEMO_MODEL) $(DEMO_IMAGES) benchmarks/results
+	$(BIN)/python benchmarks/training.py benchmarks/results
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info demo_output study_output .coverage .mypy_cache .pytest_cache .ruff_cache

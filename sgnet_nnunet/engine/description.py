@@ -90,13 +90,13 @@ class Blocks:
     batch: int
 
 
-STEM_BLOCKS = Blocks(size=(16, 16, 32), batch=1)
-"""In voxels of the image; multiples of 4."""
+STEM_BLOCKS = Blocks(size=(24, 16, 48), batch=1)
+"""In voxels of the image; multiples of 4. Exports hold these shapes: raise their version with them."""
 
 _FULL, _HALF, _COARSER = (
     Blocks(size=(8, 8, 16), batch=8),
-    Blocks(size=(8, 8, 8), batch=8),
     Blocks(size=(4, 8, 8), batch=8),
+    Blocks(size=(4, 4, 8), batch=8),
 )
 
 
