@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from inference_speed.names import SPARSE, SPARSE_BF16
 from inference_speed.picture import draw_difference
 from inference_speed.subject import Subject
 from inference_speed.ways import (
     DENSE,
-    SPARSE,
-    SPARSE_BF16,
     SPARSE_TORCH,
     WHOLE,
     WHOLE_TORCH,

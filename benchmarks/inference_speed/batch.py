@@ -6,7 +6,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from inference_speed.commands import EXPORTED, STOCK_FAST, TRAINED, commands_of, predicting
+from inference_speed.commands import STOCK_FAST, commands_of, predicting
+from inference_speed.names import EXPORTED, TRAINED
 from inference_speed.patient import SHAPE, write_padded
 from inference_speed.rounds import in_turn
 from inference_speed.subject import Subject

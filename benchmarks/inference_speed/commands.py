@@ -6,13 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from inference_speed.names import EXPORTED, TRAINED
 from inference_speed.processes import Spent, run_measured
 from inference_speed.subject import Subject
 from sgnet_nnunet.engine.openvino_runtime import supports_bf16
 
-EXPORTED = "sgnet predict, exported model, f32"
 EXPORTED_BF16 = "sgnet predict, exported model, bf16"
-TRAINED = "sgnet predict, trained model"
 STOCK = "nnUNetv2_predict, its defaults"
 STOCK_FAST = "nnUNetv2_predict, --disable_tta -step_size 0.75"
 STOCK_WAYS = (STOCK, STOCK_FAST)

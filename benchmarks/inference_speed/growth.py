@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from training_speed.machine import peak_megabytes, reset_peak, seconds
 
+from inference_speed.names import SPARSE
 from inference_speed.pasting import take_lesion, with_lesions, without_lesions
 from inference_speed.rounds import in_turn, spread
 from inference_speed.subject import Subject
-from inference_speed.ways import SPARSE, Way, mask_of, open_voxels, our_ways
+from inference_speed.ways import Way, mask_of, open_voxels, our_ways
 from sgnet_nnunet.engine.stages import describe
 
 PIECE = 80

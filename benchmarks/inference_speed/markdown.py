@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from inference_speed.bars import rows_of_bars
+
 Row = Sequence[str]
 Figures = Mapping[str, Any]
 
 
 def to_markdown(results: Mapping[str, Figures]) -> str:
     """Return the tables of the parts that have been measured, each under a line that says what it holds."""
-    blocks, machine = [], ""
+    bars = list(rows_of_bars(results))
+    blocks, machine = [table(bars)] if len(bars) > 1 else [], ""
     for part, figures in results.items():
         if machine != (machine := _machine(figures)):
             blocks.append(machine)
@@ -105,7 +108,7 @@ def _compared(figures: Figures) -> Iterable[Row]:
             ("tiles", "sparse and nnU-Net's tiles"),
         ):
             if row[key] is not None:
-                yield (name, what, f"Dice {row[key]['dice']:.4f}, {row[key]['voxels']} voxels differ")
+                yield (name, what, f"Dice {row[key]['dice']:.4f}; {row[key]['voxels']} voxels differ")
 
 
 def _scored(figures: Figures) -> Iterable[Row]:

@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_speed.commands import EXPORTED, commands_of, predicting
+from inference_speed.commands import commands_of, predicting
+from inference_speed.names import EXPORTED
 from inference_speed.subject import Subject
 
 
@@ -37,6 +38,7 @@ def measure_memory(subject: Subject, *, shape: tuple[int, ...], max_memory: floa
         "command_line": EXPORTED,
         "shape_xyz": list(shape),
         "channels": len(subject.cases[subject.first]),
+        "budget_mb": 1000 * max_memory,
         "rows": rows,
         "voxels_that_differ": int(np.count_nonzero(limited != free)),
         "mask_voxels": int(np.count_nonzero(free)),

@@ -10,16 +10,13 @@ from numpy.typing import NDArray
 from training_speed.machine import seconds
 
 from inference_speed.default_network import default_predictor
+from inference_speed.names import SPARSE, SPARSE_BF16, STOCK, STOCK_FAST
 from inference_speed.rounds import in_turn, ratio
 from inference_speed.subject import Subject
 from inference_speed.ways import (
     DEFAULT_NETWORK,
     DENSE,
-    SPARSE,
-    SPARSE_BF16,
     SPARSE_TORCH,
-    STOCK,
-    STOCK_FAST,
     WHOLE,
     Way,
     open_voxels,

@@ -7,15 +7,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_speed.commands import (
-    EXPORTED,
-    EXPORTED_BF16,
-    STOCK_WAYS,
-    TRAINED,
-    commands_of,
-    predicting,
-    rows_of,
-)
+from inference_speed.commands import EXPORTED_BF16, STOCK_WAYS, commands_of, predicting, rows_of
+from inference_speed.names import EXPORTED, TRAINED
 from inference_speed.rounds import in_turn, ratio
 from inference_speed.subject import Subject
 

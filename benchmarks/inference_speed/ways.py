@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from inference_speed.names import SPARSE, SPARSE_BF16
 from inference_speed.subject import Subject
 from sgnet_nnunet.engine.choose import build_engine
 from sgnet_nnunet.engine.dense import DenseEngine, torch_run
@@ -16,14 +17,10 @@ Logits = NDArray[np.float32]
 Way = Callable[[NDArray[np.float32]], Logits]
 """Takes an image, shape (channels, z, y, x), and returns logits, shape (heads, z, y, x)."""
 
-SPARSE = "sparse, OpenVINO f32"
-SPARSE_BF16 = "sparse, OpenVINO bf16"
 WHOLE = "whole, OpenVINO f32"
 SPARSE_TORCH = "sparse, torch f32"
 WHOLE_TORCH = "whole, torch f32"
 DENSE = "one dense pass, torch f32"
-STOCK = "nnU-Net, its defaults: step 0.5, mirroring"
-STOCK_FAST = "nnU-Net, step 0.75, no mirroring"
 DEFAULT_NETWORK = "nnU-Net's default network and plan, untrained, step 0.75, no mirroring"
 
 _ENGINES: dict[str, dict[str, Any]] = {

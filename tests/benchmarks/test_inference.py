@@ -11,9 +11,11 @@ import pytest
 import typer
 from inference_speed import commands, growth, memory, network, patient, pinning
 from inference_speed.agreement import difference, masks_differ, padded, scores
+from inference_speed.bars import rows_of_bars
 from inference_speed.growth import typical_piece
 from inference_speed.markdown import table, to_markdown
 from inference_speed.memory import repeated
+from inference_speed.names import EXPORTED, SPARSE, STOCK
 from inference_speed.pasting import take_lesion, with_lesions, without_lesions
 from inference_speed.patient import padded_to, write_padded
 from inference_speed.picture import worst_slice
@@ -220,6 +222,7 @@ FIGURES = {
         "shape_xyz": [512, 512, 400],
         "channels": 2,
         "command_line": "sgnet predict",
+        "budget_mb": 4000.0,
         "voxels_that_differ": 0,
         "mask_voxels": 1234,
         "rows": [{"name": "4 GB", "seconds": 60.0, "peak_mb": 3900.0}],
@@ -237,7 +240,7 @@ def test_every_part_has_its_table_and_the_machine_is_told_once():
         "| p | sparse and whole, openvino | the same bits |",
         "| p | sparse and whole, torch | DIFFERENT |",
         "| p | OpenVINO f32 and torch | 4.0e-06; 2 ties; 0 voxels of the mask differ |",
-        "| p | sparse and nnU-Net's tiles | Dice 0.9500, 321 voxels differ |",
+        "| p | sparse and nnU-Net's tiles | Dice 0.9500; 321 voxels differ |",
         "| p | ours | 0.750 |",
         "| ours | 0.3 | 5 | 900 | 1 | 300.0 |",
         "| ours | 20 | 30.0 | 1.50 | 1 | 900 |",
@@ -247,6 +250,26 @@ def test_every_part_has_its_table_and_the_machine_is_told_once():
     ):
         assert line in text, line
     assert "bf16" not in text
+
+
+def test_bars_are_set_beside_the_figures_that_there_are():
+    figures = FIGURES | {"network": FIGURES["network"] | {"times_faster": {SPARSE: {STOCK: 149.0}}}}
+    figures["network"]["rows"] = [ROWS[0] | {"name": SPARSE}]
+    found = {what: (measured, met) for what, _, measured, met in rows_of_bars(figures)}
+    assert found["network stage, f32, s"] == ("0.3", "met")
+    assert found[f"f32, times faster: {STOCK}"] == ("149", "MISSED")
+    assert found["sparse and whole with other bits, patients"] == ("1", "MISSED")
+    assert found["the same, voxels of the mask but ties"] == ("0", "met")
+    assert found["nnU-Net without tile borders, Dice"] == ("1", "met")
+    assert found["memory of the large image, share of its budget"] == ("0.975", "met")
+    assert not any("bf16" in what for what in found)
+    assert list(rows_of_bars({})) == [("what", "bar", "measured", "")]
+
+
+def test_a_batch_is_judged_by_the_largest():
+    rows = [{"way": EXPORTED, "patients": n, "seconds": s} for n, s in ((1, 4.0), (20, 60.0))]
+    found = dict(row[::2] for row in rows_of_bars({"batch": {"rows": rows}}))
+    assert found["a patient in a batch, exported model, s"] == "3"
 
 
 def test_parts_are_added_to_those_there_are(tmp_path):
@@ -318,7 +341,7 @@ def test_the_commands_are_those_a_user_types(folders, tmp_path, monkeypatch):
     subject = find_subject(*folders, tmp_path / "work")
     (subject.work / "exported").mkdir()
     found = {name: " ".join(map(str, command)) for name, command in commands.commands_of(subject).items()}
-    assert found[commands.EXPORTED] == f"sgnet predict -m {subject.exported}"
+    assert found[EXPORTED] == f"sgnet predict -m {subject.exported}"
     assert found[commands.EXPORTED_BF16].endswith("--precision bf16")
     assert found[commands.STOCK].endswith("-f 0 -device cpu")
     assert found[commands.STOCK_FAST].endswith("-f 0 -device cpu --disable_tta -step_size 0.75")

@@ -13,11 +13,12 @@ from inference_speed.agreement import measure_agreement
 from inference_speed.batch import measure_batch
 from inference_speed.growth import measure_growth
 from inference_speed.memory import measure_memory
+from inference_speed.names import EXPORTED, SPARSE, STOCK, STOCK_FAST, TRAINED
 from inference_speed.network import measure_network
 from inference_speed.patient import measure_patient
 from inference_speed.processes import Spent
 from inference_speed.subject import find_subject, nnunet_paths
-from inference_speed.ways import DEFAULT_NETWORK, SPARSE, STOCK, STOCK_FAST
+from inference_speed.ways import DEFAULT_NETWORK
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.io.volume import Volume, write_volume
@@ -173,7 +174,7 @@ def test_a_patient_is_padded_and_timed_in_fresh_processes(subject, commands_run,
     monkeypatch.setattr(patient, "SHAPE", (40, 30, 24))
     found = measure_patient(subject, rounds=2, stock_rounds=1)
     assert found["shape_xyz"] == [40, 34, 24]
-    assert found["times_faster"][commands.EXPORTED] == {commands.STOCK: 30, commands.STOCK_FAST: 30}
+    assert found["times_faster"][EXPORTED] == {commands.STOCK: 30, commands.STOCK_FAST: 30}
     ours, stock = ["sgnet"] * 2, ["nnUNetv2_predict_from_modelfolder"] * 2
     assert [command[0] for command in commands_run] == [*ours, *stock, *ours]
     assert commands_run[0][:4] == ["sgnet", "predict", "-m", "exported"]
@@ -183,9 +184,9 @@ def test_batches_are_of_patients_under_other_names(subject, commands_run, monkey
     monkeypatch.setattr(batch, "SHAPE", (40, 30, 24))
     found = measure_batch(subject, rounds=1, stock_rounds=1, patients=3, stock_patients=2)
     assert [(row["way"], row["patients"]) for row in found["rows"]] == [
-        (commands.EXPORTED, 1),
-        (commands.EXPORTED, 3),
-        (commands.TRAINED, 3),
+        (EXPORTED, 1),
+        (EXPORTED, 3),
+        (TRAINED, 3),
         (commands.STOCK_FAST, 2),
     ]
     names = sorted(path.name for path in (subject.work / "batch_3").iterdir())
