@@ -41,7 +41,7 @@ MODELS = (
     Model(name="SG-Net, deep supervision", trainer="SGNetDeepSupervisionTrainer"),
     Model(name="Standard U-Net", trainer="UNetTrainer", bfloat16=False),
     Model(name="ResU-Net", trainer="ResUNetTrainer", bfloat16=False),
-    Model(name="Attention U-Net", trainer="AttentionUNetTrainer"),
+    Model(name="Attention U-Net", trainer="AttentionUNetTrainer", bfloat16=False),
     Model(name="SG-Net, notebook's recipe", trainer="SGNetNotebookTrainer", seeds=1),
     Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, seeds=1, bfloat16=False),
 )
