@@ -18,6 +18,7 @@ from sgnet_nnunet.pictures.slices import (
 )
 
 DPI = 130
+LEGEND = "red: only sparse, blue: only tiles"
 
 
 def draw_difference(
@@ -43,7 +44,7 @@ def draw_difference(
     volume, first, second = (scan - scan.min()).T, ours.T, stock.T
     aspect = spacing[1] / spacing[2]
     figure, axes = dark_figure(rows=1, columns=4)
-    titles = ("T1ce", "sparse", "nnU-Net's tiles", f"{np.count_nonzero(ours != stock)} voxels differ")
+    titles = ("T1ce", "sparse", "nnU-Net's tiles", LEGEND)
     for panel, title in zip(axes[0], titles, strict=True):
         draw_scan(panel, volume, k, title=title, aspect=aspect)
     draw_contour(axes[0, 1], first, k, colour=PREDICTION_COLOUR)
@@ -51,6 +52,7 @@ def draw_difference(
     draw_contour(axes[0, 3], first & ~second, k, colour=PREDICTION_COLOUR)
     draw_contour(axes[0, 3], second & ~first, k, colour=GATE_COLOUR)
     draw_name(axes[0, 0], f"{name}, slice {k}")
+    draw_name(axes[0, 3], f"{np.count_nonzero(ours != stock)} voxels of the volume differ")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=DPI, facecolor="black")

@@ -1,6 +1,8 @@
 """What is measured: a trained model, its export, and patients."""
 
+import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,15 @@ class Subject:
         """The patient that is timed."""
         return next(iter(self.cases))
 
-    @property
+    @cached_property
     def exported(self) -> Path:
-        """The model as `sgnet export` writes it; made when it is first asked for."""
+        """The model as `sgnet export` writes it, made when it is first asked for."""
         from sgnet_nnunet.export.openvino import export_openvino  # noqa: PLC0415 - PyTorch takes seconds
 
         folder = self.work / "exported"
-        if not folder.exists():
-            export_openvino(self.model, folder, folds=(self.fold,))
+        # One of an earlier run may be of an older version of the engine.
+        shutil.rmtree(folder, ignore_errors=True)
+        export_openvino(self.model, folder, folds=(self.fold,))
         return folder
 
     def predictor(self, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net has no types

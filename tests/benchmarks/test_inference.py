@@ -22,7 +22,7 @@ from inference_speed.picture import worst_slice
 from inference_speed.processes import run_measured
 from inference_speed.results import add_part, read_results
 from inference_speed.rounds import in_turn, ratio, spread
-from inference_speed.subject import find_subject
+from inference_speed.subject import Subject, find_subject
 from inference_speed.ways import mask_of, open_voxels
 from typer.testing import CliRunner
 
@@ -339,7 +339,7 @@ def test_an_unknown_part_or_model_is_refused(run, folders, tmp_path):
 def test_the_commands_are_those_a_user_types(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "supports_bf16", lambda: True)
     subject = find_subject(*folders, tmp_path / "work")
-    (subject.work / "exported").mkdir()
+    monkeypatch.setattr(Subject, "exported", tmp_path / "work/exported")
     found = {name: " ".join(map(str, command)) for name, command in commands.commands_of(subject).items()}
     assert found[EXPORTED] == f"sgnet predict -m {subject.exported}"
     assert found[commands.EXPORTED_BF16].endswith("--precision bf16")
