@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sgnet_nnunet.engine.dense import DenseEngine, is_fully_convolutional, torch_run
 from sgnet_nnunet.engine.engine import Engine, Ensemble
-from sgnet_nnunet.engine.openvino_runtime import OpenVINORuntime, Precision, supports_bf16
-from sgnet_nnunet.engine.precision import AutoPrecision
+from sgnet_nnunet.engine.openvino_runtime import OpenVINORuntime, Precision
+from sgnet_nnunet.engine.precision import at_precision
 from sgnet_nnunet.engine.slabs import SlabEngine
 from sgnet_nnunet.engine.staged import StagedEngine
 from sgnet_nnunet.engine.stages import can_be_staged, describe, stages_of
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "tiled", "whole", "sparse")
 RUNTIMES = ("auto", "torch", "openvino")
-PRECISIONS = ("f32", "bf16", "auto")
 
 
 def build_engine(
@@ -48,7 +47,7 @@ def build_engine(
         weights: Weights of one or more folds; their logits are averaged.
         wanted: One of `ENGINES`.
         runtime: One of `RUNTIMES`; `auto` is OpenVINO on a CPU if it is installed.
-        precision: One of `PRECISIONS`; what OpenVINO computes in.
+        precision: What OpenVINO computes in; see `precision.at_precision`.
         device: Where to compute.
         max_memory: Bytes that the process may take in all; None for what is free.
 
@@ -65,15 +64,17 @@ def build_engine(
         logger.info("engine: tiled (nnU-Net's sliding window), runtime: torch")
         return None
     runtime = _runtime_for(runtime, device)
-    precisions = _precisions_for(precision, runtime)
+    if precision != "f32" and runtime != "openvino":
+        raise SGNetError(
+            f"--precision {precision} needs --runtime openvino (pip install 'sgnet-nnunet[cpu]') on a CPU"
+        )
     logger.info("engine: %s, runtime: %s on %s, precision: %s", engine, runtime, device.type, precision)
-    build = partial(_build, engine=engine, runtime=runtime, device=device, max_memory=max_memory)
-    folds = []
+    folds: list[Engine] = []
     for one in weights:
         network.load_state_dict(dict(one))
-        engines = [build(network.eval(), precision=each) for each in precisions]
-        background = getattr(network, "background_head", True)
-        folds.append(engines[0] if len(engines) == 1 else AutoPrecision(*engines, background_head=background))
+        build = partial(_build, network.eval(), engine, runtime, device, max_memory)
+        background_head = getattr(network, "background_head", True)
+        folds.append(at_precision(precision, build, background_head=background_head))
     return folds[0] if len(folds) == 1 else Ensemble(folds)
 
 
@@ -106,28 +107,13 @@ def _runtime_for(wanted: str, device: torch.device) -> str:
     return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
 
 
-def _precisions_for(wanted: str, runtime: str) -> list[Precision]:
-    if wanted == "f32":
-        return ["f32"]
-    if runtime != "openvino":
-        raise SGNetError(
-            f"--precision {wanted} needs --runtime openvino (pip install 'sgnet-nnunet[cpu]') on a CPU"
-        )
-    if supports_bf16():
-        return ["bf16"] if wanted == "bf16" else ["f32", "bf16"]
-    if wanted == "bf16":
-        raise SGNetError("--precision bf16: this CPU has no bf16 instructions; use --precision f32 or auto")
-    return ["f32"]
-
-
 def _build(
     network: nn.Module,
-    *,
     engine: str,
     runtime: str,
-    precision: Precision,
     device: torch.device,
     max_memory: int | None,
+    precision: Precision,
 ) -> Engine:
     if device.type == "cpu" and isinstance(network, SGNet) and can_be_staged(network):
         if runtime == "torch":

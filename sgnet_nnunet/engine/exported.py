@@ -9,8 +9,8 @@ from typing import Any
 
 from sgnet_nnunet.engine.description import Description
 from sgnet_nnunet.engine.engine import Engine, Ensemble
-from sgnet_nnunet.engine.openvino_runtime import OpenVINORuntime, Precision, supports_bf16
-from sgnet_nnunet.engine.precision import AutoPrecision
+from sgnet_nnunet.engine.openvino_runtime import OpenVINORuntime, Precision
+from sgnet_nnunet.engine.precision import at_precision
 from sgnet_nnunet.engine.slabs import SlabEngine
 from sgnet_nnunet.engine.staged import StagedEngine
 from sgnet_nnunet.errors import InputFileError, SGNetError
@@ -126,19 +126,7 @@ def _open_fold(export: Export, fold: str, *, precision: str, engine: str, max_me
         runtime = OpenVINORuntime(models, precision=computed_in)
         return SlabEngine(StagedEngine(description, runtime, skip=skip), max_memory=max_memory)
 
-    if precision == "f32":
-        chosen = build("f32")
-    elif supports_bf16():
-        fast = build("bf16")
-        chosen = (
-            fast
-            if precision == "bf16"
-            else AutoPrecision(build("f32"), fast, background_head=export.background_head)
-        )
-    elif precision == "bf16":
-        raise SGNetError("--precision bf16: this CPU has no bf16 instructions; use --precision f32 or auto")
-    else:
-        chosen = build("f32")
+    chosen = at_precision(precision, build, background_head=export.background_head)
     logger.info("engine: %s, runtime: openvino, precision: %s", "sparse" if skip else "whole", precision)
     return chosen
 

@@ -72,15 +72,21 @@ class OpenVINORuntime:
 
 
 def _stage_of(compiled: "openvino.CompiledModel") -> Stage:
-    requests, results = local(), range(len(compiled.outputs))
+    tensor = import_openvino().Tensor
+    own, results = local(), range(len(compiled.outputs))
 
     def run(*inputs: NDArray[np.float32]) -> Arrays:
-        if not hasattr(requests, "own"):
-            requests.own = compiled.create_infer_request()
+        if not hasattr(own, "request"):
+            own.request, own.inputs = compiled.create_infer_request(), [None] * len(inputs)
+        for index, array in enumerate(inputs):
+            # A thread mostly calls with the same buffers again, and each handing over takes a while.
+            if own.inputs[index] is not array:
+                own.request.set_input_tensor(index, tensor(array, shared_memory=True))
+                own.inputs[index] = array
         # infer() would also copy every result.
-        requests.own.start_async(list(inputs), share_inputs=True)
-        requests.own.wait()
-        return [requests.own.get_output_tensor(index).data for index in results]
+        own.request.start_async()
+        own.request.wait()
+        return [own.request.get_output_tensor(index).data for index in results]
 
     return run
 

@@ -1,16 +1,46 @@
 """Half the precision where it changes nothing that matters."""
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.engine.engine import Engine
+from sgnet_nnunet.engine.openvino_runtime import Precision, supports_bf16
+from sgnet_nnunet.errors import SGNetError
 
 logger = logging.getLogger(__name__)
 
 ALLOWED_DICE = 0.998
 """Overlap with the mask of single precision from which on bfloat16 is trusted."""
+
+
+PRECISIONS = ("f32", "bf16", "auto")
+
+
+def at_precision(wanted: str, build: Callable[[Precision], Engine], *, background_head: bool) -> Engine:
+    """Return an engine of OpenVINO at the precision that is wanted.
+
+    Args:
+        wanted: One of `PRECISIONS`; `auto` is bf16 if the CPU has it and the first image's mask allows it.
+        build: Returns the engine at a precision.
+        background_head: Whether head 0 is the background.
+
+    Raises:
+        SGNetError: If bf16 is wanted and this CPU has no instructions for it.
+    """
+    if wanted == "f32":
+        return build("f32")
+    if not supports_bf16():
+        if wanted == "bf16":
+            raise SGNetError(
+                "--precision bf16: this CPU has no bf16 instructions; use --precision f32 or auto"
+            )
+        return build("f32")
+    if wanted == "bf16":
+        return build("bf16")
+    return AutoPrecision(build("f32"), build("bf16"), background_head=background_head)
 
 
 class AutoPrecision:

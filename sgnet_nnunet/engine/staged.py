@@ -29,9 +29,15 @@ from sgnet_nnunet.engine.windows import (
     rounded_up,
     write_block,
 )
+from sgnet_nnunet.engine.workspace import Workspace
 
 Feature = NDArray[np.float32]
 """Shape (z, y, x, channels)."""
+
+KEPT_BYTES = 2**29
+"""Memory that an engine keeps for its next image at most; a brain takes about a third of it."""
+
+_Job = TypeVar("_Job")
 
 DEEP_VOXELS = 2**18
 """Voxels, at a quarter of the resolution, of the encoder's deeper levels that are run at once."""
@@ -60,50 +66,52 @@ class StagedEngine:
         self.channels = description.channels
         self.heads = description.heads
         self._background: dict[bytes, list[Feature]] = {}
+        # Kept from image to image, with what the runtime keeps for each of its threads.
+        self._pool = ThreadPoolExecutor(runtime.threads)
         self._buffers = local()
+        self._workspace = Workspace()
 
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x)."""
         channels_last = np.moveaxis(np.asarray(image, dtype=np.float32), 0, -1)
         extent = rounded_up(image.shape[1:], self.description.divisor)
-        with ThreadPoolExecutor(self.runtime.threads) as pool:
-            half, pooled = self._stem(channels_last, extent, pool)
-            deeper, score = self._deep(pooled)
-            del pooled
-            *skips, feature = half, *deeper
-            finest: Mask | None = None
-            for gate, level in zip(self.description.gates, reversed(range(len(skips) + 1)), strict=True):
-                if gate is not None and score is not None:
-                    finest = decide(gate, score[..., 0], finest)
-                admitted = (
-                    np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
-                )
-                if level:
-                    feature, score = self._up(level, feature, admitted, skips.pop(), pool)
-            return self._logits(feature, admitted, finest, channels_last, pool)
+        half, pooled = self._stem(channels_last, extent)
+        deeper, score = self._deep(pooled)
+        del pooled
+        *skips, feature = half, *deeper
+        finest: Mask | None = None
+        for gate, level in zip(self.description.gates, reversed(range(len(skips) + 1)), strict=True):
+            if gate is not None and score is not None:
+                finest = decide(gate, score[..., 0], finest)
+            admitted = np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
+            if level:
+                feature, score = self._up(level, feature, admitted, skips.pop())
+        logits = self._logits(feature, admitted, finest, channels_last)
+        self._workspace.trim(KEPT_BYTES)
+        return logits
 
-    def _stem(self, image: Feature, extent: Size, pool: ThreadPoolExecutor) -> tuple[Feature, Feature]:
+    def _stem(self, image: Feature, extent: Size) -> tuple[Feature, Feature]:
         """Return the feature at half the resolution, and that pooled to a quarter of it."""
         features, stage, size = self.description.features, self.runtime.block_stage("stem"), STEM_BLOCKS.size
-        half = np.zeros((*divided(extent, 2), features[1]), dtype=np.float32)
-        pooled = np.zeros((*divided(extent, 4), features[1]), dtype=np.float32)
+        half = self._workspace.take("half", (*divided(extent, 2), features[1]))
+        pooled = self._workspace.take("pooled", (*divided(extent, 4), features[1]))
+        inside_size = moved(divided(size, 2), 2)
 
         def run(start: Size) -> None:
             window = self._buffer(STEM_BLOCKS, size, 3, self.channels)
             copy_window(image, moved(start, -3), window[0])
-            inside = inside_window(
-                divided(extent, 2), moved(divided(start, 2), -1), moved(divided(size, 2), 2)
-            )
+            inside = self._buffer(STEM_BLOCKS, divided(size, 2), 1, 1)
+            inside[0, ..., 0] = inside_window(divided(extent, 2), moved(divided(start, 2), -1), inside_size)
             key = inside.tobytes() if self.skip and not window.any() else b""
             results = self._background.get(key) if key else None
             if results is None:
-                results = [result[0] for result in stage(window, inside[None, ..., None].astype(np.float32))]
+                results = [result[0] for result in stage(window, inside)]
             if key and key not in self._background:
                 self._background[key] = [result.copy() for result in results]
             write_block(half, divided(start, 2), results[0])
             write_block(pooled, divided(start, 4), results[1])
 
-        _run_all(run, block_starts(extent, size), pool)
+        self._run_all(run, block_starts(extent, size))
         return half, pooled
 
     def _deep(self, pooled: Feature) -> tuple[list[Feature], Feature | None]:
@@ -122,31 +130,31 @@ class StagedEngine:
                 step = 2 ** min(index, levels - 1)
                 if first == 0:
                     shape = (len(pooled) // step, *part.shape[2:])
-                    results.append(np.empty(shape, dtype=np.float32))
+                    results.append(self._workspace.take(f"deep{index}", shape))
                 kept = part[0, (first - low) // step : (last - low) // step]
                 results[index][first // step : last // step] = kept
         return results[:levels], results[levels] if len(results) > levels else None
 
     def _up(
-        self, level: int, coarse: Feature, admitted: Mask, skip: Feature, pool: ThreadPoolExecutor
+        self, level: int, coarse: Feature, admitted: Mask, skip: Feature
     ) -> tuple[Feature, Feature | None]:
         """Return a decoder level's feature and the next gate's score."""
         fine = repeat_twice(admitted)
-        # Zeros are handed out untouched by the system: what no block writes takes no memory.
-        feature = np.zeros((*fine.shape, self.description.features[level]), dtype=np.float32)
+        # What no block writes holds anything: the next level and its gate look only where this one is open.
+        feature = self._workspace.take(f"up{level}", (*fine.shape, self.description.features[level]))
         scored = self.description.gates[-level] is not None
-        score = np.zeros((*fine.shape, 1), dtype=np.float32) if scored else None
+        score = self._workspace.take(f"score{level}", (*fine.shape, 1)) if scored else None
 
         def write(start: Size, _: NDArray[np.float32], results: Arrays) -> None:
             write_block(feature, start, results[0])
             if score is not None:
                 write_block(score, start, results[1])
 
-        self._run_blocks(level, coarse, fine, skip, write, pool)
+        self._run_blocks(level, coarse, fine, skip, write)
         return feature, score
 
     def _logits(
-        self, coarse: Feature, admitted: Mask, finest: Mask | None, image: Feature, pool: ThreadPoolExecutor
+        self, coarse: Feature, admitted: Mask, finest: Mask | None, image: Feature
     ) -> NDArray[np.float32]:
         """Return the logits, (heads, z, y, x), the background's wherever the finest gate is closed."""
         background = np.asarray(self.description.background, dtype=np.float32)
@@ -162,7 +170,7 @@ class StagedEngine:
             inner = is_open[1:-1, 1:-1, 1:-1] > 0
             write_block(channels_last, start, np.where(inner, results[0], background))
 
-        self._run_blocks(0, coarse, fine, image, write, pool)
+        self._run_blocks(0, coarse, fine, image, write)
         return logits
 
     def _run_blocks(
@@ -172,7 +180,6 @@ class StagedEngine:
         fine: Mask,
         skip: Feature,
         write: Callable[[Size, NDArray[np.float32], Arrays], None],
-        pool: ThreadPoolExecutor,
     ) -> None:
         """Run a decoder level's blocks, and have `write` take in the results of each.
 
@@ -199,7 +206,11 @@ class StagedEngine:
             if self.skip
             else block_starts(rounded_up(fine.shape, 1), blocks.size)
         )
-        _run_all(run, list(batches(starts, blocks.batch)), pool)
+        self._run_all(run, list(batches(starts, blocks.batch)))
+
+    def _run_all(self, run: Callable[[_Job], None], jobs: Sequence[_Job]) -> None:
+        for future in [self._pool.submit(run, job) for job in jobs]:
+            future.result()
 
     def _buffer(self, blocks: Blocks, size: Size, halo: int, channels: int) -> NDArray[np.float32]:
         """Return an array of this thread's for the windows of a batch of blocks."""
@@ -208,11 +219,3 @@ class StagedEngine:
         if shape not in own:
             own[shape] = np.zeros(shape, dtype=np.float32)
         return own[shape]
-
-
-_Job = TypeVar("_Job")
-
-
-def _run_all(run: Callable[[_Job], None], jobs: Sequence[_Job], pool: ThreadPoolExecutor) -> None:
-    for future in [pool.submit(run, job) for job in jobs]:
-        future.result()

@@ -109,7 +109,7 @@ def test_whole_is_refused_where_norms_depend_on_the_tile():
 
 
 def test_bf16_is_refused_where_the_cpu_has_none(make_network, monkeypatch):
-    monkeypatch.setattr(choose, "supports_bf16", lambda: False)
+    monkeypatch.setattr("sgnet_nnunet.engine.precision.supports_bf16", lambda: False)
     with pytest.raises(SGNetError, match="this CPU has no bf16"):
         build(make_network(), precision="bf16")
     assert not isinstance(build(make_network(), precision="auto"), AutoPrecision)
