@@ -20,6 +20,7 @@ from sgnet_nnunet.engine.windows import (
     Size,
     batches,
     block_starts,
+    copy_image_window,
     copy_window,
     divided,
     inside_window,
@@ -33,6 +34,9 @@ from sgnet_nnunet.engine.workspace import Workspace
 
 Feature = NDArray[np.float32]
 """Shape (z, y, x, channels)."""
+
+Image = NDArray[np.float32]
+"""Shape (channels, z, y, x)."""
 
 KEPT_BYTES = 2**29
 """Memory that an engine keeps for its next image at most; a brain takes about a third of it."""
@@ -73,9 +77,9 @@ class StagedEngine:
 
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x)."""
-        channels_last = np.moveaxis(np.asarray(image, dtype=np.float32), 0, -1)
+        image = np.asarray(image, dtype=np.float32)
         extent = rounded_up(image.shape[1:], self.description.divisor)
-        half, pooled = self._stem(channels_last, extent)
+        half, pooled = self._stem(image, extent)
         deeper, score = self._deep(pooled)
         del pooled
         *skips, feature = half, *deeper
@@ -86,11 +90,11 @@ class StagedEngine:
             admitted = np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
             if level:
                 feature, score = self._up(level, feature, admitted, skips.pop())
-        logits = self._logits(feature, admitted, finest, channels_last)
+        logits = self._logits(feature, admitted, finest, image)
         self._workspace.trim(KEPT_BYTES)
         return logits
 
-    def _stem(self, image: Feature, extent: Size) -> tuple[Feature, Feature]:
+    def _stem(self, image: Image, extent: Size) -> tuple[Feature, Feature]:
         """Return the feature at half the resolution, and that pooled to a quarter of it."""
         features, stage, size = self.description.features, self.runtime.block_stage("stem"), STEM_BLOCKS.size
         half = self._workspace.take("half", (*divided(extent, 2), features[1]))
@@ -98,9 +102,9 @@ class StagedEngine:
         inside_size = moved(divided(size, 2), 2)
 
         def run(start: Size) -> None:
-            window = self._buffer(STEM_BLOCKS, size, 3, self.channels)
-            copy_window(image, moved(start, -3), window[0])
-            inside = self._buffer(STEM_BLOCKS, divided(size, 2), 1, 1)
+            window = self._buffer("image", STEM_BLOCKS, size, 3, self.channels)
+            copy_image_window(image, moved(start, -3), window[0])
+            inside = self._buffer("inside", STEM_BLOCKS, divided(size, 2), 1, 1)
             inside[0, ..., 0] = inside_window(divided(extent, 2), moved(divided(start, 2), -1), inside_size)
             key = inside.tobytes() if self.skip and not window.any() else b""
             results = self._background.get(key) if key else None
@@ -154,11 +158,11 @@ class StagedEngine:
         return feature, score
 
     def _logits(
-        self, coarse: Feature, admitted: Mask, finest: Mask | None, image: Feature
+        self, coarse: Feature, admitted: Mask, finest: Mask | None, image: Image
     ) -> NDArray[np.float32]:
         """Return the logits, (heads, z, y, x), the background's wherever the finest gate is closed."""
         background = np.asarray(self.description.background, dtype=np.float32)
-        logits = np.empty((self.heads, *image.shape[:3]), dtype=np.float32)
+        logits = np.empty((self.heads, *image.shape[1:]), dtype=np.float32)
         logits[...] = background[:, None, None, None]
         channels_last = np.moveaxis(logits, 0, -1)
         fine = repeat_twice(admitted)
@@ -178,25 +182,27 @@ class StagedEngine:
         level: int,
         coarse: Feature,
         fine: Mask,
-        skip: Feature,
+        skip: Feature | Image,
         write: Callable[[Size, NDArray[np.float32], Arrays], None],
     ) -> None:
         """Run a decoder level's blocks, and have `write` take in the results of each.
 
         `write` gets a block's start, its mask with a halo of 1, shape (z, y, x, 1), and its results.
         """
-        stage, blocks, halo = self.runtime.block_stage(f"up{level}"), blocks_of(level), 1 if level else 2
+        stage, blocks = self.runtime.block_stage(f"up{level}"), blocks_of(level)
+        halo, channels = (1, skip.shape[3]) if level else (2, self.channels)
+        copy_skip = copy_window if level else copy_image_window
 
         def run(starts: Sequence[Size]) -> None:
             inputs = (
-                self._buffer(blocks, divided(blocks.size, 2), 1, coarse.shape[3]),
-                self._buffer(blocks, blocks.size, 1, 1),
-                self._buffer(blocks, blocks.size, halo, skip.shape[3]),
+                self._buffer("coarse", blocks, divided(blocks.size, 2), 1, coarse.shape[3]),
+                self._buffer("admitted", blocks, blocks.size, 1, 1),
+                self._buffer("skip", blocks, blocks.size, halo, channels),
             )
             for slot, start in enumerate(starts):
                 copy_window(coarse, moved(divided(start, 2), -1), inputs[0][slot])
                 copy_window(fine[..., None], moved(start, -1), inputs[1][slot])
-                copy_window(skip, moved(start, -halo), inputs[2][slot])
+                copy_skip(skip, moved(start, -halo), inputs[2][slot])
             results = stage(*inputs)
             for slot, start in enumerate(starts):
                 write(start, inputs[1][slot], [result[slot] for result in results])
@@ -212,10 +218,10 @@ class StagedEngine:
         for future in [self._pool.submit(run, job) for job in jobs]:
             future.result()
 
-    def _buffer(self, blocks: Blocks, size: Size, halo: int, channels: int) -> NDArray[np.float32]:
+    def _buffer(self, name: str, blocks: Blocks, size: Size, halo: int, channels: int) -> NDArray[np.float32]:
         """Return an array of this thread's for the windows of a batch of blocks."""
         shape = (blocks.batch, *moved(size, 2 * halo), channels)
-        own: dict[tuple[int, ...], NDArray[np.float32]] = self._buffers.__dict__.setdefault("own", {})
-        if shape not in own:
-            own[shape] = np.zeros(shape, dtype=np.float32)
-        return own[shape]
+        own: dict[object, NDArray[np.float32]] = self._buffers.__dict__.setdefault("own", {})
+        if (name, shape) not in own:
+            own[name, shape] = np.zeros(shape, dtype=np.float32)
+        return own[name, shape]

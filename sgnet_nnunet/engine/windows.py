@@ -35,8 +35,26 @@ def copy_window(volume: NDArray[np.generic], start: Size, window: NDArray[np.gen
     window[tuple(inner)] = source
 
 
+def copy_image_window(image: NDArray[np.float32], start: Size, window: NDArray[np.float32]) -> None:
+    """Fill a window with channels last from an image with channels first; see `copy_window`.
+
+    Args:
+        image: Shape (channels, z, y, x).
+        start: First voxel of the window.
+        window: Shape (z, y, x, channels).
+    """
+    # A channel at a time: rows along x are copied faster than pairs of channels.
+    for channel, voxels in enumerate(image):
+        copy_window(voxels, start, window[..., channel])
+
+
 def inside_window(extent: Size, start: Size, size: Size) -> NDArray[np.bool_]:
     """Return which voxels of a window lie inside a volume, shape `size`."""
+    if all(
+        first >= 0 and first + length <= limit
+        for first, length, limit in zip(start, size, extent, strict=True)
+    ):
+        return np.ones(size, dtype=bool)
     along = [
         (np.arange(first, first + length) >= 0) & (np.arange(first, first + length) < limit)
         for first, length, limit in zip(start, size, extent, strict=True)
