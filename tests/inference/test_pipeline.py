@@ -1,3 +1,4 @@
+import operator
 import os
 import threading
 import time
@@ -6,29 +7,26 @@ import pytest
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.pipeline import ahead, behind
+from sgnet_nnunet.results.labels import read_json
 
 
-def square(number):
-    if number < 0:
-        raise InputFileError(f"{number}.nii.gz", "is damaged", "copy it again")
-    return number**2
-
-
-def die(_):
-    os._exit(1)
+# What a process is given to do must be importable there, as a test's own functions are not.
 
 
 @pytest.mark.parametrize("processes", [0, 2])
 def test_order_is_kept(processes):
-    assert list(ahead(square, [3, 1, 2, 5], processes=processes)) == [9, 1, 4, 25]
-    assert list(ahead(square, [], processes=processes)) == []
+    assert list(ahead(operator.neg, [3, 1, 2, 5], processes=processes)) == [-3, -1, -2, -5]
+    assert list(ahead(operator.neg, [], processes=processes)) == []
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_error_comes_in_its_jobs_turn_and_names_the_file(processes):
-    outcomes = ahead(square, [3, -1, 2], processes=processes)
-    assert next(outcomes) == 9
-    with pytest.raises(InputFileError, match=r"-1\.nii\.gz: is damaged; copy it again"):
+def test_error_comes_in_its_jobs_turn_and_names_the_file(processes, tmp_path):
+    (tmp_path / "good.json").write_text("{}")
+    (tmp_path / "bad.json").write_text("{")
+    jobs = [tmp_path / f"{name}.json" for name in ("good", "bad", "good")]
+    outcomes = ahead(read_json, jobs, processes=processes)
+    assert next(outcomes) == {}
+    with pytest.raises(InputFileError, match=r"bad\.json: is not JSON"):
         next(outcomes)
 
 
@@ -53,7 +51,7 @@ def test_first_job_begins_before_it_is_asked_for():
 
 def test_process_that_dies_is_one_line():
     with pytest.raises(SGNetError, match="a process of -npp or -nps died"):
-        list(ahead(die, [1], processes=1))
+        list(ahead(os._exit, [1], processes=1))
 
 
 def test_stages_overlap():

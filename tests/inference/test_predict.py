@@ -47,7 +47,8 @@ def test_without_a_point_the_files_are_those_of_nnunet(models, stock, kind, imag
         assert (tmp_path / name).read_bytes() == (stock[kind] / name).read_bytes()
     for name in ("a.npz", "b.npz"):
         ours, theirs = (np.load(folder / name)["probabilities"] for folder in (tmp_path, stock[kind]))
-        np.testing.assert_array_equal(ours, theirs)
+        # nnU-Net resamples with another number of threads.
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert len(np.unique(predicted(tmp_path)["a.nii.gz"].dataobj)) > 1
 
 
@@ -63,7 +64,8 @@ def test_mask_is_that_of_nnunets_probabilities_at_the_point(models, stock, kind,
         spacing = tuple(properties["spacing"])
         expected = apply_operating_point(probabilities, point, model.label_manager, spacing)
         np.testing.assert_array_equal(mask[0], expected)
-        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npz")["probabilities"], probabilities)
+        saved = np.load(tmp_path / f"{name}.npz")["probabilities"]
+        np.testing.assert_allclose(saved, probabilities, atol=1e-6)
         image, written = nib.load(images / f"{name}_0000.nii.gz"), nib.load(tmp_path / f"{name}.nii.gz")
         np.testing.assert_allclose(written.affine, image.affine)
         assert written.shape == image.shape
