@@ -9,7 +9,6 @@ from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.pipeline import ahead, behind
 from sgnet_nnunet.results.labels import read_json
 
-
 # What a process is given to do must be importable there, as a test's own functions are not.
 
 
@@ -97,10 +96,14 @@ def test_one_call_waits_behind_and_no_more():
 def test_calls_are_counted_when_they_have_succeeded():
     done = []
 
+    def check(number):
+        if number < 0:
+            raise InputFileError(f"{number}.nii.gz", "is damaged", "copy it again")
+
     def run(numbers):
         with behind(on_done=lambda: done.append(1)) as submit:
             for number in numbers:
-                submit(square, number)
+                submit(check, number)
 
     run([1, 2])
     assert len(done) == 2
