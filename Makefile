@@ -43,7 +43,7 @@ DEMO_MODEL ?= demo_output/nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__
 DEMO_IMAGES ?= demo_output/nnUNet_raw/Dataset501_BrainMetsLung/imagesTs
 speed: $(VENV)/installed ## Time inference (of the demo's model) and training; an hour, on an idle machine
 	$(BIN)/python benchmarks/inference.py $(DEMO_MODEL) $(DEMO_IMAGES) benchmarks/results
-	$(BIN)/python benchmarks/training.py benchmarks/results
+	$(BIN)/python benchmarks/training.py benchmarks/results --no-default --iters 1 --batches 8
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info demo_output study_output .coverage .mypy_cache .pytest_cache .ruff_cache
