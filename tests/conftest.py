@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: a tiny nnU-Net data set, and the paths nnU-Net works in."""
 
+import builtins
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +16,22 @@ os.environ["nnUNet_def_n_proc"] = "1"  # noqa: SIM112
 
 RESULTS_AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+@pytest.fixture
+def without_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that has the import of a module fail, as if it were not installed."""
+    load = builtins.__import__
+
+    def remove(module: str) -> None:
+        def fail(name, *args, **kwargs):
+            if name == module:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return load(name, *args, **kwargs)
+
+        monkeypatch.setattr(builtins, "__import__", fail)
+
+    return remove
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from inference_speed.subject import Subject
 from sgnet_nnunet.inference.prints import prints_to_log
-from sgnet_nnunet.results.labels import read_json
+from sgnet_nnunet.io.json_object import read_json
 
 DATASET = "Dataset501_Benchmark"
 FINGERPRINT = "dataset_fingerprint.json"

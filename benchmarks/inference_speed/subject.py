@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.results.labels import read_json
+from sgnet_nnunet.io.json_object import read_json
 from sgnet_nnunet.standalone.cases import find_cases
 
 

@@ -1,11 +1,9 @@
 """The engine of an exported model, opened without PyTorch."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sgnet_nnunet.engine.description import Description
 from sgnet_nnunet.engine.engine import Engine, Ensemble
@@ -14,6 +12,7 @@ from sgnet_nnunet.engine.precision import at_precision
 from sgnet_nnunet.engine.slabs import SlabEngine
 from sgnet_nnunet.engine.staged import StagedEngine
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.io.json_object import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +54,8 @@ def read_export(folder: Path) -> Export:
         InputFileError: If the file cannot be read or is not what `sgnet export` writes.
     """
     path = folder / FILE_NAME
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputFileError(path, f"cannot be read ({error})", _REMEDY) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_json(path, remedy=_REMEDY)
+    if content.get("format") != FORMAT:
         raise InputFileError(path, "is not a file of sgnet export", "name an exported folder")
     if content.get("version") != VERSION:
         raise InputFileError(path, f"has version {content.get('version')}, not {VERSION}", _REMEDY)

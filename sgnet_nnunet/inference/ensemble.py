@@ -17,7 +17,7 @@ from sgnet_nnunet.inference.predictor import SGNetPredictor, data_of
 from sgnet_nnunet.inference.preprocessing import CaseFiles, Setup, preprocess
 from sgnet_nnunet.inference.prints import prints_to_log
 from sgnet_nnunet.inference.writing import Writer
-from sgnet_nnunet.results.labels import read_json
+from sgnet_nnunet.io.json_object import read_json
 
 SHARED = {
     "dataset.json": ("labels", "regions_class_order", "channel_names", "file_ending"),

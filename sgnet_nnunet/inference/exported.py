@@ -9,7 +9,7 @@ from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.find import find_operating_point
 from sgnet_nnunet.inference.mirroring import Mirrored
 from sgnet_nnunet.inference.options import PredictionOptions
-from sgnet_nnunet.results.labels import read_json
+from sgnet_nnunet.io.json_object import read_json
 from sgnet_nnunet.standalone.pipeline import Options, predict_folder
 from sgnet_nnunet.standalone.plan import read_plan
 

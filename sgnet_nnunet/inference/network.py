@@ -9,8 +9,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from sgnet_nnunet.io.json_object import read_json
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.results.labels import read_json
 
 PLANNED = "SGNetTrainer"
 """The trainer that trains the plan's SG-Net as it is; its subclasses change it."""

@@ -7,12 +7,10 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.evaluation.lesions import find_lesions
 from sgnet_nnunet.operating_point.point import OperatingPoint, is_kept
+from sgnet_nnunet.standalone.labels import FEWEST_LABELS_OF_UINT16
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
-
-FEWEST_LABELS_OF_UINT16 = 255
-"""From so many foreground labels on nnU-Net writes 16 bits, see its `export_prediction`."""
 
 
 def foreground_probability(

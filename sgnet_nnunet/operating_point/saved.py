@@ -11,8 +11,8 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.io.json_object import read_json
 from sgnet_nnunet.results.case import PredictedCase
-from sgnet_nnunet.results.labels import read_json
 from sgnet_nnunet.results.model_name import ModelName
 
 if TYPE_CHECKING:

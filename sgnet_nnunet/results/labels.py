@@ -1,10 +1,10 @@
 """What is judged: the labels or regions of nnU-Net's `dataset.json`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.io.json_object import read_json
 from sgnet_nnunet.results.case import Target
 
 LARGEST_FOREGROUND = 255
@@ -55,23 +55,6 @@ def read_labels_of(dataset_json: Path) -> Labels:
     return Labels(
         targets=targets, known_values=frozenset(known), ignored_value=ignored[0] if ignored else None
     )
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Return the object in a JSON file.
-
-    Raises:
-        InputFileError: If the file cannot be read or holds no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputFileError(path, f"cannot be read ({error.strerror})", "name the right folder") from error
-    except ValueError as error:
-        raise InputFileError(path, f"is not JSON ({error})", "copy it again") from error
-    if not isinstance(content, dict):
-        raise InputFileError(path, "holds no JSON object", "name nnU-Net's dataset.json of the data set")
-    return content
 
 
 def _values(dataset_json: Path, name: str, value: object) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 FEWEST_LABELS_OF_UINT16 = 255
+"""From so many foreground labels on nnU-Net writes 16 bits, see its `export_prediction`."""
 
 
 @dataclass(frozen=True, kw_only=True)

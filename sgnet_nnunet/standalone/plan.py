@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.io.json_object import read_json
 from sgnet_nnunet.standalone.labels import Labels, labels_of
 
 RESAMPLING = "resample_torch_fornnunet"
@@ -14,6 +15,7 @@ RESAMPLING = "resample_torch_fornnunet"
 
 DIMENSIONS = 3
 
+_REMEDY = "export the model anew"
 _WITH_PYTORCH = "predict the trained model's own folder instead, with PyTorch"
 
 
@@ -62,7 +64,7 @@ def read_plan(folder: Path, configuration: str) -> Plan:
             that cannot be done exactly without PyTorch.
     """
     path = folder / "plans.json"
-    plans, dataset = _read_json(path), _read_json(folder / "dataset.json")
+    plans, dataset = (read_json(each, remedy=_REMEDY) for each in (path, folder / "dataset.json"))
     try:
         settings = _configuration(path, plans, configuration)
         _check_supported(path, plans, settings)
@@ -87,21 +89,7 @@ def read_plan(folder: Path, configuration: str) -> Plan:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         detail = f"nothing called {error}" if isinstance(error, KeyError) else str(error)
-        raise InputFileError(
-            path, f"with dataset.json, holds no usable plan ({detail})", "export the model anew"
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputFileError(path, f"cannot be read ({error.strerror})", "export the model anew") from error
-    except ValueError as error:
-        raise InputFileError(path, f"is not JSON ({error})", "export the model anew") from error
-    if not isinstance(content, dict):
-        raise InputFileError(path, "is not a JSON object", "export the model anew")
-    return content
+        raise InputFileError(path, f"with dataset.json, holds no usable plan ({detail})", _REMEDY) from error
 
 
 def _configuration(path: Path, plans: Mapping[str, Any], name: str) -> dict[str, Any]:

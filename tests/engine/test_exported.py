@@ -70,8 +70,8 @@ def test_damaged_stage_is_named(folder, rng, smooth_image):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda _: "{", "cannot be read"),
-        (lambda _: json.dumps([]), "is not a file of sgnet export"),
+        (lambda _: "{", "is not JSON"),
+        (lambda _: json.dumps({}), "is not a file of sgnet export"),
         (lambda content: json.dumps(content | {"version": 9}), "has version 9, not 1"),
         (lambda content: json.dumps(content | {"folds": {"0": {"channels": 2}}}), "lacks or garbles"),
     ],

@@ -1,4 +1,3 @@
-import builtins
 import sys
 from types import SimpleNamespace
 
@@ -8,15 +7,8 @@ from sgnet_nnunet.engine.openvino_runtime import import_openvino
 from sgnet_nnunet.errors import SGNetError
 
 
-def test_missing_extra_is_named_with_the_command(monkeypatch):
-    load = builtins.__import__
-
-    def fail(name, *args, **kwargs):
-        if name == "openvino":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return load(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", fail)
+def test_missing_extra_is_named_with_the_command(without_module):
+    without_module("openvino")
     with pytest.raises(
         SGNetError, match=r"openvino is not installed; run: pip install 'sgnet-nnunet\[cpu\]'"
     ):

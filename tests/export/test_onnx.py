@@ -1,5 +1,3 @@
-import builtins
-
 import pytest
 import torch
 
@@ -13,15 +11,8 @@ def tiny():
     return SGNet(1, 1, features_per_stage=(4, 8), gate_kwargs={"groups": 2})
 
 
-def test_missing_extra_is_named_with_the_command(monkeypatch, tmp_path):
-    load = builtins.__import__
-
-    def fail(name, *args, **kwargs):
-        if name == "onnxscript":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return load(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", fail)
+def test_missing_extra_is_named_with_the_command(without_module, tmp_path):
+    without_module("onnxscript")
     with pytest.raises(
         SGNetError, match=r"onnxscript is not installed; run: pip install 'sgnet-nnunet\[onnx\]'"
     ):
