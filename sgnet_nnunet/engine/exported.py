@@ -32,6 +32,7 @@ class Export:
         model: The data set's name and the model folder's.
         configuration: nnU-Net's configuration.
         background_head: Whether head 0 is the background.
+        mirroring_axes: Spatial axes that may be mirrored, 0 for z.
         folds: The geometry of each fold's network, by the fold's name.
     """
 
@@ -39,6 +40,7 @@ class Export:
     model: str
     configuration: str
     background_head: bool
+    mirroring_axes: tuple[int, ...]
     folds: Mapping[str, Description]
 
 
@@ -65,6 +67,7 @@ def read_export(folder: Path) -> Export:
             model=content["model"],
             configuration=content["configuration"],
             background_head=content["background_head"],
+            mirroring_axes=tuple(content["mirroring_axes"]),
             folds={name: Description.from_dict(values) for name, values in content["folds"].items()},
         )
     except (KeyError, TypeError, AttributeError) as error:

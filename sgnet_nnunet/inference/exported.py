@@ -4,12 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sgnet_nnunet.engine.engine import Engine
-from sgnet_nnunet.engine.exported import FILE_NAME, open_exported, read_export
-from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.engine.exported import open_exported, read_export
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference.find import find_operating_point
 from sgnet_nnunet.inference.mirroring import Mirrored
 from sgnet_nnunet.inference.options import PredictionOptions
-from sgnet_nnunet.io.json_object import read_json
 from sgnet_nnunet.standalone.pipeline import Options, predict_folder
 from sgnet_nnunet.standalone.plan import read_plan
 
@@ -49,7 +48,7 @@ def predict_exported(
     """
     refuse_options(options)
     export = read_export(model_folder)
-    axes = _mirroring_axes(model_folder) if options.mirroring else ()
+    axes = export.mirroring_axes if options.mirroring else ()
 
     def open_engine() -> Engine:
         engine = open_exported(
@@ -98,14 +97,3 @@ def refuse_options(options: PredictionOptions) -> None:
             f"{', '.join(given)}: not for an exported model, which runs in OpenVINO on the CPU; leave it "
             "out, or name the trained model's folder"
         )
-
-
-def _mirroring_axes(model_folder: Path) -> tuple[int, ...]:
-    """Return the spatial axes that nnU-Net's trainer allows to mirror."""
-    path = model_folder / FILE_NAME
-    axes = read_json(path).get("mirroring_axes")
-    if not isinstance(axes, list):
-        raise InputFileError(
-            path, "does not say which axes may be mirrored", "predict without --tta, or export the model anew"
-        )
-    return tuple(int(axis) for axis in axes)

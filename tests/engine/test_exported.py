@@ -21,6 +21,7 @@ def written(make_network, tmp_path_factory):
         "model": "Dataset501/SGNetTrainer__nnUNetPlans__3d_fullres",
         "configuration": "3d_fullres",
         "background_head": True,
+        "mirroring_axes": [0, 2],
         "folds": {fold: describe(network).as_dict() for fold, network in networks.items()},
     }
     (folder / FILE_NAME).write_text(json.dumps(content))
@@ -73,9 +74,10 @@ def test_damaged_stage_is_named(folder, rng, smooth_image):
         (lambda _: "{", "is not JSON"),
         (lambda _: json.dumps({}), "is not a file of sgnet export"),
         (lambda content: json.dumps(content | {"version": 9}), "has version 9, not 1"),
+        (lambda content: json.dumps({**content, "mirroring_axes": None}), "lacks or garbles"),
         (lambda content: json.dumps(content | {"folds": {"0": {"channels": 2}}}), "lacks or garbles"),
     ],
-    ids=["no JSON", "another file", "another version", "no geometry"],
+    ids=["no JSON", "another file", "another version", "no axes", "no geometry"],
 )
 def test_description_that_cannot_be_used_is_told(folder, change, message):
     path = folder / FILE_NAME

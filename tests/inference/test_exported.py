@@ -1,10 +1,9 @@
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import exported
 from sgnet_nnunet.inference.exported import predict_exported, refuse_options
 from sgnet_nnunet.inference.mirroring import Mirrored
@@ -45,7 +44,7 @@ def parts(tmp_path, monkeypatch):
         parts.opened = options
         return SimpleNamespace(channels=2, heads=2, logits=lambda image: image)
 
-    export = SimpleNamespace(configuration="3d_fullres", model="Dataset501_Tiny/M")
+    export = SimpleNamespace(configuration="3d_fullres", model="Dataset501_Tiny/M", mirroring_axes=(0, 2))
     monkeypatch.setattr(exported, "read_export", lambda _: export)
     monkeypatch.setattr(exported, "read_plan", lambda _, configuration: configuration)
     monkeypatch.setattr(exported, "open_exported", open_exported)
@@ -73,15 +72,8 @@ def test_engine_is_opened_as_the_options_say(parts, tmp_path):
 
 
 def test_mirroring_goes_along_the_axes_of_the_export(parts, tmp_path):
-    (tmp_path / "export.json").write_text(json.dumps({"mirroring_axes": [0, 2]}))
     assert predict(tmp_path, mirroring=True) == 2
     engine = parts.predicted["open_engine"]()
     assert isinstance(engine, Mirrored)
     image = np.random.default_rng(0).random((2, 3, 3, 3), dtype=np.float32)
     np.testing.assert_allclose(engine.logits(image), image, rtol=1e-6)
-
-
-def test_mirroring_without_known_axes_is_refused(parts, tmp_path):
-    (tmp_path / "export.json").write_text("{}")
-    with pytest.raises(InputFileError, match="does not say which axes may be mirrored"):
-        predict(tmp_path, mirroring=True)
