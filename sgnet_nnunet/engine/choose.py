@@ -23,9 +23,6 @@ from sgnet_nnunet.networks.sgnet import SGNet
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("auto", "tiled", "whole", "sparse")
-RUNTIMES = ("auto", "torch", "openvino")
-
 
 def build_engine(
     network: nn.Module,
@@ -45,8 +42,8 @@ def build_engine(
     Args:
         network: The network.
         weights: Weights of one or more folds; their logits are averaged.
-        wanted: One of `ENGINES`.
-        runtime: One of `RUNTIMES`; `auto` is OpenVINO on a CPU if it is installed.
+        wanted: `tiled`, `whole`, `sparse` or `auto`.
+        runtime: `torch`, `openvino` or `auto`, which is OpenVINO on a CPU if it is installed.
         precision: What OpenVINO computes in; see `precision.at_precision`.
         device: Where to compute.
         max_memory: Bytes that the process may take in all; None for what is free.

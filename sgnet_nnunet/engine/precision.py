@@ -16,14 +16,11 @@ ALLOWED_DICE = 0.998
 """Overlap with the mask of single precision from which on bfloat16 is trusted."""
 
 
-PRECISIONS = ("f32", "bf16", "auto")
-
-
 def at_precision(wanted: str, build: Callable[[Precision], Engine], *, background_head: bool) -> Engine:
     """Return an engine of OpenVINO at the precision that is wanted.
 
     Args:
-        wanted: One of `PRECISIONS`; `auto` is bf16 if the CPU has it and the first image's mask allows it.
+        wanted: `f32`, `bf16`, or `auto` for bf16 if the CPU has it and the first image's mask allows it.
         build: Returns the engine at a precision.
         background_head: Whether head 0 is the background.
 

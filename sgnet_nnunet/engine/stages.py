@@ -6,7 +6,6 @@ results have their channels last, shape (blocks, z, y, x, channels).
 """
 
 import copy
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -181,10 +180,3 @@ def _unpadded(block: nn.Module) -> nn.Conv3d:
     convolution = _fused(block)
     convolution.padding = (0, 0, 0)
     return convolution
-
-
-def weights_of(network: SGNet, weights: Mapping[str, Tensor]) -> SGNet:
-    """Return a copy of a network with other weights, in evaluation mode."""
-    loaded = copy.deepcopy(network).cpu()
-    loaded.load_state_dict(dict(weights))
-    return loaded.eval()
