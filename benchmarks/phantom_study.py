@@ -35,9 +35,14 @@ def run(
     folder: Annotated[Path, typer.Argument(help="Where the study works; about 2 GB.")],
     budget: Annotated[str, typer.Option(help=f"One of {', '.join(BUDGETS)}.")] = "cpu",
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds; the budget's by default.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Networks to train, such as SGNetTrainer__nnUNetPlans.")
+    ] = None,
     workers: Annotated[int, typer.Option("-np", min=1, help="Trainings side by side.")] = 1,
 ) -> None:
     """Make the data, then train and score whatever is missing, seed by seed."""
+    if unknown := set(only or ()) - {model.run for model in MODELS}:
+        raise typer.BadParameter(f"no such network: {', '.join(unknown)}", param_hint="--only")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,9 +54,10 @@ def run(
         (folder, model, seed)
         for seed in range(config.seeds)
         for model in MODELS
-        if model.trained
+        if not model.held_open
+        and model.run in (only or [model.run])
         and seed < (model.seeds or config.seeds)
-        and not (run_folder(folder, model.trainer, seed) / SCORES).exists()
+        and not (run_folder(folder, model.run, seed) / SCORES).exists()
     ]
     for done, ((_, model, seed), _) in enumerate(run_jobs(train, jobs, workers=workers), start=1):
         logger.info("%d of %d: %s, seed %d", done, len(jobs), model.name, seed)
@@ -60,12 +66,12 @@ def run(
 def train(job: Job) -> None:
     """Train and score one network in a process of its own."""
     folder, model, seed = job
-    target = run_folder(folder, model.trainer, seed)
+    target = run_folder(folder, model.run, seed)
     target.mkdir(parents=True, exist_ok=True)
     threads = {"OMP_NUM_THREADS": "1"} if StudyConfig.load(folder / "config.json").device == "cpu" else {}
     with (target / "log.txt").open("w", encoding="utf-8") as log:
         subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "study.train", str(folder), model.trainer, model.plans, str(seed)],
+            [sys.executable, "-m", "study.train", str(folder), model.run, str(seed)],
             cwd=Path(__file__).parent,
             env=os.environ | threads,
             stdout=log,
@@ -91,7 +97,7 @@ def thresholds(folder: Annotated[Path, typer.Argument(help="The study's folder."
     # nnU-Net reads its paths when it is imported.
     from study.thresholds import measure_thresholds  # noqa: PLC0415
 
-    runs = sorted(folder.glob(f"runs/seed*/SGNetTrainer/{DATASET}/SGNetTrainer__*"))
+    runs = sorted(folder.glob(f"runs/seed*/{MODELS[0].run}/{DATASET}/SGNetTrainer__*"))
     raw = folder / "nnUNet_raw" / DATASET
     rows = {run.parts[-4]: measure_thresholds(run, raw) for run in runs}
     (folder / "thresholds.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -101,12 +107,13 @@ def thresholds(folder: Annotated[Path, typer.Argument(help="The study's folder."
 def report(
     folder: Annotated[Path, typer.Argument(help="The study's folder.")],
     results: Annotated[Path, typer.Argument(help="Where the tables go.")],
+    name: Annotated[str, typer.Option(help="Name of the two files.")] = "phantom_study",
 ) -> None:
-    """Write `phantom_study.json` and `phantom_study.md`."""
+    """Write `phantom_study.json` and `phantom_study.md`, or under another name."""
     summary = summarise(folder.resolve(), StudyConfig.load(folder / "config.json"))
     results.mkdir(parents=True, exist_ok=True)
-    (results / "phantom_study.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    (results / "phantom_study.md").write_text(to_markdown(summary), encoding="utf-8")
+    (results / f"{name}.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    (results / f"{name}.md").write_text(to_markdown(summary), encoding="utf-8")
 
 
 if __name__ == "__main__":

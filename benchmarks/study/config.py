@@ -5,7 +5,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 SG_NET_PLANS = "nnUNetPlans"
+TVERSKY_PLANS = "nnUNetTverskyPlans"
 DEFAULT_PLANS = "nnUNetDefaultPlans"
+
+FALSE_POSITIVE_WEIGHT = 0.7
+"""What `TVERSKY_PLANS` has in place of Dice's 0.5."""
+
+HELD_OPEN = "-held-open"
+"""Ends the folder of networks that are tested with their gates held open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +24,7 @@ class Model:
         trainer: nnU-Net's `-tr`.
         plans: nnU-Net's `-p`.
         seeds: How many seeds to train at most; None for the study's.
-        trained: Whether it has a training of its own.
+        held_open: Whether these are another model's weights, tested with their gates held open.
         bfloat16: Whether it can train in bfloat16 on a CPU; instance norms come out as NaN there.
     """
 
@@ -25,16 +32,18 @@ class Model:
     trainer: str
     plans: str = SG_NET_PLANS
     seeds: int | None = None
-    trained: bool = True
+    held_open: bool = False
     bfloat16: bool = True
 
+    @property
+    def run(self) -> str:
+        """Name of the folder of its trainings."""
+        return f"{self.trainer}__{self.plans}{HELD_OPEN if self.held_open else ''}"
 
-HELD_OPEN = "-held-open"
-"""Added to a trainer's name for its networks with their gates held open when they are tested."""
 
 MODELS = (
     Model(name="SG-Net, admission gate", trainer="SGNetTrainer"),
-    Model(name="the same weights, gates held open", trainer=f"SGNetTrainer{HELD_OPEN}", trained=False),
+    Model(name="the same weights, gates held open", trainer="SGNetTrainer", held_open=True),
     Model(name="SG-Net, no gate", trainer="SGNetNoGateTrainer"),
     Model(name="SG-Net, skip gate", trainer="SGNetSkipGateTrainer"),
     Model(name="SG-Net, soft gate", trainer="SGNetSoftGateTrainer"),
@@ -44,7 +53,14 @@ MODELS = (
     Model(name="Attention U-Net", trainer="AttentionUNetTrainer", bfloat16=False),
     Model(name="SG-Net, notebook's recipe", trainer="SGNetNotebookTrainer", seeds=1),
     Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, seeds=1, bfloat16=False),
+    Model(name="SG-Net, admission gate, Tversky", trainer="SGNetTrainer", plans=TVERSKY_PLANS),
+    Model(name="SG-Net, no gate, Tversky", trainer="SGNetNoGateTrainer", plans=TVERSKY_PLANS),
 )
+
+
+def model_of_run(run: str) -> Model:
+    """Return the network whose trainings are in folders of that name."""
+    return next(model for model in MODELS if model.run == run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +118,7 @@ BUDGETS = {
         bfloat16=True,
         default_memory_gb=0.25,
     ),
+    "cpu-1mm": StudyConfig(batch_size=2, epochs=25, iters=40, device="cpu", bfloat16=True),
     "smoke": StudyConfig(
         training=2,
         validation=1,
@@ -116,7 +133,8 @@ BUDGETS = {
         default_memory_gb=0.25,
     ),
 }
-"""`gpu` is the plan's own grid, patch and batch; `cpu` fits two cores; `smoke` tests the study."""
+"""`gpu` is the plan's own grid, patch and batch; `cpu` fits two cores, `cpu-1mm` with the plan's grid and
+patch, for a few of the networks; `smoke` tests the study."""
 
 
 def with_seeds(config: StudyConfig, seeds: int | None) -> StudyConfig:

@@ -11,7 +11,7 @@ from sgnet_nnunet.conversion import ConversionOptions, convert_collection
 from sgnet_nnunet.demo.commands import run_command
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.dataset import write_phantoms
-from study.config import DEFAULT_PLANS, SG_NET_PLANS, StudyConfig
+from study.config import DEFAULT_PLANS, FALSE_POSITIVE_WEIGHT, SG_NET_PLANS, TVERSKY_PLANS, StudyConfig
 
 DATASET = "Dataset501_BrainMetsLung"
 DONE = "data.done"
@@ -97,6 +97,9 @@ def _plan(folder: Path, config: StudyConfig, workers: int) -> None:
         "batch_size": config.batch_size,
     }
     path.write_text(json.dumps(plans, indent=2), encoding="utf-8")
+    plans["plans_name"] = TVERSKY_PLANS
+    plans["configurations"]["3d_fullres"]["false_positive_weight"] = FALSE_POSITIVE_WEIGHT
+    path.with_name(f"{TVERSKY_PLANS}.json").write_text(json.dumps(plans, indent=2), encoding="utf-8")
 
 
 def nnunet_paths(folder: Path) -> dict[str, str]:

@@ -12,7 +12,10 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     sections = (
         ("Means over the test patients, then over seeds:", _means(results)),
         ("Seed by seed:", _seeds(models)),
-        ("Difference to the ungated network, paired over patients, 95 % interval:", _differences(models)),
+        (
+            "Difference to the ungated network with the same loss, paired over patients, 95 % interval:",
+            _differences(models),
+        ),
         ("The gates on the test patients:", _gates(models)),
         ("Admission gates at thresholds set on the training patients:", _thresholds(results["thresholds"])),
     )
@@ -33,7 +36,7 @@ def _means(results: Mapping[str, Any]) -> Iterable[Row]:
     )
     speed = {row["trainer"]: row for row in (results["speed"] or {}).get("models", [])}
     for model in results["models"]:
-        mean, timing = model["mean"], speed.get(model["trainer"])
+        mean, timing = model["mean"], None if model["held_open"] else speed.get(model["trainer"])
         yield (
             *(model["name"], f"{model['parameters']:,}", str(model["seeds"])),
             *(f"{mean[name]:.3f}" for name in ("dice", "precision", "recall")),

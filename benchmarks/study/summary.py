@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from study.config import MODELS, Model, StudyConfig
+from study.config import MODELS, SG_NET_PLANS, Model, StudyConfig
 from study.train import SCORES, run_folder
 
-REFERENCE = "SGNetNoGateTrainer"
+UNGATED = "SGNetNoGateTrainer"
 RESAMPLES = 2000
 SMALLEST_LESION_MM = 5.0
 """The smallest lesion that no gate may shut out."""
 
 Case = Mapping[str, Any]
+Scores = Mapping[str, NDArray[np.float64]]
 
 PER_CASE: Mapping[str, Callable[[Case], float]] = {
     "dice": lambda case: case["dice"],
@@ -33,14 +34,14 @@ PER_CASE: Mapping[str, Callable[[Case], float]] = {
 
 def summarise(folder: Path, config: StudyConfig) -> dict[str, Any]:
     """Return the study's results: each model's means over seeds, and its differences to no gate."""
-    runs = {model.trainer: list(_runs(folder, config, model)) for model in MODELS}
-    patients = {trainer: _per_patient(found) for trainer, found in runs.items() if found}
+    runs = {model: found for model in MODELS if (found := list(_runs(folder, config, model)))}
+    patients = {model: _per_patient(found) for model, found in runs.items()}
     models = [
-        {"name": model.name, "trainer": model.trainer, **_summary(runs[model.trainer])}
-        | _gate_summary(runs[model.trainer])
-        | {"against_no_gate": _differences(patients, model.trainer)}
-        for model in MODELS
-        if runs[model.trainer]
+        {"name": model.name, "trainer": model.trainer, "plans": model.plans, "held_open": model.held_open}
+        | _summary(found)
+        | _gate_summary(found)
+        | {"against_no_gate": _differences(patients, model)}
+        for model, found in runs.items()
     ]
     return {
         "budget": asdict(config),
@@ -62,7 +63,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _runs(folder: Path, config: StudyConfig, model: Model) -> Iterable[dict[str, Any]]:
     for seed in range(config.seeds):
-        path = run_folder(folder, model.trainer, seed) / SCORES
+        path = run_folder(folder, model.run, seed) / SCORES
         if path.exists():
             yield json.loads(path.read_text(encoding="utf-8"))
 
@@ -113,14 +114,15 @@ def _gate_summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _differences(
-    patients: Mapping[str, Mapping[str, NDArray[np.float64]]], trainer: str
-) -> dict[str, dict[str, float]] | None:
-    if trainer == REFERENCE or REFERENCE not in patients:
+def _differences(patients: Mapping[Model, Scores], model: Model) -> dict[str, dict[str, float]] | None:
+    """Return the differences to the ungated network of the same plan, else to that of SG-Net's plan."""
+    ungated = {other.plans: other for other in patients if other.trainer == UNGATED}
+    reference = ungated.get(model.plans, ungated.get(SG_NET_PLANS))
+    if reference is None or reference is model:
         return None
     result = {}
     for name in PER_CASE:
-        difference = patients[trainer][name] - patients[REFERENCE][name]
+        difference = patients[model][name] - patients[reference][name]
         difference = difference[np.isfinite(difference)]
         interval = stats.bootstrap(
             (difference,), np.mean, n_resamples=RESAMPLES, rng=np.random.default_rng(0)

@@ -1,6 +1,6 @@
 """One training of the study, through nnU-Net's own trainer and predictor.
 
-Run in a process of its own, so that each starts from its seed: `python train.py FOLDER TRAINER PLANS SEED`.
+Run in a process of its own, so that each starts from its seed: `python -m study.train FOLDER RUN SEED`.
 """
 
 import os
@@ -11,22 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from study.config import HELD_OPEN, MODELS, StudyConfig
+from study.config import HELD_OPEN, StudyConfig, model_of_run
 from study.data import DATASET, nnunet_paths
 
 SCORES = "scores.json"
 VAL_ITERS = 4
 
 
-def run_folder(folder: Path, trainer: str, seed: int) -> Path:
+def run_folder(folder: Path, run: str, seed: int) -> Path:
     """Return where a training of the study leaves its results."""
-    return folder / "runs" / f"seed{seed}" / trainer
+    return folder / "runs" / f"seed{seed}" / run
 
 
-def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> None:
+def train_and_score(folder: Path, run: str, seed: int) -> None:
     """Train one network from one seed, predict the test patients and score them."""
     config = StudyConfig.load(folder / "config.json")
-    target = run_folder(folder, trainer_name, seed)
+    model = model_of_run(run)
+    target = run_folder(folder, run, seed)
     target.mkdir(parents=True, exist_ok=True)
     os.environ |= nnunet_paths(folder) | {"nnUNet_results": str(target), "nnUNet_n_proc_DA": "0"}
     os.environ |= {
@@ -45,14 +46,14 @@ def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> N
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
     torch.manual_seed(seed)
     device = torch.device(config.device)
-    trainer = get_trainer_from_args("501", "3d_fullres", 0, trainer_name, plans, device=device)
-    if trainer_name == "nnUNetTrainer":
+    trainer = get_trainer_from_args("501", "3d_fullres", 0, model.trainer, model.plans, device=device)
+    if model.trainer == "nnUNetTrainer":
         _shorten(trainer, config)
     checkpoint = Path(trainer.output_folder, "checkpoint_final.pth")
     if checkpoint.exists():
         trainer.load_checkpoint(str(checkpoint))
     else:
-        if config.bfloat16 and all(model.bfloat16 for model in MODELS if model.trainer == trainer_name):
+        if config.bfloat16 and model.bfloat16:
             trainer.precision = Precision(bfloat16=True)
         trainer.run_training()
     predictor = load_predictor(Path(trainer.output_folder_base), device=config.device)
@@ -60,7 +61,7 @@ def train_and_score(folder: Path, trainer_name: str, plans: str, seed: int) -> N
     _predict_and_score(trainer, predictor, raw, target)
     if isinstance(trainer, GatedTrainer) and _hold_open(predictor.list_of_parameters[0]):
         trainer.sgnet.hold_gates_open(True)
-        target = run_folder(folder, trainer_name + HELD_OPEN, seed)
+        target = run_folder(folder, run + HELD_OPEN, seed)
         target.mkdir(parents=True, exist_ok=True)
         _predict_and_score(trainer, predictor, raw, target)
 
@@ -91,4 +92,4 @@ def _shorten(trainer: Any, config: StudyConfig) -> None:  # noqa: ANN401
 
 
 if __name__ == "__main__":
-    train_and_score(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    train_and_score(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.planning.normalization import PercentileTo01Normalization
+from sgnet_nnunet.training.overlap import EVEN
 from sgnet_nnunet.training.supervision import GateSupervision
 
 CONFIGURATION = "3d_fullres"
@@ -166,6 +167,7 @@ class SGNetPlanner(ExperimentPlanner):
             "gate_supervision": asdict(GateSupervision()),
             # Most patches hold no tumour, and the Dice of an empty patch has no gradient.
             "batch_dice": True,
+            "false_positive_weight": EVEN,
         }
 
     def plan_experiment(self) -> dict[str, Any]:

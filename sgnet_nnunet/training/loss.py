@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import torch
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+from sgnet_nnunet.training.overlap import EVEN, build_overlap_loss
 
 
 def foreground_log_odds(logits: Tensor) -> Tensor:
@@ -99,17 +100,25 @@ class DiceBCELoss(ForegroundLoss):
         ignore_label: The label to ignore, or None.
         batch_dice: Whether Dice pools the voxels of the batch.
         ddp: Whether to gather Dice's sums over the processes.
+        false_positive_weight: Weight of a false positive voxel in the Dice term, 0 to 1, a missed one
+            weighing the rest; 0.5 is Dice, anything else a Tversky loss.
+
+    Raises:
+        ValueError: If the weight is not between 0 and 1.
     """
 
-    SMOOTH = 1e-5
-    """nnU-Net's smoothing term."""
-
     def __init__(
-        self, *, regions: bool, ignore_label: int | None, batch_dice: bool, ddp: bool = False
+        self,
+        *,
+        regions: bool,
+        ignore_label: int | None,
+        batch_dice: bool,
+        ddp: bool = False,
+        false_positive_weight: float = EVEN,
     ) -> None:
         super().__init__(regions=regions, ignore_label=ignore_label)
-        self.dice = MemoryEfficientSoftDiceLoss(
-            apply_nonlin=torch.sigmoid, batch_dice=batch_dice, do_bg=True, smooth=self.SMOOTH, ddp=ddp
+        self.overlap = build_overlap_loss(
+            batch_dice=batch_dice, ddp=ddp, false_positive_weight=false_positive_weight
         )
 
     def compare(self, comparison: Comparison) -> Tensor:
@@ -117,6 +126,6 @@ class DiceBCELoss(ForegroundLoss):
         odds, truth, mask = comparison
         entropy = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")
         if mask is None:
-            return self.dice(odds, truth) + entropy.mean()
+            return self.overlap(odds, truth) + entropy.mean()
         counted = (mask.sum() * odds.shape[1]).clamp_min(1)
-        return self.dice(odds, truth, loss_mask=mask) + (entropy * mask).sum() / counted
+        return self.overlap(odds, truth, loss_mask=mask) + (entropy * mask).sum() / counted

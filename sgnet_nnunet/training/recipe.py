@@ -14,10 +14,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler
 
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.io.atomic import atomic_path
 from sgnet_nnunet.training.lean_loading import lean_loaders, make_lean
 from sgnet_nnunet.training.length import TrainingLength
 from sgnet_nnunet.training.loss import DiceBCELoss, ForegroundLoss
+from sgnet_nnunet.training.overlap import EVEN
 from sgnet_nnunet.training.precision import Precision
 
 LENGTH_KEY = "sgnet_training_length"
@@ -111,13 +113,25 @@ class RecipeTrainer(nnUNetTrainer):
         return self.build_segmentation_loss()
 
     def build_segmentation_loss(self) -> ForegroundLoss:
-        """Return the loss of the logits."""
-        return DiceBCELoss(
-            regions=self.label_manager.has_regions,
-            ignore_label=self.label_manager.ignore_label,
-            batch_dice=self.configuration_manager.batch_dice,
-            ddp=self.is_ddp,
-        )
+        """Return the loss of the logits, with the plan's `false_positive_weight` if it names one.
+
+        Raises:
+            SGNetError: If that weight is not between 0 and 1.
+        """
+        weight = self.configuration_manager.configuration.get("false_positive_weight", EVEN)
+        try:
+            return DiceBCELoss(
+                regions=self.label_manager.has_regions,
+                ignore_label=self.label_manager.ignore_label,
+                batch_dice=self.configuration_manager.batch_dice,
+                ddp=self.is_ddp,
+                false_positive_weight=weight,
+            )
+        except (TypeError, ValueError) as error:
+            raise SGNetError(
+                f"plan {self.plans_manager.plans_name}: cannot train with "
+                f"false_positive_weight={weight!r}: {error}"
+            ) from error
 
     @staticmethod
     def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:  # noqa: ANN401

@@ -3,10 +3,12 @@
 import json
 
 import pytest
-from study.config import BUDGETS, MODELS, StudyConfig, with_seeds
+from phantom_study import app
+from study.config import BUDGETS, DEFAULT_PLANS, MODELS, SG_NET_PLANS, TVERSKY_PLANS, StudyConfig, with_seeds
 from study.markdown import to_markdown
 from study.summary import summarise
 from study.train import SCORES, run_folder
+from typer.testing import CliRunner
 
 from sgnet_nnunet.plug.faces import FACES
 
@@ -26,25 +28,25 @@ def case(*, false_positives, shut_out=()):
     return scores | {"lesions": 4, "detected": 3, "false_positives": false_positives, "gates": gates}
 
 
+def write_scores(folder, run, *, false_positives, shut_out=()):
+    for seed in range(2):
+        target = run_folder(folder, run, seed)
+        target.mkdir(parents=True)
+        cases = {f"p{i}": case(false_positives=false_positives + i, shut_out=shut_out) for i in range(3)}
+        gates = list(LEVELS) if run.startswith("SGNetTrainer") else []
+        (target / SCORES).write_text(json.dumps({"parameters": 668_673, "gates": gates, "cases": cases}))
+
+
 @pytest.fixture
 def study(tmp_path):
     """Return a study with two seeds of two networks, one gated."""
-    config = StudyConfig(seeds=2)
-    for trainer, false_positives, shut_out in (
-        ("SGNetTrainer", 1, (4.0, 6.0)),
-        ("SGNetNoGateTrainer", 3, ()),
-    ):
-        for seed in range(2):
-            folder = run_folder(tmp_path, trainer, seed)
-            folder.mkdir(parents=True)
-            cases = {f"p{i}": case(false_positives=false_positives + i, shut_out=shut_out) for i in range(3)}
-            gates = list(LEVELS) if trainer == "SGNetTrainer" else []
-            (folder / SCORES).write_text(json.dumps({"parameters": 668_673, "gates": gates, "cases": cases}))
-    return tmp_path, config
+    write_scores(tmp_path, f"SGNetTrainer__{SG_NET_PLANS}", false_positives=1, shut_out=(4.0, 6.0))
+    write_scores(tmp_path, f"SGNetNoGateTrainer__{SG_NET_PLANS}", false_positives=3)
+    return tmp_path, StudyConfig(seeds=2)
 
 
 def test_every_trainer_and_nnunets_own_are_in_the_study():
-    assert {model.trainer for model in MODELS if model.trained} == {*FACES[0].names, "nnUNetTrainer"}
+    assert {model.trainer for model in MODELS} == {*FACES[0].names, "nnUNetTrainer"}
 
 
 def test_means_are_over_patients_and_seeds_and_the_rest_is_left_out(study):
@@ -59,6 +61,31 @@ def test_difference_is_paired_over_patients(study):
     gated, ungated = summarise(*study)["models"]
     assert gated["against_no_gate"]["false_positives"] == {"mean": -2.0, "low": -2.0, "high": -2.0}
     assert ungated["against_no_gate"] is None
+
+
+def test_difference_is_to_the_ungated_network_with_the_same_loss(study):
+    folder, config = study
+    write_scores(folder, f"SGNetTrainer__{TVERSKY_PLANS}", false_positives=2)
+    write_scores(folder, f"SGNetNoGateTrainer__{TVERSKY_PLANS}", false_positives=7)
+    write_scores(folder, f"nnUNetTrainer__{DEFAULT_PLANS}", false_positives=4)
+    rows = [
+        (row["trainer"], row["plans"], (row["against_no_gate"] or {"false_positives": {"mean": 0.0}}))
+        for row in summarise(folder, config)["models"]
+    ]
+    assert {row[:2]: row[2]["false_positives"]["mean"] for row in rows} == {
+        ("SGNetTrainer", SG_NET_PLANS): -2,
+        ("SGNetNoGateTrainer", SG_NET_PLANS): 0,
+        ("nnUNetTrainer", DEFAULT_PLANS): 1,
+        ("SGNetTrainer", TVERSKY_PLANS): -5,
+        ("SGNetNoGateTrainer", TVERSKY_PLANS): 0,
+    }
+
+
+def test_unknown_network_to_train_is_named(tmp_path):
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "study"), "--only", "SGNetTrainer"])
+    assert result.exit_code == 2
+    assert "no such network: SGNetTrainer" in result.output
+    assert not (tmp_path / "study").exists()
 
 
 def test_gates_are_summed_and_lesions_of_5_mm_counted(study):

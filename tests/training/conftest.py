@@ -4,6 +4,7 @@ import json
 import shutil
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,10 @@ def _preprocess(raw: Path, target: Path, plans: dict) -> None:
 
 @pytest.fixture
 def make_trainer(preprocessed, nnunet_paths, monkeypatch):
-    """Return a function that makes a trainer, short by default, writing to a folder of its own."""
+    """Return a function that makes a trainer, short by default, writing to a folder of its own.
+
+    Its `configuration` replaces entries of the plan's.
+    """
     monkeypatch.setenv("nnUNet_raw", str(preprocessed / "nnUNet_raw"))
     monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed / "nnUNet_preprocessed"))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
@@ -73,14 +77,13 @@ def make_trainer(preprocessed, nnunet_paths, monkeypatch):
         continue_training: bool = False,
         patch: tuple[int, ...] = (16, 32, 32),
         fold: int = 0,
-        supervision: dict[str, float] | None = None,
+        configuration: dict[str, Any] | None = None,
     ):
         folder = preprocessed / "nnUNet_preprocessed" / f"Dataset{501 + list(KINDS).index(kind)}_Tiny"
         plans = deepcopy(json.loads((folder / "nnUNetPlans.json").read_text()))
         plans["continue_training"] = continue_training
-        plans["configurations"]["3d_fullres"] |= {"patch_size": list(patch), "batch_size": 2}
-        if supervision is not None:
-            plans["configurations"]["3d_fullres"]["gate_supervision"] = supervision
+        small = {"patch_size": list(patch), "batch_size": 2}
+        plans["configurations"]["3d_fullres"] |= small | (configuration or {})
         dataset = json.loads((folder / "dataset.json").read_text())
         return getattr(trainers, name)(plans, "3d_fullres", fold, dataset, torch.device(device))
 

@@ -15,7 +15,7 @@ def log_of(trainer):
 
 def closed_trainer(make_trainer, *, warm_up):
     """Return a trainer that learns nothing and whose gates admit nothing."""
-    trainer = make_trainer(supervision={"warm_up": warm_up})
+    trainer = make_trainer(configuration={"gate_supervision": {"warm_up": warm_up}})
     trainer.initial_lr = 0.0
     trainer.initialize()
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_closed_gates_are_warned_of_each_epoch_and_at_validation(make_trainer):
 
 @pytest.mark.parametrize(("name", "warned"), [("SGNetTrainer", True), ("SGNetSkipGateTrainer", False)])
 def test_training_that_ends_before_the_gates_decide_is_warned_of(make_trainer, name, warned):
-    trainer = make_trainer(name, supervision={"warm_up": 1.0})
+    trainer = make_trainer(name, configuration={"gate_supervision": {"warm_up": 1.0}})
     trainer.run_training()
     assert ("this network shuts nothing out" in log_of(trainer)) == warned
 
@@ -114,14 +114,14 @@ def test_figures_of_all_processes_are_added(make_trainer, monkeypatch):
 
 @pytest.mark.parametrize("key", ["positive_weight", "auxiliary_weight", "warm_up"])
 def test_plan_carries_the_supervision(make_trainer, key):
-    trainer = make_trainer(supervision={key: 0.125})
+    trainer = make_trainer(configuration={"gate_supervision": {key: 0.125}})
     assert getattr(trainer.supervision, key) == 0.125
 
 
 @pytest.mark.parametrize("planned", [{"warm_up": 2.0}, {"patience": 3}])
 def test_plan_with_an_impossible_supervision_is_named(make_trainer, planned):
     with pytest.raises(SGNetError, match=r"plan nnUNetPlans: cannot train gates by gate_supervision=\{"):
-        make_trainer(supervision=planned).initialize()
+        make_trainer(configuration={"gate_supervision": planned}).initialize()
 
 
 @pytest.mark.parametrize(("kind", "background_head"), [("labels", False), ("regions", True)])
@@ -133,7 +133,9 @@ def test_plan_whose_background_does_not_fit_the_labels_is_refused(make_trainer, 
 
 
 def test_plan_without_a_supervision_has_the_default(make_trainer):
-    assert make_trainer(supervision={}).supervision == type(make_trainer().supervision)()
+    assert (
+        make_trainer(configuration={"gate_supervision": {}}).supervision == type(make_trainer().supervision)()
+    )
 
 
 def test_compiled_network_is_unwrapped(make_trainer):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.training.length import TrainingLength
 from sgnet_nnunet.training.recipe import LENGTH_KEY
 
@@ -168,7 +170,26 @@ def test_batch_norms_keep_their_statistics_in_the_second_half(make_trainer, name
 
 
 def test_a_short_training_freezes_only_the_norms_behind_deciding_gates(make_trainer):
-    trainer = make_trainer(supervision={"warm_up": 0.5})
+    trainer = make_trainer(configuration={"gate_supervision": {"warm_up": 0.5}})
     assert epochs_that_update_norms(trainer, first_norm) == [True, True]
-    trainer = make_trainer(supervision={"warm_up": 0.5})
+    trainer = make_trainer(configuration={"gate_supervision": {"warm_up": 0.5}})
     assert epochs_that_update_norms(trainer, lambda network: network.decoder[0].conv[1]) == [True, False]
+
+
+@pytest.mark.parametrize("name", ["SGNetTrainer", "UNetTrainer"])
+def test_plan_says_what_a_false_positive_weighs_in_the_loss(make_trainer, name):
+    trainer = make_trainer(name, configuration={"false_positive_weight": 0.7})
+    assert trainer.build_segmentation_loss().overlap.false_positive_weight == 0.7
+
+
+def test_plan_of_an_earlier_version_without_the_weight_trains_with_dice(make_trainer):
+    trainer = make_trainer()
+    del trainer.configuration_manager.configuration["false_positive_weight"]
+    assert isinstance(trainer.build_segmentation_loss().overlap, MemoryEfficientSoftDiceLoss)
+
+
+@pytest.mark.parametrize("weight", [1.5, "much"])
+def test_plan_with_an_impossible_weight_is_named(make_trainer, weight):
+    trainer = make_trainer(configuration={"false_positive_weight": weight})
+    with pytest.raises(SGNetError, match=f"plan nnUNetPlans: .*false_positive_weight={weight!r}"):
+        trainer.build_segmentation_loss()

@@ -1,0 +1,77 @@
+import pytest
+import torch
+from monai.losses.tversky import TverskyLoss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+from sgnet_nnunet.training.overlap import SoftTverskyLoss, build_overlap_loss
+
+
+def logits_and_truth(channels=2):
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, channels, 4, 5, 6)
+    logits = torch.randn(shape, generator=generator, requires_grad=True)
+    return logits, (torch.rand(shape, generator=generator) > 0.7).float()
+
+
+def tversky(weight, *, batch_dice=False):
+    return SoftTverskyLoss(false_positive_weight=weight, batch_dice=batch_dice, ddp=False)
+
+
+def test_value_equals_one_worked_out_by_hand():
+    # One voxel of tumour called with 3/4, one of background with 1/4: TP 3/4, FP 1/4, FN 1/4.
+    logits = torch.tensor([3.0, 1 / 3]).log().view(1, 1, 1, 1, 2)
+    truth = torch.tensor([1.0, 0.0]).view_as(logits)
+    expected = 0.75 / (0.75 + 0.7 * 0.25 + 0.3 * 0.25)
+    assert tversky(0.7)(logits, truth).item() == pytest.approx(-expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("weight", [0.2, 0.7])
+def test_values_and_gradients_equal_monais(weight, batch_dice):
+    logits, truth = logits_and_truth()
+    theirs = TverskyLoss(
+        sigmoid=True, alpha=weight, beta=1 - weight, batch=batch_dice, smooth_nr=0, smooth_dr=0
+    )
+    ours, expected = tversky(weight, batch_dice=batch_dice)(logits, truth), theirs(logits, truth)
+    torch.testing.assert_close(1 + ours, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, logits)[0] for loss in (ours, expected)), atol=1e-7, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_even_weight_equals_nnunets_dice(batch_dice):
+    logits, truth = logits_and_truth()
+    theirs = build_overlap_loss(batch_dice=batch_dice, ddp=False)
+    assert isinstance(theirs, MemoryEfficientSoftDiceLoss)
+    torch.testing.assert_close(tversky(0.5, batch_dice=batch_dice)(logits, truth), theirs(logits, truth))
+
+
+def test_the_heavier_a_false_positive_the_dearer_a_prediction_that_floods():
+    _, truth = logits_and_truth()
+    timid, bold = torch.logit((truth * 0.6).clamp(0.01)), torch.logit((truth + 0.4).clamp(max=0.99))
+    losses = {
+        weight: [tversky(weight)(logits, truth).item() for logits in (timid, bold)] for weight in (0.3, 0.7)
+    }
+    assert losses[0.7][0] < losses[0.3][0]
+    assert losses[0.7][1] > losses[0.3][1]
+
+
+def test_masked_voxels_count_for_nothing():
+    logits, truth = logits_and_truth()
+    mask = torch.ones(3, 1, 4, 5, 6)
+    mask[:, :, 2:] = 0
+    loss = tversky(0.7)
+    torch.testing.assert_close(loss(logits, truth, loss_mask=mask), loss(logits[:, :, :2], truth[:, :, :2]))
+
+
+def test_patch_without_tumour_gives_finite_gradients():
+    logits, truth = logits_and_truth()
+    tversky(0.7)(logits, torch.zeros_like(truth)).backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("weight", [-0.1, 0, 1, 2])
+def test_weight_beyond_its_range_is_refused(weight):
+    with pytest.raises(ValueError, match=f"false_positive_weight must be between 0 and 1; got {weight}"):
+        build_overlap_loss(batch_dice=True, ddp=False, false_positive_weight=weight)
