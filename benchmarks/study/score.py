@@ -25,17 +25,29 @@ def score_run(
     raw: Path,
     predictions: Path,
     target: Path,
+    *,
+    gates: bool = True,
 ) -> None:
-    """Write the scores of every test patient, and what the gates admit, to the JSON file `target`."""
+    """Write the scores of every test patient, and what its gates admit, to the JSON file `target`.
+
+    Args:
+        trainer: nnU-Net's trainer with the trained network.
+        raw: Folder of the study's raw data.
+        predictions: Folder of the masks.
+        target: The file.
+        gates: Whether the gates decide; held open they admit everything.
+    """
+    gates = gates and isinstance(trainer.network, SGNet) and bool(trainer.network.gate_names)
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
     cases = {}
     for path in sorted((raw / "labelsTs").glob("*.nii.gz")):
         name = path.name.removesuffix(".nii.gz")
-        cases[name] = _score_case(path, predictions / path.name) | {"gates": _gates(trainer, raw, name)}
+        figures = _gates(trainer, raw, name) if gates else None
+        cases[name] = _score_case(path, predictions / path.name) | {"gates": figures}
     document = {
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
-        "gates": trainer.network.gate_names if isinstance(trainer.network, SGNet) else [],
+        "gates": trainer.network.gate_names if gates else [],
         "cases": cases,
     }
     with atomic_path(target) as partial:
@@ -57,10 +69,8 @@ def _score_case(truth: Path, prediction: Path) -> dict[str, Any]:
     }
 
 
-def _gates(trainer: Any, raw: Path, name: str) -> dict[str, Any] | None:  # noqa: ANN401
+def _gates(trainer: Any, raw: Path, name: str) -> dict[str, Any]:  # noqa: ANN401
     """Return the gates' figures on the network's own grid, and the lesions the finest one shuts out."""
-    if not (isinstance(trainer.network, SGNet) and trainer.network.gate_names):
-        return None
     manager = trainer.configuration_manager
     data, segmentation, _ = manager.preprocessor_class(verbose=False).run_case(
         [str(raw / f"imagesTs/{name}_{channel:04d}.nii.gz") for channel in range(2)],

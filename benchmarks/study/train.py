@@ -63,7 +63,7 @@ def train_and_score(folder: Path, run: str, seed: int) -> None:
         trainer.sgnet.hold_gates_open(True)
         target = run_folder(folder, run + HELD_OPEN, seed)
         target.mkdir(parents=True, exist_ok=True)
-        _predict_and_score(trainer, predictor, raw, target)
+        _predict_and_score(trainer, predictor, raw, target, gates=False)
 
 
 def _hold_open(weights: dict[str, torch.Tensor]) -> bool:
@@ -74,13 +74,20 @@ def _hold_open(weights: dict[str, torch.Tensor]) -> bool:
     return bool(held)
 
 
-def _predict_and_score(trainer: Any, predictor: Any, raw: Path, target: Path) -> None:  # noqa: ANN401
+def _predict_and_score(
+    trainer: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401
+    raw: Path,
+    target: Path,
+    *,
+    gates: bool = True,
+) -> None:
     from study.score import score_run  # noqa: PLC0415
 
     predictions = target / "predictions"
     predictions.mkdir(exist_ok=True)
     predictor.predict_from_files_sequential(str(raw / "imagesTs"), str(predictions))
-    score_run(trainer, raw, predictions, target / SCORES)
+    score_run(trainer, raw, predictions, target / SCORES, gates=gates)
 
 
 def _shorten(trainer: Any, config: StudyConfig) -> None:  # noqa: ANN401
