@@ -17,6 +17,7 @@ from sgnet_nnunet.conversion.case import Findings
 from sgnet_nnunet.conversion.options import ConversionOptions
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.io.atomic import PARTIAL_PREFIX, write_text
+from sgnet_nnunet.io.json_object import read_json
 
 HIDDEN_FOLDER = ".sgnet_conversion"
 IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -25,6 +26,8 @@ FILE_ENDING = ".nii.gz"
 
 FORMAT = 1
 """Raise it when the same sources and options come to give other voxels or other records."""
+
+_REMEDY = "delete the data set's folder and convert anew"
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,12 @@ def claim_folder(folder: Path, options: ConversionOptions) -> None:
     """Make the data set's folder ours, or see that it is.
 
     Raises:
-        SGNetError: It holds a data set made with other options, or files not from here.
+        SGNetError: It holds a data set made with other options, files not from here, or a damaged claim.
     """
     claim = _claim_path(folder)
     wanted = provenance(options)
     if claim.exists():
-        held = json.loads(claim.read_text(encoding="utf-8"))
+        held = read_json(claim, remedy=_REMEDY)
         if held != wanted:
             listed = ", ".join(
                 f"{key} {held.get(key)} (now {value})"
@@ -91,11 +94,15 @@ def claim_folder(folder: Path, options: ConversionOptions) -> None:
 
 
 def read_record(folder: Path, case: str) -> CaseRecord | None:
-    """Return the record of a case, None if there is none."""
+    """Return the record of a case, None if there is none.
+
+    Raises:
+        InputFileError: If it is damaged.
+    """
     path = _record_path(folder, case)
     if not path.exists():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, remedy=_REMEDY)
     findings = content["findings"]
     if findings is not None:
         findings = Findings(**{**findings, "notes": tuple(findings["notes"])})

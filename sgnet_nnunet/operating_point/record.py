@@ -8,6 +8,7 @@ from typing import Any
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.io.atomic import write_text
+from sgnet_nnunet.io.json_object import read_json
 from sgnet_nnunet.operating_point.counts import Tally
 from sgnet_nnunet.operating_point.froc import Froc
 from sgnet_nnunet.operating_point.gain import Difference
@@ -49,13 +50,8 @@ def read_record(path: Path) -> Record:
     Raises:
         InputFileError: If the file cannot be read or is not what `write_record` writes.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputFileError(path, f"cannot be read ({error.strerror})", _REMEDY) from error
-    except ValueError as error:
-        raise InputFileError(path, f"is not JSON ({error})", _REMEDY) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_json(path, remedy=_REMEDY)
+    if content.get("format") != FORMAT:
         raise InputFileError(path, "is not an operating point of sgnet tune", "name the right file")
     if content.get("version") != VERSION:
         raise InputFileError(

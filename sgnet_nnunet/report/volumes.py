@@ -1,6 +1,5 @@
 """The volumes of one case as they are drawn: on one grid, turned to RAS, each file read once."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from sgnet_nnunet.io.json_object import read_json
 from sgnet_nnunet.io.read import read_image, read_labels
 from sgnet_nnunet.io.volume import Volume
 from sgnet_nnunet.results.case import PredictedCase
@@ -67,11 +67,15 @@ def load_case(answers: Sequence[PredictedCase]) -> CaseVolumes:
 
 
 def channel_names(images: Sequence[Path]) -> tuple[str, ...]:
-    """Return the names that `dataset.json` beside the images' folder gives them, else their numbers."""
+    """Return the names that `dataset.json` beside the images' folder gives them, else their numbers.
+
+    Raises:
+        InputFileError: If that file is damaged.
+    """
     names: dict[str, Any] = {}
     description = images[0].parent.parent / "dataset.json" if images else None
     if description is not None and description.is_file():
-        names = json.loads(description.read_text(encoding="utf-8")).get("channel_names", {})
+        names = read_json(description).get("channel_names", {})
     return tuple(str(names.get(str(i), f"channel {i}")) for i in range(len(images)))
 
 

@@ -127,3 +127,14 @@ def test_only_a_new_an_empty_and_a_claimed_folder_are_ours(tmp_path: Path):
         refuse_foreign_folder(tmp_path)
     claim_folder(tmp_path, ConversionOptions())
     refuse_foreign_folder(tmp_path)
+
+
+@pytest.mark.usefixtures("record")
+def test_damaged_claim_or_record_is_named_with_the_remedy(folder: Path):
+    claim_folder(folder, ConversionOptions())
+    for path in (folder / HIDDEN_FOLDER).rglob("*.json"):
+        path.write_text("{")
+    with pytest.raises(SGNetError, match=r"options\.json: is not JSON .*; delete the data set's folder"):
+        claim_folder(folder, ConversionOptions())
+    with pytest.raises(SGNetError, match=r"P_A\.json: is not JSON .*; delete the data set's folder"):
+        read_record(folder, "P_A")

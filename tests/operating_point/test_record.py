@@ -60,8 +60,8 @@ def test_file_says_what_was_done_and_what_it_is_worth(tuning, tmp_path):
     ("text", "message"),
     [
         ("", "is not JSON"),
-        ("[]", "is not an operating point of sgnet tune"),
-        ('{"format": "other"}', "is not an operating point"),
+        ("[]", "holds no JSON object"),
+        ('{"format": "other"}', "is not an operating point of sgnet tune"),
         ('{"format": "sgnet operating point", "version": 2}', "has the version 2, this program reads 1"),
         ('{"format": "sgnet operating point", "version": 1}', "holds no usable point"),
         (

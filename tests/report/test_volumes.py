@@ -53,3 +53,9 @@ def test_channels_have_the_names_of_the_data_set(tmp_path):
 
 def test_channels_without_a_data_set_have_numbers(tmp_path):
     assert channel_names([tmp_path / "x" / "a.nii.gz"]) == ("channel 0",)
+
+
+def test_damaged_description_of_the_data_set_is_named(tmp_path):
+    (tmp_path / "dataset.json").write_text("[]")
+    with pytest.raises(InputFileError, match=r"dataset\.json: holds no JSON object"):
+        channel_names([tmp_path / "imagesTr" / "a_0000.nii.gz"])
