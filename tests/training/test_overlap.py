@@ -2,6 +2,7 @@ import pytest
 import torch
 from monai.losses.tversky import TverskyLoss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 
 from sgnet_nnunet.training.overlap import SoftTverskyLoss, build_overlap_loss
 
@@ -63,6 +64,28 @@ def test_masked_voxels_count_for_nothing():
     mask[:, :, 2:] = 0
     loss = tversky(0.7)
     torch.testing.assert_close(loss(logits, truth, loss_mask=mask), loss(logits[:, :, :2], truth[:, :, :2]))
+
+
+def test_processes_pool_their_batches(monkeypatch):
+    logits, truth = logits_and_truth()
+    loss = SoftTverskyLoss(false_positive_weight=0.7, batch_dice=True, ddp=True)
+    elsewhere = []
+
+    def gather_one(sums):
+        elsewhere.append(sums)
+        return sums[None]
+
+    def gather_both(sums):
+        return torch.stack([sums, elsewhere.pop(0)])
+
+    # The other process's sums first, then ours with those gathered.
+    monkeypatch.setattr(AllGatherGrad, "apply", gather_one)
+    loss(logits[1:2], truth[1:2])
+    monkeypatch.setattr(AllGatherGrad, "apply", gather_both)
+    gathered = loss(logits[:1], truth[:1])
+    pooled, own = (tversky(0.7, batch_dice=True)(logits[:n], truth[:n]) for n in (2, 1))
+    torch.testing.assert_close(gathered, pooled)
+    assert not torch.isclose(gathered, own)
 
 
 def test_patch_without_tumour_gives_finite_gradients():
