@@ -13,7 +13,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         ("Means over the test patients, then over seeds:", _means(results)),
         ("Seed by seed:", _seeds(models)),
         (
-            "Difference to the ungated network with the same loss, paired over patients, 95 % interval:",
+            "Difference to the ungated network of the same plan, else of nnUNetPlans; paired, 95 % interval:",
             _differences(models),
         ),
         ("The gates on the test patients:", _gates(models)),

@@ -63,7 +63,7 @@ def test_difference_is_paired_over_patients(study):
     assert ungated["against_no_gate"] is None
 
 
-def test_difference_is_to_the_ungated_network_with_the_same_loss(study):
+def test_difference_is_to_the_ungated_network_of_the_same_plan(study):
     folder, config = study
     write_scores(folder, f"SGNetTrainer__{TVERSKY_PLANS}", false_positives=2)
     write_scores(folder, f"SGNetNoGateTrainer__{TVERSKY_PLANS}", false_positives=7)
