@@ -54,6 +54,12 @@ MODELS = (
     Model(name="SG-Net, notebook's recipe", trainer="SGNetNotebookTrainer", seeds=1),
     Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, seeds=1, bfloat16=False),
     Model(name="SG-Net, admission gate, Tversky", trainer="SGNetTrainer", plans=TVERSKY_PLANS),
+    Model(
+        name="the same weights, gates held open, Tversky",
+        trainer="SGNetTrainer",
+        plans=TVERSKY_PLANS,
+        held_open=True,
+    ),
     Model(name="SG-Net, no gate, Tversky", trainer="SGNetNoGateTrainer", plans=TVERSKY_PLANS),
 )
 
