@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from study.config import BUDGETS, MODELS, Model, StudyConfig, with_seeds
+from study.config import BUDGETS, MODELS, Model, StudyConfig, for_this_cpu, with_seeds
 from study.data import DATASET, nnunet_paths, prepare
 from study.markdown import to_markdown
 from study.speed import measure_speed
@@ -47,20 +47,22 @@ def run(
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
-    config = with_seeds(StudyConfig.load(path) if path.exists() else BUDGETS[budget], seeds)
+    config = with_seeds(StudyConfig.load(path) if path.exists() else for_this_cpu(BUDGETS[budget]), seeds)
     config.save(path)
     prepare(folder, config)
-    jobs = [
-        (folder, model, seed)
-        for seed in range(config.seeds)
-        for model in MODELS
-        if not model.held_open
-        and model.run in (only or [model.run])
-        and seed < (model.seeds or config.seeds)
-        and not (run_folder(folder, model.run, seed) / SCORES).exists()
-    ]
-    for done, ((_, model, seed), _) in enumerate(run_jobs(train, jobs, workers=workers), start=1):
-        logger.info("%d of %d: %s, seed %d", done, len(jobs), model.name, seed)
+    # Gates are held open once their trainings are there.
+    for held_open in (False, True):
+        jobs = [
+            (folder, model, seed)
+            for seed in range(config.seeds)
+            for model in MODELS
+            if model.held_open == held_open
+            and model.run in (only or [model.run])
+            and seed < (model.seeds or config.seeds)
+            and not (run_folder(folder, model.run, seed) / SCORES).exists()
+        ]
+        for done, ((_, model, seed), _) in enumerate(run_jobs(train, jobs, workers=workers), start=1):
+            logger.info("%d of %d: %s, seed %d", done, len(jobs), model.name, seed)
 
 
 def train(job: Job) -> None:

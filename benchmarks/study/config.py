@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from sgnet_nnunet.training.precision import emulates_bfloat16
+
 SG_NET_PLANS = "nnUNetPlans"
 TVERSKY_PLANS = "nnUNetTverskyPlans"
 DEFAULT_PLANS = "nnUNetDefaultPlans"
@@ -36,9 +38,14 @@ class Model:
     bfloat16: bool = True
 
     @property
+    def training(self) -> str:
+        """Name of the folder of the trainings that its weights come from."""
+        return f"{self.trainer}__{self.plans}"
+
+    @property
     def run(self) -> str:
-        """Name of the folder of its trainings."""
-        return f"{self.trainer}__{self.plans}{HELD_OPEN if self.held_open else ''}"
+        """Name of the folder of its predictions and scores."""
+        return self.training + (HELD_OPEN if self.held_open else "")
 
 
 MODELS = (
@@ -141,6 +148,11 @@ BUDGETS = {
 }
 """`gpu` is the plan's own grid, patch and batch; `cpu` fits two cores, `cpu-1mm` with the plan's grid and
 patch, for a few of the networks; `smoke` tests the study."""
+
+
+def for_this_cpu(config: StudyConfig) -> StudyConfig:
+    """Return the configuration without bfloat16 where the CPU only imitates it."""
+    return replace(config, bfloat16=config.bfloat16 and not emulates_bfloat16())
 
 
 def with_seeds(config: StudyConfig, seeds: int | None) -> StudyConfig:

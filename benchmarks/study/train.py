@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from study.config import HELD_OPEN, StudyConfig, model_of_run
+from study.config import StudyConfig, model_of_run
 from study.data import DATASET, nnunet_paths
 
 SCORES = "scores.json"
@@ -24,12 +24,18 @@ def run_folder(folder: Path, run: str, seed: int) -> Path:
 
 
 def train_and_score(folder: Path, run: str, seed: int) -> None:
-    """Train one network from one seed, predict the test patients and score them."""
+    """Train one network from one seed, predict the test patients and score them.
+
+    A run of gates held open takes the weights of the training it belongs to.
+
+    Raises:
+        FileNotFoundError: If that training is missing.
+    """
     config = StudyConfig.load(folder / "config.json")
     model = model_of_run(run)
-    target = run_folder(folder, run, seed)
+    training, target = (run_folder(folder, name, seed) for name in (model.training, run))
     target.mkdir(parents=True, exist_ok=True)
-    os.environ |= nnunet_paths(folder) | {"nnUNet_results": str(target), "nnUNet_n_proc_DA": "0"}
+    os.environ |= nnunet_paths(folder) | {"nnUNet_results": str(training), "nnUNet_n_proc_DA": "0"}
     os.environ |= {
         "SGNET_EPOCHS": str(config.epochs),
         "SGNET_ITERS": str(config.iters),
@@ -40,8 +46,8 @@ def train_and_score(folder: Path, run: str, seed: int) -> None:
     from nnunetv2.run.run_training import get_trainer_from_args  # noqa: PLC0415
 
     from sgnet_nnunet.inference.model import load_predictor  # noqa: PLC0415
-    from sgnet_nnunet.training.gated import GatedTrainer  # noqa: PLC0415
     from sgnet_nnunet.training.precision import Precision  # noqa: PLC0415
+    from study.score import score_run  # noqa: PLC0415
 
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
     torch.manual_seed(seed)
@@ -50,44 +56,26 @@ def train_and_score(folder: Path, run: str, seed: int) -> None:
     if model.trainer == "nnUNetTrainer":
         _shorten(trainer, config)
     checkpoint = Path(trainer.output_folder, "checkpoint_final.pth")
-    if checkpoint.exists():
+    if checkpoint.exists() or model.held_open:
         trainer.load_checkpoint(str(checkpoint))
     else:
         if config.bfloat16 and model.bfloat16:
             trainer.precision = Precision(bfloat16=True)
         trainer.run_training()
     predictor = load_predictor(Path(trainer.output_folder_base), device=config.device)
-    raw = folder / "nnUNet_raw" / DATASET
-    _predict_and_score(trainer, predictor, raw, target)
-    if isinstance(trainer, GatedTrainer) and _hold_open(predictor.list_of_parameters[0]):
-        trainer.sgnet.hold_gates_open(True)
-        target = run_folder(folder, run + HELD_OPEN, seed)
-        target.mkdir(parents=True, exist_ok=True)
-        _predict_and_score(trainer, predictor, raw, target, gates=False)
-
-
-def _hold_open(weights: dict[str, torch.Tensor]) -> bool:
-    """Hold the admission gates of a network's weights open; tell whether there are any."""
-    held = [value for name, value in weights.items() if name.endswith("held_open")]
-    for value in held:
-        value.fill_(True)
-    return bool(held)
-
-
-def _predict_and_score(
-    trainer: Any,  # noqa: ANN401
-    predictor: Any,  # noqa: ANN401
-    raw: Path,
-    target: Path,
-    *,
-    gates: bool = True,
-) -> None:
-    from study.score import score_run  # noqa: PLC0415
-
-    predictions = target / "predictions"
+    if model.held_open:
+        _hold_open(predictor.list_of_parameters[0])
+    raw, predictions = folder / "nnUNet_raw" / DATASET, target / "predictions"
     predictions.mkdir(exist_ok=True)
     predictor.predict_from_files_sequential(str(raw / "imagesTs"), str(predictions))
-    score_run(trainer, raw, predictions, target / SCORES, gates=gates)
+    score_run(trainer, raw, predictions, target / SCORES, gates=not model.held_open)
+
+
+def _hold_open(weights: dict[str, torch.Tensor]) -> None:
+    """Hold the admission gates of a network's weights open."""
+    for name, value in weights.items():
+        if name.endswith("held_open"):
+            value.fill_(True)
 
 
 def _shorten(trainer: Any, config: StudyConfig) -> None:  # noqa: ANN401

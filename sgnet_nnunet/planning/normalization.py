@@ -5,16 +5,22 @@ from nnunetv2.preprocessing.normalization.default_normalization_schemes import I
 from numpy.typing import NDArray
 
 LOWER_PERCENTILE, UPPER_PERCENTILE = 0.5, 99.5
-"""The clipping percentiles of the SG-Net README."""
+"""The percentiles of the SG-Net README."""
 
 
-class PercentileTo01Normalization(ImageNormalization):
-    """Clip a channel to its 0.5 and 99.5 percentiles and scale it to [0, 1].
+class PercentileNormalization(ImageNormalization):
+    """Scale a channel so that its 0.5 and 99.5 percentiles become 0 and 1, and clip nothing.
+
+    Half a percent of a brain's image is about what its metastases take up: clipped there, as in
+    `PercentileTo01Normalization`, their enhancement comes out as bright as white matter.
 
     Where nnU-Net found a zero background (`use_mask_for_norm`), the percentiles are those of the
     voxels inside the non-zero mask, and the voxels outside are 0. A constant or empty channel
     becomes 0 everywhere.
     """
+
+    CLIPS = False
+    """Whether what lies beyond the percentiles is clipped to them."""
 
     leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = True
 
@@ -27,7 +33,7 @@ class PercentileTo01Normalization(ImageNormalization):
                 `use_mask_for_norm` is set.
 
         Returns:
-            Values in [0, 1], of `target_dtype`, shape (z, y, x).
+            Values of `target_dtype`, shape (z, y, x).
 
         Raises:
             ValueError: If the mask is to be used and `seg` is missing.
@@ -45,5 +51,12 @@ class PercentileTo01Normalization(ImageNormalization):
         lower, upper = np.percentile(voxels, (LOWER_PERCENTILE, UPPER_PERCENTILE))
         if not upper > lower:
             return np.zeros_like(image)
-        scaled = (np.clip(image, lower, upper) - lower) / (upper - lower)
+        kept = np.clip(image, lower, upper) if self.CLIPS else image
+        scaled = (kept - lower) / (upper - lower)
         return np.where(inside, scaled, 0).astype(self.target_dtype, copy=False)
+
+
+class PercentileTo01Normalization(PercentileNormalization):
+    """Clip a channel to its 0.5 and 99.5 percentiles and scale it to [0, 1]: the SG-Net README's."""
+
+    CLIPS = True

@@ -70,7 +70,7 @@ FACES = (
         "preprocessing/normalization",
         "preprocessing/normalization/sgnet_normalization.py",
         "sgnet_nnunet.planning.normalization",
-        ("PercentileTo01Normalization",),
+        ("PercentileNormalization", "PercentileTo01Normalization"),
     ),
 )
 

@@ -8,8 +8,11 @@ from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.planning.normalization import (
     LOWER_PERCENTILE,
     UPPER_PERCENTILE,
+    PercentileNormalization,
     PercentileTo01Normalization,
 )
+
+PERCENTILE_SCHEMES = {kind.__name__: kind for kind in (PercentileNormalization, PercentileTo01Normalization)}
 
 MOST_COUNTS = 1 << 17
 """Integers of up to 16 bits, signed or not, are counted; other values are sorted in part."""
@@ -33,8 +36,8 @@ def normalise(
     Raises:
         SGNetError: If the normalisation is neither nnU-Net's own nor SG-Net's.
     """
-    if scheme == PercentileTo01Normalization.__name__:
-        return _percentiles_to_01(channel, inside)
+    if percentile_scheme := PERCENTILE_SCHEMES.get(scheme):
+        return _scale_by_percentiles(channel, inside, clip=percentile_scheme.CLIPS)
     kind = getattr(default_normalization_schemes, scheme, None)
     if kind is None:
         raise SGNetError(
@@ -46,8 +49,10 @@ def normalise(
     return np.asarray(normaliser.run(channel, mask), dtype=np.float32)
 
 
-def _percentiles_to_01(channel: NDArray[np.float32], inside: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """Do what `PercentileTo01Normalization` does, to the last bit."""
+def _scale_by_percentiles(
+    channel: NDArray[np.float32], inside: NDArray[np.bool_] | None, *, clip: bool
+) -> NDArray[np.float32]:
+    """Do what the classes of `PERCENTILE_SCHEMES` do, to the last bit."""
     lower, upper = percentiles(channel, inside, (LOWER_PERCENTILE, UPPER_PERCENTILE))
     if not upper > lower:
         channel[...] = 0
@@ -55,7 +60,8 @@ def _percentiles_to_01(channel: NDArray[np.float32], inside: NDArray[np.bool_] |
     # A plane at a time, so that the double precision stays in the processor's cache.
     for index, plane in enumerate(channel):
         scaled = plane.astype(np.float64)
-        np.clip(scaled, lower, upper, out=scaled)
+        if clip:
+            np.clip(scaled, lower, upper, out=scaled)
         scaled -= lower
         scaled /= upper - lower
         if inside is not None:

@@ -1,6 +1,7 @@
 """The precision that a CPU trains in: single, or bfloat16 where the environment asks for it."""
 
 import os
+import platform
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,24 @@ from sgnet_nnunet.errors import SGNetError
 
 VARIABLE = "SGNET_BF16"
 CHOICES = {"": False, "0": False, "1": True}
+
+EMULATING = frozenset({"NO AVX", "DEFAULT", "AVX2"})
+"""PyTorch's names of the x86 instruction sets in which oneDNN imitates bfloat16, at many times the cost."""
+
+
+def emulates_bfloat16(
+    machine: str = platform.machine(),
+    capability: str | None = None,
+) -> bool:
+    """Tell whether this CPU only imitates bfloat16.
+
+    Args:
+        machine: The processor's architecture.
+        capability: Its instruction set in PyTorch's words; None to ask PyTorch.
+    """
+    if machine.lower() not in {"x86_64", "amd64"}:
+        return False
+    return (capability or torch.backends.cpu.get_cpu_capability()) in EMULATING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +92,14 @@ class Precision:
 
     def note(self) -> str:
         """Return what the log says of it."""
+        if not self.bfloat16:
+            return "Training in the precision that nnU-Net chooses for the device"
+        if emulates_bfloat16():
+            return (
+                f"WARNING: training in bfloat16 ({VARIABLE}=1), which this CPU only imitates: a step takes "
+                f"many times as long as in single precision. Unset {VARIABLE}."
+            )
         return (
             f"Training in bfloat16 ({VARIABLE}=1); faster only where the CPU has instructions for it "
             "(avx512_bf16, AMX)"
-            if self.bfloat16
-            else "Training in the precision that nnU-Net chooses for the device"
         )

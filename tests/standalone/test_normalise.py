@@ -5,11 +5,12 @@ import pytest
 from nnunetv2.preprocessing.normalization import default_normalization_schemes
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.planning.normalization import PercentileTo01Normalization
+from sgnet_nnunet.planning.normalization import PercentileNormalization, PercentileTo01Normalization
 from sgnet_nnunet.standalone.normalise import normalise, percentiles
 
 STATISTICS = {"mean": 300.0, "std": 50.0, "percentile_00_5": 100.0, "percentile_99_5": 700.0}
 SCHEMES = (
+    "PercentileNormalization",
     "PercentileTo01Normalization",
     "ZScoreNormalization",
     "CTNormalization",
@@ -42,6 +43,7 @@ def test_agrees_with_the_class(scheme, kind, masked):
     mask = None if inside is None else np.where(inside, np.int8(0), np.int8(-1))
     kinds = {
         **vars(default_normalization_schemes),
+        "PercentileNormalization": PercentileNormalization,
         "PercentileTo01Normalization": PercentileTo01Normalization,
     }
     expected = kinds[scheme](use_mask_for_norm=masked, intensityproperties=STATISTICS).run(

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.training.precision import Precision
+from sgnet_nnunet.training import precision as precision_module
+from sgnet_nnunet.training.precision import Precision, emulates_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -57,4 +58,24 @@ def test_a_trainer_trains_in_bfloat16_and_says_so(make_trainer, monkeypatch):
     assert set(seen) == {torch.bfloat16}
     assert next(trainer.network.parameters()).dtype == torch.float32
     assert np.isfinite(trainer.logger.get_value("train_losses", step=None)).all()
-    assert "Training in bfloat16 (SGNET_BF16=1)" in Path(trainer.log_file).read_text()
+    assert "raining in bfloat16 (SGNET_BF16=1)" in Path(trainer.log_file).read_text()
+
+
+@pytest.mark.parametrize(
+    ("machine", "capability", "emulates"),
+    [
+        ("x86_64", "AVX2", True),
+        ("AMD64", "DEFAULT", True),
+        ("x86_64", "AVX512", False),
+        ("arm64", "DEFAULT", False),
+    ],
+)
+def test_cpus_that_only_imitate_bfloat16_are_known(machine, capability, emulates):
+    assert emulates_bfloat16(machine, capability) == emulates
+
+
+@pytest.mark.parametrize("emulates", [True, False])
+def test_the_log_warns_where_bfloat16_is_imitated(monkeypatch, emulates):
+    monkeypatch.setattr(precision_module, "emulates_bfloat16", lambda: emulates)
+    assert ("WARNING" in Precision(bfloat16=True).note()) == emulates
+    assert "WARNING" not in Precision().note()
