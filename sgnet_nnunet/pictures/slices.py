@@ -35,10 +35,16 @@ def dark_figure(*, rows: int, columns: int) -> "tuple[Figure, NDArray[Any]]":
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def white_level(volume: NDArray[Any]) -> float:
+    """Return the value to show as white: the 99.5th percentile of what is above 0; 1 if nothing is."""
+    inside = volume[volume > 0]
+    return float(np.percentile(inside, 99.5)) if inside.size else 1.0
+
+
 def draw_scan(axes: "Axes", volume: NDArray[np.floating[Any]], k: int, *, title: str, aspect: float) -> None:
-    """Draw axial slice `k` of a scan (x, y, z), from 0 to the 99.5th percentile of what is not 0."""
-    top = float(np.percentile(volume[volume > 0], 99.5)) if (volume > 0).any() else 1.0
-    axes.imshow(radiological_slice(volume, k), cmap="gray", vmin=0, vmax=top, aspect=aspect)
+    """Draw axial slice `k` of a scan (x, y, z), black at 0 and white at its `white_level`."""
+    shown, top = radiological_slice(volume, k), white_level(volume)
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=top, aspect=aspect)
     axes.set_title(title, color="white", fontsize=11)
     axes.axis("off")
     axes.text(0.02, 0.5, "R", color="white", transform=axes.transAxes)

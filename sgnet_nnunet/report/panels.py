@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from sgnet_nnunet.evaluation.pair import bounding_box
-from sgnet_nnunet.pictures.slices import radiological_slice
+from sgnet_nnunet.pictures.slices import radiological_slice, white_level
 from sgnet_nnunet.report.palette import rgb
 
 GAP = 4
@@ -101,12 +101,9 @@ def encode(picture: Image.Image, *, quality: int) -> bytes:
 
 
 def to_grey(volume: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a scan from 0 to 255: black at 0, white at the 99.5th percentile of what is above 0."""
-    sample = volume[::3, ::3, ::3]
-    inside = sample[sample > 0]
-    top = float(np.percentile(inside, 99.5)) if inside.size else 1.0
+    """Return a scan from 0 to 255, white at the `white_level` of every third voxel along each axis."""
     scaled = volume.astype(np.float32)
-    scaled *= 255 / top
+    scaled *= 255 / white_level(volume[::3, ::3, ::3])
     return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from sgnet_nnunet.pictures.slices import radiological_slice
+from sgnet_nnunet.pictures.slices import radiological_slice, white_level
 
 
 def test_slice_shows_anterior_up_and_the_patients_right_on_the_left():
@@ -9,3 +10,13 @@ def test_slice_shows_anterior_up_and_the_patients_right_on_the_left():
     shown = radiological_slice(volume, 1)
     assert shown.shape == (4, 3)
     assert shown[0, 0] == 1
+
+
+def test_background_does_not_count_in_the_white_level():
+    brain = np.random.default_rng(0).uniform(1, 100, 1000)
+    volume = np.concatenate([np.zeros(9000), brain]).reshape(10, 10, 100)
+    assert white_level(volume) == pytest.approx(np.percentile(brain, 99.5))
+
+
+def test_nothing_above_zero_leaves_the_white_level_at_one():
+    assert white_level(np.zeros((2, 2, 2))) == 1
