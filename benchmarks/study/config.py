@@ -8,6 +8,7 @@ from sgnet_nnunet.training.precision import emulates_bfloat16
 
 SG_NET_PLANS = "nnUNetPlans"
 TVERSKY_PLANS = "nnUNetTverskyPlans"
+NOTEBOOK_PLANS = "nnUNetNotebookPlans"
 DEFAULT_PLANS = "nnUNetDefaultPlans"
 
 FALSE_POSITIVE_WEIGHT = 0.7
@@ -58,7 +59,7 @@ MODELS = (
     Model(name="Standard U-Net", trainer="UNetTrainer", bfloat16=False),
     Model(name="ResU-Net", trainer="ResUNetTrainer", bfloat16=False),
     Model(name="Attention U-Net", trainer="AttentionUNetTrainer", bfloat16=False),
-    Model(name="SG-Net, notebook's recipe", trainer="SGNetNotebookTrainer", seeds=1),
+    Model(name="SG-Net, notebook's recipe", trainer="SGNetNotebookTrainer", plans=NOTEBOOK_PLANS, seeds=1),
     Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, seeds=1, bfloat16=False),
     Model(name="SG-Net, admission gate, Tversky", trainer="SGNetTrainer", plans=TVERSKY_PLANS),
     Model(
@@ -68,6 +69,8 @@ MODELS = (
         held_open=True,
     ),
     Model(name="SG-Net, no gate, Tversky", trainer="SGNetNoGateTrainer", plans=TVERSKY_PLANS),
+    Model(name="SG-Net, admission gate, clipped", trainer="SGNetTrainer", plans=NOTEBOOK_PLANS),
+    Model(name="SG-Net, no gate, clipped", trainer="SGNetNoGateTrainer", plans=NOTEBOOK_PLANS),
 )
 
 

@@ -11,7 +11,14 @@ from sgnet_nnunet.conversion import ConversionOptions, convert_collection
 from sgnet_nnunet.demo.commands import run_command
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.dataset import write_phantoms
-from study.config import DEFAULT_PLANS, FALSE_POSITIVE_WEIGHT, SG_NET_PLANS, TVERSKY_PLANS, StudyConfig
+from study.config import (
+    DEFAULT_PLANS,
+    FALSE_POSITIVE_WEIGHT,
+    NOTEBOOK_PLANS,
+    SG_NET_PLANS,
+    TVERSKY_PLANS,
+    StudyConfig,
+)
 
 DATASET = "Dataset501_BrainMetsLung"
 DONE = "data.done"
@@ -75,31 +82,32 @@ def _plan(folder: Path, config: StudyConfig, workers: int) -> None:
     environment = nnunet_paths(folder)
     spacing = [str(float(config.shrink))] * 3
     processes = ("-npfp", str(workers), "-np", str(workers))
-    plan_and_preprocess = ("nnUNetv2_plan_and_preprocess", "-d", "501", "-c", "3d_fullres", *processes)
-    run_command(
-        (*plan_and_preprocess, "-pl", "SGNetPlanner", "-overwrite_target_spacing", *spacing),
-        environment=environment,
-        log=folder / "plan.log",
-    )
-    run_command(
-        (
-            *plan_and_preprocess,
-            *("-pl", "ExperimentPlanner", "-overwrite_plans_name", DEFAULT_PLANS),
-            *("-gpu_memory_target", str(config.default_memory_gb)),
-        ),
-        environment=environment,
-        log=folder / "plan_default.log",
-    )
-    path = folder / "nnUNet_preprocessed" / DATASET / f"{SG_NET_PLANS}.json"
-    plans = json.loads(path.read_text(encoding="utf-8"))
-    plans["configurations"]["3d_fullres"] |= {
-        "patch_size": list(config.patch_size),
-        "batch_size": config.batch_size,
-    }
-    path.write_text(json.dumps(plans, indent=2), encoding="utf-8")
-    plans["plans_name"] = TVERSKY_PLANS
-    plans["configurations"]["3d_fullres"]["false_positive_weight"] = FALSE_POSITIVE_WEIGHT
-    path.with_name(f"{TVERSKY_PLANS}.json").write_text(json.dumps(plans, indent=2), encoding="utf-8")
+    for name, planner, options in (
+        (SG_NET_PLANS, "SGNetPlanner", ("-overwrite_target_spacing", *spacing)),
+        (NOTEBOOK_PLANS, "SGNetNotebookPlanner", ("-overwrite_target_spacing", *spacing)),
+        (DEFAULT_PLANS, "ExperimentPlanner", ("-gpu_memory_target", str(config.default_memory_gb))),
+    ):
+        run_command(
+            (
+                *("nnUNetv2_plan_and_preprocess", "-d", "501", "-c", "3d_fullres", *processes),
+                *("-pl", planner, "-overwrite_plans_name", name, *options),
+            ),
+            environment=environment,
+            log=folder / f"{name}.log",
+        )
+    preprocessed = folder / "nnUNet_preprocessed" / DATASET
+    patches = {"patch_size": list(config.patch_size), "batch_size": config.batch_size}
+    _derive(preprocessed, SG_NET_PLANS, SG_NET_PLANS, patches)
+    _derive(preprocessed, NOTEBOOK_PLANS, NOTEBOOK_PLANS, patches)
+    _derive(preprocessed, SG_NET_PLANS, TVERSKY_PLANS, {"false_positive_weight": FALSE_POSITIVE_WEIGHT})
+
+
+def _derive(preprocessed: Path, source: str, name: str, changes: dict[str, object]) -> None:
+    """Write a plan that differs from another one, of the same preprocessed data, by `changes`."""
+    plans = json.loads((preprocessed / f"{source}.json").read_text(encoding="utf-8"))
+    plans["plans_name"] = name
+    plans["configurations"]["3d_fullres"] |= changes
+    (preprocessed / f"{name}.json").write_text(json.dumps(plans, indent=2), encoding="utf-8")
 
 
 def nnunet_paths(folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sgnet_nnunet.training.recipe import freeze_batch_norms
-from study.config import MODELS, SG_NET_PLANS, StudyConfig
+from study.config import DEFAULT_PLANS, MODELS, StudyConfig
 from study.data import nnunet_paths
 
 PATCH_SIZE, BATCH_SIZE = (32, 96, 96), 4
@@ -40,7 +40,7 @@ def measure_speed(folder: Path, config: StudyConfig, *, rounds: int) -> None:
     image = torch.rand(1, 2, *CASE_SIZE, device=device)
     trainers = {}
     for model in MODELS:
-        if model.plans == SG_NET_PLANS and not model.held_open:
+        if model.plans != DEFAULT_PLANS and model.trainer not in trainers:
             trainer = get_trainer_from_args("501", "3d_fullres", 0, model.trainer, model.plans, device=device)
             trainer.initialize()
             trainers[model.trainer] = trainer

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.planning.normalization import PercentileTo01Normalization
+from sgnet_nnunet.planning.normalization import PercentileNormalization, PercentileTo01Normalization
 from sgnet_nnunet.training.overlap import EVEN
 from sgnet_nnunet.training.supervision import GateSupervision
 
@@ -35,6 +35,9 @@ class SGNetPlanner(ExperimentPlanner):
     Raises:
         SGNetError: If another planner's plan has that name, or the images are 2D.
     """
+
+    NORMALIZATION: type[PercentileNormalization] = PercentileNormalization
+    """Normalisation of every channel. The README's clips what enhances; see `docs/normalisation.md`."""
 
     TARGET_SPACING = (1.0, 1.0, 1.0)
     PATCH_SIZE = (32, 96, 96)
@@ -82,13 +85,13 @@ class SGNetPlanner(ExperimentPlanner):
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(
         self,
     ) -> tuple[list[str], list[bool]]:
-        """Return the percentile scheme for every channel, masked if cropping took off a background.
+        """Return `NORMALIZATION` for every channel, masked if cropping took off a background.
 
         The limit is nnU-Net's own: cropping to the non-zero voxels leaves less than 3/4 of the image.
         """
         channels = len(self.dataset_json["channel_names"])
         masked = self.dataset_fingerprint["median_relative_size_after_cropping"] < 3 / 4
-        return [PercentileTo01Normalization.__name__] * channels, [masked] * channels
+        return [self.NORMALIZATION.__name__] * channels, [masked] * channels
 
     def determine_resampling(
         self, *_: object, **__: object
@@ -220,3 +223,9 @@ class SGNetPlanner(ExperimentPlanner):
         )
         self.save_plans(self.plans)
         return self.plans
+
+
+class SGNetNotebookPlanner(SGNetPlanner):
+    """Plan as `SGNetPlanner` does, with the README's clipped percentiles, as the released notebook has."""
+
+    NORMALIZATION = PercentileTo01Normalization

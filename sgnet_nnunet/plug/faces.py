@@ -64,7 +64,7 @@ FACES = (
         "experiment_planning",
         "experiment_planning/experiment_planners/sgnet_planner.py",
         "sgnet_nnunet.planning.planner",
-        ("SGNetPlanner",),
+        ("SGNetPlanner", "SGNetNotebookPlanner"),
     ),
     Face(
         "preprocessing/normalization",

@@ -61,7 +61,7 @@ class RecipeTrainer(nnUNetTrainer):
     changes fast are not its own. Trainings of fewer, such as the demo's, failed when they were."""
 
     NOISE_VARIANCE = (0.0, 0.004)
-    """nnU-Net's (0, 0.1) is for z-scored images; a brain scaled to [0, 1] has an SD near 0.2."""
+    """nnU-Net's (0, 0.1) is for z-scored images; a brain scaled by percentiles has an SD near 0.2."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class RecipeTrainer(nnUNetTrainer):
 
     @staticmethod
     def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:  # noqa: ANN401
-        """Return nnU-Net's augmentation, its noise scaled to images in [0, 1], cheaper to come by."""
+        """Return nnU-Net's augmentation, its noise that of images from about 0 to 1, cheaper to come by."""
         pipeline = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         for step in pipeline.transforms:
             if isinstance(step, RandomTransform) and isinstance(step.transform, GaussianNoiseTransform):

@@ -10,7 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.gates import AdmissionGate
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.planning.planner import SGNetPlanner
+from sgnet_nnunet.planning.planner import SGNetNotebookPlanner, SGNetPlanner
 from sgnet_nnunet.training.supervision import GateSupervision
 
 
@@ -40,7 +40,7 @@ def test_plan_holds_the_recipe_under_nnunets_default_name(plan):
     assert configuration["spacing"] == [1.0, 1.0, 1.0]
     assert configuration["patch_size"] == [32, 96, 96]
     assert configuration["batch_size"] == 4
-    assert configuration["normalization_schemes"] == ["PercentileTo01Normalization"] * 2
+    assert configuration["normalization_schemes"] == ["PercentileNormalization"] * 2
     assert configuration["resampling_fn_data"] == "resample_torch_fornnunet"
     assert configuration["architecture"]["arch_kwargs"]["gate"] == "admission"
 
@@ -106,7 +106,18 @@ def test_background_is_masked_where_cropping_took_much_off(plan, kept, masked):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_any_number_of_channels(plan, channels):
     schemes = plan(channels=channels)["configurations"]["3d_fullres"]["normalization_schemes"]
-    assert schemes == ["PercentileTo01Normalization"] * channels
+    assert schemes == ["PercentileNormalization"] * channels
+
+
+def test_notebooks_plan_differs_in_its_normalization_alone(plan):
+    ours, notebooks = (
+        plan(),
+        plan(planner=SGNetNotebookPlanner, options={"plans_name": "nnUNetNotebookPlans"}),
+    )
+    ours, notebooks = (plans["configurations"]["3d_fullres"] for plans in (ours, notebooks))
+    different = {key for key, value in ours.items() if notebooks[key] != value}
+    assert different == {"normalization_schemes", "data_identifier"}
+    assert notebooks["normalization_schemes"] == ["PercentileTo01Normalization"] * 2
 
 
 def test_two_dimensional_data_are_refused(plan):
