@@ -2,11 +2,10 @@
 
     python benchmarks/clipping.py nnUNet_raw/Dataset501_BrainMetsLung
 
-Each image is cropped to its non-zero box first, as nnU-Net does before it normalises.
+Cases are cropped, and masked or not, as nnU-Net does before it normalises.
 """
 
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +13,14 @@ from typing import Annotated
 import nibabel as nib
 import numpy as np
 import typer
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from numpy.typing import NDArray
 
-from sgnet_nnunet.evaluation.pair import bounding_box
-from sgnet_nnunet.planning.normalization import PercentileNormalization, PercentileTo01Normalization
+from sgnet_nnunet.planning.normalization import (
+    MASKED_BELOW,
+    PercentileNormalization,
+    PercentileTo01Normalization,
+)
 
 BRIGHT = 90
 """Percentile of a tumour's voxels that stands for what enhances."""
@@ -39,16 +42,18 @@ class Clipping:
     clipped_contrast: float
 
 
-def clipping_of(image: NDArray[np.floating], tumour: NDArray[np.bool_]) -> Clipping:
+def clipping_of(image: NDArray[np.floating], seg: NDArray[np.number], *, masked: bool) -> Clipping:
     """Measure one channel.
 
     Args:
         image: A scan whose background is 0, cropped to the rest.
-        tumour: Of the same shape, not empty.
+        seg: Labels of the same shape, tumour above 0 and not empty, negative outside the non-zero mask.
+        masked: Whether the percentiles are those within the mask.
     """
+    tumour = seg > 0
     brain = (image > 0) & ~tumour
     scaled, clipped = (
-        kind(use_mask_for_norm=False, intensityproperties={}).run(image)
+        kind(use_mask_for_norm=masked, intensityproperties={}).run(image, seg)
         for kind in (PercentileNormalization, PercentileTo01Normalization)
     )
     return Clipping(
@@ -63,29 +68,36 @@ def _contrast(scaled: NDArray[np.floating], tumour: NDArray[np.bool_], brain: ND
     return float((np.percentile(scaled[tumour], BRIGHT) - np.median(other)) / other.std())
 
 
-def clippings(raw: Path) -> Iterator[tuple[int, Clipping]]:
-    """Yield channel and figures of every training image with a tumour."""
-    for label in sorted((raw / "labelsTr").glob("*.nii.gz")):
-        tumour = np.asarray(nib.load(label).dataobj) > 0
-        if not tumour.any():
-            continue
-        name = label.name.removesuffix(".nii.gz")
-        for path in sorted((raw / "imagesTr").glob(f"{name}_[0-9][0-9][0-9][0-9].nii.gz")):
-            image = np.asarray(nib.load(path).dataobj, dtype=np.float32)
-            box = bounding_box(image != 0)
-            yield int(path.name[-11:-7]), clipping_of(image[box], tumour[box])
+def clippings(raw: Path) -> list[list[Clipping]]:
+    """Return the figures of every channel of every training case with a tumour, as nnU-Net would crop it."""
+    labels = sorted((raw / "labelsTr").glob("*.nii.gz"))
+    kept = [cropped.size / whole for _, cropped, whole in map(_crop, labels)]
+    masked = statistics.median(kept) < MASKED_BELOW
+    return [
+        [clipping_of(channel, seg, masked=masked) for channel in data]
+        for data, seg, _ in map(_crop, labels)
+        if (seg > 0).any()
+    ]
+
+
+def _crop(label: Path) -> tuple[NDArray[np.float32], NDArray[np.int8], int]:
+    """Return a case's cropped channels and labels, and how many voxels there were before."""
+    name = label.name.removesuffix(".nii.gz")
+    paths = sorted((label.parents[1] / "imagesTr").glob(f"{name}_[0-9][0-9][0-9][0-9].nii.gz"))
+    data = np.stack([np.asarray(nib.load(path).dataobj, dtype=np.float32) for path in paths])
+    seg = np.asarray(nib.load(label).dataobj, dtype=np.int8)
+    data, cropped, _ = crop_to_nonzero(data, seg[None])
+    return data, cropped[0], seg.size
 
 
 def main(raw: Annotated[Path, typer.Argument(help="Data set in nnU-Net's raw format.")]) -> None:
     """Print a table, medians over the cases."""
-    channels: dict[int, list[Clipping]] = {}
-    for channel, figures in clippings(raw):
-        channels.setdefault(channel, []).append(figures)
+    cases = clippings(raw)
     typer.echo(
         "| channel | cases | tumour voxels clipped | bright tumour above brain, SD | the same, clipped |"
     )
     typer.echo("|---|---|---|---|---|")
-    for channel, found in sorted(channels.items()):
+    for channel, found in enumerate(zip(*cases, strict=True)):
         clipped, before, after = (
             statistics.median(getattr(figures, name) for figures in found)
             for name in ("clipped", "unclipped_contrast", "clipped_contrast")

@@ -7,12 +7,16 @@ from numpy.typing import NDArray
 LOWER_PERCENTILE, UPPER_PERCENTILE = 0.5, 99.5
 """The percentiles of the SG-Net README."""
 
+MASKED_BELOW = 3 / 4
+"""Share of an image left by cropping to its non-zero voxels, below which nnU-Net takes the rest for
+background and normalises within a mask."""
+
 
 class PercentileNormalization(ImageNormalization):
     """Scale a channel so that its 0.5 and 99.5 percentiles become 0 and 1, and clip nothing.
 
-    Half a percent of a brain's image is about what its metastases take up: clipped there, as in
-    `PercentileTo01Normalization`, their enhancement comes out as bright as white matter.
+    Half a percent of a cropped head is about what a few metastases fill. Where they are the brightest
+    there is, the clip of `PercentileTo01Normalization` lies within them (`docs/normalisation.md`).
 
     Where nnU-Net found a zero background (`use_mask_for_norm`), the percentiles are those of the
     voxels inside the non-zero mask, and the voxels outside are 0. A constant or empty channel

@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.planning.normalization import PercentileNormalization, PercentileTo01Normalization
+from sgnet_nnunet.planning.normalization import (
+    MASKED_BELOW,
+    PercentileNormalization,
+    PercentileTo01Normalization,
+)
 from sgnet_nnunet.training.overlap import EVEN
 from sgnet_nnunet.training.supervision import GateSupervision
 
@@ -37,7 +41,7 @@ class SGNetPlanner(ExperimentPlanner):
     """
 
     NORMALIZATION: type[PercentileNormalization] = PercentileNormalization
-    """Normalisation of every channel. The README's clips what enhances; see `docs/normalisation.md`."""
+    """Normalisation of every channel; why not the README's, `docs/normalisation.md` says."""
 
     TARGET_SPACING = (1.0, 1.0, 1.0)
     PATCH_SIZE = (32, 96, 96)
@@ -85,12 +89,9 @@ class SGNetPlanner(ExperimentPlanner):
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(
         self,
     ) -> tuple[list[str], list[bool]]:
-        """Return `NORMALIZATION` for every channel, masked if cropping took off a background.
-
-        The limit is nnU-Net's own: cropping to the non-zero voxels leaves less than 3/4 of the image.
-        """
+        """Return `NORMALIZATION` for every channel, masked if cropping took off a background."""
         channels = len(self.dataset_json["channel_names"])
-        masked = self.dataset_fingerprint["median_relative_size_after_cropping"] < 3 / 4
+        masked = self.dataset_fingerprint["median_relative_size_after_cropping"] < MASKED_BELOW
         return [self.NORMALIZATION.__name__] * channels, [masked] * channels
 
     def determine_resampling(

@@ -13,6 +13,7 @@ from sgnet_nnunet.planning.normalization import (
 )
 
 PERCENTILE_SCHEMES = {kind.__name__: kind for kind in (PercentileNormalization, PercentileTo01Normalization)}
+"""SG-Net's normalisations by the names that plans have for them."""
 
 MOST_COUNTS = 1 << 17
 """Integers of up to 16 bits, signed or not, are counted; other values are sorted in part."""

@@ -21,7 +21,7 @@ def image(tumour):
 
 
 def test_a_small_bright_tumour_is_clipped_whole_and_loses_its_contrast(image, tumour):
-    figures = clipping_of(image, tumour)
+    figures = clipping_of(image, tumour.astype(np.int8), masked=False)
     assert figures.clipped == 1
     assert figures.unclipped_contrast == pytest.approx(200 / 5, rel=0.05)
     assert figures.clipped_contrast < 5
@@ -29,7 +29,7 @@ def test_a_small_bright_tumour_is_clipped_whole_and_loses_its_contrast(image, tu
 
 def test_a_tumour_of_the_brains_own_brightness_loses_nothing(image, tumour):
     image[tumour] = 100
-    figures = clipping_of(image, tumour)
+    figures = clipping_of(image, tumour.astype(np.int8), masked=False)
     assert figures.clipped == 0
     assert figures.unclipped_contrast == pytest.approx(figures.clipped_contrast, abs=0.05)
 
@@ -42,6 +42,14 @@ def test_every_channel_is_read_and_the_empty_case_left_out(tmp_path, image, tumo
         for channel in range(2):
             path = tmp_path / f"imagesTr/{case}_{channel:04d}.nii.gz"
             nib.save(nib.Nifti1Image(image, np.eye(4)), path)
-    assert [channel for channel, _ in clippings(tmp_path)] == [0, 1]
+    assert [len(channels) for channels in clippings(tmp_path)] == [2]
     main(tmp_path)
     assert "| 1 | 1 | 100% | " in capsys.readouterr().out
+
+
+def test_within_a_mask_the_background_does_not_lower_the_clip(image, tumour):
+    image[:, :, :7] = 0
+    seg = np.where(image == 0, -1, tumour).astype(np.int8)
+    image[tumour] = np.percentile(image[image > 0], 99.3)
+    assert clipping_of(image, seg, masked=False).clipped == 1
+    assert clipping_of(image, seg, masked=True).clipped == 0

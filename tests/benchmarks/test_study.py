@@ -4,7 +4,17 @@ import json
 
 import pytest
 from phantom_study import app
-from study.config import BUDGETS, DEFAULT_PLANS, MODELS, SG_NET_PLANS, TVERSKY_PLANS, StudyConfig, with_seeds
+from study.config import (
+    BUDGETS,
+    DEFAULT_PLANS,
+    HELD_OPEN,
+    MODELS,
+    SG_NET_PLANS,
+    TVERSKY_PLANS,
+    StudyConfig,
+    for_this_cpu,
+    with_seeds,
+)
 from study.markdown import to_markdown
 from study.summary import summarise
 from study.train import SCORES, run_folder
@@ -86,6 +96,46 @@ def test_unknown_network_to_train_is_named(tmp_path):
     assert result.exit_code == 2
     assert "no such network: SGNetTrainer" in result.output
     assert not (tmp_path / "study").exists()
+
+
+def started(folder, monkeypatch, *options):
+    """Return what `run` starts, the names of runs in order."""
+    starts = []
+    monkeypatch.setattr("phantom_study.prepare", lambda *_: None)
+    monkeypatch.setattr(
+        "phantom_study.run_jobs",
+        lambda _, jobs, **__: iter([(job, starts.append(job[1].run)) for job in jobs]),
+    )
+    result = CliRunner().invoke(app, ["run", str(folder), "--seeds", "1", *options])
+    assert result.exit_code == 0, result.output
+    return starts
+
+
+def test_gates_are_held_open_after_every_training(tmp_path, monkeypatch):
+    starts = started(tmp_path, monkeypatch)
+    held_open = [run.endswith(HELD_OPEN) for run in starts]
+    assert held_open == sorted(held_open)
+    assert {run.removesuffix(HELD_OPEN) for run in starts if run.endswith(HELD_OPEN)} < set(starts)
+
+
+def test_a_network_and_its_gates_held_open_are_chosen_apart(tmp_path, monkeypatch):
+    run = f"SGNetTrainer__{SG_NET_PLANS}"
+    assert started(tmp_path, monkeypatch, "--only", run) == [run]
+    assert started(tmp_path, monkeypatch, "--only", run + HELD_OPEN) == [run + HELD_OPEN]
+
+
+def test_what_has_scores_is_not_started_again(tmp_path, monkeypatch):
+    run = f"SGNetTrainer__{SG_NET_PLANS}"
+    write_scores(tmp_path, run, false_positives=1)
+    starts = started(tmp_path, monkeypatch)
+    assert run not in starts
+    assert run + HELD_OPEN in starts
+
+
+def test_imitated_bfloat16_is_left_out(monkeypatch):
+    for emulates in (True, False):
+        monkeypatch.setattr("study.config.emulates_bfloat16", lambda emulates=emulates: emulates)
+        assert for_this_cpu(BUDGETS["cpu"]).bfloat16 is not emulates
 
 
 def test_gates_are_summed_and_lesions_of_5_mm_counted(study):

@@ -58,7 +58,7 @@ def test_a_trainer_trains_in_bfloat16_and_says_so(make_trainer, monkeypatch):
     assert set(seen) == {torch.bfloat16}
     assert next(trainer.network.parameters()).dtype == torch.float32
     assert np.isfinite(trainer.logger.get_value("train_losses", step=None)).all()
-    assert "raining in bfloat16 (SGNET_BF16=1)" in Path(trainer.log_file).read_text()
+    assert "in bfloat16 (SGNET_BF16=1)" in Path(trainer.log_file).read_text()
 
 
 @pytest.mark.parametrize(
