@@ -19,7 +19,7 @@ from study.config import BUDGETS, MODELS, Model, StudyConfig, for_this_cpu, with
 from study.data import DATASET, nnunet_paths, prepare
 from study.markdown import to_markdown
 from study.speed import measure_speed
-from study.summary import summarise
+from study.summary import case_rows, summarise
 from study.train import SCORES, run_folder
 
 from sgnet_nnunet.parallel import run_jobs
@@ -109,13 +109,16 @@ def thresholds(folder: Annotated[Path, typer.Argument(help="The study's folder."
 def report(
     folder: Annotated[Path, typer.Argument(help="The study's folder.")],
     results: Annotated[Path, typer.Argument(help="Where the tables go.")],
-    name: Annotated[str, typer.Option(help="Name of the two files.")] = "phantom_study",
+    name: Annotated[str, typer.Option(help="Name of the files.")] = "phantom_study",
 ) -> None:
-    """Write `phantom_study.json` and `phantom_study.md`, or under another name."""
-    summary = summarise(folder.resolve(), StudyConfig.load(folder / "config.json"))
+    """Write the summary (NAME.json), its tables (NAME.md) and each case (NAME_cases.jsonl)."""
+    config = StudyConfig.load(folder / "config.json")
+    summary = summarise(folder.resolve(), config)
     results.mkdir(parents=True, exist_ok=True)
     (results / f"{name}.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     (results / f"{name}.md").write_text(to_markdown(summary), encoding="utf-8")
+    rows = (json.dumps(row, allow_nan=False) + "\n" for row in case_rows(folder.resolve(), config))
+    (results / f"{name}_cases.jsonl").write_text("".join(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

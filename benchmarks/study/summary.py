@@ -34,7 +34,8 @@ PER_CASE: Mapping[str, Callable[[Case], float]] = {
 
 def summarise(folder: Path, config: StudyConfig) -> dict[str, Any]:
     """Return the study's results: each model's means over seeds, and its differences to no gate."""
-    runs = {model: found for model in MODELS if (found := list(_runs(folder, config, model)))}
+    trained = {model: dict(_runs(folder, config, model)) for model in MODELS}
+    runs = {model: list(by_seed.values()) for model, by_seed in trained.items() if by_seed}
     patients = {model: _per_patient(found) for model, found in runs.items()}
     models = [
         {"name": model.name, "trainer": model.trainer, "plans": model.plans, "held_open": model.held_open}
@@ -57,15 +58,27 @@ def summarise(folder: Path, config: StudyConfig) -> dict[str, Any]:
     }
 
 
+def case_rows(folder: Path, config: StudyConfig) -> Iterable[dict[str, Any]]:
+    """Yield the scores of each test patient, of every network and seed.
+
+    They are what the summary is made of, for whoever wants other statistics.
+    """
+    for model in MODELS:
+        for seed, run in _runs(folder, config, model):
+            for case, scores in run["cases"].items():
+                origin = {"run": model.run, "seed": seed, "parameters": run["parameters"], "case": case}
+                yield origin | scores
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _runs(folder: Path, config: StudyConfig, model: Model) -> Iterable[dict[str, Any]]:
+def _runs(folder: Path, config: StudyConfig, model: Model) -> Iterable[tuple[int, dict[str, Any]]]:
     for seed in range(config.seeds):
         path = run_folder(folder, model.run, seed) / SCORES
         if path.exists():
-            yield json.loads(path.read_text(encoding="utf-8"))
+            yield seed, json.loads(path.read_text(encoding="utf-8"))
 
 
 def _per_patient(runs: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:

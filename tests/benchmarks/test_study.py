@@ -16,7 +16,7 @@ from study.config import (
     with_seeds,
 )
 from study.markdown import to_markdown
-from study.summary import summarise
+from study.summary import case_rows, summarise
 from study.train import SCORES, run_folder
 from typer.testing import CliRunner
 
@@ -148,6 +148,26 @@ def test_gates_are_summed_and_lesions_of_5_mm_counted(study):
     assert gated["lesions_shut_out"] == 12
     assert gated["lesions_shut_out_of_5mm_or_more"] == 6
     assert ungated["gates"] is None
+
+
+def test_every_case_of_every_seed_is_a_row(study):
+    rows = list(case_rows(*study))
+    assert len(rows) == len({(row["run"], row["seed"], row["case"]) for row in rows}) == 2 * 2 * 3
+    assert {row["false_positives"] for row in rows if row["run"].startswith("SGNetNoGate")} == {3, 4, 5}
+
+
+def test_report_writes_summary_tables_and_cases(study, tmp_path):
+    folder, config = study
+    config.save(folder / "config.json")
+    result = CliRunner().invoke(app, ["report", str(folder), str(tmp_path / "results"), "--name", "mine"])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+        "mine.json",
+        "mine.md",
+        "mine_cases.jsonl",
+    ]
+    rows = (tmp_path / "results" / "mine_cases.jsonl").read_text().splitlines()
+    assert [json.loads(row)["case"] for row in rows[:3]] == ["p0", "p1", "p2"]
 
 
 def test_markdown_has_a_row_a_network_in_every_table(study):
