@@ -34,8 +34,7 @@ PER_CASE: Mapping[str, Callable[[Case], float]] = {
 
 def summarise(folder: Path, config: StudyConfig) -> dict[str, Any]:
     """Return the study's results: each model's means over seeds, and its differences to no gate."""
-    trained = {model: dict(_runs(folder, config, model)) for model in MODELS}
-    runs = {model: list(by_seed.values()) for model, by_seed in trained.items() if by_seed}
+    runs = {model: list(by_seed.values()) for model, by_seed in _read_runs(folder, config).items()}
     patients = {model: _per_patient(found) for model, found in runs.items()}
     models = [
         {"name": model.name, "trainer": model.trainer, "plans": model.plans, "held_open": model.held_open}
@@ -63,8 +62,8 @@ def case_rows(folder: Path, config: StudyConfig) -> Iterable[dict[str, Any]]:
 
     They are what the summary is made of, for whoever wants other statistics.
     """
-    for model in MODELS:
-        for seed, run in _runs(folder, config, model):
+    for model, by_seed in _read_runs(folder, config).items():
+        for seed, run in by_seed.items():
             for case, scores in run["cases"].items():
                 origin = {"run": model.run, "seed": seed, "parameters": run["parameters"], "case": case}
                 yield origin | scores
@@ -74,11 +73,14 @@ def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _runs(folder: Path, config: StudyConfig, model: Model) -> Iterable[tuple[int, dict[str, Any]]]:
-    for seed in range(config.seeds):
-        path = run_folder(folder, model.run, seed) / SCORES
-        if path.exists():
-            yield seed, json.loads(path.read_text(encoding="utf-8"))
+def _read_runs(folder: Path, config: StudyConfig) -> dict[Model, dict[int, dict[str, Any]]]:
+    """Return the scores of every network that has any, by seed."""
+    runs: dict[Model, dict[int, dict[str, Any]]] = {}
+    for model in MODELS:
+        for seed in range(config.seeds):
+            if run := _read(run_folder(folder, model.run, seed) / SCORES):
+                runs.setdefault(model, {})[seed] = run
+    return runs
 
 
 def _per_patient(runs: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
