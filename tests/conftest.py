@@ -40,8 +40,8 @@ def nnunet_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in NNUNET_PATHS:
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
-    for name in ("SGNET_EPOCHS", "SGNET_ITERS", "SGNET_VAL_ITERS", "SGNET_PATIENCE", "SGNET_BF16"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("EPOCHS", "ITERS", "VAL_ITERS", "PATIENCE", "BF16", "MIRRORING"):
+        monkeypatch.delenv(f"SGNET_{name}", raising=False)
     return tmp_path
 
 

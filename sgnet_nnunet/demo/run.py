@@ -40,7 +40,7 @@ class DemoPlan:
 
     patients: int = 10
     seed: int = 0
-    epochs: int = 5
+    epochs: int = 8
     iters: int = 16
     device: str = "cpu"
 
@@ -76,6 +76,7 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
         "SGNET_EPOCHS": str(plan.epochs),
         "SGNET_ITERS": str(plan.iters),
         "SGNET_VAL_ITERS": "1",
+        "SGNET_MIRRORING": "0",
         "nnUNet_def_n_proc": str(workers),
         "nnUNet_n_proc_DA": str(workers),
     }

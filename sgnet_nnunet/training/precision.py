@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.training.switch import read_switch
 
 VARIABLE = "SGNET_BF16"
-CHOICES = {"": False, "0": False, "1": True}
 
 EMULATING = frozenset({"NO AVX", "DEFAULT", "AVX2"})
 """PyTorch's names of the x86 instruction sets in which oneDNN imitates bfloat16, at many times the cost."""
@@ -58,17 +58,14 @@ class Precision:
         Raises:
             SGNetError: If it is neither 0 nor 1, or 1 and the device no CPU.
         """
-        given = environment.get(VARIABLE, "")
-        if given not in CHOICES:
-            msg = f"{VARIABLE}={given!r}: must be 1 (a CPU trains in bfloat16) or 0; set it again or unset it"
-            raise SGNetError(msg)
-        if CHOICES[given] and device.type != "cpu":
+        bfloat16 = read_switch(VARIABLE, "a CPU trains in bfloat16", default=False, environment=environment)
+        if bfloat16 and device.type != "cpu":
             msg = (
                 f"{VARIABLE}=1: is for training on a CPU, and the device is {device.type}; unset it, or add "
                 "`-device cpu`"
             )
             raise SGNetError(msg)
-        return cls(bfloat16=CHOICES[given])
+        return cls(bfloat16=bfloat16)
 
     def check(self, network: nn.Module) -> None:
         """Make sure that a network can train in this precision.

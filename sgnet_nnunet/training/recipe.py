@@ -21,9 +21,13 @@ from sgnet_nnunet.training.length import TrainingLength
 from sgnet_nnunet.training.loss import DiceBCELoss, ForegroundLoss
 from sgnet_nnunet.training.overlap import EVEN
 from sgnet_nnunet.training.precision import Precision
+from sgnet_nnunet.training.switch import read_switch
 
 LENGTH_KEY = "sgnet_training_length"
 """Where a checkpoint keeps the length of its training."""
+
+MIRRORING = "SGNET_MIRRORING"
+"""Set to 0, a fold is validated, and the network used, without mirrored copies."""
 
 
 class TrainingStalled(Exception):  # noqa: N818
@@ -36,6 +40,9 @@ class RecipeTrainer(nnUNetTrainer):
     The length comes from the environment (see `TrainingLength`), goes into the log and into every
     checkpoint, and `--c` goes on with the length the training was started with. So does a CPU's
     precision (see `Precision`), which goes into the log alone.
+
+    With `SGNET_MIRRORING=0` neither the validation of the fold nor nnU-Net's prediction mirrors, which
+    on a CPU takes an eighth of the time.
     """
 
     USES_DEEP_SUPERVISION = False
@@ -87,6 +94,7 @@ class RecipeTrainer(nnUNetTrainer):
         self.oversample_foreground_percent = 0.5
         self.save_every = 10
         self.precision = Precision.from_environment(self.device)
+        self.mirrors = read_switch(MIRRORING, "inference mirrors, too", default=True)
         self._set_length(TrainingLength.from_environment(default=self.DEFAULT_LENGTH))
 
     def _set_length(self, length: TrainingLength) -> None:
@@ -142,6 +150,15 @@ class RecipeTrainer(nnUNetTrainer):
                 step.transform.noise_variance = RecipeTrainer.NOISE_VARIANCE
         make_lean(pipeline)
         return pipeline
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
+        self,
+    ) -> tuple[Any, bool, Any, tuple[int, ...]]:
+        """Return nnU-Net's choices of the augmentation; inference mirrors as the training does, or not."""
+        choices = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.mirrors:
+            self.inference_allowed_mirroring_axes = None
+        return choices
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return nnU-Net's loaders of training and validation batches, which read what they need."""

@@ -117,6 +117,17 @@ def test_no_gpu_falls_back_to_the_cpu_and_says_so(make_trainer, monkeypatch):
     assert "no CUDA device was found, training on the CPU" in log_of(trainer)
 
 
+@pytest.mark.parametrize(("given", "axes"), [("1", (0, 1, 2)), ("0", None)])
+def test_mirroring_of_inference_can_be_turned_off_and_stays_so(make_trainer, monkeypatch, given, axes):
+    monkeypatch.setenv("SGNET_MIRRORING", given)
+    monkeypatch.setenv("SGNET_EPOCHS", "1")
+    trainer = make_trainer()
+    trainer.run_training()
+    checkpoint = torch.load(f"{trainer.output_folder}/checkpoint_final.pth", weights_only=False)
+    assert trainer.inference_allowed_mirroring_axes == axes
+    assert checkpoint["inference_allowed_mirroring_axes"] == axes
+
+
 def test_recipe_is_adamw_with_polynomial_decay(make_trainer):
     trainer = make_trainer()
     trainer.initialize()
