@@ -40,7 +40,7 @@ class EpochTiming(RecipeTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.disable_checkpointing = True
-        self._set_length(replace(self.length, epochs=EPOCHS, patience=0))
+        self.set_length(replace(self.length, epochs=EPOCHS, patience=0))
 
     def run_training(self) -> None:
         """Train, and write down the fastest epoch's seconds, or that the training failed."""

@@ -1,45 +1,35 @@
 """The recipe that SG-Net and its rivals share, as an nnU-Net trainer without a network."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.io.atomic import atomic_path
 from sgnet_nnunet.training.lean_loading import lean_loaders, make_lean
 from sgnet_nnunet.training.length import TrainingLength
+from sgnet_nnunet.training.length_trainer import LengthTrainer
 from sgnet_nnunet.training.loss import DiceBCELoss, ForegroundLoss
+from sgnet_nnunet.training.memory import keep_freed_memory
 from sgnet_nnunet.training.overlap import EVEN
 from sgnet_nnunet.training.precision import Precision
 from sgnet_nnunet.training.switch import read_switch
-
-LENGTH_KEY = "sgnet_training_length"
-"""Where a checkpoint keeps the length of its training."""
 
 MIRRORING = "SGNET_MIRRORING"
 """Set to 0, a fold is validated, and the network used, without mirrored copies."""
 
 
-class TrainingStalled(Exception):  # noqa: N818
-    """Leaves nnU-Net's epoch loop; not an error."""
-
-
-class RecipeTrainer(nnUNetTrainer):
+class RecipeTrainer(LengthTrainer):
     """Dice + BCE, AdamW, polynomial decay, frozen norms; a subclass adds the network.
 
-    The length comes from the environment (see `TrainingLength`), goes into the log and into every
-    checkpoint, and `--c` goes on with the length the training was started with. So does a CPU's
-    precision (see `Precision`), which goes into the log alone.
+    A CPU's precision comes from the environment (see `Precision`) and goes into the log.
 
     With `SGNET_MIRRORING=0` neither the validation of the fold nor nnU-Net's prediction mirrors, which
     on a CPU takes an eighth of the time.
@@ -49,12 +39,6 @@ class RecipeTrainer(nnUNetTrainer):
     """Whether nnU-Net is to treat the network's output as a list, the logits first."""
 
     INITIAL_LR = 3e-3
-
-    DEFAULT_LENGTH = TrainingLength()
-    """The length where the environment says nothing."""
-
-    STALLS_ON = "ema_fg_dice"
-    """The logged score that the patience waits on."""
 
     BATCH_STATISTICS = 0.5
     """Share of the epochs in which batch norms use a batch's statistics; from then on the running ones.
@@ -95,13 +79,7 @@ class RecipeTrainer(nnUNetTrainer):
         self.save_every = 10
         self.precision = Precision.from_environment(self.device)
         self.mirrors = read_switch(MIRRORING, "inference mirrors, too", default=True)
-        self._set_length(TrainingLength.from_environment(default=self.DEFAULT_LENGTH))
-
-    def _set_length(self, length: TrainingLength) -> None:
-        self.length = length
-        self.num_epochs = length.epochs
-        self.num_iterations_per_epoch = length.iters
-        self.num_val_iterations_per_epoch = length.val_iters
+        self.set_length(TrainingLength.from_environment(default=self.DEFAULT_LENGTH))
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Do nothing: the networks have one output."""
@@ -112,10 +90,6 @@ class RecipeTrainer(nnUNetTrainer):
             self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
         )
         return optimizer, self.build_scheduler(optimizer)
-
-    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        """Return nnU-Net's polynomial decay, which follows from the epoch alone."""
-        return PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def _build_loss(self) -> nn.Module:
         return self.build_segmentation_loss()
@@ -185,9 +159,11 @@ class RecipeTrainer(nnUNetTrainer):
             return super().validation_step(batch)
 
     def on_train_start(self) -> None:
-        """Start as nnU-Net does, and log the length and the precision."""
+        """Start as nnU-Net does, and log the precision; a CPU keeps its memory from now on."""
         super().on_train_start()
-        self.print_to_log_file(f"Training length: {self.length}")
+        if self.device.type == "cpu":
+            # Not before: the workers that load patches would keep theirs, too.
+            keep_freed_memory()
         self.print_to_log_file(self.precision.note())
 
     def on_train_epoch_start(self) -> None:
@@ -196,47 +172,6 @@ class RecipeTrainer(nnUNetTrainer):
         batches = self.current_epoch * self.num_iterations_per_epoch
         if self.current_epoch >= self.BATCH_STATISTICS * self.num_epochs and batches >= self.LEAST_BATCHES:
             freeze_batch_norms(self.network)
-
-    def on_epoch_start(self) -> None:
-        """Start an epoch, unless the training has stalled.
-
-        Raises:
-            TrainingStalled: If the patience has run out, now or before a resumed run.
-        """
-        if self.length.stalled(self.logger.get_value(self.STALLS_ON, step=None)):
-            raise TrainingStalled
-        super().on_epoch_start()
-
-    def run_training(self) -> None:
-        """Train to the last epoch or until the patience runs out."""
-        try:
-            super().run_training()
-        except TrainingStalled:
-            self.print_to_log_file(
-                f"Stopped early: no better {self.STALLS_ON} (pseudo Dice) in {self.length.patience} epochs"
-            )
-            self.on_train_end()
-
-    def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint with the training's length added, whole or not at all."""
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)
-            return
-        with atomic_path(Path(filename)) as partial:
-            super().save_checkpoint(str(partial))
-            checkpoint = torch.load(partial, map_location="cpu", weights_only=False)
-            torch.save(checkpoint | {LENGTH_KEY: self.length.as_dict()}, partial)
-
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Load a checkpoint and go on with the length it was started with."""
-        checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
-        recorded = TrainingLength(**checkpoint[LENGTH_KEY])
-        if recorded != self.length:
-            self.print_to_log_file(f"The checkpoint's training length holds: {recorded}, not {self.length}")
-        self._set_length(recorded)
-        if self.was_initialized:
-            self.lr_scheduler = self.build_scheduler(self.optimizer)
-        super().load_checkpoint(filename_or_checkpoint)
 
 
 def freeze_batch_norms(network: nn.Module) -> None:
