@@ -40,7 +40,7 @@ class DemoPlan:
 
     patients: int = 10
     seed: int = 0
-    epochs: int = 8
+    epochs: int = 10
     iters: int = 16
     device: str = "cpu"
 
