@@ -28,7 +28,7 @@ typecheck: $(VENV)/installed ## mypy
 pytest: $(VENV)/installed ## All tests, with coverage
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
 
-demo: $(VENV)/installed ## The main job end to end on phantoms, about eight minutes
+demo: $(VENV)/installed ## The main job end to end on phantoms, about seven minutes
 	$(BIN)/sgnet demo demo_output
 
 STUDY ?= study_output
