@@ -19,7 +19,6 @@ SMALLEST_LESION_MM = 5.0
 """The smallest lesion that no gate may shut out."""
 
 Case = Mapping[str, Any]
-Scores = Mapping[str, NDArray[np.float64]]
 
 PER_CASE: Mapping[str, Callable[[Case], float]] = {
     "dice": lambda case: case["dice"],
@@ -34,20 +33,19 @@ PER_CASE: Mapping[str, Callable[[Case], float]] = {
 
 def summarise(folder: Path, config: StudyConfig) -> dict[str, Any]:
     """Return the study's results: each model's means over seeds, and its differences to no gate."""
-    runs = {model: list(by_seed.values()) for model, by_seed in _read_runs(folder, config).items()}
-    patients = {model: _per_patient(found) for model, found in runs.items()}
+    runs = _read_runs(folder, config)
     models = [
         {"name": model.name, "trainer": model.trainer, "plans": model.plans, "held_open": model.held_open}
-        | _summary(found)
+        | _summary(found := list(by_seed.values()))
         | _gate_summary(found)
-        | {"against_no_gate": _differences(patients, model)}
-        for model, found in runs.items()
+        | {"against_no_gate": _differences(runs, model)}
+        for model, by_seed in runs.items()
     ]
     return {
         "budget": asdict(config),
         "definitions": {
             "means": "over the test patients of a seed, then over seeds; dice to false_positives",
-            "interval": f"95 %, paired bootstrap over patients ({RESAMPLES} resamples, BCa), seeds averaged",
+            "interval": f"95 %, paired bootstrap over patients ({RESAMPLES} resamples, BCa); common seeds",
             "gates": "a voxel is admitted if any window of the sliding window admits it",
             "thresholds": "set on the training patients, gate by gate; whole images in one window",
         },
@@ -129,15 +127,24 @@ def _gate_summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _differences(patients: Mapping[Model, Scores], model: Model) -> dict[str, dict[str, float]] | None:
-    """Return the differences to the ungated network of the same plan, else to that of SG-Net's plan."""
-    ungated = {other.plans: other for other in patients if other.trainer == UNGATED}
+def _differences(
+    runs: Mapping[Model, Mapping[int, Mapping[str, Any]]], model: Model
+) -> dict[str, dict[str, float]] | None:
+    """Return the differences to the ungated network of the same plan, else to that of SG-Net's plan.
+
+    Only the seeds that both have count: a lucky or unlucky one of either alone would pass for a difference.
+    """
+    ungated = {other.plans: other for other in runs if other.trainer == UNGATED}
     reference = ungated.get(model.plans, ungated.get(SG_NET_PLANS))
     if reference is None or reference is model:
         return None
+    seeds = runs[model].keys() & runs[reference].keys()
+    if not seeds:
+        return None
+    own, others = (_per_patient([runs[each][seed] for seed in seeds]) for each in (model, reference))
     result = {}
     for name in PER_CASE:
-        difference = patients[model][name] - patients[reference][name]
+        difference = own[name] - others[name]
         difference = difference[np.isfinite(difference)]
         interval = stats.bootstrap(
             (difference,), np.mean, n_resamples=RESAMPLES, rng=np.random.default_rng(0)

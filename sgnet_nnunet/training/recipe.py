@@ -31,8 +31,8 @@ class RecipeTrainer(LengthTrainer):
 
     A CPU's precision comes from the environment (see `Precision`) and goes into the log.
 
-    With `SGNET_MIRRORING=0` neither the validation of the fold nor nnU-Net's prediction mirrors, which
-    on a CPU takes an eighth of the time.
+    With `SGNET_MIRRORING=0` neither the validation of the fold nor nnU-Net's prediction mirrors: one
+    pass of the network in place of eight.
     """
 
     USES_DEEP_SUPERVISION = False

@@ -73,6 +73,23 @@ def test_difference_is_paired_over_patients(study):
     assert ungated["against_no_gate"] is None
 
 
+def test_difference_is_over_the_seeds_that_both_networks_have(study):
+    folder, config = study
+    (run_folder(folder, f"SGNetTrainer__{SG_NET_PLANS}", 1) / SCORES).unlink()
+    unlucky = run_folder(folder, f"SGNetNoGateTrainer__{SG_NET_PLANS}", 1) / SCORES
+    cases = {f"p{i}": case(false_positives=50) for i in range(3)}
+    unlucky.write_text(json.dumps({"parameters": 668_673, "gates": [], "cases": cases}))
+    gated = summarise(folder, config)["models"][0]
+    assert gated["against_no_gate"]["false_positives"]["mean"] == -2.0
+
+
+def test_networks_without_a_seed_in_common_are_not_compared(study):
+    folder, config = study
+    (run_folder(folder, f"SGNetTrainer__{SG_NET_PLANS}", 1) / SCORES).unlink()
+    (run_folder(folder, f"SGNetNoGateTrainer__{SG_NET_PLANS}", 0) / SCORES).unlink()
+    assert summarise(folder, config)["models"][0]["against_no_gate"] is None
+
+
 def test_difference_is_to_the_ungated_network_of_the_same_plan(study):
     folder, config = study
     write_scores(folder, f"SGNetTrainer__{TVERSKY_PLANS}", false_positives=2)

@@ -6,6 +6,7 @@ from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseT
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.training import recipe
 
 
 def log_of(trainer):
@@ -28,6 +29,16 @@ def test_mirroring_of_inference_can_be_turned_off_and_stays_so(make_trainer, mon
     checkpoint = torch.load(f"{trainer.output_folder}/checkpoint_final.pth", weights_only=False)
     assert trainer.inference_allowed_mirroring_axes == axes
     assert checkpoint["inference_allowed_mirroring_axes"] == axes
+
+
+def test_a_training_on_the_cpu_keeps_its_memory_from_its_start(make_trainer, monkeypatch):
+    kept = []
+    monkeypatch.setattr(recipe, "keep_freed_memory", lambda: kept.append(True))
+    trainer = make_trainer()
+    trainer.initialize()
+    assert not kept
+    trainer.on_train_start()
+    assert kept == [True]
 
 
 def test_recipe_is_adamw_with_polynomial_decay(make_trainer):
