@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sgnet_nnunet.training.memory import keep_freed_memory
 from sgnet_nnunet.training.recipe import freeze_batch_norms
 from study.config import DEFAULT_PLANS, MODELS, StudyConfig
 from study.data import nnunet_paths
@@ -28,13 +29,16 @@ REFERENCE = "SGNetNoGateTrainer"
 def measure_speed(folder: Path, config: StudyConfig, *, rounds: int) -> None:
     """Write `speed.json`: medians over the rounds, and relative to the ungated network.
 
-    The steps are those of the trainers themselves (forward, loss, backward, AdamW) on one random batch.
+    The steps are those of the trainers themselves (forward, loss, backward, AdamW) on one random batch,
+    a CPU keeping its memory as in a training.
     nnU-Net's default network is left out: its plan's patch is another.
     """
     os.environ |= nnunet_paths(folder) | {"nnUNet_results": str(folder / "speed")}
     from nnunetv2.run.run_training import get_trainer_from_args  # noqa: PLC0415
 
     device = torch.device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(0)
     batch = _batch()
     image = torch.rand(1, 2, *CASE_SIZE, device=device)
@@ -82,10 +86,17 @@ def _step(trainer: Any, batch: dict[str, Any]) -> None:  # noqa: ANN401
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     trainer.network.train()
     freeze_batch_norms(trainer.network)
-    target = batch["target"]
-    trainer.train_step(
-        {"data": batch["data"], "target": [target] if trainer.enable_deep_supervision else target}
-    )
+    trainer.train_step(batch | {"target": _targets(trainer, batch["target"])})
+
+
+def _targets(trainer: Any, target: Tensor) -> Tensor | list[Tensor]:  # noqa: ANN401
+    """Return the target as the trainer's loss takes it: one at each scale of a deep supervision."""
+    if not trainer.enable_deep_supervision:
+        return target
+    return [
+        nn.functional.interpolate(target.float(), scale_factor=tuple(scale)).to(target.dtype)
+        for scale in trainer._get_deep_supervision_scales()
+    ]
 
 
 def _case(trainer: Any, image: Tensor) -> None:  # noqa: ANN401
