@@ -1,5 +1,4 @@
 import ctypes
-import resource
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -38,9 +37,8 @@ print(by_default, faults_of_steps())
 def test_pages_are_paid_for_once_instead_of_at_each_step():
     run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     by_default, kept = map(int, run.stdout.split())
-    pages = 32e6 / resource.getpagesize()
-    assert by_default > 5 * 4 * pages
-    assert kept < pages
+    # Huge pages make both counts smaller, where the kernel gives them.
+    assert kept < by_default / 5
 
 
 @pytest.mark.parametrize(
