@@ -1,34 +1,41 @@
-"""The study times each network's step on targets as its own loss takes them."""
+"""The study times a step and a case of every network, by the step of its own trainer."""
 
-from types import SimpleNamespace
+import json
+import shutil
 
-import torch
-from study.speed import _targets
+import pytest
+from study import speed
+from study.config import BUDGETS, DEFAULT_PLANS, MODELS, SG_NET_PLANS
+from study.data import DATASET
 
-from sgnet_nnunet.training.trainers import SGNetTrainer
-
-
-def trainer_with(*, side_heads: int, enable_deep_supervision: bool = True):
-    trainer = SimpleNamespace(
-        enable_deep_supervision=enable_deep_supervision, sgnet=SimpleNamespace(side_heads=range(side_heads))
-    )
-    trainer._get_deep_supervision_scales = lambda: SGNetTrainer._get_deep_supervision_scales(trainer)
-    return trainer
+from sgnet_nnunet.planning.planner import SGNetPlanner
 
 
-def test_each_scale_of_a_deep_supervision_has_its_target():
-    target = torch.zeros(2, 1, 8, 16, 16, dtype=torch.int16)
-    target[:, :, :4] = 1
-    targets = _targets(trainer_with(side_heads=2), target)
-    assert [tuple(t.shape[2:]) for t in targets] == [(8, 16, 16), (4, 8, 8), (2, 4, 4)]
-    assert all(t.dtype == torch.int16 and t.float().mean() == 0.5 for t in targets)
+@pytest.fixture
+def measured(nnunet_paths, make_dataset, write_fingerprint, monkeypatch):
+    raw = make_dataset(nnunet_paths / "nnUNet_raw", name=DATASET)
+    target = nnunet_paths / "nnUNet_preprocessed" / DATASET
+    write_fingerprint(target)
+    plans = SGNetPlanner(501).plan_experiment()
+    # By a file's ending nnU-Net tells how its images are kept; none is read.
+    images = target / plans["configurations"]["3d_fullres"]["data_identifier"]
+    images.mkdir()
+    (images / "case0.b2nd").touch()
+    shutil.copy(raw / "dataset.json", target)
+    for other in {model.plans for model in MODELS} - {SG_NET_PLANS, DEFAULT_PLANS}:
+        shutil.copy(target / f"{SG_NET_PLANS}.json", target / f"{other}.json")
+    for name, size in (("BATCH_SIZE", 2), ("PATCH_SIZE", (16, 32, 32)), ("CASE_SIZE", (16, 32, 32))):
+        monkeypatch.setattr(speed, name, size)
+    monkeypatch.setattr(speed, "keep_freed_memory", lambda: True)
+    speed.measure_speed(nnunet_paths, BUDGETS["smoke"], rounds=1)
+    return json.loads((nnunet_paths / "speed.json").read_text())
 
 
-def test_a_gated_network_without_side_heads_has_a_list_of_one():
-    target = torch.zeros(2, 1, 8, 16, 16, dtype=torch.int16)
-    assert [t.shape for t in _targets(trainer_with(side_heads=0), target)] == [target.shape]
-
-
-def test_a_loss_of_one_target_is_given_the_target_itself():
-    target = torch.zeros(2, 1, 8, 16, 16, dtype=torch.int16)
-    assert _targets(trainer_with(side_heads=0, enable_deep_supervision=False), target) is target
+def test_every_trainer_but_nnunets_own_is_timed_against_the_ungated_one(measured):
+    rows = {row["trainer"]: row for row in measured["models"]}
+    assert rows.keys() == {model.trainer for model in MODELS if model.plans != DEFAULT_PLANS}
+    assert all(row["step_s"] > 0 and row["case_s"] > 0 for row in rows.values())
+    ungated = rows[speed.REFERENCE]
+    assert (ungated["step_relative"], ungated["case_relative"]) == (1, 1)
+    gated = rows["SGNetTrainer"]
+    assert gated["step_relative"] == pytest.approx(gated["step_s"] / ungated["step_s"])
