@@ -5,6 +5,7 @@ shuts both the skip connection and the upsampled path. A skip gate decides on th
 itself and leaves the upsampled path alone.
 """
 
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
@@ -98,7 +99,11 @@ class AdmissionGate(nn.Module):
     def combined_score(self, coarse: Tensor) -> Tensor:
         """Return the logit of admission of each voxel of `coarse`, shape (batch, 1, z, y, x)."""
         scores = self.score(coarse)
-        return scores.amax(1, keepdim=True) if self.combine == "max" else scores.mean(1, keepdim=True)
+        if self.combine == "mean":
+            return scores.mean(1, keepdim=True)
+        # Not amax(): its gradient divides by the number of scores that equal the maximum. Compiled for a
+        # GPU, it compares unrounded scores with a maximum in half precision, finds none, and is NaN.
+        return reduce(torch.maximum, scores.split(1, dim=1))
 
     def forward(self, coarse: Tensor, parent: Tensor | None = None) -> Admission:
         """Return the decision for the level above `coarse`.

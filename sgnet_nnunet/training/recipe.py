@@ -25,6 +25,10 @@ from sgnet_nnunet.training.switch import read_switch
 MIRRORING = "SGNET_MIRRORING"
 """Set to 0, a fold is validated, and the network used, without mirrored copies."""
 
+LEAST_LOSS_SCALE = 1.0
+"""Of half precision: it starts at 65,536, halves with each step whose gradients are not finite, and that
+leaves the weights as they are, and doubles every 2,000 steps (`torch.amp.GradScaler`)."""
+
 
 class RecipeTrainer(LengthTrainer):
     """Dice + BCE, AdamW, polynomial decay, frozen norms; a subclass adds the network.
@@ -172,6 +176,15 @@ class RecipeTrainer(LengthTrainer):
         batches = self.current_epoch * self.num_iterations_per_epoch
         if self.current_epoch >= self.BATCH_STATISTICS * self.num_epochs and batches >= self.LEAST_BATCHES:
             freeze_batch_norms(self.network)
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """End an epoch's training as nnU-Net does, and warn if its steps were left out."""
+        super().on_train_epoch_end(train_outputs)
+        if self.grad_scaler is not None and self.grad_scaler.get_scale() < LEAST_LOSS_SCALE:
+            self.print_to_log_file(
+                "WARNING: the gradients are not finite in half precision and the weights do not change: this "
+                "network is not learning. Try `nnUNet_compile=f`, and if that does not help, the CPU"
+            )
 
 
 def freeze_batch_norms(network: nn.Module) -> None:

@@ -41,6 +41,15 @@ def test_a_training_on_the_cpu_keeps_its_memory_from_its_start(make_trainer, mon
     assert kept == [True]
 
 
+@pytest.mark.parametrize(("scale", "warned"), [(65536.0, False), (0.5, True)])
+def test_a_training_whose_steps_are_all_left_out_says_so(make_trainer, scale, warned):
+    trainer = make_trainer()
+    trainer.initialize()
+    trainer.grad_scaler = torch.GradScaler("cpu", init_scale=scale)
+    trainer.on_train_epoch_end([{"loss": 1.0}])
+    assert ("this network is not learning" in log_of(trainer)) is warned
+
+
 def test_recipe_is_adamw_with_polynomial_decay(make_trainer):
     trainer = make_trainer()
     trainer.initialize()
