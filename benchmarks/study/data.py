@@ -64,6 +64,9 @@ def _shrink(source: Path, target: Path, part: str, factor: int) -> None:
         out = target / f"{kind}{part}"
         out.mkdir(parents=True, exist_ok=True)
         for path in sorted((source / f"{kind}Tr").glob("*.nii.gz")):
+            if factor == 1:
+                shutil.copy(path, out)
+                continue
             image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32)
             image = sitk.BinShrink(image, [factor] * 3)
             if kind == "labels":

@@ -37,7 +37,9 @@ def score_run(
         target: The file.
         gates: Whether the gates decide; held open they admit everything.
     """
-    gates = gates and isinstance(trainer.network, SGNet) and bool(trainer.network.gate_names)
+    # A network that nnU-Net compiled for a GPU is wrapped; SG-Net's trainers know what is in it.
+    network = getattr(trainer, "sgnet", trainer.network)
+    gates = gates and isinstance(network, SGNet) and bool(network.gate_names)
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
     cases = {}
@@ -46,8 +48,8 @@ def score_run(
         figures = _gates(trainer, raw, name) if gates else None
         cases[name] = _score_case(path, predictions / path.name) | {"gates": figures}
     document = {
-        "parameters": sum(p.numel() for p in trainer.network.parameters()),
-        "gates": trainer.network.gate_names if gates else [],
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "gates": network.gate_names if gates else [],
         "cases": cases,
     }
     with atomic_path(target) as partial:
@@ -77,7 +79,7 @@ def _gates(trainer: Any, raw: Path, name: str) -> dict[str, Any]:  # noqa: ANN40
         str(raw / f"labelsTs/{name}.nii.gz"),
         trainer.plans_manager, manager, trainer.dataset_json,
     )  # fmt: skip
-    masks = gates_of_image(trainer.network, torch.from_numpy(data).to(trainer.device), manager.patch_size)
+    masks = gates_of_image(trainer.sgnet, torch.from_numpy(data).to(trainer.device), manager.patch_size)
     foreground = torch.from_numpy(segmentation > 0)[None]
     counts = count_gates(masks, foreground)
     lesions = find_lesions(foreground[0, 0].numpy(), spacing=tuple(manager.spacing))

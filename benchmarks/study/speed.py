@@ -102,7 +102,7 @@ def _targets(trainer: Any, target: Tensor) -> Tensor | list[Tensor]:  # noqa: AN
 def _case(trainer: Any, image: Tensor) -> None:  # noqa: ANN401
     trainer.set_deep_supervision_enabled(False)
     network: nn.Module = trainer.network.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(image.device.type, enabled=image.device.type == "cuda"):
         network(image)
 
 

@@ -35,7 +35,9 @@ def train_and_score(folder: Path, run: str, seed: int) -> None:
     model = model_of_run(run)
     training, target = (run_folder(folder, name, seed) for name in (model.training, run))
     target.mkdir(parents=True, exist_ok=True)
-    os.environ |= nnunet_paths(folder) | {"nnUNet_results": str(training), "nnUNet_n_proc_DA": "0"}
+    os.environ |= nnunet_paths(folder) | {"nnUNet_results": str(training)}
+    if config.device == "cpu":
+        os.environ |= {"nnUNet_n_proc_DA": "0"}  # its cores are the network's
     os.environ |= {
         "SGNET_EPOCHS": str(config.epochs),
         "SGNET_ITERS": str(config.iters),

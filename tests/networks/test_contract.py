@@ -108,6 +108,30 @@ class NetworkContract:
         compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(image), network(image), rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    def test_compiled_for_cuda_it_trains_in_half_precision(self):
+        torch.manual_seed(0)
+        image = torch.rand(4, 2, 32, 96, 96, device="cuda")  # the plan's batch
+        network = self.build(2, 2).cuda()
+        network.compile()
+        optimizer, scaler = torch.optim.AdamW(network.parameters()), torch.GradScaler("cuda")
+        losses = []
+        for _ in range(8):
+            optimizer.zero_grad()
+            with torch.autocast("cuda"):
+                losses.append(loss_of(network, image))
+            scaler.scale(losses[-1]).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        assert losses[-1] < losses[0]
+        assert scaler.get_scale() >= LOSS_SCALE / 4  # it may leave out a step to find its scale
+        network.eval()
+        with torch.inference_mode(), torch.autocast("cuda"):
+            logits = network(image).cpu()
+        expected = network.cpu().forward(image.cpu())
+        # A gate's score may lie so close to its threshold that rounding decides.
+        assert torch.isclose(logits.float(), expected, rtol=0.02, atol=0.02).float().mean() > 0.99
+
     def test_onnx_file_gives_the_same_output_at_any_size(self, tmp_path):
         torch.manual_seed(0)
         path = tmp_path / "network.onnx"
