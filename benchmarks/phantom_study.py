@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from study.config import BUDGETS, MODELS, Model, StudyConfig, for_this_cpu, with_seeds
+from study.config import BUDGETS, MODELS, Model, StudyConfig, for_this_cpu, overridden
 from study.data import DATASET, nnunet_paths, prepare
 from study.markdown import to_markdown
 from study.speed import measure_speed
@@ -38,6 +38,9 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(help="Networks to train, such as SGNetTrainer__nnUNetPlans.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option("-device", help="cpu or cuda; the budget's by default.")
+    ] = None,
     workers: Annotated[int, typer.Option("-np", min=1, help="Trainings side by side.")] = 1,
 ) -> None:
     """Make the data, then train and score whatever is missing, seed by seed."""
@@ -47,7 +50,8 @@ def run(
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
-    config = with_seeds(StudyConfig.load(path) if path.exists() else for_this_cpu(BUDGETS[budget]), seeds)
+    config = StudyConfig.load(path) if path.exists() else for_this_cpu(BUDGETS[budget])
+    config = overridden(config, seeds=seeds, device=device)
     config.save(path)
     prepare(folder, config)
     # Gates are held open once their trainings are there.

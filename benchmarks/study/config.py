@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sgnet_nnunet.training.precision import emulates_bfloat16
 
@@ -95,6 +96,7 @@ class StudyConfig:
         seeds: Trainings of each network.
         device: Device in nnU-Net's words.
         bfloat16: Whether a CPU trains in bfloat16 where autocast allows it; predictions stay in float32.
+            A GPU trains in the half precision that nnU-Net chooses.
         default_memory_gb: `-gpu_memory_target` of nnU-Net's own plan.
     """
 
@@ -124,6 +126,7 @@ class StudyConfig:
 
 BUDGETS = {
     "gpu": StudyConfig(),
+    "gpu-short": StudyConfig(epochs=25, iters=60, default_memory_gb=1.0),
     "cpu": StudyConfig(
         shrink=2,
         patch_size=(32, 48, 48),
@@ -151,9 +154,10 @@ BUDGETS = {
         default_memory_gb=0.25,
     ),
 }
-"""`gpu` is the plan's own grid, patch and batch; `cpu` fits two cores, `cpu-1mm` with the plan's grid and
-patch, for a few of the networks at a time; `smoke` tests the study. On a CPU, nnU-Net's default has a plan
-whose patch is about as large as the others' (56 x 80 x 64 at 1 mm; by 8 GB it is eight times as large)."""
+"""`gpu` is the plan's own grid, patch and batch; `gpu-short` the same for minutes; `cpu` fits two cores,
+and `cpu-1mm` with the plan's grid and patch, for a few of the networks at a time; `smoke` tests the study.
+But for `gpu`, nnU-Net's default has a plan whose patch is about as large as the others' (56 x 80 x 64 at
+1 mm; by 8 GB it is eight times as large)."""
 
 
 def for_this_cpu(config: StudyConfig) -> StudyConfig:
@@ -161,6 +165,7 @@ def for_this_cpu(config: StudyConfig) -> StudyConfig:
     return replace(config, bfloat16=config.bfloat16 and not emulates_bfloat16())
 
 
-def with_seeds(config: StudyConfig, seeds: int | None) -> StudyConfig:
-    """Return the configuration with another number of seeds, if one is given."""
-    return replace(config, seeds=seeds) if seeds else config
+def overridden(config: StudyConfig, *, seeds: int | None, device: str | None) -> StudyConfig:
+    """Return the configuration with another number of seeds or device, where one is given."""
+    changes: dict[str, Any] = {"seeds": seeds, "device": device}
+    return replace(config, **{name: value for name, value in changes.items() if value is not None})

@@ -65,7 +65,8 @@ def measure_speed(folder: Path, config: StudyConfig, *, rounds: int) -> None:
         for name in trainers
     ]
     document = {
-        "device": config.device,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else config.device,
+        "compiled": trainers[REFERENCE]._do_i_compile(),
         "threads": torch.get_num_threads(),
         "rounds": rounds,
         "step": f"batch {BATCH_SIZE} of {PATCH_SIZE} (z, y, x), gates deciding",

@@ -61,7 +61,7 @@ def train_and_score(folder: Path, run: str, seed: int) -> None:
     if checkpoint.exists() or model.held_open:
         trainer.load_checkpoint(str(checkpoint))
     else:
-        if config.bfloat16 and model.bfloat16:
+        if config.device == "cpu" and config.bfloat16 and model.bfloat16:
             trainer.precision = Precision(bfloat16=True)
         trainer.run_training()
     predictor = load_predictor(Path(trainer.output_folder_base), device=config.device)

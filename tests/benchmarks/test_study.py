@@ -1,6 +1,7 @@
 """The study's own part: the budget it keeps, and the tables it makes of the scores."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from phantom_study import app
@@ -13,7 +14,7 @@ from study.config import (
     TVERSKY_PLANS,
     StudyConfig,
     for_this_cpu,
-    with_seeds,
+    overridden,
 )
 from study.markdown import to_markdown
 from study.summary import case_rows, summarise
@@ -217,6 +218,7 @@ def test_budget_comes_back_from_its_file(tmp_path, name):
     assert StudyConfig.load(tmp_path / "config.json") == BUDGETS[name]
 
 
-def test_number_of_seeds_can_be_changed():
-    assert with_seeds(BUDGETS["cpu"], 1).seeds == 1
-    assert with_seeds(BUDGETS["cpu"], None) == BUDGETS["cpu"]
+def test_seeds_and_device_can_be_changed():
+    changed = overridden(BUDGETS["cpu"], seeds=1, device="cuda")
+    assert changed == replace(BUDGETS["cpu"], seeds=1, device="cuda")
+    assert overridden(BUDGETS["cpu"], seeds=None, device=None) == BUDGETS["cpu"]
