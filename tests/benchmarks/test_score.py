@@ -1,0 +1,68 @@
+"""The study's scores of a trained network."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from study.data import DATASET
+from study.score import score_run
+
+from sgnet_nnunet.planning.planner import SGNetPlanner
+from sgnet_nnunet.training import trainers
+
+
+@pytest.fixture
+def raw(nnunet_paths, make_dataset, write_fingerprint):
+    """Return a data set, planned, whose cases are test cases too."""
+    folder = make_dataset(nnunet_paths / "nnUNet_raw", name=DATASET, cases=2)
+    write_fingerprint(nnunet_paths / "nnUNet_preprocessed" / DATASET)
+    for kind in ("images", "labels"):
+        shutil.copytree(folder / f"{kind}Tr", folder / f"{kind}Ts")
+    return folder
+
+
+@pytest.fixture
+def make_trainer(raw, nnunet_paths):
+    plans = SGNetPlanner(501).plan_experiment()
+    # By a file's ending nnU-Net tells how its images are kept; none is read.
+    images = nnunet_paths / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres"
+    images.mkdir()
+    (images / "case0.b2nd").touch()
+    plans["continue_training"] = False
+    plans["configurations"]["3d_fullres"]["patch_size"] = [16, 32, 32]
+    description = json.loads((raw / "dataset.json").read_text())
+
+    def make(name):
+        trainer = getattr(trainers, name)(plans, "3d_fullres", 0, description, torch.device("cpu"))
+        trainer.initialize()
+        # As nnU-Net does it for a GPU.
+        trainer.network = torch.compile(trainer.network, backend="eager")
+        return trainer
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "decides", "gates"),
+    [
+        ("SGNetTrainer", True, ["1/8", "1/4", "1/2"]),
+        ("SGNetTrainer", False, []),
+        ("SGNetNoGateTrainer", True, []),
+        ("UNetTrainer", True, []),
+    ],
+)
+def test_masks_and_the_gates_of_a_compiled_network_are_scored(
+    raw, make_trainer, tmp_path, name, decides, gates
+):
+    trainer = make_trainer(name)
+    score_run(trainer, raw, raw / "labelsTs", tmp_path / "scores.json", gates=decides)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["gates"] == gates
+    assert scores["parameters"] == sum(p.numel() for p in trainer.network.parameters())
+    assert scores["cases"].keys() == {"case0", "case1"}
+    for case in scores["cases"].values():
+        assert (case["dice"], case["detected"], case["false_positives"]) == (1, case["lesions"], 0)
+        assert (case["gates"] is None) == (not gates)
+        if gates:
+            assert case["gates"]["lesion_voxels"] == [8**3] * 3
