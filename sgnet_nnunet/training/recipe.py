@@ -26,8 +26,8 @@ MIRRORING = "SGNET_MIRRORING"
 """Set to 0, a fold is validated, and the network used, without mirrored copies."""
 
 LEAST_LOSS_SCALE = 1.0
-"""Of half precision: it starts at 65,536, halves with each step whose gradients are not finite, and that
-leaves the weights as they are, and doubles every 2,000 steps (`torch.amp.GradScaler`)."""
+"""Of half precision: it starts at 65,536, halves with each step that is left out because its gradients are
+not finite, and doubles after 2,000 others (`torch.amp.GradScaler`)."""
 
 
 class RecipeTrainer(LengthTrainer):
