@@ -126,7 +126,7 @@ class StudyConfig:
 
 BUDGETS = {
     "gpu": StudyConfig(),
-    "gpu-short": StudyConfig(epochs=25, iters=60, default_memory_gb=1.0),
+    "gpu-short": StudyConfig(epochs=25, iters=60, bfloat16=True, default_memory_gb=1.0),
     "cpu": StudyConfig(
         shrink=2,
         patch_size=(32, 48, 48),

@@ -8,27 +8,20 @@ import torch
 from study.data import DATASET
 from study.score import score_run
 
-from sgnet_nnunet.planning.planner import SGNetPlanner
 from sgnet_nnunet.training import trainers
 
 
 @pytest.fixture
-def raw(nnunet_paths, make_dataset, write_fingerprint):
-    """Return a data set, planned, whose cases are test cases too."""
-    folder = make_dataset(nnunet_paths / "nnUNet_raw", name=DATASET, cases=2)
-    write_fingerprint(nnunet_paths / "nnUNet_preprocessed" / DATASET)
+def raw(planned):
+    """Return a data set whose cases are test cases too."""
     for kind in ("images", "labels"):
-        shutil.copytree(folder / f"{kind}Tr", folder / f"{kind}Ts")
-    return folder
+        shutil.copytree(planned / f"{kind}Tr", planned / f"{kind}Ts")
+    return planned
 
 
 @pytest.fixture
 def make_trainer(raw, nnunet_paths):
-    plans = SGNetPlanner(501).plan_experiment()
-    # By a file's ending nnU-Net tells how its images are kept; none is read.
-    images = nnunet_paths / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres"
-    images.mkdir()
-    (images / "case0.b2nd").touch()
+    plans = json.loads((nnunet_paths / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json").read_text())
     plans["continue_training"] = False
     plans["configurations"]["3d_fullres"]["patch_size"] = [16, 32, 32]
     description = json.loads((raw / "dataset.json").read_text())
@@ -60,7 +53,7 @@ def test_masks_and_the_gates_of_a_compiled_network_are_scored(
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["gates"] == gates
     assert scores["parameters"] == sum(p.numel() for p in trainer.network.parameters())
-    assert scores["cases"].keys() == {"case0", "case1"}
+    assert scores["cases"].keys() == {f"case{i}" for i in range(5)}
     for case in scores["cases"].values():
         assert (case["dice"], case["detected"], case["false_positives"]) == (1, case["lesions"], 0)
         assert (case["gates"] is None) == (not gates)

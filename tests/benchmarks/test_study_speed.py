@@ -8,20 +8,11 @@ from study import speed
 from study.config import BUDGETS, DEFAULT_PLANS, MODELS, SG_NET_PLANS
 from study.data import DATASET
 
-from sgnet_nnunet.planning.planner import SGNetPlanner
-
 
 @pytest.fixture
-def measured(nnunet_paths, make_dataset, write_fingerprint, monkeypatch):
-    raw = make_dataset(nnunet_paths / "nnUNet_raw", name=DATASET)
+def measured(planned, nnunet_paths, monkeypatch):
     target = nnunet_paths / "nnUNet_preprocessed" / DATASET
-    write_fingerprint(target)
-    plans = SGNetPlanner(501).plan_experiment()
-    # By a file's ending nnU-Net tells how its images are kept; none is read.
-    images = target / plans["configurations"]["3d_fullres"]["data_identifier"]
-    images.mkdir()
-    (images / "case0.b2nd").touch()
-    shutil.copy(raw / "dataset.json", target)
+    shutil.copy(planned / "dataset.json", target)
     for other in {model.plans for model in MODELS} - {SG_NET_PLANS, DEFAULT_PLANS}:
         shutil.copy(target / f"{SG_NET_PLANS}.json", target / f"{other}.json")
     for name, size in (("BATCH_SIZE", 2), ("PATCH_SIZE", (16, 32, 32)), ("CASE_SIZE", (16, 32, 32))):

@@ -1,10 +1,11 @@
 """What every network keeps to, whatever its inside: one contract, a few lines a network."""
 
 import io
+import shutil
 
 import pytest
 import torch
-from torch import distributed
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sgnet_nnunet.export.onnx import export_onnx
@@ -36,6 +37,45 @@ def loss_of(network, image):
 def tensors_of(output):
     scores = [admission.score for admission in output.admissions if admission.score is not None]
     return (output.logits, *scores, *output.side_logits)
+
+
+def train_in_half_precision(network, image, steps=8):
+    """Return the loss of each step, and the loss scale after them."""
+    device = image.device.type
+    optimizer, scaler = torch.optim.AdamW(network.parameters()), torch.GradScaler(device)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.float16):
+            losses.append(loss_of(network, image))
+        scaler.scale(losses[-1]).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return losses, scaler.get_scale()
+
+
+class BiasApart(nn.Module):
+    """A convolution whose bias is added on its own, so that the compiler fuses it with what follows.
+
+    So it does on a GPU, and what is fused is not rounded to half precision in between.
+    """
+
+    def __init__(self, convolution):
+        super().__init__()
+        self.convolution = convolution
+        self.bias = convolution.bias
+        convolution.bias = None
+
+    def forward(self, feature):
+        feature = self.convolution(feature)
+        return feature + self.bias.to(feature.dtype).view(1, -1, 1, 1, 1)
+
+
+def set_biases_apart(network):
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, (nn.Conv3d, nn.ConvTranspose3d)):
+                setattr(module, name, BiasApart(child))
 
 
 class NetworkContract:
@@ -114,17 +154,9 @@ class NetworkContract:
         image = torch.rand(4, 2, 32, 96, 96, device="cuda")  # the plan's batch
         network = self.build(2, 2).cuda()
         network.compile()
-        optimizer, scaler = torch.optim.AdamW(network.parameters()), torch.GradScaler("cuda")
-        losses = []
-        for _ in range(8):
-            optimizer.zero_grad()
-            with torch.autocast("cuda"):
-                losses.append(loss_of(network, image))
-            scaler.scale(losses[-1]).backward()
-            scaler.step(optimizer)
-            scaler.update()
+        losses, scale = train_in_half_precision(network, image)
         assert losses[-1] < losses[0]
-        assert scaler.get_scale() >= LOSS_SCALE / 4  # it may leave out a step to find its scale
+        assert scale >= LOSS_SCALE / 4  # it may leave out a step to find its scale
         network.eval()
         with torch.inference_mode(), torch.autocast("cuda"):
             logits = network(image).cpu()
@@ -155,6 +187,15 @@ class TestDeeplySupervisedSGNet(NetworkContract):
     @staticmethod
     def build(channels, heads):
         return SGNet(channels, heads, deep_supervision=True)
+
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+    def test_learns_in_half_precision_where_the_compiler_fuses_as_for_a_gpu(self):
+        torch.manual_seed(0)
+        network = self.build(2, 2)
+        set_biases_apart(network)
+        network.compile()
+        losses, _ = train_in_half_precision(network, torch.rand(1, 2, 16, 16, 16))
+        assert losses[-1] < losses[0] / 2
 
 
 class TestSkipGatedSGNet(NetworkContract):
