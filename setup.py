@@ -20,7 +20,7 @@ class BuildWithFaces(build_py):
         """Build as ever, then write the faces, unless the install is editable."""
         super().run()
         if not self.editable_mode:
-            faces = runpy.run_path(str(ROOT / "sgnet_nnunet" / "plug" / "faces.py"))
+            faces = runpy.run_path(str(ROOT / "sgnet_nnunet" / "plugin" / "shims.py"))
             faces["write_faces"](Path(self.build_lib, "nnunetv2"))
 
 

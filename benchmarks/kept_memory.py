@@ -17,7 +17,7 @@ import typer
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.training.memory import keep_freed_memory
+from sgnet_nnunet.training.settings import keep_freed_memory
 
 LEARNING_RATE = 3e-3
 

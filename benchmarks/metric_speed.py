@@ -26,10 +26,10 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sgnet_nnunet.evaluation.catalogue import CASE_METRICS, PRESETS, measure
-from sgnet_nnunet.evaluation.distance import HD95, NSD
-from sgnet_nnunet.evaluation.lesion_rows import lesion_rows
-from sgnet_nnunet.evaluation.pair import MaskPair
+from sgnet_nnunet.evaluation.lesion_metrics import lesion_rows
+from sgnet_nnunet.evaluation.pairs import MaskPair
+from sgnet_nnunet.evaluation.registry import CASE_METRICS, PRESETS, measure
+from sgnet_nnunet.evaluation.surface_metrics import HD95, NSD
 
 Mask = NDArray[np.bool_]
 Timed = Callable[[Mask, Mask, NDArray[np.float64]], object]

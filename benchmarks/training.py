@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 from training_speed.data import environment_of, prepare
 
-from sgnet_nnunet.io.atomic import write_text
+from sgnet_nnunet.files import write_text
 
 logger = logging.getLogger("training")
 

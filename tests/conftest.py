@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sgnet_nnunet.io.volume import Volume, write_volume
+from sgnet_nnunet.nifti import Volume, write_volume
 
 # nnU-Net reads it when it is imported, and would start eight workers.
 os.environ["nnUNet_def_n_proc"] = "1"  # noqa: SIM112

@@ -1,6 +1,6 @@
 """The benchmark trainers, for `export nnUNet_extTrainer=<this folder>`."""
 
-from sgnet_nnunet.training.benchmark import (
+from sgnet_nnunet.training.benchmark_trainers import (
     SGNetTrainerBenchmark_5epochs,
     SGNetTrainerBenchmark_5epochs_noDataLoading,
 )

@@ -25,11 +25,10 @@ from inference_speed.ways import (
     sliding_window,
     stock_way,
 )
-from sgnet_nnunet.engine.dense import torch_run
-from sgnet_nnunet.engine.stages import describe
-from sgnet_nnunet.evaluation.detection import FalsePositives, LesionSensitivity
-from sgnet_nnunet.evaluation.overlap import Dice, Precision, Recall
-from sgnet_nnunet.evaluation.pair import MaskPair
+from sgnet_nnunet.evaluation.lesion_metrics import FalsePositives, LesionSensitivity
+from sgnet_nnunet.evaluation.mask_metrics import Dice, Precision, Recall
+from sgnet_nnunet.evaluation.pairs import MaskPair
+from sgnet_nnunet.inference.torch_engines import describe, torch_run
 
 TILES, ONE_TILE = "nnU-Net's tiles", "nnU-Net's one tile"
 

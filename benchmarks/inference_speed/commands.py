@@ -9,7 +9,7 @@ from typing import Any
 from inference_speed.names import EXPORTED, TRAINED
 from inference_speed.processes import Spent, run_measured
 from inference_speed.subject import Subject
-from sgnet_nnunet.engine.openvino_runtime import supports_bf16
+from sgnet_nnunet.inference.runtimes import supports_bf16
 
 EXPORTED_BF16 = "sgnet predict, exported model, bf16"
 STOCK = "nnUNetv2_predict, its defaults"

@@ -11,8 +11,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from inference_speed.subject import Subject
-from sgnet_nnunet.inference.prints import prints_to_log
-from sgnet_nnunet.io.json_object import read_json
+from sgnet_nnunet.files import read_json
+from sgnet_nnunet.nnunet import prints_to_log
 
 DATASET = "Dataset501_Benchmark"
 FINGERPRINT = "dataset_fingerprint.json"

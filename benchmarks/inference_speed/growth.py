@@ -15,7 +15,7 @@ from inference_speed.pasting import take_lesion, with_lesions, without_lesions
 from inference_speed.rounds import in_turn, spread
 from inference_speed.subject import Subject
 from inference_speed.ways import Way, mask_of, open_voxels, our_ways
-from sgnet_nnunet.engine.stages import describe
+from sgnet_nnunet.inference.torch_engines import describe
 
 PIECE = 80
 """Voxels along each axis of the piece that is repeated: half a million in all."""

@@ -24,7 +24,7 @@ from inference_speed.ways import (
     sliding_window,
     stock_way,
 )
-from sgnet_nnunet.engine.stages import describe
+from sgnet_nnunet.inference.torch_engines import describe
 
 
 def measure_network(subject: Subject, *, rounds: int, stock_rounds: int) -> dict[str, Any]:

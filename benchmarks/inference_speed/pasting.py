@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sgnet_nnunet.evaluation.lesions import CONNECTIVITY
+from sgnet_nnunet.evaluation.lesion_metrics import CONNECTIVITY
 
 RIM = 4
 """Voxels round a lesion that go with it: its blurred edge."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.io.atomic import atomic_path
-from sgnet_nnunet.pictures.slices import (
+from sgnet_nnunet.files import atomic_path
+from sgnet_nnunet.report.slices import (
     GATE_COLOUR,
     PREDICTION_COLOUR,
     TRUTH_COLOUR,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_speed.markdown import to_markdown
-from sgnet_nnunet.io.atomic import write_text
+from sgnet_nnunet.files import write_text
 
 PARTS = ("network", "agreement", "patient", "batch", "growth", "memory")
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.io.json_object import read_json
-from sgnet_nnunet.standalone.cases import find_cases
+from sgnet_nnunet.files import read_json
+from sgnet_nnunet.nnunet import find_cases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Subject:
     @cached_property
     def exported(self) -> Path:
         """The model as `sgnet export` writes it, made when it is first asked for."""
-        from sgnet_nnunet.export.openvino import export_openvino  # noqa: PLC0415 - PyTorch takes seconds
+        from sgnet_nnunet.inference.export import export_openvino  # noqa: PLC0415 - PyTorch takes seconds
 
         folder = self.work / "exported"
         # One of an earlier run may be of an older version of the engine.

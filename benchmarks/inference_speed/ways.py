@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from inference_speed.names import SPARSE, SPARSE_BF16
 from inference_speed.subject import Subject
-from sgnet_nnunet.engine.choose import build_engine
-from sgnet_nnunet.engine.dense import DenseEngine, torch_run
-from sgnet_nnunet.engine.openvino_runtime import supports_bf16
+from sgnet_nnunet.inference.runtimes import supports_bf16
+from sgnet_nnunet.inference.torch_engines import DenseEngine, build_engine, torch_run
 
 Logits = NDArray[np.float32]
 Way = Callable[[NDArray[np.float32]], Logits]

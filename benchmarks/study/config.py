@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sgnet_nnunet.training.precision import emulates_bfloat16
+from sgnet_nnunet.training.settings import emulates_bfloat16
 
 SG_NET_PLANS = "nnUNetPlans"
 TVERSKY_PLANS = "nnUNetTverskyPlans"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import SimpleITK as sitk  # noqa: N813
 
-from sgnet_nnunet.conversion import ConversionOptions, convert_collection
-from sgnet_nnunet.demo.commands import run_command
+from sgnet_nnunet.dataset.convert import convert_collection
+from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.demo import run_command
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.dataset import write_phantoms
+from sgnet_nnunet.phantom.population import write_phantoms
 from study.config import (
     DEFAULT_PLANS,
     FALSE_POSITIVE_WEIGHT,

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from nibabel.affines import voxel_sizes
 
-from sgnet_nnunet.evaluation.lesions import find_lesions, match_lesions
-from sgnet_nnunet.evaluation.scores import score, surface_dice
-from sgnet_nnunet.io.atomic import atomic_path
+from sgnet_nnunet.evaluation.lesion_metrics import find_lesions, match_lesions
+from sgnet_nnunet.evaluation.registry import score, surface_dice
+from sgnet_nnunet.files import atomic_path
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.training.gate_counts import count_gates
-from sgnet_nnunet.training.gate_validation import gates_of_image
+from sgnet_nnunet.training.gate_monitor import count_gates, gates_of_image
 
 TOLERANCE_MM = 1.0
 

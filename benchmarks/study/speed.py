@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sgnet_nnunet.training.memory import keep_freed_memory
-from sgnet_nnunet.training.recipe import freeze_batch_norms
+from sgnet_nnunet.training.base_trainer import freeze_batch_norms
+from sgnet_nnunet.training.settings import keep_freed_memory
 from study.config import DEFAULT_PLANS, MODELS, StudyConfig
 from study.data import nnunet_paths
 

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from sgnet_nnunet.evaluation.lesions import find_lesions, match_lesions
-from sgnet_nnunet.inference.model import load_predictor
+from sgnet_nnunet.evaluation.lesion_metrics import find_lesions, match_lesions
+from sgnet_nnunet.inference.trained_model import load_predictor
 from sgnet_nnunet.networks.gates import AdmissionGate, on_grid_of
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.training.gate_counts import count_gates
-from sgnet_nnunet.training.gate_validation import sum_counts
+from sgnet_nnunet.training.gate_monitor import count_gates, sum_counts
 
 SHUT_OUT = (None, 0.01, 0.001)
 """Shares of the training patients' lesion voxels that each gate may shut out; None keeps the plan's tau."""

@@ -47,8 +47,8 @@ def train_and_score(folder: Path, run: str, seed: int) -> None:
     # nnU-Net reads its paths when it is imported.
     from nnunetv2.run.run_training import get_trainer_from_args  # noqa: PLC0415
 
-    from sgnet_nnunet.inference.model import load_predictor  # noqa: PLC0415
-    from sgnet_nnunet.training.precision import Precision  # noqa: PLC0415
+    from sgnet_nnunet.inference.trained_model import load_predictor  # noqa: PLC0415
+    from sgnet_nnunet.training.settings import Precision  # noqa: PLC0415
     from study.score import score_run  # noqa: PLC0415
 
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it

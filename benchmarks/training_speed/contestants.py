@@ -7,7 +7,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from sgnet_nnunet.training.precision import Precision
+from sgnet_nnunet.training.settings import Precision
 from training_speed.data import DATASET, DEFAULT_PLANS
 
 

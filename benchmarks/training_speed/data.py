@@ -4,10 +4,11 @@ import json
 import os
 from pathlib import Path
 
-from sgnet_nnunet.conversion import ConversionOptions, convert_collection
-from sgnet_nnunet.demo.commands import run_command
-from sgnet_nnunet.io.atomic import write_text
-from sgnet_nnunet.phantom.dataset import write_phantoms
+from sgnet_nnunet.dataset.convert import convert_collection
+from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.demo import run_command
+from sgnet_nnunet.files import write_text
+from sgnet_nnunet.phantom.population import write_phantoms
 
 DATASET = "Dataset501_BrainMetsLung"
 DEFAULT_PLANS = "nnUNetDefaultPlans"

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sgnet_nnunet.demo.commands import run_command
-from sgnet_nnunet.training.benchmark import RESULT_FILE
+from sgnet_nnunet.demo import run_command
+from sgnet_nnunet.training.benchmark_trainers import RESULT_FILE
 from training_speed.data import DATASET, environment_of
 
 TRAINERS = ("SGNetTrainerBenchmark_5epochs", "SGNetTrainerBenchmark_5epochs_noDataLoading")

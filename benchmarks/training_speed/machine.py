@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sgnet_nnunet.training.benchmark import cpu_name
+from sgnet_nnunet.training.benchmark_trainers import cpu_name
 
 PACKAGES = ("torch", "nnunetv2", "batchgeneratorsv2", "numpy", "sgnet-nnunet")
 

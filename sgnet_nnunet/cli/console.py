@@ -1,7 +1,11 @@
 """The consoles that the commands write to, and their progress bar."""
 
+from collections.abc import Collection, Iterator, Sequence
+
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer.core import TyperCommand
 
 out = Console()
 err = Console(stderr=True)
@@ -16,3 +20,38 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=err,
     )
+
+
+class ListCommand(TyperCommand):
+    """A command whose list options take values up to the next option, beside being given repeatedly.
+
+    Arguments go before such an option, or after another one's value, or after `--`.
+    """
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override, unused-ignore]
+        """Repeat each list option before each of its values, then parse as ever."""
+        flags = [flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts]
+        return super().parse_args(ctx, list(repeat_flags(args, flags)))
+
+
+def repeat_flags(arguments: Sequence[str], flags: Collection[str]) -> Iterator[str]:
+    """Yield the arguments of a command line with each list option's name before each of its values.
+
+    Args:
+        arguments: The command line, for example `-f 0 1 -o out`.
+        flags: The list options, for example `-f`; the line becomes `-f 0 -f 1 -o out`.
+    """
+    flag, values = "", 0
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            yield from arguments[position:]
+            return
+        name, _, value = argument.partition("=")
+        if argument.startswith("-"):
+            flag, values = (name, int(bool(value))) if name in flags else ("", 0)
+            yield argument
+        elif flag:
+            yield from (flag, argument) if values else (argument,)
+            values += 1
+        else:
+            yield argument

@@ -1,13 +1,112 @@
-"""`sgnet evaluate`."""
+"""What `sgnet evaluate` and `sgnet compare` have in common: from results to a report's folder."""
 
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
+from rich.markup import escape
 
-from sgnet_nnunet.cli.report import Preset, ReportOptions, make_report
-from sgnet_nnunet.results.two_folders import results_of_folders
+from sgnet_nnunet.cli.console import err, out, progress_bar
+from sgnet_nnunet.evaluation.results import Results, results_of_folders, results_of_models
+from sgnet_nnunet.nnunet import find_dataset
+
+
+class Preset(str, Enum):
+    """The scores of a BraTS challenge."""
+
+    BRATS2023 = "brats2023"
+    BRATS2026 = "brats2026"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """How to make a report.
+
+    Attributes:
+        folder: Where to.
+        presets: BraTS presets whose scores to add.
+        workers: Processes that measure.
+        seed: Seed of the bootstrap.
+        viewer: Whether to add the page with the 3D viewer.
+        gates: Whether to run gated networks on the cases that are shown large, to draw their gates.
+    """
+
+    folder: Path
+    presets: Sequence[Preset] = ()
+    workers: int = 1
+    seed: int = 0
+    viewer: bool = False
+    gates: bool = True
+
+
+def make_report(
+    find_results: Callable[[], Results],
+    options: ReportOptions,
+    *,
+    complete: Callable[[Results], Results] | None = None,
+) -> None:
+    """Measure, test and write a report, all of it or nothing, and print what a reader must know.
+
+    Args:
+        find_results: Finds the masks; called once the folder is known to be usable.
+        options: How to make the report.
+        complete: Adds to the results what takes long to find out; called once all masks are measured.
+
+    Raises:
+        SGNetError: If the folder or a mask cannot be used.
+    """
+    # pandas, matplotlib and statsmodels take a second or more to import.
+    from sgnet_nnunet.evaluation.measurement import (  # noqa: PLC0415
+        count_of,
+        describe_empty,
+        measure_results,
+    )
+    from sgnet_nnunet.report.page import write_report  # noqa: PLC0415
+    from sgnet_nnunet.report.summary import summarise  # noqa: PLC0415
+    from sgnet_nnunet.report.tables import (  # noqa: PLC0415
+        report_folder,
+        write_summary,
+        write_tables,
+    )
+
+    with report_folder(options.folder) as folder:
+        results = find_results()
+        with progress_bar() as progress:
+            task = progress.add_task("measuring", total=len(results.cases))
+            figures = measure_results(
+                results,
+                presets=[preset.value for preset in options.presets],
+                workers=options.workers,
+                on_done=lambda number: progress.advance(task, number),
+            )
+        if complete:
+            with err.status("counting parameters, timing networks"):
+                figures = replace(figures, results=complete(results))
+        with err.status("writing the report"):
+            write_tables(figures, folder)
+            summary = summarise(figures, rng=np.random.default_rng(options.seed))
+            write_summary(summary, folder)
+            write_report(
+                figures,
+                summary,
+                folder,
+                viewer=options.viewer,
+                gates=options.gates,
+                workers=options.workers,
+            )
+    for line in describe_empty(figures.per_case):
+        err.print(escape(line), soft_wrap=True, highlight=False)
+    counted = [
+        count_of(len({case.name for case in results.cases}), "case"),
+        count_of(len(results.models), "model"),
+    ]
+    report = options.folder / "report.html"
+    out.print(f"{', '.join(counted)}: {escape(str(report))}", soft_wrap=True, highlight=False)
 
 
 def evaluate(
@@ -46,4 +145,50 @@ def evaluate(
             allow_missing=allow_missing,
         ),
         ReportOptions(folder=output, presets=presets or (), workers=workers, viewer=viewer),
+    )
+
+
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Option("--models", help="Trained models, TRAINER[__PLANS[__CONFIGURATION]], one or more."),
+    ],
+    output: Annotated[Path, typer.Option("-o", help="Folder to write the report to.")],
+    dataset: Annotated[str, typer.Option("-d", help="nnU-Net data set id or name.")] = "501",
+    folds: Annotated[
+        list[str], typer.Option("-f", help="Folds whose validation cases count: numbers, or all.")
+    ] = ["0", "1", "2", "3", "4"],  # noqa: B006 - Typer wants a list, and copies it
+    patients: Annotated[
+        Path | None,
+        typer.Option(help="CSV with the columns case and patient; sgnet convert's cases need none."),
+    ] = None,
+    presets: Annotated[
+        list[Preset] | None, typer.Option("--presets", help="Add the scores of BraTS challenges.")
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Score missing predictions as empty masks.")
+    ] = False,
+    time_cases: Annotated[int, typer.Option(min=0, help="Cases to time each network on; 0 for none.")] = 1,
+    device: Annotated[str, typer.Option("-device", help="Where to time: cpu, cuda or mps.")] = "cpu",
+    workers: Annotated[int, typer.Option("-np", min=1, help="Processes; each needs less than 1 GB.")] = min(
+        4, os.cpu_count() or 1
+    ),
+    gates: Annotated[
+        bool, typer.Option("--gates/--no-gates", help="Draw what gated networks admit; seconds a picture.")
+    ] = True,
+    viewer: Annotated[bool, typer.Option("--viewer", help="Add a page to scroll through any case.")] = False,
+) -> None:
+    """Compare trained models on their validation cases, and write a report."""
+
+    def add_costs(results: Results) -> Results:
+        # PyTorch takes seconds to import.
+        from sgnet_nnunet.evaluation.model_costs import with_costs  # noqa: PLC0415
+
+        preprocessed = find_dataset(dataset).preprocessed
+        return with_costs(results, preprocessed, time_cases=time_cases, device=device)
+
+    make_report(
+        lambda: results_of_models(dataset, models, folds, patients=patients, allow_missing=allow_missing),
+        ReportOptions(folder=output, presets=presets or (), workers=workers, viewer=viewer, gates=gates),
+        complete=add_costs,
     )

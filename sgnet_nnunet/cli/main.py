@@ -9,9 +9,8 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from sgnet_nnunet import __version__
-from sgnet_nnunet.cli import compare, convert, demo, evaluate, export, gates, phantom, plug, predict, tune
-from sgnet_nnunet.cli.console import err, out
-from sgnet_nnunet.cli.lists import ListCommand
+from sgnet_nnunet.cli import data, evaluate, models, plugin, predict, tune
+from sgnet_nnunet.cli.console import ListCommand, err, out
 from sgnet_nnunet.errors import SGNetError
 
 app = typer.Typer(
@@ -20,18 +19,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(convert.convert)
-app.command()(phantom.phantom)
-app.command()(demo.demo)
-app.command(cls=ListCommand)(compare.compare)
+app.command()(data.convert)
+app.command()(data.phantom)
+app.command()(plugin.demo)
+app.command(cls=ListCommand)(evaluate.compare)
 app.command(cls=ListCommand)(evaluate.evaluate)
 app.command(cls=ListCommand)(tune.tune)
 app.command(cls=ListCommand)(predict.predict)
-app.command()(gates.gates)
-app.command(cls=ListCommand)(export.export)
-app.command()(plug.link)
-app.command()(plug.unlink)
-app.command()(plug.doctor)
+app.command()(models.gates)
+app.command(cls=ListCommand)(models.export)
+app.command()(plugin.link)
+app.command()(plugin.unlink)
+app.command()(plugin.doctor)
 
 
 def _print_version(wanted: bool) -> None:

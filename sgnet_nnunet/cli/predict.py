@@ -10,8 +10,7 @@ import typer
 
 from sgnet_nnunet.cli.console import err, out, progress_bar
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.inference.options import PredictionOptions
-from sgnet_nnunet.inference.run import predict_images
+from sgnet_nnunet.inference.predictor import PredictionOptions, predict_images
 
 
 class Engine(str, Enum):
@@ -131,7 +130,7 @@ def predict(
     )
     if models is None:
         # nnU-Net takes seconds to import, and an exported model does without it.
-        from sgnet_nnunet.inference.find import find_model_folder  # noqa: PLC0415
+        from sgnet_nnunet.inference.predictor import find_model_folder  # noqa: PLC0415
 
         models = [find_model_folder(str(dataset), f"{trainer}__{plans}__{configuration}")]
     bar = progress_bar()

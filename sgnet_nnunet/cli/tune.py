@@ -9,15 +9,12 @@ from rich.table import Table
 
 from sgnet_nnunet.cli.console import out, progress_bar
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.operating_point.choose import Objective
-from sgnet_nnunet.operating_point.counts import Tally
-from sgnet_nnunet.operating_point.gain import Difference
-from sgnet_nnunet.operating_point.picture import draw_tuning
-from sgnet_nnunet.operating_point.record import FILE_NAME, write_record
-from sgnet_nnunet.operating_point.tuning import Tuning
-from sgnet_nnunet.operating_point.tuning import tune as tune_model
-from sgnet_nnunet.results.dataset_folders import find_dataset
-from sgnet_nnunet.results.model_folder import results_of_models
+from sgnet_nnunet.evaluation.froc import Tally
+from sgnet_nnunet.evaluation.results import results_of_models
+from sgnet_nnunet.evaluation.tuning import FILE_NAME, Difference, Objective, Tuning, write_record
+from sgnet_nnunet.evaluation.tuning import tune as tune_model
+from sgnet_nnunet.nnunet import find_dataset
+from sgnet_nnunet.report.figures import draw_tuning
 
 
 def tune(

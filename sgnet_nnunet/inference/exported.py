@@ -1,99 +1,132 @@
-"""Predicting a folder of images with an exported model, without PyTorch."""
+"""The engine of an exported model, opened without PyTorch."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from sgnet_nnunet.engine.engine import Engine
-from sgnet_nnunet.engine.exported import open_exported, read_export
-from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.inference.find import find_operating_point
-from sgnet_nnunet.inference.mirroring import Mirrored
-from sgnet_nnunet.inference.options import PredictionOptions
-from sgnet_nnunet.standalone.pipeline import Options, predict_folder
-from sgnet_nnunet.standalone.plan import read_plan
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import read_json
+from sgnet_nnunet.inference.engines import Engine, Ensemble, SlabEngine
+from sgnet_nnunet.inference.runtimes import OpenVINORuntime, Precision, at_precision
+from sgnet_nnunet.inference.sparse import Description, StagedEngine
 
-FOR_TRAINED_MODELS = {
-    "checkpoint": "-chk",
-    "step_size": "-step_size",
-    "preprocessing_processes": "-npp",
-    "export_processes": "-nps",
-}
-"""Options that an exported model has no use for, by their flags."""
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "export.json"
+FORMAT = "sgnet export"
+VERSION = 1
+
+_REMEDY = "write it anew with sgnet export"
 
 
-def predict_exported(
-    images: Path,
-    output: Path,
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What `export.json` says.
+
+    Attributes:
+        folder: The exported folder.
+        model: The data set's name and the model folder's.
+        configuration: nnU-Net's configuration.
+        background_head: Whether head 0 is the background.
+        mirroring_axes: Spatial axes that may be mirrored, 0 for z.
+        folds: The geometry of each fold's network, by the fold's name.
+    """
+
+    folder: Path
+    model: str
+    configuration: str
+    background_head: bool
+    mirroring_axes: tuple[int, ...]
+    folds: Mapping[str, Description]
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is one of `sgnet export`."""
+    return (folder / FILE_NAME).is_file()
+
+
+def read_export(folder: Path) -> Export:
+    """Read what `export.json` says.
+
+    Raises:
+        InputFileError: If the file cannot be read or is not what `sgnet export` writes.
+    """
+    path = folder / FILE_NAME
+    content = read_json(path, remedy=_REMEDY)
+    if content.get("format") != FORMAT:
+        raise InputFileError(path, "is not a file of sgnet export", "name an exported folder")
+    if content.get("version") != VERSION:
+        raise InputFileError(path, f"has version {content.get('version')}, not {VERSION}", _REMEDY)
+    try:
+        return Export(
+            folder=folder,
+            model=content["model"],
+            configuration=content["configuration"],
+            background_head=content["background_head"],
+            mirroring_axes=tuple(content["mirroring_axes"]),
+            folds={name: Description.from_dict(values) for name, values in content["folds"].items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputFileError(path, f"lacks or garbles {error}", _REMEDY) from error
+
+
+def open_exported(
+    folder: Path,
     *,
-    model_folder: Path,
-    operating_point: str,
-    options: PredictionOptions,
-    on_start: Callable[[int], object] = lambda _: None,
-    on_done: Callable[[], object] = lambda: None,
-) -> int:
-    """Predict every case of a folder, and return how many were predicted.
+    folds: tuple[str, ...] = (),
+    precision: str = "f32",
+    engine: str = "auto",
+    max_memory: int | None = None,
+) -> Engine:
+    """Return the engine of an exported model; several folds are averaged.
 
     Args:
-        images: nnU-Net's folder of images.
-        output: Folder to write the masks to.
-        model_folder: Written by `sgnet export`.
-        operating_point: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder.
-        options: How to predict.
-        on_start: Called with the number of cases that will be predicted.
-        on_done: Called after each case.
+        folder: Written by `sgnet export`.
+        folds: The folds; all by default.
+        precision: `f32`, `bf16`, or `auto` for bf16 if the first image's mask allows it.
+        engine: `whole`, `sparse`, or `auto` for `sparse` where the gates allow it.
+        max_memory: Bytes that the process may take in all; None for what is free.
 
     Raises:
         InputFileError: If a file is missing or damaged.
-        SGNetError: If an option is for trained models, or the model does not allow it.
+        SGNetError: If the network or this machine does not allow what is wanted.
     """
-    refuse_options(options)
-    export = read_export(model_folder)
-    axes = export.mirroring_axes if options.mirroring else ()
-
-    def open_engine() -> Engine:
-        engine = open_exported(
-            model_folder,
-            folds=options.folds,
-            precision=options.precision,
-            engine=options.engine,
-            max_memory=options.max_memory,
-        )
-        return Mirrored(engine, axes) if axes else engine
-
-    return predict_folder(
-        images,
-        output,
-        plan=read_plan(model_folder, export.configuration),
-        open_engine=open_engine,
-        point=find_operating_point(operating_point, model_folder, model=export.model),
-        options=Options(
-            continue_prediction=options.continue_prediction,
-            save_probabilities=options.save_probabilities,
-            num_parts=options.num_parts,
-            part_id=options.part_id,
-        ),
-        on_start=on_start,
-        on_done=on_done,
-    )
-
-
-def refuse_options(options: PredictionOptions) -> None:
-    """Check that nothing is asked of an exported model that only a trained one can do.
-
-    Raises:
-        SGNetError: If an option is for trained models.
-    """
-    default = PredictionOptions()
-    given = [
-        flag
-        for name, flag in FOR_TRAINED_MODELS.items()
-        if getattr(options, name) not in {getattr(default, name), 0}
+    export = read_export(folder)
+    wanted = folds or tuple(export.folds)
+    for fold in wanted:
+        if fold not in export.folds:
+            raise InputFileError(
+                folder, f"has no fold {fold}", f"it has {', '.join(export.folds)}; name one of them by -f"
+            )
+    engines = [
+        _open_fold(export, fold, precision=precision, engine=engine, max_memory=max_memory) for fold in wanted
     ]
-    given += [f"--engine {options.engine}"] if options.engine == "tiled" else []
-    given += [f"--runtime {options.runtime}"] if options.runtime == "torch" else []
-    given += [f"-device {options.device}"] if options.device not in {None, "cpu"} else []
-    if given:
+    return engines[0] if len(engines) == 1 else Ensemble(engines)
+
+
+def _open_fold(export: Export, fold: str, *, precision: str, engine: str, max_memory: int | None) -> Engine:
+    description = export.folds[fold]
+    if engine == "sparse" and not description.can_skip:
         raise SGNetError(
-            f"{', '.join(given)}: not for an exported model, which runs in OpenVINO on the CPU; leave it "
-            "out, or name the trained model's folder"
+            "--engine sparse: the network has no nested admission gate at every level of its decoder; "
+            "use --engine auto"
         )
+    skip = engine != "whole" and description.can_skip
+    models = {path.stem: path for path in sorted((export.folder / f"fold_{fold}").glob("*.xml"))}
+    for name in stage_names(description):
+        if name not in models:
+            raise InputFileError(export.folder / f"fold_{fold}", f"lacks {name}.xml", _REMEDY)
+
+    def build(computed_in: Precision) -> Engine:
+        runtime = OpenVINORuntime(models, precision=computed_in)
+        return SlabEngine(StagedEngine(description, runtime, skip=skip), max_memory=max_memory)
+
+    chosen = at_precision(precision, build, background_head=export.background_head)
+    logger.info("engine: %s, runtime: openvino, precision: %s", "sparse" if skip else "whole", precision)
+    return chosen
+
+
+def stage_names(description: Description) -> list[str]:
+    """Return the names of a network's stages."""
+    return ["stem", "deep", *(f"up{level}" for level in range(len(description.features) - 1))]

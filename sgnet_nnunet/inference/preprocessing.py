@@ -1,87 +1,388 @@
-"""nnU-Net's preprocessing of one case."""
+"""Linear interpolation as PyTorch does it, slab by slab."""
 
+import gzip
+import logging
+import struct
 import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, ImageDataError
-from nnunetv2.inference.data_iterators import PreprocessAdapter
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nibabel.orientations import io_orientation
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
+from nibabel.wrapstruct import WrapStructError
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference.plan import Plan
+from sgnet_nnunet.nifti import GZIP_MAGIC, NIFTI2_HEADER_SIZE
+from sgnet_nnunet.planning.normalization import normalise
 
-_READ_ERRORS = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    AssertionError,
-    zlib.error,
-    ImageFileError,
-    HeaderDataError,
-    ImageDataError,
-)
+Shape = tuple[int, int, int]
+
+
+SLAB_VOXELS = 1 << 17
+"""Voxels of the output that are worked on at once, so that they stay in the processor's cache."""
+
+FEWEST_PLANES = 8
+"""In a slab, for neighbouring slabs both need the input's planes at their border."""
 
 
 @dataclass(frozen=True, eq=False)
-class Setup:
-    """What nnU-Net's functions want to know of a model, weights aside.
+class AxisWeights:
+    """Where along one axis the output's voxels lie between the input's.
 
     Attributes:
-        plans: nnU-Net's plans manager.
-        configuration: nnU-Net's configuration manager.
-        dataset: The content of `dataset.json`.
+        low: Index of the voxel below each of the output's, shape (n,).
+        high: Index of the voxel above, shape (n,).
+        weight: Weight of the voxel above, between 0 and 1, shape (n,).
+        identity: Whether output and input are the same grid.
     """
 
-    plans: PlansManager
-    configuration: ConfigurationManager
-    dataset: dict[str, Any]
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    weight: NDArray[np.float32]
+    identity: bool
+
+    def part(self, wanted: slice) -> "AxisWeights":
+        """Return the weights of a part of the output alone."""
+        return AxisWeights(self.low[wanted], self.high[wanted], self.weight[wanted], self.identity)
+
+    def from_its_first(self) -> "tuple[int, AxisWeights]":
+        """Return the first voxel of the input that is needed, and the weights that count from it."""
+        first = int(self.low[0])
+        return first, AxisWeights(self.low - first, self.high - first, self.weight, self.identity)
 
 
-@dataclass(frozen=True)
-class CaseFiles:
-    """The files of a case.
+def axis_weights(old: int, new: int) -> AxisWeights:
+    """Return the weights of `interpolate(mode="linear", align_corners=False)`.
 
-    Attributes:
-        images: One a channel.
-        output: The mask to write, without its ending; None if it is not written.
-        previous: The mask of a cascade's previous stage, or None.
+    In single precision, as PyTorch computes them: a weight decides up to 1e-5 of a value.
+
+    Args:
+        old: Voxels of the input.
+        new: Voxels of the output.
+
+    Source: PyTorch's `area_pixel_compute_source_index`, in `aten/src/ATen/native/UpSample.h`.
     """
+    scale = np.float64(np.float32(old) / np.float32(new))
+    # Rounded once, at the end: compilers make one fused instruction of product and difference.
+    position = np.maximum((scale * (np.arange(new) + 0.5) - 0.5).astype(np.float32), np.float32(0))
+    low = np.minimum(position.astype(np.intp), old - 1)
+    weight = np.clip(position - low.astype(np.float32), 0, 1)
+    high = low if old == new else np.minimum(low + 1, old - 1)
+    return AxisWeights(low, high, weight, old == new)
 
-    images: tuple[str, ...]
-    output: str | None
-    previous: str | None = None
+
+def grid_weights(old: Shape, new: Shape) -> tuple[AxisWeights, AxisWeights, AxisWeights]:
+    """Return the weights along z, y and x."""
+    z, y, x = (axis_weights(old_length, length) for old_length, length in zip(old, new, strict=True))
+    return z, y, x
 
 
-def preprocess(files: CaseFiles, *, setup: Setup) -> dict[str, Any]:
-    """Return nnU-Net's dictionary of a preprocessed case.
+def resample(
+    channel: NDArray[np.float32],
+    weights: tuple[AxisWeights, AxisWeights, AxisWeights],
+    *,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Return one channel on another grid.
+
+    Args:
+        channel: Shape (z, y, x).
+        weights: Along z, y and x: of the whole output, or of a box of it.
+        out: Where to put the result.
 
     Returns:
-        `data`: the image, shape (channels, z, y, x); `data_properties`: what the reader and the
-        preprocessor know of the case; `ofile`: the output.
+        Shape (n_z, n_y, n_x), of as many voxels as the weights have.
+    """
+    (first_y, y), (first_x, x) = (axis.from_its_first() for axis in weights[1:])
+    channel = channel[:, first_y : first_y + y.high[-1] + 1, first_x : first_x + x.high[-1] + 1]
+    shape = [len(axis.low) for axis in weights]
+    if out is None:
+        out = np.empty(shape, dtype=np.float32)
+    planes = max(FEWEST_PLANES, SLAB_VOXELS // (shape[1] * shape[2]))
+    for start in range(0, shape[0], planes):
+        first_z, z = weights[0].part(slice(start, start + planes)).from_its_first()
+        slab = channel[first_z : first_z + z.high[-1] + 1]
+        out[start : start + planes] = _along(_along(_along(slab, y, 1), x, 2), z, 0)
+    return out
+
+
+def _along(data: NDArray[np.float32], weights: AxisWeights, axis: int) -> NDArray[np.float32]:
+    """Return an array on another grid along one axis."""
+    if weights.identity:
+        return data
+    weight = weights.weight.reshape([-1 if other == axis else 1 for other in range(data.ndim)])
+    low = data.take(weights.low, axis=axis)
+    low *= 1 - weight
+    high = data.take(weights.high, axis=axis)
+    high *= weight
+    low += high
+    return low
+
+
+logger = logging.getLogger(__name__)
+
+NIBABEL_READERS = ("NibabelIO", "NibabelIOWithReorient")
+
+MODULES = {
+    **dict.fromkeys(NIBABEL_READERS, "nnunetv2.imageio.nibabel_reader_writer"),
+    "SimpleITKIO": "nnunetv2.imageio.simpleitk_reader_writer",
+    "SimpleITKIOWithReorient": "nnunetv2.imageio.simpleitk_reader_writer",
+    "Tiff3DIO": "nnunetv2.imageio.tif_reader_writer",
+}
+"""Where nnU-Net's classes for 3D images are; its own look-up imports every one of them."""
+
+DIMENSIONS = 3
+_REMEDY = "copy it again, and go on with --continue_prediction"
+_READ_ERRORS = (
+    *(OSError, EOFError, RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError),
+    *(zlib.error, struct.error, ImageFileError, HeaderDataError, WrapStructError),
+)
+
+Channel = tuple[NDArray[np.float32], dict[str, Any]]
+
+
+def reader_class(name: str) -> type[BaseReaderWriter]:
+    """Return nnU-Net's class that reads images and writes masks.
 
     Raises:
-        InputFileError: If a file of the case is damaged, or its channels do not fit together.
+        SGNetError: If it is none of nnU-Net's for 3D images.
     """
-    adapter = PreprocessAdapter(
-        [list(files.images)],
-        [files.previous],
-        setup.configuration.preprocessor_class(verbose=False),
-        [files.output],
-        setup.plans,
-        setup.dataset,
-        setup.configuration,
-    )
+    if name not in MODULES or not hasattr(module := import_module(MODULES[name]), name):
+        known = ", ".join(MODULES)
+        raise SGNetError(f"image_reader_writer {name}: not a reader of 3D images known here ({known})")
+    found: type[BaseReaderWriter] = getattr(module, name)
+    return found
+
+
+def read_channels(
+    paths: Sequence[Path], *, reader: str, pool: Executor
+) -> tuple[list[NDArray[np.float32]], dict[str, Any]]:
+    """Read a case.
+
+    Args:
+        paths: Its files, one a channel.
+        reader: Name of nnU-Net's reader class.
+        pool: Where to read the files in.
+
+    Returns:
+        The channels, each of shape (z, y, x) in the reader's order of axes, and the properties that
+        nnU-Net's reader gives, as its writer needs them: those of the first channel.
+
+    Raises:
+        InputFileError: If a file is damaged, holds voxels that are not finite, or is on another grid
+            than the first.
+    """
+    read = _read_nifti if reader in NIBABEL_READERS else _read_any
+    channels = list(pool.map(lambda path: _read_safely(read, path, reader), paths))
+    (first, properties), *others = channels
+    for path, (channel, its) in zip(paths[1:], others, strict=True):
+        if channel.shape != first.shape or not np.allclose(its["spacing"], properties["spacing"]):
+            raise InputFileError(
+                path,
+                f"has {_grid(channel, its)}, but {paths[0].name} has {_grid(first, properties)}",
+                "resample it onto the grid of the first channel",
+            )
+        if not _same_place(its, properties):
+            logger.warning("%s: lies elsewhere in the world than %s; go on as nnU-Net", path, paths[0].name)
+    return [channel for channel, _ in channels], properties
+
+
+def _read_safely(read: Callable[[Path, str], Channel], path: Path, reader: str) -> Channel:
     try:
-        batch: dict[str, Any] = next(adapter)
+        channel, properties = read(path, reader)
     except _READ_ERRORS as error:
         detail = " ".join(str(error).split()) or type(error).__name__
-        raise InputFileError(
-            files.images[0],
-            f"this file or another channel of the case cannot be read ({detail})",
-            "copy it again, and go on with --continue_prediction",
-        ) from error
-    # A tensor would cross process borders by a file descriptor, of which there are few.
-    return {**batch, "data": np.asarray(batch["data"], dtype=np.float32)}
+        raise InputFileError(path, f"cannot be read ({detail})", _REMEDY) from error
+    # The sum is not finite if a voxel is not, and takes no memory.
+    if not np.isfinite(channel.sum(dtype=np.float64)):
+        raise InputFileError(path, "holds voxels that are NaN or infinite", "replace them, for instance by 0")
+    return channel, properties
+
+
+def _read_any(path: Path, reader: str) -> Channel:
+    if path.suffix == ".gz":
+        # ITK takes a truncated stream for a whole one, and leaves the rest of the image blank.
+        gzip.decompress(path.read_bytes())
+    data, properties = reader_class(reader)().read_images((str(path),))
+    if len(data) != 1:
+        raise ValueError(f"{len(data)} channels in one file")
+    return data[0], properties
+
+
+def _read_nifti(path: Path, reader: str) -> Channel:
+    """Return what nnU-Net's readers by nibabel give, without their two copies in double precision."""
+    image = _parse(path.read_bytes())
+    affines = {"original_affine": image.affine}
+    scaling = image.dataobj.slope, image.dataobj.inter
+    stored = nib.Nifti1Image(_stored(image), image.affine, image.header)
+    if reader == "NibabelIOWithReorient":
+        stored = stored.as_reoriented(io_orientation(image.affine))
+        affines["reoriented_affine"] = stored.affine
+    spacing = [float(size) for size in stored.header.get_zooms()[::-1]]
+    values = np.asanyarray(stored.dataobj).transpose()
+    channel = np.empty(values.shape, dtype=np.float32)
+    for plane, of_file in zip(channel, values, strict=True):
+        plane[...] = of_file if scaling == (1, 0) else apply_read_scaling(of_file, *scaling)
+    return channel, {"nibabel_stuff": affines, "spacing": spacing}
+
+
+def _parse(content: bytes) -> nib.Nifti1Image:
+    """Return the nibabel image; all of a gzip stream is read, so that its checksum is verified."""
+    raw = gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
+    is_nifti2 = NIFTI2_HEADER_SIZE in (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
+    return (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(raw)
+
+
+def _stored(image: nib.Nifti1Image) -> NDArray[Any]:
+    """Return the voxels as the file has them, shape (x, y, z), unscaled and not copied."""
+    proxy = image.dataobj
+    if len(proxy.shape) != DIMENSIONS:
+        raise ValueError(f"is {len(proxy.shape)}D, 3D is needed")
+    if proxy.dtype.kind not in "iuf":
+        raise ValueError(f"holds voxels of type {proxy.dtype}, one number per voxel is needed")
+    buffer = proxy.file_like.getbuffer()
+    needed = proxy.offset + int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize
+    if needed > len(buffer):
+        raise EOFError(f"truncated: {needed} bytes announced, {len(buffer)} in the file")
+    return np.ndarray(proxy.shape, proxy.dtype, buffer, offset=proxy.offset, order="F")
+
+
+def _grid(channel: NDArray[np.float32], properties: dict[str, Any]) -> str:
+    """Return a grid in words, along z, y, x."""
+    shape = " x ".join(str(length) for length in channel.shape)
+    return f"{shape} voxels of {' x '.join(f'{size:g}' for size in properties['spacing'])} mm (z, y, x)"
+
+
+def _same_place(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether all that two readings know of the world agrees."""
+    for stuff in ("nibabel_stuff", "sitk_stuff"):
+        for key, value in one.get(stuff, {}).items():
+            if not isinstance(value, str) and not np.allclose(value, other[stuff][key]):
+                return False
+    return True
+
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A case as the network takes it.
+
+    Attributes:
+        image: Shape (channels, z, y, x) on the network's grid.
+        properties: What nnU-Net's reader and preprocessor know of the case, under their own names.
+    """
+
+    image: NDArray[np.float32]
+    properties: dict[str, Any]
+
+
+def preprocess(paths: Sequence[Path], plan: Plan, *, pool: Executor) -> Prepared:
+    """Read a case, transpose it, crop it to its non-zero voxels, normalise and resample it.
+
+    Args:
+        paths: Its files, one a channel.
+        plan: The model's plan.
+        pool: Where channels are worked on side by side.
+
+    Raises:
+        InputFileError: As for `read_channels`.
+        SGNetError: If the reader or a normalisation is not known here.
+    """
+    channels, properties = read_channels(paths, reader=plan.reader, pool=pool)
+    return prepare(channels, properties, plan, pool=pool)
+
+
+def prepare(
+    channels: Sequence[NDArray[np.float32]], properties: dict[str, Any], plan: Plan, *, pool: Executor
+) -> Prepared:
+    """Return a case that has been read, preprocessed; the channels given may be overwritten.
+
+    Args:
+        channels: Each of shape (z, y, x) in the reader's order of axes.
+        properties: The reader's.
+        plan: The model's plan.
+        pool: Where channels are worked on side by side.
+
+    Raises:
+        SGNetError: If a normalisation is not known here.
+    """
+    transposed = [channel.transpose(plan.transpose_forward) for channel in channels]
+    nonzero = transposed[0] != 0
+    for channel in transposed[1:]:
+        nonzero |= channel != 0
+    box = box_of(nonzero)
+    inside = fill_holes(nonzero[box]) if any(plan.masked) else None
+    spacing = [properties["spacing"][axis] for axis in plan.transpose_forward]
+    cropped: Shape = nonzero[box].shape
+    weights = grid_weights(cropped, new_shape(cropped, spacing, plan.spacing))
+    image = np.empty((len(channels), *(len(axis.low) for axis in weights)), dtype=np.float32)
+
+    def work_on(index: int) -> None:
+        channel = normalise(
+            transposed[index][box],
+            scheme=plan.normalisations[index],
+            inside=inside if plan.masked[index] else None,
+            intensities=plan.intensities[index],
+        )
+        resample(channel, weights, out=image[index])
+
+    list(pool.map(work_on, range(len(channels))))
+    return Prepared(
+        image,
+        {
+            **properties,
+            "shape_before_cropping": nonzero.shape,
+            "bbox_used_for_cropping": [[part.start, part.stop] for part in box],
+            "shape_after_cropping_and_before_resampling": cropped,
+        },
+    )
+
+
+def new_shape(shape: Shape, old_spacing: Sequence[float], new_spacing: Sequence[float]) -> Shape:
+    """Return how many voxels an image has on another grid, as nnU-Net's `compute_new_shape` does."""
+    z, y, x = (
+        round(old / new * length) for old, new, length in zip(old_spacing, new_spacing, shape, strict=True)
+    )
+    return z, y, x
+
+
+def box_of(mask: NDArray[np.bool_]) -> Box:
+    """Return the bounding box of a mask, which is the whole of it if it is empty."""
+    bounds = []
+    for axis in range(mask.ndim):
+        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        bounds.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, mask.shape[axis]))
+    z, y, x = bounds
+    return z, y, x
+
+
+def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask with the background that its border cannot reach, as SciPy's `binary_fill_holes`.
+
+    Args:
+        mask: Shape (z, y, x).
+    """
+    # It takes a fifth of a second to import, and many plans do not need it.
+    from scipy import ndimage  # noqa: PLC0415
+
+    labels, number = ndimage.label(~mask)
+    is_hole = np.ones(number + 1, dtype=np.bool_)
+    for axis in range(mask.ndim):
+        for end in (0, -1):
+            is_hole[labels.take(end, axis=axis)] = False
+    # Label 0 is the mask itself.
+    is_hole[0] = True
+    return np.asarray(is_hole[labels])

@@ -4,22 +4,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sgnet_nnunet.collection import Part
-from sgnet_nnunet.io.volume import Volume
-from sgnet_nnunet.phantom.acquisition import (
+from sgnet_nnunet.dataset.collection import Part
+from sgnet_nnunet.nifti import Volume
+from sgnet_nnunet.phantom.anatomy import draw_anatomy
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.geometry import MAJORITY
+from sgnet_nnunet.phantom.scanner import (
     ORIENTATIONS,
     acquire,
+    draw_flair_contrast,
     draw_flair_grid,
+    draw_t1ce_contrast,
     orient,
+    render,
     sample,
     slice_thick,
 )
-from sgnet_nnunet.phantom.anatomy import draw_anatomy
-from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.contrast import draw_flair_contrast, draw_t1ce_contrast, render
-from sgnet_nnunet.phantom.distractors import draw_distractors
-from sgnet_nnunet.phantom.grid import MAJORITY
-from sgnet_nnunet.phantom.lesions import draw_lesions, rasterise
+from sgnet_nnunet.phantom.tumours import draw_lesions, rasterise
+from sgnet_nnunet.phantom.vessels import draw_distractors
 
 _ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
 

@@ -21,8 +21,7 @@ from sgnet_nnunet.planning.normalization import (
     PercentileNormalization,
     PercentileTo01Normalization,
 )
-from sgnet_nnunet.training.overlap import EVEN
-from sgnet_nnunet.training.supervision import GateSupervision
+from sgnet_nnunet.training.losses import EVEN, GateSupervision
 
 CONFIGURATION = "3d_fullres"
 

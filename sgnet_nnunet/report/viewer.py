@@ -1,19 +1,31 @@
-"""A page to scroll through every case in 3D, without a server and without a network.
-
-A browser lets no page opened from a disk read the files beside it, but it runs their scripts: so
-each case's volumes lie, as compressed NIfTI in base64, in a script that is loaded when the case is
-chosen.
-"""
+"""Pages from templates."""
 
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from sgnet_nnunet.io.atomic import write_text
-from sgnet_nnunet.report.pages import render
-from sgnet_nnunet.report.palette import REFERENCE, TRUTH_COLOUR, rgb
-from sgnet_nnunet.results.case import Results
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sgnet_nnunet.evaluation.results import Results
+from sgnet_nnunet.files import write_text
+from sgnet_nnunet.report.figures import REFERENCE, TRUTH_COLOUR, breakable, rgb
+
+
+def render(template: str, **values: object) -> str:
+    """Return a page made from a file of `templates/`; every value is escaped for HTML."""
+    environment = Environment(
+        loader=PackageLoader("sgnet_nnunet.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = breakable
+    page: Any = environment.get_template(template).render(**values)
+    return str(page)
+
 
 ASSETS = ("niivue.umd.js", "LICENSE.txt")
 """Package data that the page needs, and the licence that goes with it."""

@@ -10,9 +10,9 @@ from torch import nn
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.baselines import build_attention_unet, build_unet
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.training.gated import GatedTrainer
-from sgnet_nnunet.training.notebook import NotebookRecipe
-from sgnet_nnunet.training.recipe import RecipeTrainer
+from sgnet_nnunet.training.base_trainer import RecipeTrainer
+from sgnet_nnunet.training.notebook_trainer import NotebookRecipe
+from sgnet_nnunet.training.sgnet_trainer import GatedTrainer
 
 
 class SGNetTrainer(GatedTrainer):

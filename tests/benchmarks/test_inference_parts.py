@@ -21,8 +21,8 @@ from inference_speed.subject import find_subject, nnunet_paths
 from inference_speed.ways import DEFAULT_NETWORK
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from sgnet_nnunet.io.volume import Volume, write_volume
 from sgnet_nnunet.networks.gates import AdmissionGate
+from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.planning.planner import SGNetPlanner
 from sgnet_nnunet.training.trainers import SGNetTrainer
 

@@ -5,7 +5,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from sgnet_nnunet.io.volume import Volume, write_volume
+from sgnet_nnunet.nifti import Volume, write_volume
 
 pytest.importorskip("panoptica", reason="panoptica needs NumPy below 2.3, which Python 3.14 has not")
 

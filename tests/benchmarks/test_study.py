@@ -21,7 +21,7 @@ from study.summary import case_rows, summarise
 from study.train import SCORES, run_folder
 from typer.testing import CliRunner
 
-from sgnet_nnunet.plug.faces import FACES
+from sgnet_nnunet.plugin.shims import FACES
 
 LEVELS = ("1/8", "1/4", "1/2")
 

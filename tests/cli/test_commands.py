@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.cli import convert, demo, phantom
+from sgnet_nnunet.cli import data as convert
+from sgnet_nnunet.cli import data as phantom
+from sgnet_nnunet.cli import plugin as demo
 from sgnet_nnunet.cli.main import main
-from sgnet_nnunet.conversion import ConversionOptions, ConversionResult
-from sgnet_nnunet.conversion.report import ReportRow
-from sgnet_nnunet.demo.run import DemoPlan, DemoResult
-from sgnet_nnunet.evaluation.scores import Scores
+from sgnet_nnunet.dataset.convert import ConversionResult, ReportRow
+from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.demo import DemoPlan, DemoResult
+from sgnet_nnunet.evaluation.registry import Scores
 
 
 def run(*arguments):

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from sgnet_nnunet.cli.main import main
-from sgnet_nnunet.io.volume import Volume, write_volume
-from sgnet_nnunet.results.case import Results
+from sgnet_nnunet.evaluation.results import Results
+from sgnet_nnunet.nifti import Volume, write_volume
 
 
 def run(*arguments):
@@ -39,9 +39,9 @@ def written(monkeypatch):
         setattr(module, function, write)
         monkeypatch.setitem(sys.modules, name, module)
 
-    stand_in("sgnet_nnunet.comparison.summary", "write_summary", summary_json="{}")
-    stand_in("sgnet_nnunet.report.build", "write_report", report_html="<html>")
-    costs = ModuleType("sgnet_nnunet.results.model_info")
+    stand_in("sgnet_nnunet.report.tables", "write_summary", summary_json="{}")
+    stand_in("sgnet_nnunet.report.page", "write_report", report_html="<html>")
+    costs = ModuleType("sgnet_nnunet.evaluation.model_costs")
     costs.with_costs = lambda results, preprocessed, **options: (
         calls.append(("with_costs", preprocessed.name, options)) or results
     )

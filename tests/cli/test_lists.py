@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from sgnet_nnunet.cli.lists import ListCommand, repeat_flags
+from sgnet_nnunet.cli.console import ListCommand, repeat_flags
 
 
 @pytest.fixture

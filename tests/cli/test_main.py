@@ -2,10 +2,10 @@ import pytest
 
 from sgnet_nnunet import __version__
 from sgnet_nnunet.cli import main as module
-from sgnet_nnunet.cli import plug
+from sgnet_nnunet.cli import plugin as plug
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.plug.doctor import Finding
-from sgnet_nnunet.plug.faces import FACES
+from sgnet_nnunet.plugin.doctor import Finding
+from sgnet_nnunet.plugin.shims import FACES
 
 
 def run(*arguments):

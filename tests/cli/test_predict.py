@@ -6,8 +6,8 @@ import pytest
 
 from sgnet_nnunet.cli import predict as module
 from sgnet_nnunet.cli.main import main
-from sgnet_nnunet.inference import find
-from sgnet_nnunet.inference.options import PredictionOptions
+from sgnet_nnunet.inference import predictor as find
+from sgnet_nnunet.inference.predictor import PredictionOptions
 
 
 def run(*arguments):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.demo import commands
+from sgnet_nnunet import demo as commands
 from sgnet_nnunet.errors import SGNetError
 
 

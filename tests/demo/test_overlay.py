@@ -2,8 +2,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from sgnet_nnunet.demo.overlay import CaseFiles, draw_overlay
-from sgnet_nnunet.io.volume import Volume, write_volume
+from sgnet_nnunet.demo import CaseFiles, draw_overlay
+from sgnet_nnunet.nifti import Volume, write_volume
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sgnet_nnunet.collection import PARTS, part_path
-from sgnet_nnunet.demo import run as module
-from sgnet_nnunet.demo.run import DemoPlan, run_demo
-from sgnet_nnunet.io.volume import Volume, write_volume
+from sgnet_nnunet import demo as module
+from sgnet_nnunet.dataset.collection import PARTS, part_path
+from sgnet_nnunet.demo import DemoPlan, run_demo
+from sgnet_nnunet.nifti import Volume, write_volume
 
 
 def write_small_patients(root, *, patients, seed, workers, on_done, config):

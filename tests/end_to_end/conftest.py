@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.plug.link import faces_belong_to_wheel
+from sgnet_nnunet.plugin.link import faces_belong_to_wheel
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.plug.faces import FACES
+from sgnet_nnunet.plugin.shims import FACES
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,10 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sgnet_nnunet.collection import PARTS, part_path
-from sgnet_nnunet.io.volume import Volume, write_volume
-from sgnet_nnunet.phantom.dataset import write_phantoms
-from sgnet_nnunet.plug.faces import FACES
+from sgnet_nnunet.dataset.collection import PARTS, part_path
+from sgnet_nnunet.nifti import Volume, write_volume
+from sgnet_nnunet.phantom.population import write_phantoms
+from sgnet_nnunet.plugin.shims import FACES
 
 ROOT = Path(__file__).parents[2]
 REAL_DATA = Path(os.environ.get("SGNET_REAL_DATA", ROOT.parent / "shared" / "data"))

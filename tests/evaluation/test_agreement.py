@@ -10,10 +10,10 @@ from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
 
-from sgnet_nnunet.evaluation.brats2026 import match_one_to_one
-from sgnet_nnunet.evaluation.distance import ASSD, HD95, NSD
-from sgnet_nnunet.evaluation.overlap import Dice
-from sgnet_nnunet.evaluation.pair import MaskPair
+from sgnet_nnunet.evaluation.challenges import match_one_to_one
+from sgnet_nnunet.evaluation.mask_metrics import Dice
+from sgnet_nnunet.evaluation.pairs import MaskPair
+from sgnet_nnunet.evaluation.surface_metrics import ASSD, HD95, NSD
 
 TOLERANCE = 1e-4
 

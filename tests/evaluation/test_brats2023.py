@@ -1,6 +1,6 @@
 import pytest
 
-from sgnet_nnunet.evaluation.brats2023 import Brats2023Dice, Brats2023HD95
+from sgnet_nnunet.evaluation.challenges import Brats2023Dice, Brats2023HD95
 
 LESION = ((2, 2, 2), (3, 3, 3))
 FAR = ((14, 14, 14), (3, 3, 3))

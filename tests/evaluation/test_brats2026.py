@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from sgnet_nnunet.evaluation.brats2026 import (
+from sgnet_nnunet.evaluation.challenges import (
     Brats2026Dice,
     Brats2026HD95,
     Brats2026NSD,

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from sgnet_nnunet.evaluation.catalogue import CASE_METRICS, PRESETS, measure
-from sgnet_nnunet.evaluation.lesion_rows import lesion_rows
-from sgnet_nnunet.evaluation.pair import MaskPair
+from sgnet_nnunet.evaluation.lesion_metrics import lesion_rows
+from sgnet_nnunet.evaluation.pairs import MaskPair
+from sgnet_nnunet.evaluation.registry import CASE_METRICS, PRESETS, measure
 
 
 def test_every_case_gets_every_metric_by_name(make_pair):

@@ -2,14 +2,14 @@ import math
 
 import pytest
 
-from sgnet_nnunet.evaluation.detection import (
+from sgnet_nnunet.evaluation.lesion_metrics import (
     FalsePositives,
     LesionF1,
     LesionPrecision,
     LesionSensitivity,
     SizeClass,
+    lesions_of,
 )
-from sgnet_nnunet.evaluation.lesions import lesions_of
 
 SMALL, LARGE = SizeClass(limit_mm=5), SizeClass(smallest_mm=5)
 

@@ -2,9 +2,14 @@ import numpy as np
 import pytest
 from nibabel.eulerangles import euler2mat
 
-from sgnet_nnunet.evaluation.distance import ASSD, HD95, NSD
-from sgnet_nnunet.evaluation.pair import MaskPair
-from sgnet_nnunet.evaluation.surface import surface_distances, weighted_surface_distances
+from sgnet_nnunet.evaluation.pairs import MaskPair
+from sgnet_nnunet.evaluation.surface_metrics import (
+    ASSD,
+    HD95,
+    NSD,
+    surface_distances,
+    weighted_surface_distances,
+)
 
 SURFACE_METRICS = [
     *(HD95(definition=name) for name in ("directed", "pooled", "surface-weighted")),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from monai.metrics.utils import get_code_to_measure_table
 
-from sgnet_nnunet.evaluation.element_area import CORNERS, element_areas
+from sgnet_nnunet.evaluation.surface_metrics import CORNERS, element_areas
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.9, 1.3, 5.0), (3.0, 0.5, 0.7)])

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sgnet_nnunet.evaluation.grid import Grid
+from sgnet_nnunet.nifti import Grid
 
 
 def rotation(degrees):

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from sgnet_nnunet.evaluation.lesion_rows import lesion_rows
-from sgnet_nnunet.evaluation.pair import MaskPair
+from sgnet_nnunet.evaluation.lesion_metrics import lesion_rows
+from sgnet_nnunet.evaluation.pairs import MaskPair
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sgnet_nnunet.evaluation.lesions import find_lesions, match_lesions
+from sgnet_nnunet.evaluation.lesion_metrics import find_lesions, match_lesions
 
 
 def mask(*voxels, shape=(6, 6, 6)):

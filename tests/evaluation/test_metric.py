@@ -3,8 +3,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from sgnet_nnunet.evaluation.catalogue import CASE_METRICS, PRESETS
-from sgnet_nnunet.evaluation.metric import Amount, Description, Distance, Metric, Share
+from sgnet_nnunet.evaluation.mask_metrics import Amount, Description, Distance, Metric, Share
+from sgnet_nnunet.evaluation.registry import CASE_METRICS, PRESETS
 
 EVERY = [*CASE_METRICS, *(metric for preset in PRESETS.values() for metric in preset)]
 LESION = [((4, 4, 4), (6, 6, 6))]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from sgnet_nnunet.evaluation.overlap import (
+from sgnet_nnunet.evaluation.mask_metrics import (
     Dice,
     Precision,
     PredictedVolume,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sgnet_nnunet.evaluation.pair import MaskPair, bounding_box, once_per_pair
+from sgnet_nnunet.evaluation.pairs import MaskPair, bounding_box, once_per_pair
 
 
 def test_only_the_bounding_box_of_both_masks_is_kept(make_pair):

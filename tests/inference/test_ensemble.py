@@ -7,10 +7,9 @@ import pytest
 from nnunetv2.ensembling.ensemble import merge_files
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.inference.ensemble import check_alike, predict_with_models
-from sgnet_nnunet.inference.options import PredictionOptions
-from sgnet_nnunet.inference.predict import predict_folder
-from sgnet_nnunet.operating_point.saved import read_model
+from sgnet_nnunet.evaluation.froc import read_model
+from sgnet_nnunet.inference.nnunet_adapter import check_alike, predict_folder, predict_with_models
+from sgnet_nnunet.inference.predictor import PredictionOptions
 
 OPTIONS = PredictionOptions(device="cpu", engine="tiled", folds=("0",), step_size=1, save_probabilities=True)
 

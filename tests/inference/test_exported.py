@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.inference import exported
-from sgnet_nnunet.inference.exported import predict_exported, refuse_options
-from sgnet_nnunet.inference.mirroring import Mirrored
-from sgnet_nnunet.inference.options import PredictionOptions
+from sgnet_nnunet.inference import predictor as exported
+from sgnet_nnunet.inference.engines import Mirrored
+from sgnet_nnunet.inference.predictor import PredictionOptions, predict_exported, refuse_options
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.inference.find import find_model_folder, find_operating_point
-from sgnet_nnunet.operating_point.point import OperatingPoint
+from sgnet_nnunet.evaluation.operating_point import OperatingPoint
+from sgnet_nnunet.inference.predictor import find_model_folder, find_operating_point
 
 MODEL = "SGNetNoGateTrainer__nnUNetPlans__3d_fullres"
 

@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from sgnet_nnunet.inference.mirroring import Mirrored
+from sgnet_nnunet.inference.engines import Mirrored
 
 
 class Shifted:

@@ -1,7 +1,7 @@
 import pytest
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.inference.model import load_predictor
+from sgnet_nnunet.inference.trained_model import load_predictor
 
 
 def test_folder_without_the_weights_is_named(tmp_path):

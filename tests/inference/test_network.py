@@ -6,7 +6,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from sgnet_nnunet.inference.network import initialise
+from sgnet_nnunet.inference.trained_model import initialise
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.inference.pipeline import ahead, behind
-from sgnet_nnunet.io.json_object import read_json
+from sgnet_nnunet.files import read_json
+from sgnet_nnunet.parallel import ahead, behind
 
 # What a process is given to do must be importable there, as a test's own functions are not.
 

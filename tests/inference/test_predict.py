@@ -10,14 +10,15 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.inference.options import PredictionOptions
-from sgnet_nnunet.inference.predict import predict_folder
-from sgnet_nnunet.operating_point.apply import apply_operating_point, foreground_probability
-from sgnet_nnunet.operating_point.counts import count_default
-from sgnet_nnunet.operating_point.froc import cut_cases
-from sgnet_nnunet.operating_point.point import OperatingPoint
-from sgnet_nnunet.operating_point.saved import read_model
-from sgnet_nnunet.results.case import PredictedCase
+from sgnet_nnunet.evaluation.froc import count_default, cut_cases, read_model
+from sgnet_nnunet.evaluation.operating_point import (
+    OperatingPoint,
+    apply_operating_point,
+    foreground_probability,
+)
+from sgnet_nnunet.evaluation.results import PredictedCase
+from sgnet_nnunet.inference.nnunet_adapter import predict_folder
+from sgnet_nnunet.inference.predictor import PredictionOptions
 
 KINDS = ("labels", "regions")
 OPTIONS = PredictionOptions(device="cpu", engine="tiled", step_size=1, save_probabilities=True)

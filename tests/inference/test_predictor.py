@@ -6,9 +6,9 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from sgnet_nnunet.inference import load
-from sgnet_nnunet.inference.options import PredictionOptions
-from sgnet_nnunet.inference.predict import predict_folder
+from sgnet_nnunet.inference import nnunet_adapter as load
+from sgnet_nnunet.inference.nnunet_adapter import predict_folder
+from sgnet_nnunet.inference.predictor import PredictionOptions
 
 
 class Tiles:

@@ -2,7 +2,7 @@ import logging
 import sys
 import threading
 
-from sgnet_nnunet.inference.prints import prints_to_log
+from sgnet_nnunet.nnunet import prints_to_log
 
 
 def test_prints_go_to_the_log_and_warnings_are_seen(caplog, capsys):

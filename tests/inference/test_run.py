@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.inference import ensemble, exported, find, predict
-from sgnet_nnunet.inference.options import PredictionOptions
-from sgnet_nnunet.inference.run import predict_images
+from sgnet_nnunet.inference import nnunet_adapter as ensemble
+from sgnet_nnunet.inference import nnunet_adapter as predict
+from sgnet_nnunet.inference import predictor as exported
+from sgnet_nnunet.inference import predictor as find
+from sgnet_nnunet.inference.predictor import PredictionOptions, predict_images
 
 OPTIONS = PredictionOptions()
 

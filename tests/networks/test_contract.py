@@ -8,7 +8,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sgnet_nnunet.export.onnx import export_onnx
+from sgnet_nnunet.inference.export import export_onnx
 from sgnet_nnunet.networks.baselines import build_attention_unet, build_unet
 from sgnet_nnunet.networks.sgnet import SGNet
 

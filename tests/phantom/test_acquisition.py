@@ -2,9 +2,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sgnet_nnunet.phantom import PhantomConfig
-from sgnet_nnunet.phantom.acquisition import ORIENTATIONS, acquire, draw_flair_grid, orient, slice_thick
-from sgnet_nnunet.phantom.grid import Grid, centred_grid
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.geometry import Grid, centred_grid
+from sgnet_nnunet.phantom.scanner import ORIENTATIONS, acquire, draw_flair_grid, orient, slice_thick
 
 
 def plain_grid(shape, spacing):

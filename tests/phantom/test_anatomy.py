@@ -1,7 +1,7 @@
 import numpy as np
 from scipy import ndimage
 
-from sgnet_nnunet.phantom.template import load_template
+from sgnet_nnunet.phantom.anatomy import load_template
 
 
 def test_tissue_fractions_sum_to_one_in_the_brain_only(anatomy):

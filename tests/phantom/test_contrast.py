@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sgnet_nnunet.phantom import PhantomConfig
-from sgnet_nnunet.phantom.contrast import draw_flair_contrast, draw_t1ce_contrast, render
-from sgnet_nnunet.phantom.distractors import draw_distractors
-from sgnet_nnunet.phantom.lesions import Lesion, rasterise
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.scanner import draw_flair_contrast, draw_t1ce_contrast, render
+from sgnet_nnunet.phantom.tumours import Lesion, rasterise
+from sgnet_nnunet.phantom.vessels import draw_distractors
 
 
 @pytest.fixture(scope="module")

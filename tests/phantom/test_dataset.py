@@ -10,12 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sgnet_nnunet.collection import PARTS, scan_collection
+from sgnet_nnunet.dataset.collection import PARTS, scan_collection
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.io.atomic import PARTIAL_PREFIX
-from sgnet_nnunet.phantom import dataset, write_phantoms
-from sgnet_nnunet.phantom.acquisition import ORIENTATIONS
+from sgnet_nnunet.files import PARTIAL_PREFIX
+from sgnet_nnunet.phantom import population as dataset
 from sgnet_nnunet.phantom.patient import draw_ids, patient_rng
+from sgnet_nnunet.phantom.population import write_phantoms
+from sgnet_nnunet.phantom.scanner import ORIENTATIONS
 
 
 def contents(root: Path) -> dict[str, bytes]:

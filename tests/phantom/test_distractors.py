@@ -3,8 +3,8 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from sgnet_nnunet.phantom import PhantomConfig
-from sgnet_nnunet.phantom.distractors import draw_distractors
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.vessels import draw_distractors
 
 
 @pytest.fixture(scope="module")

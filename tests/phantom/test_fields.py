@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sgnet_nnunet.phantom.fields import SmoothField
+from sgnet_nnunet.phantom.geometry import SmoothField
 
 EXTENT = np.array((120.0, 100.0, 90.0))
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sgnet_nnunet.phantom.grid import centred_grid, rotation
+from sgnet_nnunet.phantom.geometry import centred_grid, rotation
 
 
 @pytest.fixture

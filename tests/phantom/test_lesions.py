@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sgnet_nnunet.phantom import PhantomConfig
-from sgnet_nnunet.phantom.lesions import Lesion, draw_lesions, rasterise
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.tumours import Lesion, draw_lesions, rasterise
 
 
 def diameter(lesion):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sgnet_nnunet.phantom.oedema import spread_oedema
+from sgnet_nnunet.phantom.tumours import spread_oedema
 
 
 @pytest.fixture(scope="module")

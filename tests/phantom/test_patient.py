@@ -4,9 +4,9 @@ import pytest
 from nibabel.processing import resample_from_to
 from scipy import ndimage
 
-from sgnet_nnunet.phantom import PhantomConfig
-from sgnet_nnunet.phantom.acquisition import ORIENTATIONS
+from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.patient import draw_ids, draw_patient, patient_rng
+from sgnet_nnunet.phantom.scanner import ORIENTATIONS
 
 
 def brain_of(volume):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sgnet_nnunet.phantom.tubes import densify, stamp
+from sgnet_nnunet.phantom.geometry import densify, stamp
 
 
 def test_curve_passes_its_ends_in_even_steps():

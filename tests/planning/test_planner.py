@@ -11,7 +11,7 @@ from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.gates import AdmissionGate
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.planning.planner import SGNetNotebookPlanner, SGNetPlanner
-from sgnet_nnunet.training.supervision import GateSupervision
+from sgnet_nnunet.training.losses import GateSupervision
 
 
 @pytest.fixture

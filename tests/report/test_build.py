@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.operating_point.froc import Froc
-from sgnet_nnunet.results.case import Target
+from sgnet_nnunet.evaluation.froc import Froc
+from sgnet_nnunet.evaluation.results import Target
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_model_whose_cases_all_have_probabilities_has_a_curve(
         asked.append((model_folder, [case.name for case in cases]))
         return Froc(np.array([0.2, 0.5]), np.array([0.9, 0.8]), np.array([4.0, 1.0]))
 
-    monkeypatch.setattr("sgnet_nnunet.operating_point.froc.froc_of", froc_of)
+    monkeypatch.setattr("sgnet_nnunet.evaluation.froc.froc_of", froc_of)
     figures = write_figures(names=("a", "b"), images=False)
     results = figures.results
     models = tuple(replace(model, folder=tmp_path / model.name) for model in results.models)

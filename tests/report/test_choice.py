@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sgnet_nnunet.report.choice import choose
+from sgnet_nnunet.report.case_pictures import choose
 
 
 def with_dice(figures, values):

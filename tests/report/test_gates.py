@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sgnet_nnunet.inference.gates import GatedCase
-from sgnet_nnunet.report.choice import choose
-from sgnet_nnunet.report.gates import gates_of
+from sgnet_nnunet.inference.gate_maps import GatedCase
+from sgnet_nnunet.report.case_pictures import choose, gates_of
 
 
 def with_folder(figures, folder):
@@ -43,9 +42,10 @@ def load_network(monkeypatch):
     def load(*gates):
         network = SimpleNamespace(gate_names=gates)
         monkeypatch.setattr(
-            "sgnet_nnunet.inference.model.load_predictor", lambda *_, **__: SimpleNamespace(network=network)
+            "sgnet_nnunet.inference.trained_model.load_predictor",
+            lambda *_, **__: SimpleNamespace(network=network),
         )
-        monkeypatch.setattr("sgnet_nnunet.inference.gates.look_at_case", look)
+        monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.look_at_case", look)
 
     def look(predictor, name, images, *, truth):
         mask = np.zeros((6, 20, 16), dtype=bool)

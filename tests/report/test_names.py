@@ -1,6 +1,6 @@
 import pytest
 
-from sgnet_nnunet.report.names import breakable, lines_of, parts_of
+from sgnet_nnunet.report.figures import breakable, lines_of, parts_of
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgnet_nnunet.report.palette import rgb
-from sgnet_nnunet.report.panels import Contour, Panel, draw_panels, encode, to_grey, view_of
+from sgnet_nnunet.report.figures import rgb
+from sgnet_nnunet.report.slices import Contour, Panel, draw_panels, encode, to_grey, view_of
 
 PIXELS_PER_MM = 4.0
 COLOUR = "#D55E00"

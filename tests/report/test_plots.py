@@ -3,14 +3,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sgnet_nnunet.comparison.rows import rows_of
-from sgnet_nnunet.operating_point.froc import Froc
-from sgnet_nnunet.report.box_plots import box_plots
-from sgnet_nnunet.report.canvas import Look, save, short
-from sgnet_nnunet.report.palette import MODEL_COLOURS, colours_of, markers_of
-from sgnet_nnunet.report.plots import plots_of
-from sgnet_nnunet.report.size_plot import size_plot
-from sgnet_nnunet.results.case import Model
+from sgnet_nnunet.evaluation.froc import Froc
+from sgnet_nnunet.evaluation.results import Model
+from sgnet_nnunet.report.figures import (
+    MODEL_COLOURS,
+    Look,
+    box_plots,
+    colours_of,
+    markers_of,
+    plots_of,
+    save,
+    short,
+    size_plot,
+)
+from sgnet_nnunet.report.statistics import rows_of
 
 CURVE = Froc(np.array([0.2, 0.5, 0.8]), np.array([0.9, 0.8, 0.5]), np.array([4.0, 1.0, 0.1]))
 

@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sgnet_nnunet.report.cases import CaseJob, draw_case
-from sgnet_nnunet.report.palette import colours_of
+from sgnet_nnunet.report.case_pictures import CaseJob, draw_case
+from sgnet_nnunet.report.figures import colours_of
 from sgnet_nnunet.report.viewer import write_viewer
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.report.volumes import channel_names, load_case
+from sgnet_nnunet.report.case_pictures import channel_names, load_case
 
 
 def answers_of(results, name):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgnet_nnunet.plug.faces import FACES
-from sgnet_nnunet.training import benchmark
-from sgnet_nnunet.training.gate_log import GateLogger
+from sgnet_nnunet.plugin.shims import FACES
+from sgnet_nnunet.training import benchmark_trainers as benchmark
+from sgnet_nnunet.training.gate_monitor import GateLogger
 
 NNUNETS_KEYS = {"torch_version", "cudnn_version", "gpu_name", "fastest_epoch", "num_gpus", "hostname"}
 FACE = next(face for face in FACES if face.module == benchmark.__name__)

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from sgnet_nnunet.training.gate_counts import count_gates, warnings_of
+from sgnet_nnunet.training.gate_monitor import count_gates, warnings_of
 
 
 def masks(*boxes, size=8):

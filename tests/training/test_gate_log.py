@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from sgnet_nnunet.training.gate_log import KEYS, GateLogger
+from sgnet_nnunet.training.gate_monitor import KEYS, GateLogger
 
 
 def log_epochs(logger, epochs):

@@ -4,8 +4,13 @@ import pytest
 import torch
 
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.training.gate_counts import count_gates
-from sgnet_nnunet.training.gate_validation import gates_of_image, measure_gates, sum_counts, write_gates
+from sgnet_nnunet.training.gate_monitor import (
+    count_gates,
+    gates_of_image,
+    measure_gates,
+    sum_counts,
+    write_gates,
+)
 
 
 def network(*, bias):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.training.gate_counts import count_gates
+from sgnet_nnunet.training.gate_monitor import count_gates
 
 
 def log_of(trainer):

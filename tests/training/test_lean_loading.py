@@ -12,13 +12,8 @@ from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813
 
-from sgnet_nnunet.training import recipe
-from sgnet_nnunet.training.lean_loading import (
-    LeanDataLoader,
-    LeanSpatialTransform,
-    lean_loaders,
-    make_lean,
-)
+from sgnet_nnunet.training import base_trainer as recipe
+from sgnet_nnunet.training.data_loading import LeanDataLoader, LeanSpatialTransform, lean_loaders, make_lean
 
 PATCH = (16, 32, 32)
 BATCHES = 30

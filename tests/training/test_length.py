@@ -1,7 +1,7 @@
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.training.length import TrainingLength
+from sgnet_nnunet.training.base_trainer import TrainingLength
 
 
 def test_nothing_set_gives_the_defaults():

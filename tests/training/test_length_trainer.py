@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sgnet_nnunet.training.length import TrainingLength
-from sgnet_nnunet.training.length_trainer import LENGTH_KEY
+from sgnet_nnunet.training.base_trainer import LENGTH_KEY, TrainingLength
 
 
 def log_of(trainer):

@@ -5,7 +5,7 @@ import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-from sgnet_nnunet.training.loss import DiceBCELoss, foreground_log_odds
+from sgnet_nnunet.training.losses import DiceBCELoss, foreground_log_odds
 
 
 def loss(**kwargs):

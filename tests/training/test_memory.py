@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sgnet_nnunet.training import memory as module
-from sgnet_nnunet.training.memory import keep_freed_memory
+from sgnet_nnunet.training import settings as module
+from sgnet_nnunet.training.settings import keep_freed_memory
 
 FAULTS = """
 import resource

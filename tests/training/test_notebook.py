@@ -4,7 +4,7 @@ import torch
 from monai.losses.dice import DiceCELoss
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.training.notebook import NotebookLoss, PlateauSchedule
+from sgnet_nnunet.training.notebook_trainer import NotebookLoss, PlateauSchedule
 
 
 def test_loss_of_two_softmax_heads_is_the_notebooks_of_one_sigmoid():

@@ -4,7 +4,7 @@ from monai.losses.tversky import TverskyLoss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 
-from sgnet_nnunet.training.overlap import SoftTverskyLoss, build_overlap_loss
+from sgnet_nnunet.training.losses import SoftTverskyLoss, build_overlap_loss
 
 
 def logits_and_truth(channels=2):

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.training import precision as precision_module
-from sgnet_nnunet.training.precision import Precision, emulates_bfloat16
+from sgnet_nnunet.training import settings as precision_module
+from sgnet_nnunet.training.settings import Precision, emulates_bfloat16
 
 CPU = torch.device("cpu")
 

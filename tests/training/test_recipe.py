@@ -6,7 +6,7 @@ from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseT
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.training import recipe
+from sgnet_nnunet.training import base_trainer as recipe
 
 
 def log_of(trainer):

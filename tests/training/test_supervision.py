@@ -4,8 +4,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from sgnet_nnunet.networks.gates import Admission
 from sgnet_nnunet.networks.sgnet import GatedOutput
-from sgnet_nnunet.training.loss import DiceBCELoss
-from sgnet_nnunet.training.supervision import (
+from sgnet_nnunet.training.losses import (
+    DiceBCELoss,
     GatedLoss,
     GateSupervision,
     admission_loss,

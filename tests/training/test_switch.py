@@ -1,7 +1,7 @@
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.training.switch import read_switch
+from sgnet_nnunet.training.settings import read_switch
 
 NAME = "SGNET_SOMETHING"
 

@@ -11,7 +11,7 @@ from nnunetv2.model_sharing import model_export, model_import
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.plug.faces import FACES
+from sgnet_nnunet.plugin.shims import FACES
 from sgnet_nnunet.training import trainers
 
 NAMES = FACES[0].names

@@ -1,1 +1,0 @@
-"""From results to figures: every case measured, every model summarised, every pair of them tested."""

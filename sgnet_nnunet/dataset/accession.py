@@ -1,0 +1,156 @@
+"""One accession: four volumes on their native grids in, three on the T1ce grid out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgnet_nnunet.dataset.collection import Part
+from sgnet_nnunet.dataset.options import Registration, Target
+from sgnet_nnunet.dataset.resampling import Grid, resample_image, resample_mask
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.nifti import Mask, Volume, read_image, read_mask
+
+if TYPE_CHECKING:
+    from sgnet_nnunet.dataset.registration import RigidTransform
+
+IMAGE_OF_MASK: Mapping[Part, Part] = {"core_seg": "t1ce_img", "whole_seg": "flair_img"}
+"""The image each mask was drawn on."""
+
+VOLUME_CHANGE_NOTED = 0.2
+"""Share of a lesion's volume. Resampling changes less, but for the tiniest ones; a cut-off lesion more."""
+
+
+@dataclass(frozen=True)
+class Scans:
+    """What was read of one accession.
+
+    Attributes:
+        paths: Where each part came from.
+        t1ce: T1ce on its native grid.
+        flair: FLAIR on its native grid.
+        masks: The masks that the target needs, each on its native grid.
+    """
+
+    paths: Mapping[Part, Path]
+    t1ce: Volume
+    flair: Volume
+    masks: Mapping[Part, Mask]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the report says about a converted accession.
+
+    Attributes:
+        notes: What was unusual.
+        mi_before: Mutual information of T1ce and FLAIR in nats as the affines place them; None
+            without registration.
+        mi_after: The same after registration.
+        lesion_mm3: Volume of each mask's foreground on the T1ce grid.
+    """
+
+    notes: tuple[str, ...] = ()
+    mi_before: float | None = None
+    mi_after: float | None = None
+    lesion_mm3: Mapping[Part, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One accession as nnU-Net wants it: all on the T1ce grid, in the file's orientation."""
+
+    t1ce: Volume
+    flair: Volume
+    labels: Volume
+    findings: Findings
+
+
+def read_scans(paths: Mapping[Part, Path]) -> Scans:
+    """Read one accession.
+
+    Args:
+        paths: Both images and any masks.
+
+    Raises:
+        InputFileError: A file is bad, or its grid does not overlap that of its image.
+    """
+    t1ce, flair = read_image(paths["t1ce_img"]), read_image(paths["flair_img"])
+    _check_overlap(paths, "flair_img", flair, "t1ce_img", t1ce)
+    masks: dict[Part, Mask] = {}
+    for part in paths:
+        if part in IMAGE_OF_MASK:
+            masks[part] = read_mask(paths[part])
+            image = IMAGE_OF_MASK[part]
+            _check_overlap(paths, part, masks[part].volume, image, t1ce if image == "t1ce_img" else flair)
+    return Scans(paths, t1ce, flair, masks)
+
+
+def make_case(scans: Scans, target: Target, register: Registration) -> Case:
+    """Bring one accession onto its T1ce grid.
+
+    With `rigid`, FLAIR and the mask drawn on it get the same transform; each is resampled once.
+
+    Raises:
+        InputFileError: Nothing of FLAIR or of a mask falls onto the T1ce grid.
+    """
+    grid = Grid.of(scans.t1ce)
+    transform = _register(scans) if register == "rigid" else None
+    to_flair = None if transform is None else transform.world_map
+    flair = resample_image(scans.flair, grid, world_map=to_flair)
+    if not np.any(flair):
+        raise InputFileError(
+            scans.paths["flair_img"], "is 0 all over the T1ce grid", "check the affines of both images"
+        )
+    masks: dict[Part, NDArray[np.bool_]] = {}
+    for part, mask in scans.masks.items():
+        follows_flair = IMAGE_OF_MASK[part] == "flair_img"
+        masks[part] = resample_mask(mask.volume, grid, world_map=to_flair if follows_flair else None)
+        if not masks[part].any():
+            raise InputFileError(
+                scans.paths[part],
+                "no voxel of the mask falls on the T1ce grid",
+                "check the affine of the mask",
+            )
+    voxel = scans.t1ce.voxel_volume
+    lesion_mm3 = {part: int(np.count_nonzero(mask)) * voxel for part, mask in masks.items()}
+    return Case(
+        t1ce=scans.t1ce,
+        flair=Volume(flair, grid.affine),
+        labels=Volume(target.label_map(masks), grid.affine),
+        findings=_findings(scans, transform, lesion_mm3),
+    )
+
+
+def _register(scans: Scans) -> "RigidTransform":
+    # SimpleITK takes longer to import than most cases take without it.
+    from sgnet_nnunet.dataset.registration import register_rigid  # noqa: PLC0415
+
+    return register_rigid(scans.t1ce, scans.flair)
+
+
+def _findings(scans: Scans, transform: "RigidTransform | None", lesion_mm3: Mapping[Part, float]) -> Findings:
+    notes = [note for mask in scans.masks.values() for note in mask.notes]
+    for part, size in lesion_mm3.items():
+        native = scans.masks[part].size
+        if abs(size - native) > VOLUME_CHANGE_NOTED * native:
+            notes.append(f"{scans.paths[part].name}: {native:.1f} mm3 became {size:.1f} mm3 on the T1ce grid")
+    if transform is None:
+        return Findings(tuple(notes), lesion_mm3=lesion_mm3)
+    if transform.note:
+        notes.append(transform.note)
+    return Findings(tuple(notes), transform.before, transform.after, lesion_mm3)
+
+
+def _check_overlap(
+    paths: Mapping[Part, Path], part: Part, volume: Volume, other_part: Part, other: Volume
+) -> None:
+    if not Grid.of(volume).overlaps(Grid.of(other)):
+        raise InputFileError(
+            paths[part],
+            f"its grid does not overlap that of {paths[other_part].name}",
+            "mend its affine, or check that both files are of one visit",
+        )

@@ -1,0 +1,397 @@
+"""conversion_report.csv: what became of each accession."""
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from sgnet_nnunet import __version__
+from sgnet_nnunet.dataset.accession import Findings, make_case, read_scans
+from sgnet_nnunet.dataset.collection import Accession, Part, scan_collection
+from sgnet_nnunet.dataset.options import TARGETS, ConversionOptions, Registration, TargetName
+from sgnet_nnunet.dataset.records import (
+    FILE_ENDING,
+    HIDDEN_FOLDER,
+    IMAGE_FOLDERS,
+    CaseRecord,
+    claim_folder,
+    discard_case,
+    fingerprint,
+    is_current,
+    provenance,
+    read_record,
+    recorded_cases,
+    refuse_foreign_folder,
+    sweep_partial_files,
+    write_record,
+)
+from sgnet_nnunet.dataset.splits import Splits, Subset, grouped_splits, paper_splits, paper_subsets
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import write_text
+from sgnet_nnunet.nifti import write_volume
+from sgnet_nnunet.parallel import run_jobs
+
+Status = Literal["used", "left out", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRow:
+    """One accession.
+
+    Attributes:
+        patient: The patient's name.
+        accession: The accession's name.
+        case: Name of the nnU-Net case.
+        status: `used`; `left out`, for want of a modality; or `failed`, for a bad file.
+        split: Where a used one went: `train`, `val` or `test` of the paper's split, else the number
+            of the fold that validates on it; empty if there is no split.
+        reason: Why it was not used, or what was unusual.
+        mi_before: Mutual information of T1ce and FLAIR in nats before registration, if there was one.
+        mi_after: The same after registration.
+        whole_mm3: Volume of the whole tumour on the T1ce grid, if the target has it.
+        core_mm3: Volume of the tumour core on the T1ce grid, if the target has it.
+    """
+
+    patient: str
+    accession: str
+    case: str
+    status: Status
+    split: str = ""
+    reason: str = ""
+    mi_before: float | None = None
+    mi_after: float | None = None
+    whole_mm3: float | None = None
+    core_mm3: float | None = None
+
+
+def report_csv(rows: Iterable[ReportRow]) -> str:
+    """Return the report as CSV, a line a row under a line of names; unknown values are empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(ReportRow)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in asdict(row).items()} for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: str | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return value or ""
+
+
+EXIT_WITH_FAILURES = 3
+"""Exit status if some accessions failed and the others were converted."""
+
+
+@dataclass(frozen=True)
+class ConversionResult:
+    """What a conversion did.
+
+    Attributes:
+        dataset_folder: nnU-Net's raw data set.
+        report: A row for each accession, sorted by patient and accession; also in
+            `conversion_report.csv` in that folder.
+        note: What the user should know about the splits; empty if nothing.
+    """
+
+    dataset_folder: Path
+    report: tuple[ReportRow, ...]
+    note: str = ""
+
+    @property
+    def used(self) -> int:
+        """Number of accessions in the data set."""
+        return self._count("used")
+
+    @property
+    def left_out(self) -> int:
+        """Number of accessions that lack a modality."""
+        return self._count("left out")
+
+    @property
+    def failed(self) -> int:
+        """Number of accessions with a bad file."""
+        return self._count("failed")
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 3 if an accession failed."""
+        return EXIT_WITH_FAILURES if self.failed else 0
+
+    def _count(self, status: Status) -> int:
+        return sum(row.status == status for row in self.report)
+
+
+def dataset_json(options: ConversionOptions, *, training_cases: int) -> dict[str, Any]:
+    """Return the content of dataset.json.
+
+    The first entries are nnU-Net's (documentation/dataset_format.md); `NibabelIOWithReorient` turns
+    every case to RAS when nnU-Net reads it, so the files keep their orientation.
+    """
+    return {
+        "channel_names": {"0": "T1ce", "1": "FLAIR"},
+        **TARGETS[options.target].description,
+        "numTraining": training_cases,
+        "file_ending": FILE_ENDING,
+        "overwrite_image_reader_writer": "NibabelIOWithReorient",
+        "name": options.name,
+        "description": "Brain metastases of lung cancer, T1ce and FLAIR on the T1ce grid "
+        "(TCIA collection Brain-Mets-Lung-MRI-Path-Segs)",
+        "reference": "https://doi.org/10.7937/k0sm-y874",
+        "licence": "CC BY 4.0 or CC BY-NC 4.0: sources disagree, check at TCIA",
+        "converted_by": f"sgnet_nnunet {__version__}",
+        "conversion": provenance(options),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseJob:
+    """One accession to convert.
+
+    Attributes:
+        accession: Its files.
+        dataset_folder: Where the case goes.
+        for_test: Into imagesTs and labelsTs instead of imagesTr and labelsTr.
+        target: What to segment.
+        register: How to align FLAIR with T1ce.
+    """
+
+    accession: Accession
+    dataset_folder: Path
+    for_test: bool
+    target: TargetName
+    register: Registration
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of T1ce, FLAIR and labels in the data set's folder."""
+        case, subset = self.accession.case, "Ts" if self.for_test else "Tr"
+        return [
+            f"images{subset}/{case}_0000{FILE_ENDING}",
+            f"images{subset}/{case}_0001{FILE_ENDING}",
+            f"labels{subset}/{case}{FILE_ENDING}",
+        ]
+
+
+def run_job(job: CaseJob) -> Findings | InputFileError:
+    """Convert one accession, unless it is already done; return the error if a source file is bad.
+
+    An accession with a bad file leaves nothing in the data set, not even what an earlier run made of it.
+
+    Raises:
+        OSError: The data set's folder cannot be written to.
+    """
+    folder, case = job.dataset_folder, job.accession.case
+    try:
+        paths = {part: job.accession.path(part) for part in TARGETS[job.target].parts}
+        sources = {part: _source_fingerprint(path) for part, path in paths.items()}
+        record = read_record(folder, case)
+        if record and record.findings and is_current(folder, record, sources, job.files):
+            return record.findings
+        discard_case(folder, case)
+        return _convert(job, paths, sources)
+    except InputFileError as error:
+        discard_case(folder, case)
+        return error
+
+
+def _convert(job: CaseJob, paths: Mapping[Part, Path], sources: Mapping[Part, str]) -> Findings:
+    folder, case = job.dataset_folder, job.accession.case
+    converted = make_case(read_scans(paths), TARGETS[job.target], job.register)
+    write_record(folder, case, CaseRecord(sources, dict.fromkeys(job.files, "")))
+    volumes = (converted.t1ce, converted.flair, converted.labels)
+    for name, volume in zip(job.files, volumes, strict=True):
+        write_volume(folder / name, volume)
+    hashes = {name: fingerprint(folder / name) for name in job.files}
+    write_record(folder, case, CaseRecord(sources, hashes, converted.findings))
+    return converted.findings
+
+
+def _source_fingerprint(path: Path) -> str:
+    try:
+        return fingerprint(path)
+    except OSError as error:
+        raise InputFileError(
+            path, f"cannot be read ({error.strerror})", "copy or download it again, or check its permissions"
+        ) from error
+
+
+logger = logging.getLogger(__name__)
+
+REPORT_NAME = "conversion_report.csv"
+
+
+def convert_collection(
+    root: Path,
+    nnunet_raw: Path,
+    options: ConversionOptions,
+    *,
+    on_start: Callable[[int], object] | None = None,
+    on_done: Callable[[str], object] | None = None,
+) -> ConversionResult:
+    """Convert the collection below `root` into a data set in `nnunet_raw`.
+
+    May be killed and run again: finished cases are kept, and the result is that of one go. Cases
+    whose source files have gone are deleted, so that the data set is what `root` gives now.
+
+    Args:
+        root: The collection, laid out as `sgnet_nnunet.collection` describes.
+        nnunet_raw: nnU-Net's folder of raw data sets; made if it is not there.
+        options: What to make of it.
+        on_start: Called once with the number of accessions to convert.
+        on_done: Called with each case's name as it is finished, also if it failed or was already done.
+
+    Returns:
+        Where the data set is and what became of each accession.
+
+    Raises:
+        SGNetError: Nothing could be used, the folder holds something else, or cannot be written.
+        InputFileError: With `options.strict`, for the first bad file.
+    """
+    accessions = scan_collection(root)
+    _check_names(accessions)
+    complete = [a for a in accessions if not a.missing(TARGETS[options.target].parts)]
+    subsets = paper_subsets([a.patient for a in complete]) if options.split == "paper" else {}
+    with _open_folder(nnunet_raw, options) as folder:
+        _check_same_collection(folder, root, accessions)
+        if on_start:
+            on_start(len(complete))
+        outcomes: dict[str, Findings | InputFileError] = {}
+        jobs = [_job(accession, folder, options, subsets) for accession in complete]
+        for job, outcome in run_jobs(run_job, jobs, workers=options.workers):
+            if options.strict and isinstance(outcome, InputFileError):
+                raise outcome
+            outcomes[job.accession.case] = outcome
+            if on_done:
+                on_done(job.accession.case)
+        return _finish(folder, accessions, outcomes, options, subsets)
+
+
+@contextmanager
+def _open_folder(nnunet_raw: Path, options: ConversionOptions) -> Iterator[Path]:
+    """Yield the data set's folder, made, claimed and locked; turn failures to write into one line."""
+    folder = nnunet_raw / options.folder_name
+    try:
+        if namesakes := sorted(set(nnunet_raw.glob(f"Dataset{options.dataset_id:03d}_*")) - {folder}):
+            raise SGNetError(f"{namesakes[0]}: has the id {options.dataset_id} already; use another -d")
+        refuse_foreign_folder(folder)
+        (folder / HIDDEN_FOLDER / "cases").mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / HIDDEN_FOLDER / "lock", timeout=0):
+            claim_folder(folder, options)
+            sweep_partial_files(folder)
+            for name in IMAGE_FOLDERS if options.split == "paper" else IMAGE_FOLDERS[:2]:
+                (folder / name).mkdir(exist_ok=True)
+            yield folder
+    except Timeout as error:
+        raise SGNetError(f"{folder}: another conversion is writing here; wait until it has ended") from error
+    except OSError as error:
+        raise SGNetError(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}); free space or "
+            "check the permissions, then run again: what is done is kept"
+        ) from error
+
+
+def _check_names(accessions: Sequence[Accession]) -> None:
+    by_case: dict[str, Accession] = {}
+    for accession in accessions:
+        other = by_case.setdefault(accession.case, accession)
+        if other is not accession:
+            raise SGNetError(
+                f"{accession.case}: is the case of {other.patient}/{other.accession} and of "
+                f"{accession.patient}/{accession.accession}; rename one of the two"
+            )
+
+
+def _check_same_collection(folder: Path, root: Path, accessions: Sequence[Accession]) -> None:
+    recorded = recorded_cases(folder)
+    if recorded and recorded.isdisjoint(accession.case for accession in accessions):
+        raise SGNetError(
+            f"{folder}: holds another collection than {root}, with no case in common; "
+            "use another -d or delete the folder"
+        )
+
+
+def _job(
+    accession: Accession, folder: Path, options: ConversionOptions, subsets: Mapping[str, Subset]
+) -> CaseJob:
+    return CaseJob(
+        accession=accession,
+        dataset_folder=folder,
+        for_test=subsets.get(accession.patient) == "test",
+        target=options.target,
+        register=options.register,
+    )
+
+
+def _finish(
+    folder: Path,
+    accessions: Sequence[Accession],
+    outcomes: Mapping[str, Findings | InputFileError],
+    options: ConversionOptions,
+    subsets: Mapping[str, Subset],
+) -> ConversionResult:
+    """Write what describes the whole data set, dataset.json last: with it nnU-Net accepts the folder."""
+    used = {a.case: a.patient for a in accessions if isinstance(outcomes.get(a.case), Findings)}
+    for stale in sorted(recorded_cases(folder) - set(used)):
+        logger.info("%s: no longer in the collection, deleted from the data set", stale)
+        discard_case(folder, stale)
+    training = [case for case, patient in used.items() if subsets.get(patient) != "test"]
+    splits = paper_splits(used, subsets) if subsets else grouped_splits(used)
+    split_of_case = {
+        case: subsets[patient] if subsets else _fold_of(case, splits) for case, patient in used.items()
+    }
+    rows = tuple(
+        _row(accession, outcomes.get(accession.case), split_of_case.get(accession.case, ""), options)
+        for accession in accessions
+    )
+    write_text(folder / REPORT_NAME, report_csv(rows))
+    if splits.folds:
+        write_text(folder / "splits_final.json", json.dumps(splits.folds, indent=2) + "\n")
+    else:
+        (folder / "splits_final.json").unlink(missing_ok=True)
+    if not training:
+        (folder / "dataset.json").unlink(missing_ok=True)
+        raise SGNetError(
+            f"no accession can be trained on for the target {options.target}; {folder / REPORT_NAME} says why"
+        )
+    description = dataset_json(options, training_cases=len(training))
+    write_text(folder / "dataset.json", json.dumps(description, indent=2) + "\n")
+    if splits.note:
+        logger.warning(splits.note)
+    return ConversionResult(folder, rows, splits.note)
+
+
+def _fold_of(case: str, splits: Splits) -> str:
+    return next((str(number) for number, fold in enumerate(splits.folds) if case in fold["val"]), "")
+
+
+def _row(
+    accession: Accession, outcome: Findings | InputFileError | None, split: str, options: ConversionOptions
+) -> ReportRow:
+    def row(status: Status, reason: str, findings: Findings = Findings()) -> ReportRow:  # noqa: B008
+        return ReportRow(
+            patient=accession.patient,
+            accession=accession.accession,
+            case=accession.case,
+            status=status,
+            split=split,
+            reason=reason,
+            mi_before=findings.mi_before,
+            mi_after=findings.mi_after,
+            whole_mm3=findings.lesion_mm3.get("whole_seg"),
+            core_mm3=findings.lesion_mm3.get("core_seg"),
+        )
+
+    if outcome is None:
+        missing = accession.missing(TARGETS[options.target].parts)
+        return row("left out", f"missing: {', '.join(missing)}")
+    if isinstance(outcome, InputFileError):
+        return row("failed", f"{outcome.path.name}: {outcome.problem}; {outcome.remedy}")
+    return row("used", "; ".join(outcome.notes), outcome)

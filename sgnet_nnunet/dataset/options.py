@@ -1,0 +1,121 @@
+"""What the user can choose about a conversion."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgnet_nnunet.dataset.collection import Part
+from sgnet_nnunet.errors import SGNetError
+
+TargetName = Literal["whole", "core", "regions"]
+Registration = Literal["none", "rigid"]
+Split = Literal["cv", "paper"]
+
+LARGEST_DATASET_ID = 999
+"""nnU-Net writes ids with three digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionOptions:
+    """Options of `convert_collection`.
+
+    Attributes:
+        dataset_id: nnU-Net's number of the data set, 1 to 999.
+        name: nnU-Net's name of the data set: letters, digits, `-` and `_`.
+        target: `whole` (T1ce, FLAIR and the whole tumour, as in the paper), `core` (the tumour core
+            instead) or `regions` (both, 1 = oedema, 2 = core).
+        register: `rigid` moves FLAIR, and the whole tumour drawn on it, onto T1ce by mutual
+            information; `none` trusts the affines.
+        split: `cv` for five folds grouped by patient, `paper` for 70/10/20 % of the sorted patients.
+        strict: Stop at the first bad file instead of going on with the others.
+        workers: Processes that convert accessions side by side; each needs 1 to 2 GB.
+
+    Raises:
+        SGNetError: The id, the name or the number of workers is out of range.
+    """
+
+    dataset_id: int = 501
+    name: str = "BrainMetsLung"
+    target: TargetName = "whole"
+    register: Registration = "none"
+    split: Split = "cv"
+    strict: bool = False
+    workers: int = min(4, os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        """Refuse what nnU-Net or the pool of workers would choke on later."""
+        if not 1 <= self.dataset_id <= LARGEST_DATASET_ID:
+            raise SGNetError(f"data set id {self.dataset_id} is not between 1 and {LARGEST_DATASET_ID}")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise SGNetError(f"data set name {self.name!r} may only hold letters, digits, - and _")
+        if self.workers < 1:
+            raise SGNetError(f"{self.workers} workers cannot convert anything; ask for 1 or more")
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the data set's folder, for example `Dataset501_BrainMetsLung`."""
+        return f"Dataset{self.dataset_id:03d}_{self.name}"
+
+
+def nnunet_raw_folder() -> Path:
+    """Return the folder named by the environment variable `nnUNet_raw`; it need not exist yet.
+
+    Raises:
+        SGNetError: The variable is not set.
+    """
+    folder = os.environ.get("nnUNet_raw", "")  # noqa: SIM112  (nnU-Net's spelling)
+    if not folder:
+        raise SGNetError("nnUNet_raw is not set; run: export nnUNet_raw=/path/to/nnUNet_raw")
+    return Path(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A choice of what to segment.
+
+    Attributes:
+        masks: The collection's masks it needs beside both images, mapped to their label. Where masks
+            overlap, the later one is written over the earlier one.
+        description: The entries of dataset.json that say what the labels mean.
+    """
+
+    masks: Mapping[Part, int]
+    description: Mapping[str, Any]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Every file that one accession needs."""
+        return ("t1ce_img", "flair_img", *self.masks)
+
+    def label_map(self, masks: Mapping[Part, NDArray[np.bool_]]) -> NDArray[np.uint8]:
+        """Return the labels, shape (x, y, z) as the masks', 0 being background."""
+        shape = next(iter(masks.values())).shape
+        labels = np.zeros(shape, np.uint8)
+        for part, label in self.masks.items():
+            labels[masks[part]] = label
+        return labels
+
+
+TARGETS: Mapping[TargetName, Target] = {
+    "whole": Target(
+        masks={"whole_seg": 1},
+        description={"labels": {"background": 0, "whole_tumor": 1}},
+    ),
+    "core": Target(
+        masks={"core_seg": 1},
+        description={"labels": {"background": 0, "tumor_core": 1}},
+    ),
+    "regions": Target(
+        masks={"whole_seg": 1, "core_seg": 2},
+        description={
+            "labels": {"background": 0, "whole_tumor": [1, 2], "tumor_core": [2]},
+            "regions_class_order": [1, 2],
+        },
+    ),
+}

@@ -1,0 +1,182 @@
+"""The hidden files by which a conversion knows what it has done: claims on the folder and its cases.
+
+`.sgnet_conversion/options.json` says with which options the folder was made. Beside it,
+`cases/<case>.json` names the case's files before the first is written, and their hashes after
+the last. A file in nnU-Net's folders that no record names is somebody else's and is never touched.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sgnet_nnunet.dataset.accession import Findings
+from sgnet_nnunet.dataset.collection import Part
+from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.files import PARTIAL_PREFIX, read_json, write_text
+
+HIDDEN_FOLDER = ".sgnet_conversion"
+IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+
+FILE_ENDING = ".nii.gz"
+
+FORMAT = 1
+"""Raise it when the same sources and options come to give other voxels or other records."""
+
+_REMEDY = "delete the data set's folder and convert anew"
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """What is known about one case.
+
+    Attributes:
+        sources: SHA-256 of each file it was made of.
+        files: SHA-256 of each file of the case, by its path in the data set's folder; empty strings
+            while they are being written.
+        findings: For the report; None while the files are being written.
+    """
+
+    sources: Mapping[Part, str]
+    files: Mapping[str, str]
+    findings: Findings | None = None
+
+
+def provenance(options: ConversionOptions) -> dict[str, Any]:
+    """Return the options that change a data set's files."""
+    return {
+        "format": FORMAT,
+        "target": options.target,
+        "register": options.register,
+        "split": options.split,
+    }
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """See, before anything is written, that a folder is new, empty or claimed by a conversion.
+
+    Raises:
+        SGNetError: It holds another data set.
+    """
+    others = folder.exists() and any(entry.name != HIDDEN_FOLDER for entry in folder.iterdir())
+    if others and not _claim_path(folder).exists():
+        raise SGNetError(f"{folder}: holds another data set; use another -d or delete the folder")
+
+
+def claim_folder(folder: Path, options: ConversionOptions) -> None:
+    """Make the data set's folder ours, or see that it is.
+
+    Raises:
+        SGNetError: It holds a data set made with other options, files not from here, or a damaged claim.
+    """
+    claim = _claim_path(folder)
+    wanted = provenance(options)
+    if claim.exists():
+        held = read_json(claim, remedy=_REMEDY)
+        if held != wanted:
+            listed = ", ".join(
+                f"{key} {held.get(key)} (now {value})"
+                for key, value in wanted.items()
+                if held.get(key) != value
+            )
+            raise SGNetError(
+                f"{folder}: holds a data set converted with other options: {listed}; "
+                "use another -d or delete the folder"
+            )
+        if strangers := sorted(_files(folder) - _claimed_files(folder)):
+            raise SGNetError(f"{folder / strangers[0]}: not made by this conversion; move it elsewhere")
+    else:
+        write_text(claim, _to_json(wanted))
+
+
+def read_record(folder: Path, case: str) -> CaseRecord | None:
+    """Return the record of a case, None if there is none.
+
+    Raises:
+        InputFileError: If it is damaged.
+    """
+    path = _record_path(folder, case)
+    if not path.exists():
+        return None
+    content = read_json(path, remedy=_REMEDY)
+    findings = content["findings"]
+    if findings is not None:
+        findings = Findings(**{**findings, "notes": tuple(findings["notes"])})
+    return CaseRecord(content["sources"], content["files"], findings)
+
+
+def write_record(folder: Path, case: str, record: CaseRecord) -> None:
+    """Write the record of a case, atomically."""
+    write_text(_record_path(folder, case), _to_json(asdict(record)))
+
+
+def is_current(folder: Path, record: CaseRecord, sources: Mapping[Part, str], files: list[str]) -> bool:
+    """Whether a case was finished from the same sources and its files are still what was written."""
+    return (
+        record.sources == sources
+        and list(record.files) == files
+        and all(
+            (folder / name).exists() and fingerprint(folder / name) == sha256
+            for name, sha256 in record.files.items()
+        )
+    )
+
+
+def discard_case(folder: Path, case: str) -> None:
+    """Delete the files of a case, then its record."""
+    record = read_record(folder, case)
+    if record is not None:
+        for name in record.files:
+            (folder / name).unlink(missing_ok=True)
+        _record_path(folder, case).unlink()
+
+
+def recorded_cases(folder: Path) -> set[str]:
+    """Return the names of all cases that have a record."""
+    cases = folder / HIDDEN_FOLDER / "cases"
+    return {path.stem for path in cases.glob("*.json") if not path.name.startswith(PARTIAL_PREFIX)}
+
+
+def sweep_partial_files(folder: Path) -> None:
+    """Delete what a killed conversion was writing; nnU-Net would take it for a case."""
+    for path in folder.rglob(f"{PARTIAL_PREFIX}*"):
+        path.unlink()
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> set[str]:
+    """Return what nnU-Net would take for images or labels, as paths in the data set's folder."""
+    return {
+        path.relative_to(folder).as_posix()
+        for name in IMAGE_FOLDERS
+        for path in (folder / name).glob(f"*{FILE_ENDING}")
+        if not path.name.startswith(PARTIAL_PREFIX)
+    }
+
+
+def _claimed_files(folder: Path) -> set[str]:
+    records = (read_record(folder, case) for case in recorded_cases(folder))
+    return {name for record in records if record is not None for name in record.files}
+
+
+def _claim_path(folder: Path) -> Path:
+    return folder / HIDDEN_FOLDER / "options.json"
+
+
+def _record_path(folder: Path, case: str) -> Path:
+    return folder / HIDDEN_FOLDER / "cases" / f"{case}.json"
+
+
+def _to_json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"

@@ -1,0 +1,205 @@
+"""Rigid registration of FLAIR to T1ce by Mattes mutual information (SimpleITK).
+
+SimpleITK images cannot hold a sheared grid, and thick slices make poor metrics. Both images are
+therefore first brought, through their affines, onto one isotropic grid along the world axes; only the
+metric sees these copies. The transform that is found maps world to world, and the caller
+resamples FLAIR once, from its native grid.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813  (its users' name for it)
+from numpy.typing import NDArray
+
+from sgnet_nnunet.dataset.resampling import Grid, field_of_view, resample_image
+from sgnet_nnunet.nifti import Volume
+
+METRIC_SPACING = 1.5
+"""In mm: near the in-plane resolution of clinical scans; the optimiser interpolates below it."""
+
+HISTOGRAM_BINS = 50
+"""Mattes et al., IEEE TMI 2003, and SimpleITK's own examples."""
+
+SHRINK_FACTORS = (4, 2, 1)
+SMOOTHING_SIGMAS = (3.0, 1.5, 0.0)
+"""In mm, for each shrink factor."""
+
+SAMPLED_FRACTIONS = (1.0, 0.5, 0.1)
+"""Share of the voxels the metric looks at, for each shrink factor: some 10^5 at the finest."""
+
+SEED = 20260101
+"""Of the sampled voxels, so that a conversion can be repeated bit for bit."""
+
+LARGEST_DISPLACEMENT = 30.0
+"""In mm. Images of one visit share the head coil; a centre that moves further is a failed optimisation."""
+
+SMALLEST_OVERLAP = 0.7
+"""Share of the common field of view that has to stay common: few voxels always look alike."""
+
+SMALLEST_GAIN = 5e-3
+"""In nats, a hundredth of what aligned brains share; interpolation alone can raise it by less than this."""
+
+
+@dataclass(frozen=True)
+class RigidTransform:
+    """Where a point of T1ce lies in FLAIR.
+
+    Attributes:
+        world_map: 4x4 rigid matrix from T1ce's world to FLAIR's world, in mm.
+        before: Mutual information of both images in nats, as the affines place them; None if their
+            fields of view share too few voxels to tell.
+        after: The same under `world_map`.
+        note: Why the images stay as the affines place them; empty if they were moved.
+    """
+
+    world_map: NDArray[np.float64]
+    before: float | None
+    after: float | None
+    note: str = ""
+
+
+def register_rigid(fixed: Volume, moving: Volume) -> RigidTransform:
+    """Find the rigid transform that aligns two images of one head.
+
+    Args:
+        fixed: T1ce, shape (x, y, z).
+        moving: FLAIR, on any grid that overlaps.
+
+    Returns:
+        The transform, repeatable bit for bit on one machine. It is the identity, with a note, where
+        the optimiser fails or does not raise the mutual information.
+    """
+    grid = _metric_grid(Grid.of(fixed))
+    pair = _Pair(
+        images=tuple(_to_sitk(resample_image(_as_float(volume), grid), grid) for volume in (fixed, moving)),
+        fields=tuple(
+            _to_sitk(field_of_view(volume, grid).astype(np.uint8), grid) for volume in (fixed, moving)
+        ),
+    )
+    transform = sitk.Euler3DTransform()
+    transform.SetCenter(grid.bounds().mean(axis=0).tolist())
+    before = None
+    try:
+        with _one_thread():
+            before = _mutual_information(pair, transform)
+            transform = _optimise(pair, transform)
+            after = _mutual_information(pair, transform)
+        kept = _overlap(fixed, moving, grid, _matrix(transform)) / _overlap(fixed, moving, grid, np.eye(4))
+        problem = _implausible(transform, gain=after - before, kept=kept)
+    except RuntimeError as error:
+        problem = str(error).strip().splitlines()[-1]
+    if problem:
+        return RigidTransform(np.eye(4), before, before, f"not registered: {problem}")
+    return RigidTransform(_matrix(transform), before, after)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """SimpleITK copies on the metric's grid, T1ce's first: the images and their fields of view."""
+
+    images: tuple[sitk.Image, ...]
+    fields: tuple[sitk.Image, ...]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep ITK to one thread: accessions run side by side, and only one thread sums in one order.
+
+    The metric does not heed `ImageRegistrationMethod.SetNumberOfThreads`.
+    """
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def _metric_grid(fixed: Grid) -> Grid:
+    """Return the isotropic grid along the world axes that covers a grid."""
+    low, high = fixed.bounds()
+    x, y, z = (max(4 * max(SHRINK_FACTORS), int(np.ceil(extent / METRIC_SPACING))) for extent in high - low)
+    affine = np.diag([METRIC_SPACING, METRIC_SPACING, METRIC_SPACING, 1.0])
+    affine[:3, 3] = low + METRIC_SPACING / 2
+    return Grid((x, y, z), affine)
+
+
+def _as_float(volume: Volume) -> Volume:
+    return Volume(volume.data.astype(np.float32, copy=False), volume.affine)
+
+
+def _to_sitk(data: NDArray[Any], grid: Grid) -> sitk.Image:
+    """Return a SimpleITK image whose physical space is the grid's world, RAS+ instead of ITK's LPS+.
+
+    The metric does not care for handedness, and the transform comes out in the affines' world.
+    """
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
+    image.SetSpacing([METRIC_SPACING] * 3)
+    image.SetOrigin(grid.affine[:3, 3].tolist())
+    return image
+
+
+def _metric(pair: _Pair) -> sitk.ImageRegistrationMethod:
+    """Return the metric; what lies outside either field of view does not count as background."""
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
+    method.SetMetricFixedMask(pair.fields[0])
+    method.SetMetricMovingMask(pair.fields[1])
+    method.SetInterpolator(sitk.sitkLinear)
+    return method
+
+
+def _mutual_information(pair: _Pair, transform: sitk.Euler3DTransform) -> float:
+    """Return the mutual information in nats over every voxel of both fields of view."""
+    metric = _metric(pair)
+    metric.SetInitialTransform(transform)
+    return -float(metric.MetricEvaluate(*pair.images))
+
+
+def _optimise(pair: _Pair, start: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
+    """Return the Euler3DTransform that the optimiser reaches from `start`."""
+    transform = sitk.Euler3DTransform(start)
+    method = _metric(pair)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentagePerLevel(SAMPLED_FRACTIONS, SEED)
+    method.SetShrinkFactorsPerLevel(SHRINK_FACTORS)
+    method.SetSmoothingSigmasPerLevel(SMOOTHING_SIGMAS)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=2.0, minStep=0.01, numberOfIterations=100, relaxationFactor=0.6
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(transform, inPlace=True)
+    method.Execute(*pair.images)
+    return transform
+
+
+def _overlap(fixed: Volume, moving: Volume, grid: Grid, world_map: NDArray[np.float64]) -> int:
+    """Return the number of voxels of `grid` that lie in both fields of view."""
+    both = field_of_view(fixed, grid) & field_of_view(moving, grid, world_map=world_map)
+    return int(np.count_nonzero(both))
+
+
+def _implausible(transform: sitk.Euler3DTransform, *, gain: float, kept: float) -> str:
+    """Return why a transform is not to be trusted; empty if it is."""
+    displacement = float(np.linalg.norm(transform.GetTranslation()))
+    if displacement > LARGEST_DISPLACEMENT:
+        return f"the optimiser moved the centre by {displacement:.0f} mm"
+    if kept < SMALLEST_OVERLAP:
+        return f"the optimiser left {kept:.0%} of the common field of view"
+    if gain < SMALLEST_GAIN:
+        return "the affines' alignment could not be improved"
+    return ""
+
+
+def _matrix(transform: sitk.Euler3DTransform) -> NDArray[np.float64]:
+    """Return a SimpleITK rigid transform as a 4x4 matrix."""
+    rotation = np.array(transform.GetMatrix()).reshape(3, 3)
+    center = np.array(transform.GetCenter())
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation
+    matrix[:3, 3] = center + np.array(transform.GetTranslation()) - rotation @ center
+    return matrix

@@ -1,0 +1,161 @@
+"""Who is trained on, validated on and tested on; always whole patients."""
+
+import csv
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sgnet_nnunet.errors import InputFileError, SGNetError
+
+Subset = Literal["train", "val", "test"]
+Fold = Mapping[Literal["train", "val"], list[str]]
+
+FOLDS = 5
+"""nnU-Net's number of folds."""
+
+SEED = 12345
+"""nnU-Net's seed of the split."""
+
+TRAIN_TENTHS, VAL_TENTHS = 7, 1
+"""The paper's 70/10/20 %: 64, 9 and 19 of 92 patients."""
+
+FEWEST_PATIENTS_FOR_PAPER = 10
+"""With fewer, a tenth of them is nobody."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Content of splits_final.json.
+
+    Attributes:
+        folds: Case names to train and validate on, a fold each; empty if no split is possible.
+        note: What the user should know about them; empty if nothing.
+    """
+
+    folds: tuple[Fold, ...]
+    note: str = ""
+
+
+def paper_subsets(patients: Collection[str]) -> dict[str, Subset]:
+    """Assign patients to the paper's subsets: sorted, not shuffled, first 70 %, next 10 %, rest.
+
+    Raises:
+        SGNetError: There are fewer than ten patients.
+    """
+    ordered = sorted(set(patients))
+    if len(ordered) < FEWEST_PATIENTS_FOR_PAPER:
+        raise SGNetError(
+            f"the paper's split needs {FEWEST_PATIENTS_FOR_PAPER} patients or more, {len(ordered)} found; "
+            "use the split cv"
+        )
+    train = len(ordered) * TRAIN_TENTHS // 10
+    val = len(ordered) * VAL_TENTHS // 10
+    return {
+        patient: "train" if index < train else "val" if index < train + val else "test"
+        for index, patient in enumerate(ordered)
+    }
+
+
+def paper_splits(cases: Mapping[str, str], subsets: Mapping[str, Subset]) -> Splits:
+    """Return the paper's one fold.
+
+    Args:
+        cases: Patient of each case.
+        subsets: What `paper_subsets` returned.
+    """
+    fold: Fold = {
+        "train": sorted(case for case, patient in cases.items() if subsets[patient] == "train"),
+        "val": sorted(case for case, patient in cases.items() if subsets[patient] == "val"),
+    }
+    if fold["train"] and fold["val"]:
+        return Splits((fold,))
+    return Splits((), "no case to train or to validate on: no splits_final.json; mend the failed accessions")
+
+
+def grouped_splits(cases: Mapping[str, str]) -> Splits:
+    """Return nnU-Net's shuffled folds, made over patients instead of cases.
+
+    Fewer than five patients give as many folds as patients. One patient gives none: a patient
+    cannot be validated on what was trained on, and nnU-Net needs no split for its fold `all`.
+
+    Args:
+        cases: Patient of each case.
+    """
+    # scikit-learn, behind it, takes a second to import.
+    from nnunetv2.utilities.crossval_split import generate_crossval_split  # noqa: PLC0415
+
+    patients = sorted(set(cases.values()))
+    if len(patients) < 2:  # noqa: PLR2004
+        return Splits((), "one patient cannot be split: no splits_final.json; train with fold 'all'")
+    count = min(FOLDS, len(patients))
+    folds = tuple(
+        _cases_of_fold(cases, fold["val"])
+        for fold in generate_crossval_split(patients, seed=SEED, n_splits=count)
+    )
+    return Splits(folds, "" if count == FOLDS else f"{count} patients give {count} folds, not {FOLDS}")
+
+
+def _cases_of_fold(cases: Mapping[str, str], val_patients: Sequence[str]) -> Fold:
+    return {
+        "train": sorted(case for case, patient in cases.items() if patient not in val_patients),
+        "val": sorted(case for case, patient in cases.items() if patient in val_patients),
+    }
+
+
+CONVERTED_NAME = re.compile(r"(?P<patient>YG_[^_]+)_YG_[^_]+")
+"""Cases of the lung-metastasis collection, as `sgnet convert` names them: patient, then accession."""
+
+
+def patients_of(
+    cases: Iterable[str], *, table: Path | None = None, conversion_report: Path | None = None
+) -> dict[str, str]:
+    """Return the patient of each case.
+
+    The user's table decides if there is one, else the report of `sgnet convert`, else the case's
+    name; a case of which nothing is known is a patient of its own.
+
+    Args:
+        cases: Names of the cases.
+        table: CSV with the columns `case` and `patient`; it must have every case.
+        conversion_report: `conversion_report.csv` of the data set, used if it is there.
+
+    Raises:
+        InputFileError: If a table cannot be used, or the user's lacks a case.
+    """
+    names = list(dict.fromkeys(cases))
+    if table is not None:
+        known = _read(table)
+        if absent := [name for name in names if name not in known]:
+            raise InputFileError(table, f"has no row for the case {absent[0]}", "add it")
+        return {name: known[name] for name in names}
+    recorded = _read(conversion_report) if conversion_report and conversion_report.is_file() else {}
+    return {name: recorded.get(name) or _patient_by_name(name) for name in names}
+
+
+def _patient_by_name(case: str) -> str:
+    match = CONVERTED_NAME.fullmatch(case)
+    return match["patient"] if match else case
+
+
+def _read(path: Path) -> Mapping[str, str]:
+    remedy = "give a CSV with the columns case and patient"
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns, rows = reader.fieldnames or (), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputFileError(path, f"cannot be read ({error})", remedy) from error
+    if not {"case", "patient"} <= set(columns):
+        raise InputFileError(path, "lacks the column case or patient", remedy)
+    patients: dict[str, str] = {}
+    for row in rows:
+        case, patient = (row["case"] or "").strip(), (row["patient"] or "").strip()
+        if not case or not patient:
+            raise InputFileError(path, "has a row without a case or a patient", "fill it in")
+        if patients.setdefault(case, patient) != patient:
+            raise InputFileError(
+                path, f"gives {case} to {patients[case]} and to {patient}", "keep one of the two"
+            )
+    return patients

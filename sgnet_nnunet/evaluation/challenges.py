@@ -1,0 +1,230 @@
+"""The lesion-wise scores of BraTS-METS 2023 and 2024, as the preset `brats2023`.
+
+Lesions are 26-connected components. Each lesion of the reference is grown by one voxel in every
+direction, corners included, and is matched with all predicted lesions that its grown shape meets;
+Dice and HD95 compare the lesion itself with all of these together. Lesions of 2 mm3 or less do not
+count, nor do predicted ones that match them. A missed or a false lesion scores Dice 0 and HD95 374
+mm; the mean is taken over the reference's lesions and the false ones. Where there is neither, Dice
+is 1 and HD95 is 0. The HD95 is surface-weighted, since the challenge used DeepMind's.
+
+The challenge's own code differs in two points: lesions whose grown shapes touch count there as one,
+and a lesion does not grow to its corners.
+
+Source: BraTS-METS 2023 (arXiv:2306.00838) and its organisers' announcement, Synapse syn51156910.
+"""
+
+from dataclasses import dataclass
+from math import nan
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+from sgnet_nnunet.evaluation.lesion_metrics import CONNECTIVITY, Lesions, lesions_of, pair_of_lesion
+from sgnet_nnunet.evaluation.mask_metrics import Dice, Metric, Penalised
+from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
+from sgnet_nnunet.evaluation.surface_metrics import HD95, NSD
+
+IGNORED_MM3 = 2.0
+"""Lesions of the reference up to this volume do not count."""
+
+PENALTY_MM = 374.0
+"""HD95 of a missed or a false lesion: about the diagonal of a BraTS image, 240 x 240 x 155 mm."""
+
+
+@dataclass(frozen=True)
+class _LesionScores:
+    """Scores of the lesions that are matched, and how many are not."""
+
+    dice: list[float]
+    hd95_mm: list[float]
+    unmatched: int
+
+
+@dataclass(frozen=True)
+class _Brats2023(Penalised):
+    """The mean over the reference's lesions and the false ones."""
+
+    perfect: ClassVar[float]
+
+    def mean(self, matched: list[float], unmatched: int) -> float:
+        """Return the mean over the matched lesions and the penalties for the others."""
+        number = len(matched) + unmatched
+        return (sum(matched) + self.penalty * unmatched) / number if number else self.perfect
+
+
+@dataclass(frozen=True)
+class Brats2023Dice(_Brats2023):
+    """Lesion-wise Dice of BraTS-METS 2023."""
+
+    name, unit, higher_is_better = "brats2023_dice", "", True
+    best = perfect = 1.0
+    penalty = 0.0
+
+    def measure(self, pair: MaskPair) -> float:
+        """Return the mean Dice."""
+        scores = _lesion_scores(pair)
+        return self.mean(scores.dice, scores.unmatched)
+
+
+@dataclass(frozen=True)
+class Brats2023HD95(_Brats2023):
+    """Lesion-wise HD95 of BraTS-METS 2023."""
+
+    name, unit, higher_is_better = "brats2023_hd95_mm", "mm", False
+    best = perfect = 0.0
+    penalty = PENALTY_MM
+
+    def measure(self, pair: MaskPair) -> float:
+        """Return the mean distance in mm."""
+        scores = _lesion_scores(pair)
+        return self.mean(scores.hd95_mm, scores.unmatched)
+
+
+BRATS2023: tuple[Metric, ...] = (Brats2023Dice(), Brats2023HD95())
+
+
+@once_per_pair
+def _lesion_scores(pair: MaskPair) -> _LesionScores:
+    match = lesions_of(pair)
+    matched = np.zeros(match.prediction.number, dtype=bool)
+    dice, hd95_mm, missed = [], [], 0
+    for lesion, volume in enumerate(match.reference.volumes_mm3):
+        partners = _partners_of_grown(match.reference, lesion, match.prediction)
+        matched[partners] = True
+        if volume <= IGNORED_MM3:
+            continue
+        if partners.size:
+            alone = pair_of_lesion(pair, lesion, partners)
+            dice.append(Dice()(alone))
+            hd95_mm.append(HD95(definition="surface-weighted")(alone))
+        else:
+            missed += 1
+    return _LesionScores(dice, hd95_mm, missed + int(np.count_nonzero(~matched)))
+
+
+def _partners_of_grown(reference: Lesions, lesion: int, prediction: Lesions) -> NDArray[np.intp]:
+    """Return the indices of the predicted lesions that a grown lesion meets, shape (n,)."""
+    around = tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in reference.boxes[lesion])
+    grown = ndimage.binary_dilation(reference.labels[around] == lesion + 1, CONNECTIVITY)
+    labels = np.unique(prediction.labels[around][grown])
+    return labels[labels > 0].astype(np.intp) - 1
+
+
+SPLIT_MM3 = 20.0
+"""Lesions below this volume are small."""
+
+MATCH_DICE = 1e-6
+"""Smallest Dice of a match."""
+
+FOUND_DICE = 0.1
+"""Smallest Dice of a small lesion's match for which it counts as found."""
+
+BRATS2026_PENALTY_MM = 373.0
+"""HD95 of a missed or a false lesion: the diagonal of a BraTS image, 240 x 240 x 155 mm."""
+
+
+@dataclass(frozen=True, eq=False)
+class OneToOne:
+    """The best one-to-one matching of a pair's lesions.
+
+    Attributes:
+        partners: Index of each reference lesion's match among the predicted, -1 if it has none,
+            shape (reference lesions,).
+        dice: Dice of each match, 0 if there is none, shape (reference lesions,).
+        false: Whether each predicted lesion is without a match, shape (predicted lesions,).
+    """
+
+    partners: NDArray[np.intp]
+    dice: NDArray[np.float64]
+    false: NDArray[np.bool_]
+
+
+@once_per_pair
+def match_one_to_one(pair: MaskPair) -> OneToOne:
+    """Match each lesion with at most one of the other mask, for the largest sum of Dice."""
+    match = lesions_of(pair)
+    # Lesions that meet none of the other mask would only enlarge the matrix.
+    predicted, column = np.unique(match.predicted, return_inverse=True)
+    actual, row = np.unique(match.actual, return_inverse=True)
+    dice = np.zeros((actual.size, predicted.size))
+    dice[row, column] = match.dice
+    rows, columns = linear_sum_assignment(dice, maximize=True)
+    valid = dice[rows, columns] >= MATCH_DICE
+    rows, columns = rows[valid], columns[valid]
+    partners = np.full(match.reference.number, -1)
+    of_partner = np.zeros(match.reference.number)
+    partners[actual[rows]] = predicted[columns]
+    of_partner[actual[rows]] = dice[rows, columns]
+    false = ~np.isin(np.arange(match.prediction.number), partners)
+    return OneToOne(partners, of_partner, false)
+
+
+@dataclass(frozen=True)
+class Brats2026SmallF1(Penalised):
+    """F1 of the detection of small lesions."""
+
+    name, unit, best, higher_is_better = "brats2026_small_f1", "", 1.0, True
+    penalty = 0.0
+
+    def measure(self, pair: MaskPair) -> float:
+        """Return the share."""
+        match, matching = lesions_of(pair), match_one_to_one(pair)
+        small = match.reference.volumes_mm3 < SPLIT_MM3
+        found = small & (matching.dice >= FOUND_DICE)
+        rejected = small & (matching.partners >= 0) & ~found
+        false = matching.false & (match.prediction.volumes_mm3 < SPLIT_MM3)
+        hits, misses = np.count_nonzero(found), np.count_nonzero(small & ~found)
+        whole = 2 * hits + misses + np.count_nonzero(rejected) + np.count_nonzero(false)
+        return 2 * hits / whole if whole else nan
+
+
+@dataclass(frozen=True)
+class _OfLarge(Penalised):
+    """The mean of a metric over large lesions."""
+
+    metric: ClassVar[Metric]
+
+    def measure(self, pair: MaskPair) -> float:
+        """Return the mean over the reference's large lesions and the false ones."""
+        match, matching = lesions_of(pair), match_one_to_one(pair)
+        values = [self.penalty] * int(
+            np.count_nonzero(matching.false & (match.prediction.volumes_mm3 >= SPLIT_MM3))
+        )
+        for lesion in map(int, np.flatnonzero(match.reference.volumes_mm3 >= SPLIT_MM3)):
+            partner = matching.partners[lesion : lesion + 1]
+            matched = partner[0] >= 0
+            values.append(self.metric(pair_of_lesion(pair, lesion, partner)) if matched else self.penalty)
+        return float(np.mean(values)) if values else nan
+
+
+@dataclass(frozen=True)
+class Brats2026Dice(_OfLarge):
+    """Lesion-wise Dice of large lesions."""
+
+    name, unit, best, higher_is_better = "brats2026_large_dice", "", 1.0, True
+    metric = Dice()
+    penalty = 0.0
+
+
+@dataclass(frozen=True)
+class Brats2026NSD(_OfLarge):
+    """Lesion-wise normalised surface Dice of large lesions."""
+
+    name, unit, best, higher_is_better = "brats2026_large_nsd_1mm", "", 1.0, True
+    metric = NSD(tolerance_mm=1)
+    penalty = 0.0
+
+
+@dataclass(frozen=True)
+class Brats2026HD95(_OfLarge):
+    """Lesion-wise HD95 of large lesions."""
+
+    name, unit, best, higher_is_better = "brats2026_large_hd95_mm", "mm", 0.0, False
+    metric = HD95(definition="pooled")
+    penalty = BRATS2026_PENALTY_MM
+
+
+BRATS2026: tuple[Metric, ...] = (Brats2026SmallF1(), Brats2026Dice(), Brats2026NSD(), Brats2026HD95())

@@ -1,0 +1,365 @@
+"""Lesions: the connected components of a mask, and which of them two masks have in common."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, nan
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from sgnet_nnunet.evaluation.mask_metrics import Amount, Dice, Metric, Share
+from sgnet_nnunet.evaluation.pairs import MaskPair, bounding_box, once_per_pair
+from sgnet_nnunet.evaluation.surface_metrics import HD95
+
+CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
+"""Voxels that share a face, an edge or a corner belong to one lesion (26-connectivity)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesions:
+    """The connected components of a mask.
+
+    Attributes:
+        labels: 0 for background, then 1 to `number`; shape of the mask.
+        voxels: Voxels of each lesion, shape (number,).
+        voxel_mm3: Volume of a voxel in mm3.
+    """
+
+    labels: NDArray[np.int32]
+    voxels: NDArray[np.intp]
+    voxel_mm3: float
+
+    @property
+    def number(self) -> int:
+        """How many lesions there are."""
+        return self.voxels.size
+
+    @property
+    def volumes_mm3(self) -> NDArray[np.float64]:
+        """Volume of each lesion in mm3, shape (number,)."""
+        return np.asarray(self.voxels * self.voxel_mm3, dtype=np.float64)
+
+    @property
+    def diameters_mm(self) -> NDArray[np.float64]:
+        """Diameter in mm of the sphere of each lesion's volume, shape (number,)."""
+        return np.asarray(np.cbrt(6 * self.volumes_mm3 / np.pi), dtype=np.float64)
+
+    @cached_property
+    def boxes(self) -> list[tuple[slice, slice, slice]]:
+        """Bounding box of each lesion."""
+        return ndimage.find_objects(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class LesionMatch:
+    """Which lesions of a reference meet which of a prediction; any common voxel will do.
+
+    Attributes:
+        prediction: The predicted lesions.
+        reference: The reference's lesions.
+        predicted: Index of the predicted lesion of each pair of lesions that meet, shape (pairs,).
+        actual: Index of the reference's lesion of each pair, shape (pairs,).
+        common: Voxels that each pair has in common, shape (pairs,).
+    """
+
+    prediction: Lesions
+    reference: Lesions
+    predicted: NDArray[np.intp]
+    actual: NDArray[np.intp]
+    common: NDArray[np.intp]
+
+    @property
+    def detected(self) -> NDArray[np.bool_]:
+        """Whether each reference lesion is found, shape (reference lesions,)."""
+        return np.isin(np.arange(self.reference.number), self.actual)
+
+    @property
+    def hits(self) -> NDArray[np.bool_]:
+        """Whether each predicted lesion meets one of the reference, shape (predicted lesions,)."""
+        return np.isin(np.arange(self.prediction.number), self.predicted)
+
+    @property
+    def false_positives(self) -> int:
+        """Predicted lesions that meet none of the reference."""
+        return int(np.count_nonzero(~self.hits))
+
+    @property
+    def dice(self) -> NDArray[np.float64]:
+        """Dice of each pair of lesions, shape (pairs,)."""
+        return 2 * self.common / (self.prediction.voxels[self.predicted] + self.reference.voxels[self.actual])
+
+
+def find_lesions(mask: NDArray[np.bool_], *, spacing: tuple[float, ...]) -> Lesions:
+    """Return the lesions of a mask.
+
+    Args:
+        mask: Shape (x, y, z) or any other order of the axes.
+        spacing: Voxel size in mm along the mask's axes.
+    """
+    return _label(mask, float(np.prod(spacing)))
+
+
+def match_lesions(prediction: Lesions, reference: Lesions) -> LesionMatch:
+    """Match two masks' lesions by any common voxel.
+
+    Raises:
+        ValueError: If the masks' shapes differ.
+    """
+    if prediction.labels.shape != reference.labels.shape:
+        shapes = f"{prediction.labels.shape} and {reference.labels.shape}"
+        raise ValueError(f"prediction and reference must have one shape; got {shapes}")
+    voxels = np.flatnonzero((prediction.labels > 0) & (reference.labels > 0))
+    first, second = (
+        lesions.labels.ravel()[voxels].astype(np.intp) - 1 for lesions in (prediction, reference)
+    )
+    # One number for each pair of labels, since NumPy finds unique numbers faster than unique rows.
+    codes, common = np.unique(first * reference.number + second, return_counts=True)
+    predicted, actual = np.divmod(codes, max(reference.number, 1))
+    return LesionMatch(prediction, reference, predicted, actual, common)
+
+
+@once_per_pair
+def lesions_of(pair: MaskPair) -> LesionMatch:
+    """Return the lesions of a pair of masks, matched; the labels' shape is that of the pair's box."""
+    prediction, reference = (_label(m, pair.grid.voxel_mm3) for m in (pair.prediction, pair.reference))
+    return match_lesions(prediction, reference)
+
+
+def _label(mask: NDArray[np.bool_], voxel_mm3: float) -> Lesions:
+    labels = np.zeros(mask.shape, dtype=np.int32)
+    box = bounding_box(mask)
+    number = ndimage.label(mask[box], structure=CONNECTIVITY, output=labels[box])
+    voxels = np.bincount(labels[mask], minlength=number + 1)[1:]
+    return Lesions(labels, voxels, voxel_mm3)
+
+
+Status = Literal["detected", "missed", "false positive"]
+
+
+@dataclass(frozen=True)
+class LesionRow:
+    """One lesion of a reference, or one that a prediction has and the reference has not.
+
+    Attributes:
+        status: `detected` if a predicted lesion has a voxel in common with it.
+        dice: Dice of the lesion and all predicted lesions that meet it; 0 if there is none.
+        hd95_mm: Their directed HD95 in mm; the image's diagonal if there is none.
+        volume_mm3: Volume in mm3.
+        diameter_mm: Diameter in mm of the sphere of that volume.
+        centroid_mm: Mean of the voxels' centres in world mm, x, y, z.
+    """
+
+    status: Status
+    dice: float
+    hd95_mm: float
+    volume_mm3: float
+    diameter_mm: float
+    centroid_mm: tuple[float, float, float]
+
+    @property
+    def detected(self) -> bool:
+        """Whether this is a lesion of the reference that the prediction finds."""
+        return self.status == "detected"
+
+
+@once_per_pair
+def lesion_rows(pair: MaskPair) -> tuple[LesionRow, ...]:
+    """Return the reference's lesions, then the false positives, the largest first."""
+    match = lesions_of(pair)
+    worst = Dice().worst(pair.grid), HD95().worst(pair.grid)
+    centroids = _centroids(match.reference, pair.reference, pair)
+    reference = []
+    for lesion in range(match.reference.number):
+        partners = match.predicted[match.actual == lesion]
+        if partners.size:
+            alone = pair_of_lesion(pair, lesion, partners)
+            scores = Dice()(alone), HD95()(alone)
+            reference.append(_row("detected", scores, match.reference, lesion, centroids))
+        else:
+            reference.append(_row("missed", worst, match.reference, lesion, centroids))
+    centroids = _centroids(match.prediction, pair.prediction, pair)
+    unmatched = map(int, np.flatnonzero(~match.hits))
+    false = [_row("false positive", worst, match.prediction, lesion, centroids) for lesion in unmatched]
+    # Labels come in the order of the masks' memory, which no reader of a table should see.
+    return tuple(row for rows in (reference, false) for row in sorted(rows, key=_largest_first))
+
+
+def _largest_first(row: LesionRow) -> tuple[float, ...]:
+    return -row.volume_mm3, *row.centroid_mm
+
+
+def pair_of_lesion(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> MaskPair:
+    """Return a lesion of the reference beside predicted lesions, without all others.
+
+    The same pair each time, since the rows and the presets mostly ask for the same partners.
+
+    Args:
+        pair: The pair of masks.
+        lesion: Index of the reference's lesion.
+        partners: Indices of one or more predicted lesions, shape (n,).
+    """
+    key = (pair_of_lesion, lesion, *partners.tolist())
+    if key not in pair.results:
+        pair.results[key] = _isolate(pair, lesion, partners)
+    alone: MaskPair = pair.results[key]
+    return alone
+
+
+def _isolate(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> MaskPair:
+    match = lesions_of(pair)
+    boxes = [match.reference.boxes[lesion], *(match.prediction.boxes[partner] for partner in partners)]
+    around = tuple(
+        slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes))
+        for axis in range(3)
+    )
+    chosen = np.zeros(match.prediction.number + 1, dtype=bool)
+    chosen[partners + 1] = True
+    return MaskPair(
+        chosen[match.prediction.labels[around]],
+        match.reference.labels[around] == lesion + 1,
+        affine=pair.grid.affine,
+    )
+
+
+def _centroids(lesions: Lesions, mask: NDArray[np.bool_], pair: MaskPair) -> NDArray[np.float64]:
+    """Return the mean of each lesion's voxel centres in world mm, shape (number, 3)."""
+    if not lesions.number:
+        return np.empty((0, 3))
+    voxels = np.flatnonzero(mask)
+    labels = lesions.labels.ravel()[voxels]
+    axes = np.unravel_index(voxels, mask.shape)
+    sums = [np.bincount(labels, weights=axis, minlength=lesions.number + 1)[1:] for axis in axes]
+    return pair.grid.world(np.stack(sums, axis=1) / lesions.voxels[:, None] + pair.origin)
+
+
+def _row(
+    status: Status, scores: tuple[float, float], lesions: Lesions, index: int, centroids: NDArray[np.float64]
+) -> LesionRow:
+    x, y, z = (float(coordinate) for coordinate in centroids[index])
+    volume, diameter = float(lesions.volumes_mm3[index]), float(lesions.diameters_mm[index])
+    return LesionRow(status, *scores, volume, diameter, (x, y, z))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeClass:
+    """Lesions by the diameter of the sphere of their volume.
+
+    Attributes:
+        smallest_mm: Diameter in mm from which on a lesion belongs to the class.
+        limit_mm: Diameter in mm from which on it no longer does.
+
+    Raises:
+        ValueError: If the limit is not above the smallest diameter.
+    """
+
+    smallest_mm: float = 0.0
+    limit_mm: float = inf
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smallest_mm < self.limit_mm:
+            limits = f"{self.smallest_mm} and {self.limit_mm}"
+            raise ValueError(f"smallest_mm must be 0 or more and below limit_mm; got {limits}")
+
+    @property
+    def suffix(self) -> str:
+        """End of a metric's name; "" for the class of all lesions."""
+        if self.limit_mm == inf:
+            return f"_from_{self.smallest_mm:g}mm" if self.smallest_mm else ""
+        lower = f"{self.smallest_mm:g}_to" if self.smallest_mm else "under"
+        return f"_{lower}_{self.limit_mm:g}mm"
+
+    def has(self, lesions: Lesions) -> NDArray[np.bool_]:
+        """Return whether each lesion belongs to the class, shape (number,)."""
+        return (self.smallest_mm <= lesions.diameters_mm) & (lesions.diameters_mm < self.limit_mm)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Lesions of one size class."""
+
+    found: int
+    missed: int
+    hits: int
+    false: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ByLesion(Metric):
+    """What the metrics of lesions have in common.
+
+    Attributes:
+        size: The class of lesions that count.
+    """
+
+    quantity: ClassVar[str]
+    size: SizeClass = SizeClass()
+
+    @property
+    def name(self) -> str:
+        """Column of a table: the size class is part of it."""
+        return self.quantity + self.size.suffix
+
+    def count(self, pair: MaskPair) -> _Counts:
+        """Count the lesions of the class."""
+        match = lesions_of(pair)
+        detected = match.detected[self.size.has(match.reference)]
+        hits = match.hits[self.size.has(match.prediction)]
+        found, right = int(np.count_nonzero(detected)), int(np.count_nonzero(hits))
+        return _Counts(found, detected.size - found, right, hits.size - right)
+
+
+@dataclass(frozen=True)
+class LesionSensitivity(_ByLesion, Share):
+    """Share of the reference's lesions that are found."""
+
+    quantity = "lesion_sensitivity"
+
+    def measure(self, pair: MaskPair) -> float:
+        """Return the share."""
+        counts = self.count(pair)
+        return _share(counts.found, counts.found + counts.missed)
+
+
+@dataclass(frozen=True)
+class LesionPrecision(_ByLesion, Share):
+    """Share of the predicted lesions that meet one of the reference."""
+
+    quantity = "lesion_precision"
+
+    def measure(self, pair: MaskPair) -> float:
+        """Return the share."""
+        counts = self.count(pair)
+        return _share(counts.hits, counts.hits + counts.false)
+
+
+@dataclass(frozen=True)
+class LesionF1(_ByLesion, Share):
+    """Twice the lesions found, over twice those and the missed and the false ones."""
+
+    quantity = "lesion_f1"
+
+    def measure(self, pair: MaskPair) -> float:
+        """Return the share."""
+        counts = self.count(pair)
+        return _share(2 * counts.found, 2 * counts.found + counts.missed + counts.false)
+
+
+@dataclass(frozen=True)
+class FalsePositives(_ByLesion, Amount):
+    """Predicted lesions that meet none of the reference; 0 if both masks are empty."""
+
+    quantity, unit = "false_positives", "lesions"
+
+    def of_empty(self, pair: MaskPair) -> float:
+        """Return the count: a healthy case without a false positive belongs into their mean."""
+        return self.measure(pair)
+
+    def measure(self, pair: MaskPair) -> float:
+        """Return the number of lesions."""
+        return float(self.count(pair).false)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else nan

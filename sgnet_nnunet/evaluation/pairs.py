@@ -1,0 +1,209 @@
+"""A predicted mask beside its reference, and what the metrics of the two have in common."""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
+from sgnet_nnunet.nifti import Grid, Volume, read_labels, values_in
+
+Result = TypeVar("Result")
+Box = tuple[slice, slice, slice]
+
+
+class MaskPair:
+    """A predicted mask and its reference on one grid.
+
+    Only the bounding box of the two masks' voxels is kept, its axes in reverse if that is how the
+    masks lie in memory; the grid's are too. Metrics share their intermediate results through
+    `once_per_pair`.
+
+    Attributes:
+        grid: The grid of the whole image.
+        box: Bounding box of the voxels of either mask; empty if both masks are.
+        prediction: Predicted mask inside the box, C-contiguous, its axes those of the grid.
+        reference: Reference mask inside the box.
+        results: What `once_per_pair` remembers.
+    """
+
+    def __init__(
+        self, prediction: NDArray[np.bool_], reference: NDArray[np.bool_], *, affine: NDArray[np.float64]
+    ) -> None:
+        """Pair two masks.
+
+        Args:
+            prediction: Predicted mask, shape (x, y, z).
+            reference: Reference mask of the same shape.
+            affine: 4x4 matrix from voxel index to world millimetres, of both masks.
+
+        Raises:
+            ValueError: If the shapes differ, a mask is not boolean or not 3D, or the affine is unusable.
+        """
+        if prediction.shape != reference.shape:
+            shapes = f"{prediction.shape} and {reference.shape}"
+            raise ValueError(f"prediction and reference must have one shape; got {shapes}")
+        for name, mask in (("prediction", prediction), ("reference", reference)):
+            if mask.dtype != np.bool_:
+                raise ValueError(
+                    f"the {name} must be boolean; got {mask.dtype}: compare it with a label first"
+                )
+        affine = np.asarray(affine, dtype=np.float64)
+        if prediction.flags.f_contiguous and reference.flags.f_contiguous:
+            # As nibabel reads them; the affine's columns change places with the axes.
+            prediction, reference = prediction.T, reference.T
+            affine = affine[:, [2, 1, 0, 3]] if affine.shape == (4, 4) else affine
+        self.grid = Grid(prediction.shape, affine)
+        self.box = bounding_box(prediction | reference)
+        self.prediction = np.ascontiguousarray(prediction[self.box])
+        self.reference = np.ascontiguousarray(reference[self.box])
+        self.results: dict[Hashable, Any] = {}
+
+    @cached_property
+    def predicted_voxels(self) -> int:
+        """Voxels of the predicted mask."""
+        return int(np.count_nonzero(self.prediction))
+
+    @cached_property
+    def reference_voxels(self) -> int:
+        """Voxels of the reference."""
+        return int(np.count_nonzero(self.reference))
+
+    @cached_property
+    def common_voxels(self) -> int:
+        """Voxels that both masks have."""
+        return int(np.count_nonzero(self.prediction & self.reference))
+
+    @property
+    def empty(self) -> Literal["prediction", "reference", "both"] | None:
+        """Which mask has no voxel."""
+        if not self.predicted_voxels:
+            return "prediction" if self.reference_voxels else "both"
+        return None if self.reference_voxels else "reference"
+
+    @property
+    def origin(self) -> NDArray[np.intp]:
+        """Index of the box's first voxel in the whole image, shape (3,)."""
+        return np.array([axis.start for axis in self.box])
+
+
+def once_per_pair(function: Callable[[MaskPair], Result]) -> Callable[[MaskPair], Result]:
+    """Make a function of a pair remember its result with the pair."""
+
+    @wraps(function)
+    def remembered(pair: MaskPair) -> Result:
+        if remembered not in pair.results:
+            pair.results[remembered] = function(pair)
+        result: Result = pair.results[remembered]
+        return result
+
+    return remembered
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> Box:
+    """Return the smallest box that holds every voxel of a mask of shape (x, y, z)."""
+    x, y, z = (_extent(np.asarray(mask.any(axis=others))) for others in ((1, 2), (0, 2), (0, 1)))
+    return x, y, z
+
+
+def _extent(line: NDArray[np.bool_]) -> slice:
+    hits = np.flatnonzero(line)
+    return slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0)
+
+
+LARGEST_SHIFT = 0.1
+"""Share of a voxel by which two grids may differ anywhere: writers round affines, some by 1e-3 mm."""
+
+
+def read_pairs(case: PredictedCase, results: Results, *, reference: Volume | None = None) -> list[MaskPair]:
+    """Return the pair of masks of each target, in the order of `results.targets`.
+
+    A missing prediction is an empty mask. Voxels where the reference has `results.ignored_value`
+    belong to neither mask.
+
+    Args:
+        case: The case.
+        results: The comparison it belongs to.
+        reference: The case's reference if it has been read already.
+
+    Raises:
+        InputFileError: If a file cannot be read or is no mask, has a value that the data set has
+            not, or the prediction does not lie on the reference's grid.
+    """
+    known = results.known_values
+    reference = reference or read_label_map(case.reference, known=known)
+    ignored = None if results.ignored_value is None else reference.data == results.ignored_value
+    if case.prediction is None:
+        predicted = np.zeros_like(reference.data)
+    else:
+        volume = read_label_map(case.prediction, known=known)
+        _check_same_grid(case.prediction, volume, case.reference, reference)
+        predicted = volume.data
+    pairs = []
+    for target in results.targets:
+        masks = [mask_of(target, data, known=known) for data in (predicted, reference.data)]
+        if ignored is not None:
+            masks = [mask & ~ignored for mask in masks]
+        pairs.append(MaskPair(*masks, affine=reference.affine))
+    return pairs
+
+
+def read_label_map(path: Path, *, known: frozenset[int]) -> Volume:
+    """Read a mask of integers.
+
+    Args:
+        path: The file.
+        known: The values that it may have.
+
+    Raises:
+        InputFileError: If it cannot be read, is no mask, or has another value.
+    """
+    volume = read_labels(path)
+    if unknown := sorted(set(values_in(volume.data).tolist()) - known):
+        raise InputFileError(
+            path,
+            f"has the value {unknown[0]}, which the data set does not know (it has {_listed(sorted(known))})",
+            "mend the mask, or name the dataset.json that has its labels",
+        )
+    return volume
+
+
+def mask_of(target: Target, values: NDArray[Any], *, known: frozenset[int]) -> NDArray[np.bool_]:
+    """Return the voxels of a target, shape and memory order of the label map.
+
+    Args:
+        target: The label or region.
+        values: The label map, shape (x, y, z).
+        known: Every value that the label map may have.
+    """
+    if len(target.values) == 1:
+        return np.asarray(values == target.values[0])
+    if set(target.values) == known - {0}:
+        return np.asarray(values != 0)
+    return np.asarray(np.logical_or.reduce([values == value for value in target.values]))
+
+
+def _check_same_grid(path: Path, prediction: Volume, reference_path: Path, reference: Volume) -> None:
+    remedy = f"resample it onto the grid of {reference_path}"
+    if prediction.data.shape != reference.data.shape:
+        shapes = f"{_by(prediction.data.shape)} voxels, its reference {_by(reference.data.shape)}"
+        raise InputFileError(path, f"has {shapes}", remedy)
+    corners = np.array(np.meshgrid(*([0, length - 1] for length in reference.data.shape))).reshape(3, -1)
+    apart = (prediction.affine - reference.affine) @ np.vstack([corners, np.ones(corners.shape[1])])
+    shift = float(np.linalg.norm(apart[:3], axis=0).max())
+    if shift > LARGEST_SHIFT * min(reference.spacing):
+        raise InputFileError(path, f"its affine puts it up to {shift:.3g} mm off its reference", remedy)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _listed(values: Sequence[int]) -> str:
+    if len(values) > 2 and values[-1] - values[0] == len(values) - 1:  # noqa: PLR2004
+        return f"{values[0]} to {values[-1]}"
+    return ", ".join(map(str, values))

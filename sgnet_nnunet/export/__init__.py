@@ -1,1 +1,0 @@
-"""Trained networks in other programs' formats."""

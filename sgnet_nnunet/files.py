@@ -1,0 +1,72 @@
+"""Files and folders that appear whole or not at all."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sgnet_nnunet.errors import InputFileError
+
+PARTIAL_PREFIX = ".partial-"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; move it onto `path` if the block succeeds.
+
+    The yielded name keeps the suffix, since writers choose their format by it. A process killed
+    inside the block leaves only a file starting with `PARTIAL_PREFIX`, which no reader picks up
+    and the next write of the same file replaces.
+    """
+    partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` to fill; move it to `folder` if the block succeeds.
+
+    Args:
+        folder: Must not exist, or be empty.
+    """
+    partial = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, in UTF-8."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, *, remedy: str = "name the right folder, or copy it again") -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Args:
+        path: The file.
+        remedy: What the user can do if it cannot be used.
+
+    Raises:
+        InputFileError: If the file cannot be read or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputFileError(path, f"cannot be read ({error.strerror})", remedy) from error
+    except ValueError as error:
+        raise InputFileError(path, f"is not JSON ({error})", remedy) from error
+    if not isinstance(content, dict):
+        raise InputFileError(path, "holds no JSON object", remedy)
+    return content

@@ -1,0 +1,211 @@
+"""A network as an ONNX file, checked against PyTorch before it is kept."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.evaluation.froc import read_model
+from sgnet_nnunet.evaluation.tuning import FILE_NAME as OPERATING_POINT
+from sgnet_nnunet.files import atomic_folder, atomic_path, write_text
+from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, open_exported
+from sgnet_nnunet.inference.runtimes import import_openvino
+from sgnet_nnunet.inference.sparse import Description
+from sgnet_nnunet.inference.torch_engines import can_be_staged, describe, staged_models
+from sgnet_nnunet.inference.trained_model import load_predictor
+from sgnet_nnunet.networks.sgnet import SGNet
+
+OPSET = 18
+"""The lowest that PyTorch's exporter writes without converting."""
+
+DIVISOR = 16
+"""Every network here takes spatial sizes that are multiples of it; SG-Net of 8 too."""
+
+LARGEST_FACTOR = 64
+"""Sizes up to DIVISOR times this are declared."""
+
+TOLERANCE = 1e-3
+"""Largest difference of a logit between PyTorch and onnxruntime that still passes; 1e-5 is usual."""
+
+
+def export_onnx(network: nn.Module, path: Path, *, input_channels: int) -> float:
+    """Write a network as ONNX with dynamic batch and spatial sizes, and check it with onnxruntime.
+
+    The input is called `image`, shape (batch, input_channels, z, y, x), preprocessed as the plan says;
+    the output `logits`, shape (batch, heads, z, y, x).
+
+    Args:
+        network: The network, on the CPU; left in evaluation mode.
+        path: The file to write; whole or not at all.
+        input_channels: Image channels.
+
+    Returns:
+        The largest difference of a logit between PyTorch and onnxruntime, on two sizes.
+
+    Raises:
+        SGNetError: If the extra is not installed, or onnxruntime computes something else.
+    """
+    _require_extra()
+    network.eval()
+    generator = torch.Generator().manual_seed(0)
+    # No axis of one voxel at the bottleneck: the exporter would take it for a constant.
+    example = torch.rand(1, input_channels, 2 * DIVISOR, 3 * DIVISOR, 4 * DIVISOR, generator=generator)
+    sizes = {
+        axis: DIVISOR * torch.export.Dim(name, min=1, max=LARGEST_FACTOR)
+        for axis, name in ((2, "z"), (3, "y"), (4, "x"))
+    }
+    program = torch.onnx.export(
+        network,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1), **sizes},),
+        input_names=["image"],
+        output_names=["logits"],
+        opset_version=OPSET,
+        verbose=False,
+    )
+    if program is None:
+        raise SGNetError(f"{path}: PyTorch {torch.__version__} exported nothing; upgrade to 2.6 or newer")
+    with atomic_path(path) as partial:
+        program.save(str(partial), external_data=False)
+        other = torch.rand(2, input_channels, DIVISOR, 2 * DIVISOR, 2 * DIVISOR, generator=generator)
+        difference = max(_difference(network, partial, image) for image in (example, other))
+        if not difference <= TOLERANCE:
+            raise SGNetError(
+                f"{path}: onnxruntime's logits differ from PyTorch's by {difference:.2g}, more than "
+                f"{TOLERANCE:g}; nothing was written, please report it with your versions of both"
+            )
+    return difference
+
+
+def _require_extra() -> None:
+    try:
+        import onnxruntime  # noqa: F401, PLC0415
+        import onnxscript  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise SGNetError(f"{error.name} is not installed; run: pip install 'sgnet-nnunet[onnx]'") from error
+
+
+def _difference(network: nn.Module, path: Path, image: torch.Tensor) -> float:
+    import onnxruntime  # noqa: PLC0415
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"image": image.numpy()})
+    with torch.inference_mode():
+        expected = network(image).numpy()
+    return float(np.abs(logits - expected).max())
+
+
+TIES = 1e-4
+"""Largest share of voxels at which the finest gate may decide otherwise: its score was at the threshold."""
+
+CHECKED_SIZE = (40, 56, 72)
+"""z, y, x in voxels of the image that is compared; several blocks, the last ones cut."""
+
+
+def export_openvino(
+    model_folder: Path, output: Path, *, folds: Sequence[str], checkpoint: str = "checkpoint_final.pth"
+) -> float:
+    """Write a trained model for OpenVINO, with nnU-Net's description of it beside the networks.
+
+    Args:
+        model_folder: nnU-Net's folder of the training.
+        output: Folder to write; whole or not at all. It must not exist yet, or be empty.
+        folds: Folds to write.
+        checkpoint: File name of the weights.
+
+    Returns:
+        The largest difference of a logit to PyTorch's.
+
+    Raises:
+        InputFileError: If the weights are not there, or the folder is in use.
+        SGNetError: If OpenVINO is not installed, the network cannot be run in stages, or what was
+            written computes something else.
+    """
+    openvino = import_openvino()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputFileError(output, "is there already", "name another folder by -o, or delete it")
+    descriptions: dict[str, Description] = {}
+    networks: dict[str, SGNet] = {}
+    with atomic_folder(output) as partial:
+        for fold in folds:
+            predictor = load_predictor(model_folder, fold=fold, checkpoint=checkpoint)
+            networks[fold] = _staged_network(predictor.network)
+            descriptions[fold] = describe(networks[fold])
+            target = partial / f"fold_{fold}"
+            target.mkdir()
+            for name, stage in staged_models(networks[fold]).items():
+                openvino.save_model(stage, str(target / f"{name}.xml"), compress_to_fp16=False)
+        _describe(
+            partial, model_folder, folds=descriptions, network=networks[folds[0]], checkpoint=checkpoint
+        )
+        return max(_check(network, partial, fold) for fold, network in networks.items())
+
+
+def _staged_network(network: nn.Module) -> SGNet:
+    if not isinstance(network, SGNet) or not can_be_staged(network):
+        raise SGNetError(
+            f"{type(network).__name__} cannot be run in stages, only SG-Nets can; write it as ONNX "
+            "(-o model.onnx), or predict with the trained model itself"
+        )
+    return network
+
+
+def _describe(
+    folder: Path,
+    model_folder: Path,
+    *,
+    folds: Mapping[str, Description],
+    network: SGNet,
+    checkpoint: str,
+) -> None:
+    """Write `export.json`, and copy what nnU-Net and `sgnet tune` say of the model."""
+    weights = model_folder / f"fold_{next(iter(folds))}" / checkpoint
+    checkpoint_content = torch.load(weights, map_location="cpu", weights_only=False)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": read_model(model_folder).name,
+        "configuration": checkpoint_content["init_args"]["configuration"],
+        "mirroring_axes": list(checkpoint_content["inference_allowed_mirroring_axes"] or ()),
+        "background_head": network.background_head,
+        "folds": {fold: description.as_dict() for fold, description in folds.items()},
+    }
+    write_text(folder / FILE_NAME, json.dumps(content, indent=2) + "\n")
+    for name in ("plans.json", "dataset.json", OPERATING_POINT):
+        if (model_folder / name).is_file():
+            shutil.copy(model_folder / name, folder / name)
+
+
+def _check(network: SGNet, folder: Path, fold: str) -> float:
+    """Return the largest difference of a logit to PyTorch's.
+
+    Raises:
+        SGNetError: If it is too large, or the gates decide otherwise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    engine = open_exported(folder, folds=(fold,))
+    coarse = torch.rand(1, engine.channels, *(length // 8 for length in CHECKED_SIZE), generator=generator)
+    # Smooth, with a detail of one voxel: neither a constant image nor noise opens gates as a brain does.
+    image = F.interpolate(coarse, size=CHECKED_SIZE, mode="trilinear")
+    image = (image + 0.1 * torch.rand(image.shape, generator=generator)).clamp(0, 1)
+    with torch.inference_mode():
+        expected = network.eval()(image)[0].numpy()
+    logits = engine.logits(image[0].numpy())
+    background = np.asarray(describe(network).background, dtype=np.float32)[:, None, None, None]
+    closed, expected_closed = ((each == background).all(axis=0) for each in (logits, expected))
+    difference = float(np.abs(logits - expected)[:, closed == expected_closed].max())
+    ties = float((closed != expected_closed).mean())
+    if not difference <= TOLERANCE or ties > TIES:
+        raise SGNetError(
+            f"{folder.name}: OpenVINO's logits differ from PyTorch's by {difference:.2g} (at most "
+            f"{TOLERANCE:g} is allowed), its gates at {ties:.2%} of the voxels; nothing was written, please "
+            "report it with your versions of both"
+        )
+    return difference

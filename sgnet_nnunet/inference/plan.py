@@ -1,0 +1,204 @@
+"""What a network's heads stand for; nnU-Net's own `LabelManager` needs PyTorch."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.files import read_json
+
+FEWEST_LABELS_OF_UINT16 = 255
+"""From so many foreground labels on nnU-Net writes 16 bits, see its `export_prediction`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The labels of a data set; the names are those of nnU-Net's `LabelManager`.
+
+    Attributes:
+        has_regions: Whether each head is a region of its own, so that they may overlap.
+        heads: Output heads: labels with background, or regions.
+        foreground_labels: Values in masks, other than 0 and the ignored one.
+        regions_class_order: Value that each region writes, one over the other; empty without regions.
+    """
+
+    has_regions: bool
+    heads: int
+    foreground_labels: tuple[int, ...]
+    regions_class_order: tuple[int, ...]
+
+    @property
+    def mask_type(self) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
+        """Type of a mask's voxels, as nnU-Net's `export_prediction` chooses it."""
+        wide = len(self.foreground_labels) >= FEWEST_LABELS_OF_UINT16
+        return np.dtype(np.uint16) if wide else np.dtype(np.uint8)
+
+
+def labels_of(names: Mapping[str, Any], regions_class_order: Sequence[int] | None) -> Labels:
+    """Return the labels that a `dataset.json` declares.
+
+    Args:
+        names: Its `labels`: a value, or a list of values for a region, by name.
+        regions_class_order: Its `regions_class_order`, if any.
+
+    Raises:
+        ValueError: If regions come without their order, or with one of another length.
+    """
+    values = {
+        name: tuple(int(v) for v in value) if isinstance(value, list | tuple) else (int(value),)
+        for name, value in names.items()
+        if name != "ignore"
+    }
+    has_regions = any(len(value) > 1 for value in values.values())
+    every = {value for several in values.values() for value in several}
+    regions = [value for value in values.values() if set(value) != {0}]
+    order = tuple(int(value) for value in regions_class_order or ()) if has_regions else ()
+    if has_regions and len(order) != len(regions):
+        raise ValueError(f"regions_class_order has {len(order)} entries for {len(regions)} regions")
+    return Labels(
+        has_regions=has_regions,
+        heads=len(regions) if has_regions else len(every),
+        foreground_labels=tuple(sorted(every - {0})),
+        regions_class_order=order,
+    )
+
+
+RESAMPLING = "resample_torch_fornnunet"
+"""nnU-Net's linear interpolation by PyTorch, which `standalone.resample` equals."""
+
+DIMENSIONS = 3
+
+_REMEDY = "export the model anew"
+_WITH_PYTORCH = "predict the trained model's own folder instead, with PyTorch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How images become the network's input, and its logits masks.
+
+    Attributes:
+        plans: The content of `plans.json`.
+        dataset: The content of `dataset.json`.
+        reader: Name of nnU-Net's class that reads images and writes masks.
+        file_ending: Ending of images and masks, such as `.nii.gz`.
+        channels: Names of the image channels, in order.
+        labels: What the network's heads stand for.
+        transpose_forward: Axis of the image for each of the network's axes.
+        transpose_backward: The way back.
+        spacing: Voxel size in mm that the network works at, along its own z, y, x.
+        normalisations: Name of nnU-Net's normalisation, for each channel.
+        masked: Whether it looks at non-zero voxels alone, for each channel.
+        intensities: Intensity statistics of the training images, for each channel.
+    """
+
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    reader: str
+    file_ending: str
+    channels: tuple[str, ...]
+    labels: Labels
+    transpose_forward: tuple[int, int, int]
+    transpose_backward: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    normalisations: tuple[str, ...]
+    masked: tuple[bool, ...]
+    intensities: tuple[dict[str, float], ...]
+
+
+def read_plan(folder: Path, configuration: str) -> Plan:
+    """Read how to predict with a model.
+
+    Args:
+        folder: Folder with nnU-Net's `plans.json` and `dataset.json`.
+        configuration: Name of the plan's configuration, such as `3d_fullres`.
+
+    Raises:
+        InputFileError: If a file cannot be read or lacks something, or the plan asks for something
+            that cannot be done exactly without PyTorch.
+    """
+    path = folder / "plans.json"
+    plans, dataset = (read_json(each, remedy=_REMEDY) for each in (path, folder / "dataset.json"))
+    try:
+        settings = _configuration(path, plans, configuration)
+        _check_supported(path, plans, settings)
+        names = dataset["channel_names"] if "channel_names" in dataset else dataset["modality"]
+        channels = tuple(str(name) for name in names.values())
+        statistics = plans.get("foreground_intensity_properties_per_channel")
+        if statistics is None:
+            statistics = plans["foreground_intensity_properties_by_modality"]
+        return Plan(
+            plans=plans,
+            dataset=dataset,
+            reader=plans["image_reader_writer"],
+            file_ending=dataset["file_ending"],
+            channels=channels,
+            labels=labels_of(dataset["labels"], dataset.get("regions_class_order")),
+            transpose_forward=_three(plans["transpose_forward"], int),
+            transpose_backward=_three(plans["transpose_backward"], int),
+            spacing=_three(settings["spacing"], float),
+            normalisations=_each(settings["normalization_schemes"], channels, str),
+            masked=_each(settings["use_mask_for_norm"], channels, bool),
+            intensities=tuple(statistics[str(channel)] for channel in range(len(channels))),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        detail = f"nothing called {error}" if isinstance(error, KeyError) else str(error)
+        raise InputFileError(path, f"with dataset.json, holds no usable plan ({detail})", _REMEDY) from error
+
+
+def _configuration(path: Path, plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a configuration with what it inherits from others."""
+    configurations = plans["configurations"]
+    merged: dict[str, Any] = {}
+    seen: list[str] = []
+    following: str | None = name
+    while following is not None:
+        if following not in configurations or following in seen:
+            there = ", ".join(configurations)
+            raise InputFileError(
+                path, f"has no usable configuration {following}", f"name one of these: {there}"
+            )
+        seen.append(following)
+        merged = {**configurations[following], **merged}
+        following = configurations[following].get("inherits_from")
+    return merged
+
+
+def _check_supported(path: Path, plans: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse whatever would have to be approximated."""
+    if settings.get("previous_stage") is not None:
+        raise InputFileError(path, "is the second stage of a cascade", _WITH_PYTORCH)
+    if len(settings["spacing"]) != DIMENSIONS:
+        raise InputFileError(path, "is a 2D configuration", _WITH_PYTORCH)
+    for key, given, supported in (
+        ("preprocessor", settings.get("preprocessor_name", "DefaultPreprocessor"), "DefaultPreprocessor"),
+        ("label manager", plans.get("label_manager", "LabelManager"), "LabelManager"),
+        ("resampling of images", settings["resampling_fn_data"], RESAMPLING),
+        ("resampling of probabilities", settings["resampling_fn_probabilities"], RESAMPLING),
+    ):
+        if given != supported:
+            raise InputFileError(path, f"{key} {given} needs PyTorch, {supported} does not", _WITH_PYTORCH)
+    for key in ("resampling_fn_data_kwargs", "resampling_fn_probabilities_kwargs"):
+        options = settings[key]
+        if options.get("is_seg", False) or options.get("force_separate_z") is not False:
+            raise InputFileError(
+                path,
+                f"{key} must say is_seg false and force_separate_z false; got {json.dumps(options)}",
+                _WITH_PYTORCH,
+            )
+
+
+def _three(values: Sequence[object], kind: Callable[[Any], object]) -> tuple[Any, Any, Any]:
+    first, second, third = (kind(value) for value in values)
+    return first, second, third
+
+
+def _each(
+    values: Sequence[object], channels: tuple[str, ...], kind: Callable[[Any], object]
+) -> tuple[Any, ...]:
+    if len(values) != len(channels):
+        raise ValueError(f"{len(values)} normalisations for {len(channels)} channels")
+    return tuple(kind(value) for value in values)

@@ -1,0 +1,218 @@
+"""Masks and probabilities out, whole or not at all, as nnU-Net writes them."""
+
+import json
+import pickle
+from collections.abc import Iterator
+from itertools import product
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgnet_nnunet.evaluation.operating_point import OperatingPoint
+from sgnet_nnunet.files import atomic_path, write_text
+from sgnet_nnunet.inference.plan import Labels, Plan
+from sgnet_nnunet.inference.preprocessing import AxisWeights, Box, Shape, grid_weights, reader_class, resample
+
+
+def write_mask(path: Path, mask: NDArray[np.generic], properties: dict[str, Any], *, reader: str) -> None:
+    """Write a mask by nnU-Net's writer.
+
+    Args:
+        path: The file.
+        mask: Values of labels, shape (z, y, x).
+        properties: Those that the reader gave.
+        reader: Name of nnU-Net's class.
+    """
+    with atomic_path(path) as partial:
+        reader_class(reader)().write_seg(mask, str(partial), properties)
+
+
+def write_probabilities(
+    folder: Path, name: str, probabilities: NDArray[np.float32], properties: dict[str, Any]
+) -> None:
+    """Write the `.npz` and `.pkl` that nnU-Net's ensembles, and `sgnet tune`, read."""
+    with atomic_path(folder / f"{name}.npz") as partial:
+        np.savez_compressed(partial, probabilities=probabilities)
+    with atomic_path(folder / f"{name}.pkl") as partial:
+        partial.write_bytes(pickle.dumps(properties))
+
+
+def write_beside(folder: Path, plan: Plan, arguments: dict[str, Any]) -> None:
+    """Write the three files that `nnUNetv2_predict` leaves beside its masks.
+
+    Args:
+        folder: Where the masks go.
+        plan: The model's plan.
+        arguments: Those of nnU-Net's `predict_from_files`.
+    """
+    write_text(folder / "predict_from_raw_data_args.json", json.dumps(arguments, indent=4, sort_keys=True))
+    write_text(folder / "dataset.json", json.dumps(plan.dataset, indent=4))
+    write_text(folder / "plans.json", json.dumps(plan.plans, indent=4))
+
+
+BLOCK = 32
+"""Length of a block of the image in voxels."""
+
+MARGIN = 1e-3
+"""In logits: voxels this close to an operating point's threshold count as foreground until resampled."""
+
+HALF = 0.5
+
+
+def segment(
+    logits: NDArray[np.float32],
+    properties: dict[str, Any],
+    plan: Plan,
+    *,
+    point: OperatingPoint | None = None,
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return a case's mask.
+
+    Args:
+        logits: Shape (heads, z, y, x) on the network's grid.
+        properties: Those of the preprocessed case.
+        plan: The model's plan.
+        point: Where to cut; None for nnU-Net's own segmentation.
+
+    Returns:
+        Shape (z, y, x) in the order of axes that the reader gave.
+    """
+    shape: Shape = properties["shape_after_cropping_and_before_resampling"]
+    weights = grid_weights(_shape_of(logits), shape)
+    boxes = list(_active(_may_be_foreground(logits, plan.labels, point), weights))
+    mask = np.zeros(properties["shape_before_cropping"], dtype=plan.labels.mask_type)
+    cropped = mask[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
+    if point is None:
+        for box in boxes:
+            cropped[box] = _classes(_resampled(logits, weights, box), plan.labels)
+    elif boxes:
+        # SciPy behind it takes a fifth of a second to import.
+        from sgnet_nnunet.evaluation.operating_point import apply_operating_point  # noqa: PLC0415
+
+        hull = _hull(boxes)
+        probabilities = _background(plan.labels, tuple(part.stop - part.start for part in hull))
+        for box in boxes:
+            inside = tuple(
+                slice(part.start - whole.start, part.stop - whole.start)
+                for part, whole in zip(box, hull, strict=True)
+            )
+            probabilities[(slice(None), *inside)] = _probabilities(
+                _resampled(logits, weights, box), plan.labels
+            )
+        spacing = tuple(properties["spacing"][axis] for axis in plan.transpose_forward)
+        cropped[hull] = apply_operating_point(probabilities, point, plan.labels, spacing)
+    return mask.transpose(plan.transpose_backward)
+
+
+def probabilities_on_image(
+    logits: NDArray[np.float32], properties: dict[str, Any], plan: Plan
+) -> NDArray[np.float32]:
+    """Return a case's probabilities on the image's whole grid, as nnU-Net saves them.
+
+    Args:
+        logits: Shape (heads, z, y, x) on the network's grid.
+        properties: Those of the preprocessed case.
+        plan: The model's plan.
+
+    Returns:
+        Shape (heads, z, y, x) in the order of axes that the reader gave.
+    """
+    shape: Shape = properties["shape_after_cropping_and_before_resampling"]
+    weights = grid_weights(_shape_of(logits), shape)
+    whole = _background(plan.labels, properties["shape_before_cropping"])
+    box = tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])
+    everywhere = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    whole[(slice(None), *box)] = _probabilities(_resampled(logits, weights, everywhere), plan.labels)
+    return whole.transpose(0, *(axis + 1 for axis in plan.transpose_backward))
+
+
+def _shape_of(logits: NDArray[np.float32]) -> Shape:
+    _, z, y, x = logits.shape
+    return z, y, x
+
+
+def _may_be_foreground(
+    logits: NDArray[np.float32], labels: Labels, point: OperatingPoint | None
+) -> NDArray[np.bool_]:
+    """Return where the network's own voxels are foreground, or so near that rounding may make them so."""
+    cut = 0.0 if point is None else log(point.threshold / (1 - point.threshold)) - MARGIN
+    found = np.zeros(logits.shape[1:], dtype=np.bool_)
+    if point is None or labels.has_regions or labels.heads == 2:  # noqa: PLR2004
+        for head in range(0 if labels.has_regions else 1, labels.heads):
+            for index, voxels in enumerate(logits[head]):
+                found[index] |= (voxels if labels.has_regions else voxels - logits[0, index]) > cut
+        return found
+    for index in range(len(found)):
+        found[index] = np.logaddexp.reduce(logits[1:, index], axis=0) - logits[0, index] > cut
+    return found
+
+
+def _active(
+    foreground: NDArray[np.bool_], weights: tuple[AxisWeights, AxisWeights, AxisWeights]
+) -> Iterator[Box]:
+    """Yield the blocks of the output that are interpolated from any voxel of foreground."""
+    axes = [
+        [
+            (
+                slice(start, stop := min(start + BLOCK, len(axis.low))),
+                slice(axis.low[start], axis.high[stop - 1] + 1),
+            )
+            for start in range(0, len(axis.low), BLOCK)
+        ]
+        for axis in weights
+    ]
+    for (z, from_z), (y, from_y), (x, from_x) in product(*axes):
+        if foreground[from_z, from_y, from_x].any():
+            yield z, y, x
+
+
+def _hull(boxes: list[Box]) -> Box:
+    z, y, x = (
+        slice(min(part.start for part in parts), max(part.stop for part in parts))
+        for parts in zip(*boxes, strict=True)
+    )
+    return z, y, x
+
+
+def _resampled(
+    logits: NDArray[np.float32], weights: tuple[AxisWeights, AxisWeights, AxisWeights], box: Box
+) -> NDArray[np.float32]:
+    z, y, x = (axis.part(part) for axis, part in zip(weights, box, strict=True))
+    return np.stack([resample(head, (z, y, x)) for head in logits])
+
+
+def _background(labels: Labels, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the probabilities of an image that is all background."""
+    probabilities = np.zeros((labels.heads, *shape), dtype=np.float32)
+    if not labels.has_regions:
+        probabilities[0] = 1
+    return probabilities
+
+
+def _probabilities(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.float32]:
+    """Return the sigmoid of each region's logits, or the softmax of the labels'; may overwrite them."""
+    if labels.has_regions:
+        # exp of a negative number only, which does not overflow.
+        small = np.exp(-np.abs(logits))
+        return np.asarray(np.where(logits >= 0, 1, small) / (1 + small), dtype=np.float32)
+    logits -= logits.max(axis=0)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=0)
+    return logits
+
+
+def _classes(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.uint16]:
+    """Return the value that each voxel of shape (heads, z, y, x) gets."""
+    classes = np.zeros(logits.shape[1:], dtype=np.uint16)
+    if labels.has_regions:
+        for region, value in zip(_probabilities(logits, labels), labels.regions_class_order, strict=True):
+            classes[region > HALF] = value
+        return classes
+    best = logits[0].copy()
+    for label in range(1, labels.heads):
+        classes[logits[label] > best] = label
+        np.maximum(best, logits[label], out=best)
+    return classes

@@ -1,0 +1,196 @@
+"""The cores to compute with."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Lock, local
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference.engines import Engine
+from sgnet_nnunet.inference.sparse import Arrays, Stage
+
+if TYPE_CHECKING:
+    import openvino
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, where the system tells; else how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+Precision = Literal["f32", "bf16"]
+
+_first_use = Lock()
+
+
+class OpenVINORuntime:
+    """Runs a network's stages with OpenVINO.
+
+    Args:
+        models: The stages as OpenVINO's models, or the files that hold them, by name.
+        precision: What to compute in; left to itself, OpenVINO takes bf16 where a CPU has it.
+        threads: Threads to compute with; None for the cores that this process may use.
+
+    Raises:
+        SGNetError: If OpenVINO is not installed.
+    """
+
+    def __init__(
+        self,
+        models: "Mapping[str, openvino.Model | Path]",
+        *,
+        precision: Precision = "f32",
+        threads: int | None = None,
+    ) -> None:
+        self.threads = threads or usable_cores()
+        self._models = models
+        self._precision = precision
+        self._core = import_openvino().Core()
+        self._stages: dict[tuple[str, int], Stage] = {}
+
+    def block_stage(self, name: str) -> Stage:
+        """Return a stage of as many streams as there are threads, one of them for each caller."""
+        return self._stage(name, streams=self.threads)
+
+    def whole_stage(self, name: str) -> Stage:
+        """Return a stage of one stream that computes with all threads."""
+        return self._stage(name, streams=1)
+
+    def _stage(self, name: str, *, streams: int) -> Stage:
+        if (name, streams) not in self._stages:
+            model = self._models[name]
+            options = {
+                "INFERENCE_PRECISION_HINT": self._precision,
+                "INFERENCE_NUM_THREADS": self.threads,
+                "NUM_STREAMS": streams,
+            }
+            try:
+                opened = self._core.read_model(str(model)) if isinstance(model, Path) else model
+            except RuntimeError as error:
+                raise InputFileError(
+                    model, "cannot be opened by OpenVINO", "write it anew with sgnet export"
+                ) from error
+            self._stages[name, streams] = _stage_of(self._core.compile_model(opened, "CPU", options))
+        return self._stages[name, streams]
+
+
+def _stage_of(compiled: "openvino.CompiledModel") -> Stage:
+    tensor = import_openvino().Tensor
+    own, results = local(), range(len(compiled.outputs))
+
+    def run(*inputs: NDArray[np.float32]) -> Arrays:
+        if not hasattr(own, "request"):
+            own.request, own.inputs = compiled.create_infer_request(), [None] * len(inputs)
+        for index, array in enumerate(inputs):
+            # A thread mostly calls with the same buffers again, and each handing over takes a while.
+            if own.inputs[index] is not array:
+                own.request.set_input_tensor(index, tensor(array, shared_memory=True))
+                own.inputs[index] = array
+        # infer() would also copy every result.
+        own.request.start_async()
+        own.request.wait()
+        return [own.request.get_output_tensor(index).data for index in results]
+
+    return run
+
+
+def supports_bf16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this CPU with instructions for it."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def import_openvino() -> Any:  # noqa: ANN401 - a module
+    """Return the module `openvino`.
+
+    Raises:
+        SGNetError: If it is not installed.
+    """
+    with _first_use:
+        try:
+            import openvino  # noqa: PLC0415
+        except ImportError as error:
+            raise SGNetError("openvino is not installed; run: pip install 'sgnet-nnunet[cpu]'") from error
+        # Its binding fills tables on first use and lets go of Python's lock meanwhile: two threads that
+        # make their first tensors at once wait for each other for ever.
+        assert openvino.Tensor(np.zeros(1, dtype=np.float32), shared_memory=True).data.size  # noqa: S101
+    return openvino
+
+
+logger = logging.getLogger(__name__)
+
+ALLOWED_DICE = 0.998
+"""Overlap with the mask of single precision from which on bfloat16 is trusted."""
+
+
+def at_precision(wanted: str, build: Callable[[Precision], Engine], *, background_head: bool) -> Engine:
+    """Return an engine of OpenVINO at the precision that is wanted.
+
+    Args:
+        wanted: `f32`, `bf16`, or `auto` for bf16 if the CPU has it and the first image's mask allows it.
+        build: Returns the engine at a precision.
+        background_head: Whether head 0 is the background.
+
+    Raises:
+        SGNetError: If bf16 is wanted and this CPU has no instructions for it.
+    """
+    if wanted == "f32":
+        return build("f32")
+    if not supports_bf16():
+        if wanted == "bf16":
+            raise SGNetError(
+                "--precision bf16: this CPU has no bf16 instructions; use --precision f32 or auto"
+            )
+        return build("f32")
+    if wanted == "bf16":
+        return build("bf16")
+    return AutoPrecision(build("f32"), build("bf16"), background_head=background_head)
+
+
+class AutoPrecision:
+    """Runs the first image in both precisions, and the others in bfloat16 if their masks agree.
+
+    Args:
+        exact: The engine in single precision.
+        fast: The same in bfloat16.
+        background_head: Whether head 0 is the background.
+    """
+
+    def __init__(self, exact: Engine, fast: Engine, *, background_head: bool) -> None:
+        self.exact = exact
+        self.fast = fast
+        self.background_head = background_head
+        self.channels = exact.channels
+        self.heads = exact.heads
+        self._chosen: Engine | None = None
+
+    def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x)."""
+        if self._chosen is not None:
+            return self._chosen.logits(image)
+        logits = self.exact.logits(image)
+        dice = _dice(self._mask(logits), self._mask(self.fast.logits(image)))
+        enough = dice >= ALLOWED_DICE
+        logger.info(
+            "precision: %s (bf16 gives the first image's mask with Dice %.4f; %g is asked for)",
+            "bf16" if enough else "f32",
+            dice,
+            ALLOWED_DICE,
+        )
+        self._chosen = self.fast if enough else self.exact
+        return logits
+
+    def _mask(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        foreground = logits[1:].max(axis=0) > logits[0] if self.background_head else logits.max(axis=0) > 0
+        return np.asarray(foreground)
+
+
+def _dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    both = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / both if both else 1.0

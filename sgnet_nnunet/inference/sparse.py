@@ -1,0 +1,522 @@
+"""Blocks of a volume, and the windows that are cut from it for them.
+
+Arrays have their channels last, so that the rows which a window is copied by are long.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import product
+from threading import local
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Size = tuple[int, int, int]
+"""z, y, x in voxels."""
+
+
+def copy_window(volume: NDArray[np.generic], start: Size, window: NDArray[np.generic]) -> None:
+    """Fill `window` with what `volume` holds from `start` on, and with zeros where it has nothing.
+
+    Args:
+        volume: Shape (z, y, x, ...).
+        start: First voxel of the window, which may lie outside the volume.
+        window: Shape (z, y, x, ...), the last axes those of the volume.
+    """
+    inner, outer = [], []
+    for first, length, extent in zip(start, window.shape, volume.shape, strict=False):
+        low, high = max(first, 0), min(first + length, extent)
+        if low >= high:
+            window[...] = 0
+            return
+        outer.append(slice(low, high))
+        inner.append(slice(low - first, high - first))
+    source = volume[tuple(outer)]
+    if source.shape[:3] != window.shape[:3]:
+        window[...] = 0
+    window[tuple(inner)] = source
+
+
+def copy_image_window(image: NDArray[np.float32], start: Size, window: NDArray[np.float32]) -> None:
+    """Fill a window with channels last from an image with channels first; see `copy_window`.
+
+    Args:
+        image: Shape (channels, z, y, x).
+        start: First voxel of the window.
+        window: Shape (z, y, x, channels).
+    """
+    # A channel at a time: rows along x are copied faster than pairs of channels.
+    for channel, voxels in enumerate(image):
+        copy_window(voxels, start, window[..., channel])
+
+
+def inside_window(extent: Size, start: Size, size: Size) -> NDArray[np.bool_]:
+    """Return which voxels of a window lie inside a volume, shape `size`."""
+    if all(
+        first >= 0 and first + length <= limit
+        for first, length, limit in zip(start, size, extent, strict=True)
+    ):
+        return np.ones(size, dtype=bool)
+    along = [
+        (np.arange(first, first + length) >= 0) & (np.arange(first, first + length) < limit)
+        for first, length, limit in zip(start, size, extent, strict=True)
+    ]
+    return along[0][:, None, None] & along[1][None, :, None] & along[2][None, None, :]
+
+
+def block_starts(extent: Size, block: Size) -> list[Size]:
+    """Return the first voxels of the blocks that cover a volume; the last may reach beyond it."""
+    z, y, x = (range(0, length, step) for length, step in zip(extent, block, strict=True))
+    return list(product(z, y, x))
+
+
+def open_block_starts(mask: NDArray[np.bool_], block: Size) -> list[Size]:
+    """Return the first voxels of the blocks that hold a True voxel of `mask`, shape (z, y, x)."""
+    padding = [(0, -length % step) for length, step in zip(mask.shape, block, strict=True)]
+    padded = np.pad(mask, padding)
+    counts = [length // step for length, step in zip(padded.shape, block, strict=True)]
+    split = padded.reshape(counts[0], block[0], counts[1], block[1], counts[2], block[2])
+    opened = np.argwhere(split.any(axis=(1, 3, 5)))
+    return [(z * block[0], y * block[1], x * block[2]) for z, y, x in opened.tolist()]
+
+
+def batches(starts: Sequence[Size], size: int) -> Iterator[Sequence[Size]]:
+    """Yield the starts in groups of `size`; the last may be smaller."""
+    for first in range(0, len(starts), size):
+        yield starts[first : first + size]
+
+
+def repeat_twice(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask, shape (z, y, x), on the grid of twice its resolution."""
+    return mask.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+
+
+def dilate(mask: NDArray[np.bool_], voxels: int) -> NDArray[np.bool_]:
+    """Return a mask grown by a cube of `voxels` to each side, shape (z, y, x)."""
+    grown = mask
+    for axis in range(3):
+        before = np.moveaxis(grown, axis, 0)
+        grown = grown.copy()
+        after = np.moveaxis(grown, axis, 0)
+        for step in range(1, voxels + 1):
+            after[step:] |= before[:-step]
+            after[:-step] |= before[step:]
+    return grown
+
+
+def write_block(volume: NDArray[np.float32], start: Size, block: NDArray[np.float32]) -> None:
+    """Write a block, shape (z, y, x, channels), into a volume, as far as it reaches."""
+    target = volume[
+        tuple(slice(first, first + length) for first, length in zip(start, block.shape[:3], strict=True))
+    ]
+    z, y, x, _ = target.shape
+    target[...] = block[:z, :y, :x]
+
+
+def rounded_up(shape: Sequence[int], divisor: int) -> Size:
+    """Return a shape, z, y, x, raised to multiples of a divisor."""
+    z, y, x = (-(-length // divisor) * divisor for length in shape)
+    return z, y, x
+
+
+def divided(size: Size, divisor: int) -> Size:
+    """Return a size or a voxel on a grid of a fraction of the resolution, rounded down."""
+    z, y, x = size
+    return z // divisor, y // divisor, x // divisor
+
+
+def moved(start: Size, by: int) -> Size:
+    """Return a voxel moved, or a size grown, by so many voxels along each axis."""
+    z, y, x = start
+    return z + by, y + by, x + by
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """An admission gate; see `networks.gates.AdmissionGate`.
+
+    Attributes:
+        score_threshold: A voxel is admitted where its score, a logit, is above it.
+        dilation: Voxels of the gate's grid that the admitted region grows by.
+        nested: Whether it stays within the coarser gate.
+        held_open: Whether it admits everything.
+    """
+
+    score_threshold: float
+    dilation: int
+    nested: bool
+    held_open: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The geometry of an SG-Net that is run in stages.
+
+    Attributes:
+        channels: Image channels.
+        heads: Output heads.
+        features: Channels of each encoder level, full resolution first; three or more.
+        gates: The gate of each decoder level, coarsest first; None where there is none.
+        background: Logits of the heads outside the finest gate.
+    """
+
+    channels: int
+    heads: int
+    features: tuple[int, ...]
+    gates: tuple[Gate | None, ...]
+    background: tuple[float, ...]
+
+    @property
+    def divisor(self) -> int:
+        """The multiple that the network's sizes must have along each axis, in voxels."""
+        return int(2 ** (len(self.features) - 1))
+
+    @property
+    def margin(self) -> int:
+        """Voxels around a piece of an image beyond which nothing changes the piece's logits.
+
+        Each 3x3x3 convolution reaches one voxel of its level further, and so does each voxel of a
+        gate's dilation on its grid. Rounded up to the divisor.
+        """
+        levels = len(self.features)
+        reach = 2**levels - 1
+        for gate, level in zip(self.gates, reversed(range(levels - 1)), strict=True):
+            reach += 2**level + (gate.dilation * 2 ** (level + 1) if gate is not None else 0)
+        return -(-reach // self.divisor) * self.divisor
+
+    @property
+    def can_skip(self) -> bool:
+        """Whether nothing behind a closed gate matters: every level has a gate nested in the one before."""
+        return all(gate is not None and (gate.nested or level == 0) for level, gate in enumerate(self.gates))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the description as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Description":
+        """Return a description from what `as_dict` gave."""
+        gates = tuple(None if gate is None else Gate(**gate) for gate in values["gates"])
+        lists = {name: tuple(values[name]) for name in ("features", "background")}
+        return cls(**{**values, **lists, "gates": gates})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Blocks that a stage works on.
+
+    Attributes:
+        size: Voxels of the stage's result along z, y, x; even.
+        batch: Blocks that are run at once.
+    """
+
+    size: Size
+    batch: int
+
+
+STEM_BLOCKS = Blocks(size=(24, 16, 48), batch=1)
+"""In voxels of the image; multiples of 4. Exports hold these shapes: raise their version with them."""
+
+_FULL, _HALF, _COARSER = (
+    Blocks(size=(8, 8, 16), batch=8),
+    Blocks(size=(4, 8, 8), batch=8),
+    Blocks(size=(4, 4, 8), batch=8),
+)
+
+
+def blocks_of(level: int) -> Blocks:
+    """Return the blocks of the decoder's level at 1 / 2 ** `level` of the resolution.
+
+    Smaller blocks follow a gate more closely and spend more on their halo.
+    """
+    return (_FULL, _HALF, _COARSER)[min(level, 2)]
+
+
+def input_shapes(description: Description) -> dict[str, list[list[int]]]:
+    """Return the shapes that each stage is called with, (blocks, z, y, x, channels); -1 where any will do."""
+
+    def shape(blocks: Blocks, coarser: int, halo: int, channels: int) -> list[int]:
+        return [blocks.batch, *(length // coarser + halo for length in blocks.size), channels]
+
+    features = description.features
+    shapes = {
+        "stem": [shape(STEM_BLOCKS, 1, 6, description.channels), shape(STEM_BLOCKS, 2, 2, 1)],
+        "deep": [[1, -1, -1, -1, features[1]]],
+    }
+    for level in range(len(features) - 1):
+        blocks = blocks_of(level)
+        fine = shape(blocks, 1, 2, features[level]) if level else shape(blocks, 1, 4, description.channels)
+        shapes[f"up{level}"] = [shape(blocks, 2, 2, features[level + 1]), shape(blocks, 1, 2, 1), fine]
+    return shapes
+
+
+Mask = NDArray[np.bool_]
+"""Shape (z, y, x)."""
+
+
+def decide(gate: Gate, score: NDArray[np.float32], parent: Mask | None) -> Mask:
+    """Return what a gate admits; see `networks.gates.AdmissionGate.forward`."""
+    admitted = score > gate.score_threshold
+    allowed = on_grid(parent, score.shape) if gate.nested and parent is not None else None
+    if allowed is not None:
+        admitted &= allowed
+    admitted = dilate(admitted, gate.dilation)
+    if allowed is not None:
+        admitted &= allowed
+    return np.ones_like(admitted) if gate.held_open else admitted
+
+
+def on_grid(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    """Return a mask on the grid of a multiple, a power of two, of its resolution."""
+    while mask.shape != shape:
+        mask = repeat_twice(mask)
+    return mask
+
+
+class Workspace:
+    """Hands out arrays by name; the system gives a fresh page out slowly, one used before at once."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, NDArray[np.float32]] = {}
+
+    def trim(self, most: int) -> None:
+        """Give everything back if it is more than `most` bytes."""
+        if sum(held.nbytes for held in self._memory.values()) > most:
+            self._memory.clear()
+
+    def take(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return an array of a shape, with anything in it; the one of that name before is given up."""
+        voxels = int(np.prod(shape))
+        held = self._memory.get(name)
+        if held is None or held.size < voxels:
+            # Given up first, so that both are never there at once.
+            self._memory.pop(name, None)
+            del held
+            # Zeros are handed out untouched: what nothing is written to takes no memory.
+            held = self._memory[name] = np.zeros(voxels, dtype=np.float32)
+        return held[:voxels].reshape(shape)
+
+
+Arrays = Sequence[NDArray[np.float32]]
+
+
+class Stage(Protocol):
+    """One stage of a network; may be called by several threads at once."""
+
+    def __call__(self, *inputs: NDArray[np.float32]) -> Arrays:
+        """Return the results, channels last; they hold until the same thread calls the stage again."""
+        ...
+
+
+class Runtime(Protocol):
+    """A library that computes, and the threads it has."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads may call `block_stage` results at once."""
+        ...
+
+    def block_stage(self, name: str) -> Stage:
+        """Return a stage to be called by every thread, with inputs of one fixed shape."""
+        ...
+
+    def whole_stage(self, name: str) -> Stage:
+        """Return a stage to be called by one thread, which uses all of them, with inputs of any size."""
+        ...
+
+
+Feature = NDArray[np.float32]
+"""Shape (z, y, x, channels)."""
+
+Image = NDArray[np.float32]
+"""Shape (channels, z, y, x)."""
+
+KEPT_BYTES = 2**29
+"""Memory that an engine keeps for its next image at most; a brain takes about a third of it."""
+
+_Job = TypeVar("_Job")
+
+DEEP_VOXELS = 2**18
+"""Voxels, at a quarter of the resolution, of the encoder's deeper levels that are run at once."""
+
+
+class StagedEngine:
+    """Runs an SG-Net on a whole image.
+
+    Args:
+        description: The network's geometry.
+        runtime: What computes its stages.
+        skip: Leave out what cannot matter: decoder blocks behind closed gates, and encoder blocks of
+            nothing but background.
+
+    Raises:
+        ValueError: If something is to be left out that the network's gates do not allow.
+    """
+
+    def __init__(self, description: Description, runtime: Runtime, *, skip: bool) -> None:
+        if skip and not description.can_skip:
+            msg = "only a network with a nested gate at every level of its decoder can be run sparsely"
+            raise ValueError(msg)
+        self.description = description
+        self.runtime = runtime
+        self.skip = skip
+        self.channels = description.channels
+        self.heads = description.heads
+        self._background: dict[bytes, list[Feature]] = {}
+        # Kept from image to image, with what the runtime keeps for each of its threads.
+        self._pool = ThreadPoolExecutor(runtime.threads)
+        self._buffers = local()
+        self._workspace = Workspace()
+
+    def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x)."""
+        image = np.asarray(image, dtype=np.float32)
+        extent = rounded_up(image.shape[1:], self.description.divisor)
+        half, pooled = self._stem(image, extent)
+        deeper, score = self._deep(pooled)
+        del pooled
+        *skips, feature = half, *deeper
+        finest: Mask | None = None
+        for gate, level in zip(self.description.gates, reversed(range(len(skips) + 1)), strict=True):
+            if gate is not None and score is not None:
+                finest = decide(gate, score[..., 0], finest)
+            admitted = np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
+            if level:
+                feature, score = self._up(level, feature, admitted, skips.pop())
+        logits = self._logits(feature, admitted, finest, image)
+        self._workspace.trim(KEPT_BYTES)
+        return logits
+
+    def _stem(self, image: Image, extent: Size) -> tuple[Feature, Feature]:
+        """Return the feature at half the resolution, and that pooled to a quarter of it."""
+        features, stage, size = self.description.features, self.runtime.block_stage("stem"), STEM_BLOCKS.size
+        half = self._workspace.take("half", (*divided(extent, 2), features[1]))
+        pooled = self._workspace.take("pooled", (*divided(extent, 4), features[1]))
+        inside_size = moved(divided(size, 2), 2)
+
+        def run(start: Size) -> None:
+            window = self._buffer("image", STEM_BLOCKS, size, 3, self.channels)
+            copy_image_window(image, moved(start, -3), window[0])
+            inside = self._buffer("inside", STEM_BLOCKS, divided(size, 2), 1, 1)
+            inside[0, ..., 0] = inside_window(divided(extent, 2), moved(divided(start, 2), -1), inside_size)
+            key = inside.tobytes() if self.skip and not window.any() else b""
+            results = self._background.get(key) if key else None
+            if results is None:
+                results = [result[0] for result in stage(window, inside)]
+            if key and key not in self._background:
+                self._background[key] = [result.copy() for result in results]
+            write_block(half, divided(start, 2), results[0])
+            write_block(pooled, divided(start, 4), results[1])
+
+        self._run_all(run, block_starts(extent, size))
+        return half, pooled
+
+    def _deep(self, pooled: Feature) -> tuple[list[Feature], Feature | None]:
+        """Return the deeper features, finest first, and the first gate's score."""
+        stage, levels = self.runtime.whole_stage("deep"), len(self.description.features) - 2
+        unit = 2 ** (levels - 1)
+        margin = 2 * unit
+        plane = pooled.shape[1] * pooled.shape[2]
+        thickness = max(DEEP_VOXELS // plane // unit, 1) * unit
+        results: list[Feature] = []
+        for first in range(0, len(pooled), thickness):
+            last = min(first + thickness, len(pooled))
+            low, high = max(first - margin, 0), min(last + margin, len(pooled))
+            slab = np.ascontiguousarray(pooled[low:high])[None]
+            for index, part in enumerate(stage(slab)):
+                step = 2 ** min(index, levels - 1)
+                if first == 0:
+                    shape = (len(pooled) // step, *part.shape[2:])
+                    results.append(self._workspace.take(f"deep{index}", shape))
+                kept = part[0, (first - low) // step : (last - low) // step]
+                results[index][first // step : last // step] = kept
+        return results[:levels], results[levels] if len(results) > levels else None
+
+    def _up(
+        self, level: int, coarse: Feature, admitted: Mask, skip: Feature
+    ) -> tuple[Feature, Feature | None]:
+        """Return a decoder level's feature and the next gate's score."""
+        fine = repeat_twice(admitted)
+        # What no block writes holds anything: the next level and its gate look only where this one is open.
+        feature = self._workspace.take(f"up{level}", (*fine.shape, self.description.features[level]))
+        scored = self.description.gates[-level] is not None
+        score = self._workspace.take(f"score{level}", (*fine.shape, 1)) if scored else None
+
+        def write(start: Size, _: NDArray[np.float32], results: Arrays) -> None:
+            write_block(feature, start, results[0])
+            if score is not None:
+                write_block(score, start, results[1])
+
+        self._run_blocks(level, coarse, fine, skip, write)
+        return feature, score
+
+    def _logits(
+        self, coarse: Feature, admitted: Mask, finest: Mask | None, image: Image
+    ) -> NDArray[np.float32]:
+        """Return the logits, (heads, z, y, x), the background's wherever the finest gate is closed."""
+        background = np.asarray(self.description.background, dtype=np.float32)
+        logits = np.empty((self.heads, *image.shape[1:]), dtype=np.float32)
+        logits[...] = background[:, None, None, None]
+        channels_last = np.moveaxis(logits, 0, -1)
+        fine = repeat_twice(admitted)
+        closing = fine if finest is None or finest is admitted else on_grid(finest, fine.shape)
+
+        def write(start: Size, is_open: NDArray[np.float32], results: Arrays) -> None:
+            if finest is not admitted:
+                copy_window(closing[..., None], moved(start, -1), is_open)
+            inner = is_open[1:-1, 1:-1, 1:-1] > 0
+            write_block(channels_last, start, np.where(inner, results[0], background))
+
+        self._run_blocks(0, coarse, fine, image, write)
+        return logits
+
+    def _run_blocks(
+        self,
+        level: int,
+        coarse: Feature,
+        fine: Mask,
+        skip: Feature | Image,
+        write: Callable[[Size, NDArray[np.float32], Arrays], None],
+    ) -> None:
+        """Run a decoder level's blocks, and have `write` take in the results of each.
+
+        `write` gets a block's start, its mask with a halo of 1, shape (z, y, x, 1), and its results.
+        """
+        stage, blocks = self.runtime.block_stage(f"up{level}"), blocks_of(level)
+        halo, channels = (1, skip.shape[3]) if level else (2, self.channels)
+        copy_skip = copy_window if level else copy_image_window
+
+        def run(starts: Sequence[Size]) -> None:
+            inputs = (
+                self._buffer("coarse", blocks, divided(blocks.size, 2), 1, coarse.shape[3]),
+                self._buffer("admitted", blocks, blocks.size, 1, 1),
+                self._buffer("skip", blocks, blocks.size, halo, channels),
+            )
+            for slot, start in enumerate(starts):
+                copy_window(coarse, moved(divided(start, 2), -1), inputs[0][slot])
+                copy_window(fine[..., None], moved(start, -1), inputs[1][slot])
+                copy_skip(skip, moved(start, -halo), inputs[2][slot])
+            results = stage(*inputs)
+            for slot, start in enumerate(starts):
+                write(start, inputs[1][slot], [result[slot] for result in results])
+
+        starts = (
+            open_block_starts(fine, blocks.size)
+            if self.skip
+            else block_starts(rounded_up(fine.shape, 1), blocks.size)
+        )
+        self._run_all(run, list(batches(starts, blocks.batch)))
+
+    def _run_all(self, run: Callable[[_Job], None], jobs: Sequence[_Job]) -> None:
+        for future in [self._pool.submit(run, job) for job in jobs]:
+            future.result()
+
+    def _buffer(self, name: str, blocks: Blocks, size: Size, halo: int, channels: int) -> NDArray[np.float32]:
+        """Return an array of this thread's for the windows of a batch of blocks."""
+        shape = (blocks.batch, *moved(size, 2 * halo), channels)
+        own: dict[object, NDArray[np.float32]] = self._buffers.__dict__.setdefault("own", {})
+        if (name, shape) not in own:
+            own[name, shape] = np.zeros(shape, dtype=np.float32)
+        return own[name, shape]

@@ -1,0 +1,461 @@
+"""SG-Net cut into stages that a runtime runs on blocks: the PyTorch side.
+
+A stage's convolutions take no padding: their inputs come with a halo, which is zero outside the
+image as the network's own padding is, so that a block's result is the network's there. Inputs and
+results have their channels last, shape (blocks, z, y, x, channels).
+"""
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
+from torch.nn.utils import fuse_conv_bn_eval
+
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.inference.engines import Engine, Ensemble, SlabEngine
+from sgnet_nnunet.inference.runtimes import (
+    OpenVINORuntime,
+    Precision,
+    at_precision,
+    import_openvino,
+    usable_cores,
+)
+from sgnet_nnunet.inference.sparse import Arrays, Description, Gate, Stage, StagedEngine, input_shapes
+from sgnet_nnunet.networks.gates import AdmissionGate
+from sgnet_nnunet.networks.sgnet import ConvBlock, SGNet, UpBlock
+
+if TYPE_CHECKING:
+    import openvino
+
+FEWEST_LEVELS = 3
+
+
+def can_be_staged(network: nn.Module) -> bool:
+    """Whether the staged engine can run a network."""
+    return isinstance(network, SGNet) and len(network.encoder) >= FEWEST_LEVELS
+
+
+def describe(network: SGNet) -> Description:
+    """Return what the staged engine has to know of a network."""
+    blocks = [block for block in network.decoder if isinstance(block, UpBlock)]
+    convolutions = [_first(block) for block in network.encoder]
+    background = [network.background_logit] * network.head.out_channels
+    if network.background_head:
+        background[0] = 0.0
+    return Description(
+        channels=convolutions[0].in_channels,
+        heads=network.head.out_channels,
+        features=tuple(convolution.out_channels for convolution in convolutions),
+        gates=tuple(_gate(block.admission) for block in blocks),
+        background=tuple(background),
+    )
+
+
+def _gate(gate: AdmissionGate | None) -> Gate | None:
+    if gate is None:
+        return None
+    return Gate(
+        score_threshold=gate.score_threshold,
+        dilation=gate.dilation,
+        nested=gate.nested,
+        held_open=bool(gate.held_open),
+    )
+
+
+def stages_of(network: SGNet) -> dict[str, nn.Module]:
+    """Return the stages of a network in evaluation mode, by name, its batch norms folded in."""
+    network = copy.deepcopy(network).cpu().float().eval()
+    scores = [block.admission for block in network.decoder if isinstance(block, UpBlock)]
+    stages: dict[str, nn.Module] = {"stem": Stem(network), "deep": Deep(network, scores[0])}
+    for block, score, level in zip(
+        network.decoder, [*scores[1:], None], reversed(range(len(network.decoder))), strict=True
+    ):
+        stages[f"up{level}"] = Up(network, block, level, score)
+    return {name: stage.eval().requires_grad_(requires_grad=False) for name, stage in stages.items()}
+
+
+def example_inputs(description: Description) -> dict[str, tuple[Tensor, ...]]:
+    """Return a small input of each stage, for what traces it."""
+    features = description.features
+
+    def zeros(length: int, channels: int) -> Tensor:
+        return torch.zeros(1, length, length, length, channels)
+
+    inputs = {
+        "stem": (zeros(4 + 6, description.channels), zeros(2 + 2, 1)),
+        "deep": (zeros(description.divisor, features[1]),),
+    }
+    for level in range(len(features) - 1):
+        fine = zeros(4 + 2, features[level]) if level else zeros(4 + 4, description.channels)
+        inputs[f"up{level}"] = (zeros(2 + 2, features[level + 1]), zeros(4 + 2, 1), fine)
+    return inputs
+
+
+class Stem(nn.Module):
+    """The encoder's first two levels: image to the feature at half the resolution, and that pooled.
+
+    The image has a halo of 3 voxels; `inside` tells, at half the resolution and with a halo of 1, what
+    lies in the volume.
+    """
+
+    def __init__(self, network: SGNet) -> None:
+        super().__init__()
+        self.first, self.second = (_unpadded(network.encoder[level]) for level in (0, 1))
+        self.pool = network.pool
+
+    def forward(self, image: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the skip feature at half, and the input of `Deep` at a quarter of the resolution."""
+        pooled = self.pool(F.relu(self.first(_channels_first(image)))) * _channels_first(inside)
+        skip = F.relu(self.second(pooled))
+        return _channels_last(skip), _channels_last(self.pool(skip))
+
+
+class Deep(nn.Module):
+    """The rest of the encoder, on a whole volume; its convolutions pad."""
+
+    def __init__(self, network: SGNet, score: AdmissionGate | None) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(_fused(block) for block in list(network.encoder)[2:])
+        self.pool = network.pool
+        self.score = score
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, ...]:
+        """Return the feature of each level, finest first, then the first gate's score if there is one."""
+        feature = _channels_first(pooled)
+        features: list[Tensor] = []
+        for convolution in self.levels:
+            feature = F.relu(convolution(self.pool(feature) if features else feature))
+            features.append(feature)
+        scores = [] if self.score is None else [self.score.combined_score(feature)]
+        return tuple(_channels_last(result) for result in (*features, *scores))
+
+
+class Up(nn.Module):
+    """A decoder level: the coarser feature with a halo of 1, where the gate is open, the skip feature.
+
+    At full resolution the image, with a halo of 2, stands in for the skip feature, which is computed
+    from it, and the result is the logits.
+    """
+
+    def __init__(self, network: SGNet, block: nn.Module, level: int, score: AdmissionGate | None) -> None:
+        super().__init__()
+        assert isinstance(block, UpBlock)  # noqa: S101 - for the type checker
+        # The padding of a transposed convolution crops: here the halo's outer voxel.
+        self.upsample = copy.deepcopy(block.upsample)
+        self.upsample.padding = (1, 1, 1)
+        self.convolution = _unpadded(block.conv)
+        self.skip_gate = block.skip_gate
+        self.from_image = None if level else _unpadded(network.encoder[0])
+        self.head = None if level else network.head
+        self.score = score
+
+    def forward(self, coarse: Tensor, admitted: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
+        """Return the feature (or the logits) of the block, then the next gate's score if there is one."""
+        upsampled, fine = self.upsample(_channels_first(coarse)), _channels_first(skip)
+        if self.from_image is not None:
+            fine = F.relu(self.from_image(fine))
+        if self.skip_gate is not None:
+            fine, _ = self.skip_gate(fine)
+        is_open = _channels_first(admitted) > 0
+        joined = torch.cat((upsampled, fine), dim=1)
+        feature = F.relu(self.convolution(torch.where(is_open, joined, torch.zeros_like(joined))))
+        results = [feature if self.head is None else self.head(feature)]
+        if self.score is not None:
+            results.append(self.score.combined_score(feature))
+        return tuple(_channels_last(result) for result in results)
+
+
+def _channels_first(feature: Tensor) -> Tensor:
+    return feature.permute(0, 4, 1, 2, 3)
+
+
+def _channels_last(feature: Tensor) -> Tensor:
+    return feature.permute(0, 2, 3, 4, 1)
+
+
+def _first(block: nn.Module) -> nn.Conv3d:
+    assert isinstance(block, ConvBlock)  # noqa: S101 - for the type checker
+    convolution = block[0]
+    assert isinstance(convolution, nn.Conv3d)  # noqa: S101
+    return convolution
+
+
+def _fused(block: nn.Module) -> nn.Conv3d:
+    """Return the convolution of a block with its batch norm folded in."""
+    convolution = _first(block)
+    fused: nn.Conv3d = fuse_conv_bn_eval(convolution, block[1])  # type: ignore[index]
+    return fused
+
+
+def _unpadded(block: nn.Module) -> nn.Conv3d:
+    convolution = _fused(block)
+    convolution.padding = (0, 0, 0)
+    return convolution
+
+
+class TorchRuntime:
+    """Runs a network's stages with PyTorch.
+
+    Args:
+        stages: From `stages.stages_of`.
+        threads: Threads to compute with; None for the cores that this process may use.
+    """
+
+    def __init__(self, stages: Mapping[str, nn.Module], *, threads: int | None = None) -> None:
+        self.stages = stages
+        self.threads = threads or usable_cores()
+
+    def block_stage(self, name: str) -> Stage:
+        """Return a stage that computes with the thread that calls it alone."""
+        return self._stage(name, threads=1)
+
+    def whole_stage(self, name: str) -> Stage:
+        """Return a stage that computes with all threads."""
+        return self._stage(name, threads=self.threads)
+
+    def _stage(self, name: str, *, threads: int) -> Stage:
+        module = self.stages[name]
+
+        def run(*inputs: NDArray[np.float32]) -> Arrays:
+            # PyTorch keeps the number, and whether gradients are wanted, for each thread.
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                results = module(*(torch.from_numpy(array) for array in inputs))
+            return [result.numpy() for result in results]
+
+        return run
+
+
+def staged_models(network: SGNet) -> "dict[str, openvino.Model]":
+    """Return the stages of a network as models of OpenVINO, by name.
+
+    Raises:
+        SGNetError: If OpenVINO is not installed.
+    """
+    description = describe(network)
+    examples, shapes = example_inputs(description), input_shapes(description)
+    return {
+        name: to_openvino(stage, examples[name], shapes[name]) for name, stage in stages_of(network).items()
+    }
+
+
+def to_openvino(
+    module: nn.Module, example: tuple[torch.Tensor, ...], shapes: list[list[int]]
+) -> "openvino.Model":
+    """Return a module as a model of OpenVINO.
+
+    Args:
+        module: In evaluation mode, on the CPU.
+        example: Inputs to trace it with.
+        shapes: Shapes of the model's inputs; -1 for an axis of any length.
+
+    Raises:
+        SGNetError: If OpenVINO is not installed.
+    """
+    openvino = import_openvino()
+    from openvino.frontend import FrontEndManager  # noqa: PLC0415
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: PLC0415
+
+    # openvino.convert_model does this too, and reports to its makers that it did.
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    # The conversion fails where it is called with inference mode on.
+    with torch.inference_mode(mode=False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # tracing is what OpenVINO's decoder takes
+        traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
+        decoder = TorchScriptPythonDecoder(traced, example_input=example)
+        model = frontend.convert(frontend.load(decoder))
+    ports = zip(model.inputs, shapes, strict=True)
+    model.reshape({port: openvino.PartialShape(shape) for port, shape in ports})
+    return model
+
+
+DIVISOR = 32
+"""Images are padded with zeros to multiples of it: enough for networks of up to six levels."""
+
+_DEPEND_ON_THE_TILE = (
+    _InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.Linear,
+    nn.MultiheadAttention,
+    _AdaptiveAvgPoolNd,
+    _AdaptiveMaxPoolNd,
+)
+
+
+def is_fully_convolutional(network: nn.Module) -> bool:
+    """Whether a voxel's logits depend on what surrounds it, and not on how large the image is."""
+    modules = list(network.modules())
+    norms = [module for module in modules if isinstance(module, _BatchNorm)]
+    return not any(isinstance(module, _DEPEND_ON_THE_TILE) for module in modules) and all(
+        norm.track_running_stats for norm in norms
+    )
+
+
+class DenseEngine:
+    """Runs a network once over the whole image.
+
+    Args:
+        run: Takes an image, shape (1, channels, z, y, x), and returns logits, (1, heads, z, y, x).
+        channels: Image channels.
+        heads: Output heads.
+    """
+
+    def __init__(
+        self, run: Callable[[NDArray[np.float32]], NDArray[np.float32]], *, channels: int, heads: int
+    ) -> None:
+        self.run = run
+        self.channels = channels
+        self.heads = heads
+
+    def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x)."""
+        _, z, y, x = image.shape
+        padding = [(0, 0), *((0, -length % DIVISOR) for length in (z, y, x))]
+        padded = np.pad(np.asarray(image, dtype=np.float32), padding)
+        return self.run(padded[None])[0, :, :z, :y, :x]
+
+
+def torch_run(
+    network: nn.Module, device: torch.device
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Return a function that runs a network with PyTorch, in half precision on a GPU as nnU-Net does."""
+    network = network.to(device).eval()
+
+    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode(), torch.autocast(device.type, enabled=device.type == "cuda"):
+            logits: torch.Tensor = network(torch.from_numpy(image).to(device))
+        return logits.float().cpu().numpy()
+
+    return run
+
+
+logger = logging.getLogger(__name__)
+
+
+def build_engine(
+    network: nn.Module,
+    weights: Sequence[Mapping[str, Tensor]],
+    *,
+    wanted: str = "auto",
+    runtime: str = "auto",
+    precision: str = "f32",
+    device: torch.device,
+    max_memory: int | None = None,
+) -> Engine | None:
+    """Return the engine for a network, or None for nnU-Net's sliding window (`tiled`).
+
+    `auto` takes the fastest that changes nothing: `sparse` where the gates allow it, else `whole` for a
+    network whose logits do not depend on the size of what it is shown, else `tiled`.
+
+    Args:
+        network: The network.
+        weights: Weights of one or more folds; their logits are averaged.
+        wanted: `tiled`, `whole`, `sparse` or `auto`.
+        runtime: `torch`, `openvino` or `auto`, which is OpenVINO on a CPU if it is installed.
+        precision: What OpenVINO computes in; see `precision.at_precision`.
+        device: Where to compute.
+        max_memory: Bytes that the process may take in all; None for what is free.
+
+    Raises:
+        SGNetError: If the network, or this machine, does not allow what is wanted.
+    """
+    engine = _engine_for(network, wanted, device)
+    if engine == "tiled":
+        if runtime == "openvino" or precision != "f32":
+            raise SGNetError(
+                "the tiled engine is nnU-Net's own and runs in PyTorch; leave out --runtime and --precision, "
+                "or choose --engine whole"
+            )
+        logger.info("engine: tiled (nnU-Net's sliding window), runtime: torch")
+        return None
+    runtime = _runtime_for(runtime, device)
+    if precision != "f32" and runtime != "openvino":
+        raise SGNetError(
+            f"--precision {precision} needs --runtime openvino (pip install 'sgnet-nnunet[cpu]') on a CPU"
+        )
+    logger.info("engine: %s, runtime: %s on %s, precision: %s", engine, runtime, device.type, precision)
+    folds: list[Engine] = []
+    for one in weights:
+        network.load_state_dict(dict(one))
+        build = partial(_build, network.eval(), engine, runtime, device, max_memory)
+        background_head = getattr(network, "background_head", True)
+        folds.append(at_precision(precision, build, background_head=background_head))
+    return folds[0] if len(folds) == 1 else Ensemble(folds)
+
+
+def _engine_for(network: nn.Module, wanted: str, device: torch.device) -> str:
+    name = type(network).__name__
+    whole = is_fully_convolutional(network)
+    sparse = isinstance(network, SGNet) and can_be_staged(network) and describe(network).can_skip
+    if wanted == "auto":
+        return "sparse" if sparse and device.type == "cpu" else "whole" if whole else "tiled"
+    if wanted == "whole" and not whole:
+        raise SGNetError(
+            f"--engine whole: what {name} says of a voxel depends on the size of the tile (its norms do); "
+            "use --engine tiled"
+        )
+    if wanted == "sparse" and not sparse:
+        raise SGNetError(
+            f"--engine sparse: {name} has no nested admission gate at every level of its decoder; "
+            "use --engine auto"
+        )
+    if wanted == "sparse" and device.type != "cpu":
+        raise SGNetError(f"--engine sparse runs on the CPU, not on {device.type}; use --engine whole there")
+    return wanted
+
+
+def _runtime_for(wanted: str, device: torch.device) -> str:
+    if wanted == "openvino" and device.type != "cpu":
+        raise SGNetError(f"--runtime openvino runs on the CPU, not on {device.type}; use --runtime torch")
+    if wanted != "auto":
+        return wanted
+    return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
+
+
+def _build(
+    network: nn.Module,
+    engine: str,
+    runtime: str,
+    device: torch.device,
+    max_memory: int | None,
+    precision: Precision,
+) -> Engine:
+    if device.type == "cpu" and isinstance(network, SGNet) and can_be_staged(network):
+        if runtime == "torch":
+            stages: TorchRuntime | OpenVINORuntime = TorchRuntime(stages_of(network))
+        else:
+            stages = OpenVINORuntime(staged_models(network), precision=precision)
+        staged = StagedEngine(describe(network), stages, skip=engine == "sparse")
+        return SlabEngine(staged, max_memory=max_memory)
+    channels, heads = _channels_and_heads(network)
+    run = torch_run(network, device) if runtime == "torch" else _openvino_run(network, channels, precision)
+    return DenseEngine(run, channels=channels, heads=heads)
+
+
+def _openvino_run(
+    network: nn.Module, channels: int, precision: Precision
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+
+    example = (torch.zeros(1, channels, 64, 64, 64),)
+    model = to_openvino(network, example, [[1, channels, -1, -1, -1]])
+    stage = OpenVINORuntime({"network": model}, precision=precision).whole_stage("network")
+    return lambda image: stage(image)[0]
+
+
+def _channels_and_heads(network: nn.Module) -> tuple[int, int]:
+    """Return a network's channels and heads, from its first and last convolution."""
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
+    return convolutions[0].in_channels, convolutions[-1].out_channels

@@ -1,1 +1,0 @@
-"""Volumes in and out: reading NIfTI files with checks, writing them whole or not at all."""

@@ -1,0 +1,191 @@
+"""Scanner grids: where the voxels of a scan lie in the world."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline, PchipInterpolator
+from scipy.spatial.transform import Rotation
+
+from sgnet_nnunet.phantom.config import PhantomConfig
+
+FloatArray = NDArray[np.float32]
+Shape = tuple[int, int, int]
+
+MAJORITY = 0.5
+"""A mask holds the voxels that its structure fills by more than this fraction."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid of voxels in RAS axis order.
+
+    Attributes:
+        shape: Number of voxels along x, y, z.
+        affine: 4x4 matrix from voxel index to world millimetres (RAS+).
+    """
+
+    shape: Shape
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """Voxel size in mm along x, y, z."""
+        sizes: NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return sizes
+
+    @property
+    def extent(self) -> NDArray[np.float64]:
+        """Sides in mm along x, y, z."""
+        return self.spacing * self.shape
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of a voxel in mm3."""
+        return float(np.prod(self.spacing))
+
+    def axes(self) -> list[NDArray[np.float64]]:
+        """Positions in mm along x, y and z, counted from the first voxel."""
+        return [np.arange(count) * size for count, size in zip(self.shape, self.spacing, strict=True)]
+
+    def crop(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> "Grid":
+        """Return the grid of voxels `low` to `high`, the last excluded; both may lie outside."""
+        affine = self.affine.copy()
+        affine[:3, 3] += self.affine[:3, :3] @ low
+        x, y, z = (int(count) for count in high - low)
+        return Grid((x, y, z), affine)
+
+
+def rotation(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the 3x3 rotation by `degrees` about x, then y, then z."""
+    matrix: NDArray[np.float64] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    return matrix
+
+
+def centred_grid(
+    *,
+    centre: NDArray[np.float64],
+    extent: NDArray[np.float64],
+    spacing: NDArray[np.float64],
+    turn: NDArray[np.float64],
+) -> Grid:
+    """Return a grid of at least `extent` mm around `centre` (world mm), its axes turned by `turn` (3x3)."""
+    x, y, z = (int(count) for count in np.ceil(extent / spacing))
+    affine = np.eye(4)
+    affine[:3, :3] = turn * spacing
+    affine[:3, 3] = centre - affine[:3, :3] @ ((np.array((x, y, z)) - 1) / 2)
+    return Grid((x, y, z), affine)
+
+
+_CUBIC_BSPLINE_POWER = 151 / 315
+"""Integral of the squared cubic B-spline: the mean variance of a spline with unit-variance controls."""
+
+_DEGREE = 3
+
+
+class SmoothField:
+    """A random cubic-spline field over a box, to be evaluated on any grid along the box's axes.
+
+    Values have about zero mean and a standard deviation of one. Evaluation uses sparse products,
+    which unlike dense ones sum in one order whatever the number of threads.
+
+    Args:
+        rng: Source of the control points.
+        extent: Sides of the box in mm, shape (3,).
+        wavelength: Distance of the control points in mm; details are about twice as large.
+    """
+
+    def __init__(self, rng: np.random.Generator, extent: NDArray[np.float64], wavelength: float) -> None:
+        self.wavelength = wavelength
+        controls = [int(np.ceil(side / wavelength)) + _DEGREE + 1 for side in extent]
+        self.controls: FloatArray = rng.standard_normal(controls, dtype=np.float32)
+
+    def on(self, axes: Sequence[NDArray[np.float64]]) -> FloatArray:
+        """Evaluate on the grid spanned by `axes`, the positions in mm along x, y and z of the box."""
+        values = self.controls
+        # Mean square weight of a control point: brings the field back to a variance of one.
+        gain = np.float32(1 / np.sqrt(_CUBIC_BSPLINE_POWER))
+        for positions in axes:
+            count = values.shape[0]
+            knots = np.arange(count + _DEGREE + 1, dtype=np.float64) - _DEGREE
+            basis = BSpline.design_matrix(positions / self.wavelength, knots, _DEGREE).astype(np.float32)
+            rest = values.shape[1:]
+            values = np.moveaxis((basis @ values.reshape(count, -1)).reshape(-1, *rest) * gain, 0, -1)
+        return np.ascontiguousarray(values)
+
+
+TEMPLATE_EXTENT = np.array((160.0, 200.0, 180.0))
+"""Sides in mm of a box that holds the ICBM152 brain in any pose, about `TEMPLATE_CENTRE`."""
+
+TEMPLATE_CENTRE = np.array((0.0, -18.0, 5.0))
+"""Middle of the ICBM152 brain in MNI mm."""
+
+
+class Warp:
+    """A pose, a size and a smooth deformation: from the scan's grid to MNI coordinates.
+
+    Args:
+        rng: Source of all draws.
+        grid: Grid that the whole head fits in; fields are anchored to its first voxel.
+        config: Population to draw from.
+    """
+
+    def __init__(self, rng: np.random.Generator, grid: Grid, config: PhantomConfig) -> None:
+        extent = grid.extent
+        self.extent = extent
+        self.size = grid.spacing
+        pose = rotation(rng.normal(0, config.head_angles))
+        common = rng.uniform(*config.brain_scale)
+        scale = common * (1 + rng.normal(0, 0.02, 3))
+        centre = (np.array(grid.shape) - 1) / 2 * grid.spacing
+        self.linear = (pose / scale).T
+        self.shift = TEMPLATE_CENTRE - self.linear @ centre
+        self.coarse = [SmoothField(rng, extent, 42.0) for _ in range(3)]
+        self.fine = [SmoothField(rng, extent, 11.0) for _ in range(3)]
+        self.amplitude = (config.warp_coarse, config.warp_fine)
+
+    def on(self, axes: Sequence[NDArray[np.float64]]) -> FloatArray:
+        """Return MNI coordinates in mm, shape (3, x, y, z), on the grid spanned by `axes` (mm)."""
+        x, y, z = (axis.astype(np.float32) for axis in axes)
+        mni = np.empty((3, len(x), len(y), len(z)), dtype=np.float32)
+        for i, row in enumerate(self.linear.astype(np.float32)):
+            mni[i] = self.coarse[i].on(axes) * np.float32(self.amplitude[0])
+            mni[i] += self.fine[i].on(axes) * np.float32(self.amplitude[1])
+            mni[i] += (row[0] * x + np.float32(self.shift[i]))[:, None, None]
+            mni[i] += (row[1] * y)[:, None] + row[2] * z
+        return mni
+
+
+def densify(points: NDArray[np.float64], *, step: float) -> NDArray[np.float64]:
+    """Return points along a smooth curve through `points`, shape (n, 3), about `step` apart."""
+    length = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))))
+    count = max(int(length[-1] / step), 2)
+    curve: NDArray[np.float64] = PchipInterpolator(length, points)(np.linspace(0, length[-1], count))
+    return curve
+
+
+def stamp(
+    volume: FloatArray,
+    points: NDArray[np.float64],
+    radii: NDArray[np.floating],
+    *,
+    spacing: NDArray[np.float64],
+) -> None:
+    """Draw balls of `radii` mm, shape (n,), at `points` (voxel index, shape (n, 3)) into `volume`.
+
+    The volume takes the larger of its value and the share of each voxel that the ball fills,
+    approximated from the voxel's distance to the surface. Voxels outside are left out.
+    """
+    size = float(spacing.mean())
+    reach = np.ceil((radii.max() + size) / spacing).astype(int)
+    offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1)
+    base = np.rint(points).astype(int)
+    voxels = base[:, None] + offsets.reshape(1, -1, 3)
+    distance = np.linalg.norm((voxels - points[:, None]) * spacing, axis=-1)
+    filled = np.clip((radii[:, None] - distance) / size + 0.5, 0, 1)
+    # A tube thinner than a voxel fills at most its cross-section.
+    filled *= np.minimum(np.pi * (radii[:, None] / size) ** 2, 1)
+    keep = (filled > 0) & ((voxels >= 0) & (voxels < volume.shape)).all(axis=-1)
+    index = tuple(voxels[keep].T)
+    np.maximum.at(volume, index, filled[keep].astype(np.float32))

@@ -1,0 +1,318 @@
+"""Vasogenic oedema: it runs along white matter and spares cortex and fluid."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from sgnet_nnunet.phantom.anatomy import Anatomy
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.geometry import MAJORITY, FloatArray
+
+Box = tuple[slice, ...]
+Source = tuple[tuple[int, int, int], float, float]
+"""Centre of a lesion (voxel index), its radius and the reach of its oedema (both mm)."""
+
+_SPEED = {"wm": 1.0, "gm": 0.13, "csf": 0.02}
+"""How readily oedema spreads through a tissue, relative to white matter."""
+
+_EDGE = 3.5
+"""Distance in mm over which oedema fades."""
+
+_STRIDE = 2
+"""Spread is computed on every second voxel."""
+
+
+def spread_oedema(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    *,
+    core: FloatArray,
+    sources: Sequence[Source],
+    max_volume: float,
+) -> FloatArray:
+    """Return the fraction of oedema, 0 to 1, shape of `core`.
+
+    Oedema starts at the surface of each source's core and spreads for its reach along the path of
+    least resistance. Where core and oedema together would pass `max_volume` mm3, all oedema recedes
+    by the same distance.
+    """
+    oedema = np.zeros_like(core)
+    if not sources:
+        return oedema
+    box = _box_around(sources, anatomy)
+    coarse = _distance_left(rng, anatomy, box, sources)
+    shape = tuple(s.stop - s.start for s in box)
+    to_coarse = np.eye(3) / _STRIDE
+    left = ndimage.affine_transform(coarse, to_coarse, output_shape=shape, order=1, mode="nearest")
+    affinity = np.clip(1.25 * anatomy.wm[box] + 0.25 * anatomy.gm[box], 0, 1)
+    affinity = ndimage.gaussian_filter(affinity, 0.5)
+    outside_box = int((core > MAJORITY).sum()) - int((core[box] > MAJORITY).sum())
+    room = int(max_volume / anatomy.grid.voxel_volume) - outside_box
+    oedema[box] = _recede(left, affinity, core[box], room) * anatomy.brain[box]
+    return oedema
+
+
+def _box_around(sources: Sequence[Source], anatomy: Anatomy) -> Box:
+    """Return the box, starting at even voxels, that holds all oedema of `sources`."""
+    centres = np.array([centre for centre, _, _ in sources])
+    reaches = np.array([radius + reach + 2 * _EDGE for _, radius, reach in sources])
+    voxels = np.ceil(reaches[:, None] / anatomy.grid.spacing).astype(int)
+    low = np.maximum((centres - voxels).min(axis=0), 0) // _STRIDE * _STRIDE
+    high = np.minimum((centres + voxels).max(axis=0) + 1, anatomy.grid.shape)
+    return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+
+
+def _distance_left(
+    rng: np.random.Generator, anatomy: Anatomy, box: Box, sources: Sequence[Source]
+) -> FloatArray:
+    """Return how much farther oedema could spread from each second voxel of `box`, in mm.
+
+    Negative where it does not come; `-_EDGE` at the lowest.
+    """
+    every = tuple(slice(s.start, s.stop, _STRIDE) for s in box)
+    speed = sum(getattr(anatomy, tissue)[every] * value for tissue, value in _SPEED.items())
+    ragged = ndimage.gaussian_filter(rng.standard_normal(speed.shape, dtype=np.float32), 1.5)
+    resistance = np.exp(0.5 * ragged / ragged.std()) / np.maximum(speed, _SPEED["csf"])
+    step = anatomy.grid.spacing * _STRIDE
+    position = np.indices(resistance.shape).reshape(3, -1).T * step
+    farthest = max(reach for _, _, reach in sources)
+    start = resistance.size
+    heads: list[NDArray[np.int64]] = []
+    tails: list[NDArray[np.int64]] = []
+    costs: list[NDArray[np.float64]] = []
+    near = np.zeros(start, dtype=bool)
+    for centre, radius, reach in sources:
+        offset = (np.array(centre) - [s.start for s in box]) * anatomy.grid.spacing
+        away = np.linalg.norm(position - offset, axis=1)
+        near |= away < radius + reach + 2 * _EDGE
+        body = np.flatnonzero(away <= max(radius, away.min()))
+        heads.append(np.full(body.size, start))
+        tails.append(body)
+        costs.append(np.full(body.size, farthest - reach + 1e-3))
+    for head, tail, cost in _edges(resistance, near.reshape(resistance.shape), step):
+        heads.append(head)
+        tails.append(tail)
+        costs.append(cost)
+    graph = sparse.csr_matrix(
+        (np.concatenate(costs), (np.concatenate(heads), np.concatenate(tails))), shape=(start + 1, start + 1)
+    )
+    spent = sparse.csgraph.dijkstra(graph, directed=False, indices=start, limit=farthest + _EDGE)
+    left: FloatArray = np.maximum(farthest - spent[:start], -_EDGE).astype(np.float32)
+    return left.reshape(resistance.shape)
+
+
+def _edges(
+    resistance: FloatArray, near: NDArray[np.bool_], step: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield both ends and the cost of the edges in each of the 13 directions between `near` voxels."""
+    index = np.arange(resistance.size).reshape(resistance.shape)
+    for direction in product((-1, 0, 1), repeat=3):
+        if direction <= (0, 0, 0):
+            continue
+        sides = list(zip(direction, resistance.shape, strict=True))
+        here = tuple(slice(max(-d, 0), n - max(d, 0)) for d, n in sides)
+        there = tuple(slice(max(d, 0), n - max(-d, 0)) for d, n in sides)
+        kept = near[here] & near[there]
+        mean = (resistance[here][kept] + resistance[there][kept]).astype(np.float64) / 2
+        yield index[here][kept], index[there][kept], mean * np.linalg.norm(direction * step)
+
+
+def _recede(left: FloatArray, affinity: FloatArray, core: FloatArray, room: int) -> FloatArray:
+    """Return the fraction of oedema, drawn back until it and the core take at most `room` voxels."""
+    # A voxel counts as oedema where the fraction passes one half: from this distance on.
+    threshold = _EDGE * MAJORITY / np.maximum(affinity, 1e-3)
+    excess = np.where((core <= MAJORITY) & (affinity > MAJORITY), left - threshold, -np.inf).ravel()
+    allowed = max(room - int((core > MAJORITY).sum()), 0)
+    back = 0.0
+    if int((excess > 0).sum()) > allowed:
+        back = float(np.partition(excess, -allowed - 1)[-allowed - 1])
+    fraction: FloatArray = (np.clip((left - back) / _EDGE, 0, 1) * affinity).astype(np.float32)
+    return fraction
+
+
+_LARGE = 8.0
+"""Diameter in mm from which rings and oedema are common."""
+
+_SMALLEST_RING = 5.0
+"""Diameter in mm below which a rim leaves no room for necrosis."""
+
+_BRAINSTEM = ((-18.0, 18.0), (-48.0, -8.0), (-70.0, -8.0))
+"""Box around the brainstem in MNI mm, which holds few metastases for its mixed tissue."""
+
+_BORDER = 0.2
+"""Least fraction of grey and of white matter on their border."""
+
+_FAR = 0.02
+"""Closeness to the ventricles below which a lesion does not reach into them."""
+
+_SURFACE = 1.2
+"""Distance from the centre, in radii, that an irregular surface seldom passes."""
+
+_ATTEMPTS = 200
+"""Places tried for a lesion before it is left out; a brain has far more room than that."""
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One metastasis.
+
+    Attributes:
+        centre: Voxel index.
+        radii: Half axes in mm along x, y, z before its surface is made irregular.
+        rim: Thickness of the enhancing rim in mm; infinite for a solid lesion.
+        enhancement: Strength of its enhancement, 1 being the patient's usual.
+        reach: How far oedema spreads along white matter, in mm; 0 for none.
+    """
+
+    centre: tuple[int, int, int]
+    radii: tuple[float, float, float]
+    rim: float
+    enhancement: float
+    reach: float
+
+
+@dataclass(frozen=True)
+class LesionMaps:
+    """All lesions of a patient on the T1ce grid; arrays of its shape, fractions 0 to 1.
+
+    Attributes:
+        core: Fraction of enhancing and necrotic tissue.
+        necrosis: Fraction of necrotic tissue, part of the core.
+        enhancement: Strength of enhancement, 1 being the patient's usual.
+        oedema: Fraction of oedema, not counting the core.
+    """
+
+    core: FloatArray
+    necrosis: FloatArray
+    enhancement: FloatArray
+    oedema: FloatArray
+
+    @property
+    def whole(self) -> FloatArray:
+        """Fraction of core and oedema."""
+        return np.maximum(self.core, self.oedema)
+
+
+def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, config: PhantomConfig) -> list[Lesion]:
+    """Draw lesions, shrunk so that their ellipsoids stay under `config.max_core_fraction` together."""
+    extra = config.extra_lesions_median * np.exp(config.extra_lesions_sigma * rng.standard_normal())
+    count = min(1 + int(extra), config.max_lesions)
+    diameters = config.diameter_median * np.exp(config.diameter_sigma * rng.standard_normal(count))
+    diameters = np.sort(np.clip(diameters, *config.diameter_limits))[::-1]
+    room = config.max_core_fraction * anatomy.brain_volume
+    diameters = diameters * min(1.0, float(np.cbrt(room / (np.pi / 6 * np.sum(diameters**3)))))
+    places = _place(rng, anatomy, diameters)
+    return [_draw_lesion(rng, centre, diameter, config) for centre, diameter in places]
+
+
+def _place(
+    rng: np.random.Generator, anatomy: Anatomy, diameters: NDArray[np.float64]
+) -> list[tuple[tuple[int, int, int], float]]:
+    """Place lesions on the grey-white border, nearer the surface more often, apart from each other.
+
+    Returns the centre (voxel index) and the diameter (mm) of each that found room.
+    """
+    border = np.argwhere((np.minimum(anatomy.gm, anatomy.wm) > _BORDER) & (anatomy.near_ventricles < _FAR))
+    index = tuple(border.T)
+    depth = anatomy.depth[index]
+    weight = np.exp(-depth / 18)
+    inside = [
+        (low < axis[index]) & (axis[index] < high)
+        for axis, (low, high) in zip(anatomy.mni, _BRAINSTEM, strict=True)
+    ]
+    weight[np.logical_and.reduce(inside)] *= 0.05
+    cumulative = np.cumsum(weight, dtype=np.float64)
+    taken: list[tuple[NDArray[np.int64], float]] = []
+    for diameter in diameters:
+        for _ in range(_ATTEMPTS):
+            pick = int(np.searchsorted(cumulative, rng.uniform(0, cumulative[-1])))
+            apart = all(
+                np.linalg.norm((border[pick] - other) * anatomy.grid.spacing) > (diameter + width) * 0.7
+                for other, width in taken
+            )
+            if apart and depth[pick] > 0.4 * diameter:
+                taken.append((border[pick], float(diameter)))
+                break
+    return [((int(x), int(y), int(z)), diameter) for (x, y, z), diameter in taken]
+
+
+def _draw_lesion(
+    rng: np.random.Generator, centre: tuple[int, int, int], diameter: float, config: PhantomConfig
+) -> Lesion:
+    """Draw how a lesion of `diameter` mm looks."""
+    stretch = np.exp(rng.normal(0, 0.12, 3))
+    x, y, z = diameter / 2 * stretch / np.cbrt(np.prod(stretch))
+    ringed = diameter > _SMALLEST_RING and rng.uniform() < config.ring_fraction * min(1, diameter / _LARGE)
+    rim = rng.uniform(1.3, 2.0) + 0.05 * diameter if ringed else np.inf
+    faint = rng.uniform() < config.faint_fraction
+    strength = rng.uniform(0.3, 0.55) if faint else rng.uniform(0.75, 1.15)
+    chance = config.oedema_fraction * (1 if diameter >= _LARGE else 0.5)
+    swollen = rng.uniform() < chance
+    reach = config.oedema_reach * np.sqrt(diameter / 10) * np.exp(rng.normal(0, 0.4))
+    return Lesion(
+        centre=centre,
+        radii=(float(x), float(y), float(z)),
+        rim=float(rim),
+        enhancement=float(strength),
+        reach=float(reach) if swollen else 0.0,
+    )
+
+
+def rasterise(
+    rng: np.random.Generator, anatomy: Anatomy, lesions: list[Lesion], config: PhantomConfig
+) -> LesionMaps:
+    """Draw the lesions' irregular surfaces into maps; oedema gives way to keep the tumour small."""
+    core, necrosis, enhancement = (np.zeros(anatomy.grid.shape, dtype=np.float32) for _ in range(3))
+    tissue = anatomy.brain * (1 - np.clip(2 * anatomy.ventricles, 0, 1))
+    for lesion in lesions:
+        box, inward, uneven = _surface(rng, anatomy, lesion)
+        body = np.clip(0.5 + inward / 1.3, 0, 1) * tissue[box]
+        rim = lesion.rim * np.exp(0.35 * uneven)
+        hollow = np.clip(0.5 + (inward - rim) / 1.5, 0, 1) * (body > 0)
+        grown = body > core[box]
+        core[box] = np.maximum(core[box], body)
+        necrosis[box] = np.where(grown, hollow, necrosis[box])
+        enhancement[box] = np.where(grown, lesion.enhancement * (1 + 0.18 * uneven), enhancement[box])
+    oedema = spread_oedema(
+        rng,
+        anatomy,
+        core=core,
+        sources=[(lesion.centre, max(lesion.radii), lesion.reach) for lesion in lesions if lesion.reach > 0],
+        max_volume=config.max_tumour_fraction * anatomy.brain_volume,
+    )
+    return LesionMaps(core=core, necrosis=necrosis, enhancement=enhancement, oedema=oedema)
+
+
+def _surface(
+    rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion
+) -> tuple[tuple[slice, ...], FloatArray, FloatArray]:
+    """Return a box around `lesion`, the distance in mm to its surface there, positive inside, and texture.
+
+    The texture has zero mean and a standard deviation of one.
+    """
+    spacing = anatomy.grid.spacing
+    radius = float(np.mean(lesion.radii))
+    reach = np.ceil((1.6 * max(lesion.radii) + 2) / spacing).astype(int)
+    box = tuple(
+        slice(max(c - r, 0), min(c + r + 1, n))
+        for c, r, n in zip(lesion.centre, reach, anatomy.grid.shape, strict=True)
+    )
+    offsets = [
+        ((np.arange(s.start, s.stop) - c) * step / r).astype(np.float32)
+        for s, c, step, r in zip(box, lesion.centre, spacing, lesion.radii, strict=True)
+    ]
+    x, y, z = np.meshgrid(*offsets, indexing="ij", sparse=True)
+    rough, uneven = (
+        ndimage.gaussian_filter(rng.standard_normal([s.stop - s.start for s in box], dtype=np.float32), sigma)
+        for sigma in (0.4 * radius / spacing, np.maximum(0.25 * radius, 0.8) / spacing)
+    )
+    distance = np.sqrt(x**2 + y**2 + z**2)
+    # Centred where the surface runs, so that roughness keeps the lesion's volume.
+    rough -= rough[distance < _SURFACE].mean()
+    rough *= 0.16 * radius / rough.std()
+    uneven /= uneven.std()
+    return box, ((1 - distance) * radius + rough).astype(np.float32), uneven

@@ -1,1 +1,0 @@
-"""Pictures: slices as a radiologist sees them."""

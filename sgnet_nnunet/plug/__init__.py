@@ -1,1 +1,0 @@
-"""How nnU-Net finds this package's classes, and how a user checks that it does."""

@@ -1,0 +1,1 @@
+"""How nnU-Net finds the classes of this package."""

@@ -1,0 +1,83 @@
+"""Link and unlink the faces by hand, for editable installs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, files
+from importlib.util import find_spec
+from pathlib import Path
+
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.plugin.shims import FACES, write_faces
+
+TRAINERS_FOLDER = Path(__file__).parents[2] / "trainers"
+"""In a checkout, what `nnUNet_extTrainer` can point at."""
+
+
+def nnunet_package() -> Path:
+    """Return the folder of the installed `nnunetv2` package, without importing it.
+
+    Raises:
+        SGNetError: If nnU-Net is not installed.
+    """
+    spec = find_spec("nnunetv2")
+    if spec is None or spec.origin is None:
+        msg = "nnU-Net v2 is not installed in this environment; run `pip install nnunetv2`"
+        raise SGNetError(msg)
+    return Path(spec.origin).parent
+
+
+def faces_belong_to_wheel() -> bool:
+    """Tell whether pip installed the faces itself, and so removes them itself."""
+    try:
+        installed = {str(path) for path in files("sgnet-nnunet") or ()}
+    except PackageNotFoundError:
+        return False
+    return any(f"nnunetv2/{face.path}" in installed for face in FACES)
+
+
+def link(package: Path) -> list[Path]:
+    """Write the faces into nnU-Net's folders; doing it twice changes nothing.
+
+    Args:
+        package: Folder of the `nnunetv2` package.
+
+    Returns:
+        The files written now.
+
+    Raises:
+        SGNetError: If the folders are read-only.
+    """
+    with _writing_to(package):
+        return write_faces(package)
+
+
+def unlink(package: Path) -> list[Path]:
+    """Remove the faces from nnU-Net's folders; doing it twice changes nothing.
+
+    Args:
+        package: Folder of the `nnunetv2` package.
+
+    Returns:
+        The files removed now.
+
+    Raises:
+        SGNetError: If the folders are read-only.
+    """
+    present = [package / face.path for face in FACES if (package / face.path).is_file()]
+    with _writing_to(package):
+        for path in present:
+            path.unlink()
+    return present
+
+
+@contextmanager
+def _writing_to(package: Path) -> Iterator[None]:
+    """Turn a failure to write into one line that names the way out."""
+    try:
+        yield
+    except OSError as error:
+        msg = (
+            f"{package}: cannot be changed ({error.strerror}); use an environment of your own, "
+            f"or, for the trainers alone, run `export nnUNet_extTrainer={TRAINERS_FOLDER}`"
+        )
+        raise SGNetError(msg) from error

@@ -1,0 +1,93 @@
+"""Faces: one-line modules inside nnU-Net's folders that re-export this package's classes.
+
+nnU-Net looks up trainers, planners and normalisers by class name in the files of its own package,
+and its spawned workers do so anew, so only a file there is found everywhere. `setup.py` puts the
+faces into the wheel; it runs this module before anything is installed, so nothing but the
+standard library is imported here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Face:
+    """A module for nnU-Net's package.
+
+    Attributes:
+        folder: The folder of the `nnunetv2` package that nnU-Net searches for such classes.
+        path: Where the face goes, relative to the `nnunetv2` package.
+        module: The module of this package that defines the classes.
+        names: The classes.
+    """
+
+    folder: str
+    path: str
+    module: str
+    names: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The module's source."""
+        return f"from {self.module} import {', '.join(self.names)}  # placed by sgnet_nnunet\n"
+
+    def is_current(self, package: Path) -> bool:
+        """Tell whether the `nnunetv2` package in the folder `package` holds this face."""
+        target = package / self.path
+        return target.is_file() and target.read_text(encoding="utf-8") == self.text
+
+
+FACES = (
+    Face(
+        "training/nnUNetTrainer",
+        "training/nnUNetTrainer/sgnet_trainers.py",
+        "sgnet_nnunet.training.trainers",
+        (
+            "SGNetTrainer",
+            "SGNetSkipGateTrainer",
+            "SGNetSoftGateTrainer",
+            "SGNetNoGateTrainer",
+            "SGNetDeepSupervisionTrainer",
+            "SGNetNotebookTrainer",
+            "UNetTrainer",
+            "AttentionUNetTrainer",
+            "ResUNetTrainer",
+        ),
+    ),
+    Face(
+        "training/nnUNetTrainer",
+        "training/nnUNetTrainer/variants/benchmarking/sgnet_benchmark_trainers.py",
+        "sgnet_nnunet.training.benchmark_trainers",
+        ("SGNetTrainerBenchmark_5epochs", "SGNetTrainerBenchmark_5epochs_noDataLoading"),
+    ),
+    Face(
+        "experiment_planning",
+        "experiment_planning/experiment_planners/sgnet_planner.py",
+        "sgnet_nnunet.planning.planner",
+        ("SGNetPlanner", "SGNetNotebookPlanner"),
+    ),
+    Face(
+        "preprocessing/normalization",
+        "preprocessing/normalization/sgnet_normalization.py",
+        "sgnet_nnunet.planning.normalization",
+        ("PercentileNormalization", "PercentileTo01Normalization"),
+    ),
+)
+
+
+def write_faces(package: Path) -> list[Path]:
+    """Write every face into the folder `package` of nnU-Net; return the paths written.
+
+    Faces that are there already are left alone.
+
+    Raises:
+        OSError: If a face cannot be written.
+    """
+    written = []
+    for face in FACES:
+        if not face.is_current(package):
+            target = package / face.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(face.text, encoding="utf-8")
+            written.append(target)
+    return written

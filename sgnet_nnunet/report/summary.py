@@ -1,0 +1,477 @@
+"""What each metric means, in words."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import nan
+
+import numpy as np
+import pandas as pd
+
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.evaluation.lesion_metrics import SizeClass
+from sgnet_nnunet.evaluation.mask_metrics import Metric
+from sgnet_nnunet.evaluation.measurement import HEADLINE_METRICS, Figures
+from sgnet_nnunet.evaluation.registry import SIZE_CLASSES
+from sgnet_nnunet.evaluation.results import Model
+from sgnet_nnunet.evaluation.surface_metrics import HD95
+from sgnet_nnunet.report.statistics import (
+    CONFIDENCE,
+    ZERO_METHOD,
+    Difference,
+    Estimate,
+    Interval,
+    Ranking,
+    Resampling,
+    compare,
+    correct,
+    estimate_ratio,
+    metrics_of,
+    rank_models,
+    rows_of,
+    sums_by_patient,
+)
+
+TITLES = {
+    "dice": "Dice",
+    "precision": "Precision",
+    "recall": "Recall",
+    "hd95_directed_mm": "HD95 directed (mm)",
+    "hd95_pooled_mm": "HD95 pooled (mm)",
+    "hd95_surface_weighted_mm": "HD95 surface-weighted (mm)",
+    "nsd_1mm": "NSD at 1 mm",
+    "nsd_2mm": "NSD at 2 mm",
+    "lesion_sensitivity": "Lesion sensitivity",
+    "lesion_precision": "Lesion precision",
+    "lesion_f1": "Lesion F1",
+    "false_positives": "False positives per case",
+}
+"""Titles of columns; a metric without one goes by its name."""
+
+HD95_MEANINGS = {
+    "directed": "the larger of the two directed percentiles over surface voxels (MONAI)",
+    "pooled": "the percentile of both directions' distances together (medpy, panoptica)",
+    "surface-weighted": "the larger of the two directed percentiles over surface area (surface-distance)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """What a metric is.
+
+    Attributes:
+        name: Its column.
+        title: Its name in tables.
+        unit: Unit of its values, "" for a share.
+        higher_is_better: None if it says nothing about the mask's quality.
+        best: Value of a perfect mask; NaN if there is none.
+        meaning: What is measured.
+        headline: Whether models are tested and ranked on it.
+    """
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool | None
+    best: float
+    meaning: str
+    headline: bool
+
+
+def define(metric: Metric) -> Definition:
+    """Return what a metric is."""
+    return Definition(
+        name=metric.name,
+        title=TITLES.get(metric.name, metric.name),
+        unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
+        best=metric.best,
+        meaning=_meaning(metric),
+        headline=metric.name in HEADLINE_METRICS,
+    )
+
+
+def size_in_words(size: SizeClass) -> str:
+    """Return a size class as it follows the word "lesions"; "of any size" for all."""
+    if not size.suffix:
+        return "of any size"
+    if not size.smallest_mm:
+        return f"below {size.limit_mm:g} mm"
+    if size == SizeClass(smallest_mm=size.smallest_mm):
+        return f"of {size.smallest_mm:g} mm or more"
+    return f"of {size.smallest_mm:g} to below {size.limit_mm:g} mm"
+
+
+def _meaning(metric: Metric) -> str:
+    sentence = (inspect.getdoc(type(metric)) or "").partition("\n")[0].rstrip(".")
+    if isinstance(metric, HD95):
+        return f"{sentence}: {HD95_MEANINGS[metric.definition]}"
+    size = getattr(metric, "size", SizeClass())
+    return f"{sentence}; lesions {size_in_words(size)} by diameter" if size.suffix else sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What one model was judged on.
+
+    Attributes:
+        model: Name of the model.
+        label: Name of the label or region.
+        cases: Cases, missing predictions among them.
+        patients: Patients of these cases.
+        both_empty: Cases where neither mask has a voxel; most metrics leave them out.
+        empty_predictions: Cases where only the prediction is empty; they score the worst value.
+        empty_references: Cases where only the reference is empty; they score the worst value.
+        missing: Cases without a prediction, scored as if it were empty.
+    """
+
+    model: str
+    label: str
+    cases: int
+    patients: int
+    both_empty: int
+    empty_predictions: int
+    empty_references: int
+    missing: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The values of one metric over the cases of one model.
+
+    Attributes:
+        model: Name of the model.
+        label: Name of the label or region.
+        metric: Name of the metric.
+        n: Cases with a value.
+        patients: Patients of these cases.
+        left_out: Cases without one (NaN): both masks are empty, or no lesion is of the metric's size.
+        one_empty: Cases among the n where one mask is empty, so that shares and distances score the
+            worst value.
+        mean: Mean over the n cases.
+        sd: Standard deviation over cases, with n - 1; NaN for fewer than two.
+        median: Median.
+        q1: Lower quartile.
+        q3: Upper quartile.
+        interval: Interval of the mean over patients.
+    """
+
+    model: str
+    label: str
+    metric: str
+    n: int
+    patients: int
+    left_out: int
+    one_empty: int
+    mean: float
+    sd: float
+    median: float
+    q1: float
+    q3: float
+    interval: Interval
+
+
+def count_cases(rows: pd.DataFrame, *, model: str, label: str) -> Counts:
+    """Count the cases of one model and label, given as `rows_of` returns them."""
+    empty = rows["empty"]
+    return Counts(
+        model=model,
+        label=label,
+        cases=len(rows),
+        patients=rows["patient"].nunique(),
+        both_empty=int((empty == "both").sum()),
+        empty_predictions=int((empty == "prediction").sum()),
+        empty_references=int((empty == "reference").sum()),
+        missing=int(rows["missing"].astype(bool).sum()),
+    )
+
+
+def describe(
+    rows: pd.DataFrame, *, model: str, label: str, metric: str, resampling: Resampling
+) -> Description:
+    """Describe one metric over the rows of one model and label, given as `rows_of` returns them."""
+    kept = rows[rows[metric].notna()]
+    values = kept[metric].to_numpy(dtype=np.float64)
+    estimate = estimate_ratio(*sums_by_patient(kept[metric], kept["patient"]), resampling=resampling)
+    with np.errstate(invalid="ignore"):  # infinite values have no standard deviation
+        sd = float(values.std(ddof=1)) if values.size > 1 else nan
+        q1, median, q3 = np.quantile(values, (0.25, 0.5, 0.75)) if values.size else (nan, nan, nan)
+    return Description(
+        model=model,
+        label=label,
+        metric=metric,
+        n=len(kept),
+        patients=kept["patient"].nunique(),
+        left_out=len(rows) - len(kept),
+        one_empty=int(kept["empty"].isin(["prediction", "reference"]).sum()),
+        mean=estimate.value,
+        sd=sd,
+        median=float(median),
+        q1=float(q1),
+        q3=float(q3),
+        interval=estimate.interval,
+    )
+
+
+STATUSES = ("detected", "missed", "false positive")
+ALL_SIZES = SizeClass()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledLesions:
+    """The lesions of one model, label and size class over all cases.
+
+    Attributes:
+        model: Name of the model.
+        label: Name of the label or region.
+        size: The class, by diameter.
+        cases: Cases, those without lesions among them.
+        detected: Lesions of the references that are found.
+        missed: Lesions of the references that are not.
+        false_positives: Predicted lesions that meet none of the reference.
+        sensitivity: detected / (detected + missed).
+        precision: detected / (detected + false positives). A predicted lesion that finds two of the
+            reference counts twice; the per-case lesion precision counts it once.
+        f1: 2 detected / (2 detected + missed + false positives).
+        false_positives_per_case: False positives / cases.
+    """
+
+    model: str
+    label: str
+    size: SizeClass
+    cases: int
+    detected: int
+    missed: int
+    false_positives: int
+    sensitivity: Estimate
+    precision: Estimate
+    f1: Estimate
+    false_positives_per_case: Estimate
+
+
+def pool_lesions(
+    rows: pd.DataFrame, per_lesion: pd.DataFrame, *, model: str, label: str, resampling: Resampling
+) -> Iterator[PooledLesions]:
+    """Yield the lesions of one model and label, all of them and then class by class.
+
+    Args:
+        rows: Rows of `per_case` of the model and label, as `rows_of` returns them.
+        per_lesion: The whole table of lesions.
+        model: Name of the model.
+        label: Name of the label or region.
+        resampling: How patients are drawn.
+    """
+    lesions = per_lesion[(per_lesion["model"] == model) & (per_lesion["label"] == label)]
+    cases = rows.groupby("patient").size()
+    for size in (ALL_SIZES, *SIZE_CLASSES):
+        counts = _count(lesions, size, patients=cases.index)
+        detected, missed, false = (counts[status].to_numpy(dtype=np.float64) for status in STATUSES)
+        ratios = {
+            "sensitivity": (detected, detected + missed),
+            "precision": (detected, detected + false),
+            "f1": (2 * detected, 2 * detected + missed + false),
+            "false_positives_per_case": (false, cases.to_numpy(dtype=np.float64)),
+        }
+        yield PooledLesions(
+            model=model,
+            label=label,
+            size=size,
+            cases=len(rows),
+            detected=int(detected.sum()),
+            missed=int(missed.sum()),
+            false_positives=int(false.sum()),
+            **{name: estimate_ratio(*ratio, resampling=resampling) for name, ratio in ratios.items()},
+        )
+
+
+def _count(lesions: pd.DataFrame, size: SizeClass, *, patients: pd.Index) -> pd.DataFrame:
+    """Return how many lesions of each status each patient has."""
+    chosen = lesions[lesions["diameter_mm"].ge(size.smallest_mm) & lesions["diameter_mm"].lt(size.limit_mm)]
+    counts = pd.crosstab(chosen["patient"], chosen["status"])
+    return counts.reindex(index=patients, columns=list(STATUSES), fill_value=0)
+
+
+INTERVALS = (
+    "bootstrap over patients, the scans of a patient drawn together; "
+    "BCa, or percentiles where BCa is not defined"
+)
+FAMILY = "all models but the reference, times all headline metrics; one family for each label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How the statistics were made.
+
+    Attributes:
+        reference: Name of the model that the others are compared with.
+        resampling_seed: Seed of the resamples, drawn by the generator.
+        resamples: Resamples of each interval and ranking.
+        confidence: Confidence of the intervals.
+        intervals: How intervals are made.
+        test: The test of paired differences.
+        zeros: How the test treats patients without a difference, in SciPy's words.
+        correction: Correction of p for the number of tests.
+        family: The tests that are corrected together.
+    """
+
+    reference: str
+    resampling_seed: int
+    resamples: int
+    confidence: float = CONFIDENCE
+    intervals: str = INTERVALS
+    test: str = "Wilcoxon's signed-rank test, two-sided, on the patients' mean differences"
+    zeros: str = ZERO_METHOD
+    correction: str = "Holm"
+    family: str = FAMILY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a comparison says.
+
+    Attributes:
+        dataset: Name of the data set, or of the reference folder.
+        models: The models, in the order they were named.
+        labels: Names of the labels or regions.
+        definitions: Every metric that was measured.
+        protocol: How the statistics were made.
+        missing: Names of the cases without a prediction, by model.
+        counts: What each model was judged on, label by label.
+        descriptions: Every metric of every model, label by label.
+        differences: The same against the reference model; only headline metrics are tested.
+        rankings: The models by mean rank, label by label; empty for a single model.
+        pooled: Lesions over all cases, by size class.
+    """
+
+    dataset: str
+    models: tuple[Model, ...]
+    labels: tuple[str, ...]
+    definitions: tuple[Definition, ...]
+    protocol: Protocol
+    missing: dict[str, tuple[str, ...]]
+    counts: tuple[Counts, ...]
+    descriptions: tuple[Description, ...]
+    differences: tuple[Difference, ...]
+    rankings: tuple[Ranking, ...]
+    pooled: tuple[PooledLesions, ...]
+
+    @cached_property
+    def description_of(self) -> Mapping[tuple[str, str, str], Description]:
+        """The descriptions by model, label and metric."""
+        return {(each.model, each.label, each.metric): each for each in self.descriptions}
+
+    @cached_property
+    def difference_of(self) -> Mapping[tuple[str, str, str], Difference]:
+        """The differences by model, label and metric."""
+        return {(each.model, each.label, each.metric): each for each in self.differences}
+
+    @property
+    def headline(self) -> tuple[Definition, ...]:
+        """The metrics that models are tested and ranked on."""
+        return tuple(definition for definition in self.definitions if definition.headline)
+
+
+def summarise(
+    figures: Figures, *, rng: np.random.Generator, reference: str | None = None, resamples: int = 2000
+) -> Summary:
+    """Return all statistics of a comparison, the same whatever the order of the tables' rows.
+
+    Args:
+        figures: What was measured.
+        rng: Gives the seed of all resamples.
+        reference: Name of the model that the others are compared with; by default the first.
+        resamples: Resamples of each interval and ranking.
+
+    Raises:
+        SGNetError: If there is no such model, a model has no row for a label, a case has two rows, or
+            a column is not that of a metric.
+    """
+    models = tuple(model.name for model in figures.results.models)
+    reference = reference or models[0]
+    if reference not in models:
+        raise SGNetError(f"there is no model {reference}; name one of {', '.join(models)} as the reference")
+    metrics = metrics_of(figures.per_case)
+    resampling = Resampling.drawn_by(rng, number=resamples)
+    labels = tuple(target.name for target in figures.results.targets)
+    parts = [_Label(name, figures, models, metrics, resampling) for name in labels]
+    return Summary(
+        dataset=figures.results.dataset,
+        models=figures.results.models,
+        labels=labels,
+        definitions=tuple(define(metric) for metric in metrics),
+        protocol=Protocol(
+            reference=reference,
+            resampling_seed=resampling.seed,
+            resamples=resampling.number,
+        ),
+        missing={
+            model: tuple(case.name for case in figures.results.missing if case.model == model)
+            for model in models
+        },
+        counts=tuple(count for part in parts for count in part.counts()),
+        descriptions=tuple(description for part in parts for description in part.descriptions()),
+        differences=tuple(
+            difference for part in parts for difference in correct(part.differences(reference))
+        ),
+        rankings=tuple(part.ranking() for part in parts if len(models) > 1),
+        pooled=tuple(pooled for part in parts for pooled in part.pooled()),
+    )
+
+
+class _Label:
+    """The statistics of one label or region."""
+
+    def __init__(
+        self,
+        label: str,
+        figures: Figures,
+        models: tuple[str, ...],
+        metrics: tuple[Metric, ...],
+        resampling: Resampling,
+    ) -> None:
+        self.label, self.metrics, self.resampling = label, metrics, resampling
+        self.per_lesion = figures.per_lesion
+        self.rows = {model: _present_rows(figures.per_case, model, label) for model in models}
+
+    def counts(self) -> Iterator[Counts]:
+        for model, rows in self.rows.items():
+            yield count_cases(rows, model=model, label=self.label)
+
+    def descriptions(self) -> Iterator[Description]:
+        for model, rows in self.rows.items():
+            for metric in self.metrics:
+                yield describe(
+                    rows, model=model, label=self.label, metric=metric.name, resampling=self.resampling
+                )
+
+    def differences(self, reference: str) -> Iterator[Difference]:
+        for model, rows in self.rows.items():
+            for metric in self.metrics if model != reference else ():
+                yield compare(
+                    rows,
+                    self.rows[reference],
+                    model=model,
+                    reference=reference,
+                    label=self.label,
+                    metric=metric.name,
+                    resampling=self.resampling,
+                    test=metric.name in HEADLINE_METRICS,
+                )
+
+    def ranking(self) -> Ranking:
+        headline = [metric for metric in self.metrics if metric.name in HEADLINE_METRICS]
+        return rank_models(self.rows, label=self.label, metrics=headline, resampling=self.resampling)
+
+    def pooled(self) -> Iterator[PooledLesions]:
+        for model, rows in self.rows.items():
+            yield from pool_lesions(
+                rows, self.per_lesion, model=model, label=self.label, resampling=self.resampling
+            )
+
+
+def _present_rows(per_case: pd.DataFrame, model: str, label: str) -> pd.DataFrame:
+    rows = rows_of(per_case, model=model, label=label)
+    if rows.empty:
+        raise SGNetError(f"{model} has no case with the label {label}; leave out the one or the other")
+    return rows

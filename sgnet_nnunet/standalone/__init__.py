@@ -1,1 +1,0 @@
-"""Everything round an exported network, from files to masks, without PyTorch."""

@@ -1,0 +1,136 @@
+"""How long an epoch of SG-Net takes, by nnU-Net's own rules: five epochs, the fastest counts.
+
+`benchmark_result.json` has nnU-Net's format (see its `nnUNetTrainerBenchmark_5epochs`), so its scripts read
+it. Those trainers insist on a GPU and serve only networks with deep supervision; these run on a CPU too.
+"""
+
+import json
+import platform
+from dataclasses import replace
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sgnet_nnunet.files import write_text
+from sgnet_nnunet.training.base_trainer import RecipeTrainer
+from sgnet_nnunet.training.trainers import SGNetTrainer
+
+RESULT_FILE = "benchmark_result.json"
+EPOCHS = 5
+CRASHED = "Training has ended due to an error. Check your logs for more information."
+"""nnU-Net's words."""
+
+
+class EpochTiming(RecipeTrainer):
+    """Five epochs, nothing saved but their times.
+
+    `SGNET_ITERS` and `SGNET_VAL_ITERS` shorten the epochs, which a CPU needs; they are written down with the
+    time.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.disable_checkpointing = True
+        self.set_length(replace(self.length, epochs=EPOCHS, patience=0))
+
+    def run_training(self) -> None:
+        """Train, and write down the fastest epoch's seconds, or that the training failed."""
+        try:
+            super().run_training()
+        except RuntimeError:
+            self._write(CRASHED)
+            raise
+        starts, ends = (
+            self.logger.get_value(f"epoch_{name}_timestamps", step=None) for name in ("start", "end")
+        )
+        self._write(min(end - start for start, end in zip(starts, ends, strict=True)))
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Do nothing: the network is of no use."""
+
+    def _write(self, fastest_epoch: float | str) -> None:
+        if self.local_rank != 0:
+            return
+        result = {
+            "torch_version": torch.__version__,
+            "cudnn_version": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "gpu_name": device_name(self.device),
+            "fastest_epoch": fastest_epoch,
+            "num_gpus": torch.distributed.get_world_size() if self.is_ddp else 1,
+            "hostname": platform.node(),
+        }
+        key = "__".join(
+            str(result[name]).replace(" ", "")
+            for name in ("hostname", "cudnn_version", "torch_version", "gpu_name")
+        )
+        ours = {
+            "iterations": self.length.iters,
+            "validation_iterations": self.length.val_iters,
+            "bfloat16": self.precision.bfloat16,
+        }
+        path = Path(self.output_folder, RESULT_FILE)
+        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        results[f"{key}__num_gpus_{result['num_gpus']}"] = result | ours
+        write_text(path, json.dumps(results, indent=4) + "\n")
+
+
+class NoDataLoading(RecipeTrainer):
+    """The same batch of noise, on the device beforehand, at every step."""
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return two endless repetitions of the batch."""
+        batch = self._noise()
+        return repeat(batch), repeat(batch)
+
+    def _noise(self) -> dict[str, Any]:
+        size = self.configuration_manager.patch_size
+        data = torch.rand(self.batch_size, self.num_input_channels, *size, device=self.device)
+        has_regions = self.label_manager.has_regions
+        channels = len(self.label_manager.foreground_regions) if has_regions else 1
+        if has_regions and self.label_manager.has_ignore_label:
+            channels += 1
+        highest = 1 if has_regions else max(self.label_manager.foreground_labels)
+        targets = [
+            torch.randint(
+                highest + 1,
+                (self.batch_size, channels, *(round(n * s) for n, s in zip(size, scale, strict=True))),
+                device=self.device,
+                dtype=torch.int16,
+            )
+            for scale in self._get_deep_supervision_scales() or [[1.0] * len(size)]
+        ]
+        return {"data": data, "target": targets if self.enable_deep_supervision else targets[0]}
+
+
+class SGNetTrainerBenchmark_5epochs(EpochTiming, SGNetTrainer):  # noqa: N801
+    """Time `SGNetTrainer` as it is."""
+
+
+class SGNetTrainerBenchmark_5epochs_noDataLoading(NoDataLoading, SGNetTrainerBenchmark_5epochs):  # noqa: N801
+    """Time `SGNetTrainer` without loading and augmentation: what the device can do."""
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the CPU with the threads that PyTorch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def cpu_name() -> str:
+    """Return the CPU's model, as far as the operating system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

@@ -1,0 +1,164 @@
+"""The recipe of the notebook released with SG-Net (`Rowzatul-2001/SGNet`), as far as nnU-Net reaches.
+
+Not reproduced: the joint percentile scaling of both channels (`SGNetNotebookPlanner` scales each), the sorted
+70/10/20 split (`sgnet convert --split paper`), and the notebook's validation Dice of whole
+images, for which nnU-Net's pseudo Dice of validation patches stands in.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.training.base_trainer import TrainingLength
+from sgnet_nnunet.training.losses import Comparison, ForegroundLoss
+from sgnet_nnunet.training.sgnet_trainer import GatedTrainer
+
+LEFT_RIGHT = 2
+IN_PLANE = {1, 2}
+"""Axes of nnU-Net's (z, y, x) arrays."""
+
+IGNORED_LOGIT = -30.0
+"""A background so certain that it adds nothing to the loss."""
+
+
+class NotebookLoss(ForegroundLoss):
+    """MONAI's `DiceCELoss(sigmoid=True, squared_pred=True)` of each foreground channel, averaged.
+
+    The notebook has one channel and no ignore label; voxels with it count as background that was
+    found.
+    """
+
+    def compare(self, comparison: Comparison) -> Tensor:
+        """Return the loss of the foreground channels."""
+        # MONAI takes seconds to import, and nnU-Net imports every trainer's module to find one.
+        from monai.losses.dice import DiceCELoss  # noqa: PLC0415
+
+        odds, truth, mask = comparison
+        if mask is not None:
+            odds = odds.masked_fill(mask == 0, IGNORED_LOGIT)
+        loss = DiceCELoss(sigmoid=True, squared_pred=True)
+        channels = zip(torch.split(odds, 1, dim=1), torch.split(truth, 1, dim=1), strict=True)
+        return torch.stack([loss(channel, wanted) for channel, wanted in channels]).mean()
+
+
+class PlateauSchedule(LRScheduler):
+    """Halve the learning rate after more than five epochs without a better score.
+
+    nnU-Net does not save its scheduler, so the rate is worked out anew from the logged scores each
+    epoch, which makes a continued training go on as if it had not been stopped.
+
+    Args:
+        optimizer: The optimizer.
+        initial_lr: Learning rate of the first epoch.
+        scores: Returns the scores of the epochs so far, higher being better.
+    """
+
+    FACTOR = 0.5
+    PATIENCE = 5
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, initial_lr: float, scores: Callable[[], Sequence[float]]
+    ) -> None:
+        self.initial_lr = initial_lr
+        self.scores = scores
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rate of the coming epoch, the same for every parameter group."""
+        replay = torch.optim.SGD([torch.zeros(1)], lr=self.initial_lr)
+        plateau = ReduceLROnPlateau(replay, mode="max", factor=self.FACTOR, patience=self.PATIENCE)
+        for score in self.scores():
+            plateau.step(score)
+        return [replay.param_groups[0]["lr"]] * len(self.optimizer.param_groups)
+
+    def step(self, epoch: int | None = None) -> None:  # noqa: ARG002
+        """Set the learning rate of the coming epoch, whatever its number."""
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
+
+
+class NotebookRecipe(GatedTrainer):
+    """The notebook's loss, optimiser, schedule, length and augmentation."""
+
+    INITIAL_LR = 1e-4
+
+    DEFAULT_LENGTH = TrainingLength(epochs=100, iters=16, val_iters=16, patience=10)
+    """The number of validation batches is ours."""
+
+    STALLS_ON = "mean_fg_dice"
+
+    BATCH_STATISTICS = 1.0
+    """To the end, as in the notebook."""
+
+    PROBABILITY = 0.5
+    """Of a rotation, and of a flip."""
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
+        """Return Adam and the plateau schedule."""
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.initial_lr)
+        return optimizer, self.build_scheduler(optimizer)
+
+    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """Return the plateau schedule over the pseudo Dice."""
+        return PlateauSchedule(
+            optimizer, self.initial_lr, lambda: self.logger.get_value("mean_fg_dice", step=None)
+        )
+
+    def build_segmentation_loss(self) -> ForegroundLoss:
+        """Return the notebook's loss."""
+        return NotebookLoss(
+            regions=self.label_manager.has_regions, ignore_label=self.label_manager.ignore_label
+        )
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
+        self,
+    ) -> tuple[tuple[float, float], bool, list[int], tuple[int, ...]]:
+        """Return what makes nnU-Net's loader cut patches of the final size, and mirror nothing in inference.
+
+        Raises:
+            SGNetError: If the patch is not square in-plane.
+        """
+        patch_size = self.configuration_manager.patch_size
+        if len({patch_size[axis] for axis in IN_PLANE}) > 1:
+            raise SGNetError(
+                f"plan {self.plans_manager.plans_name}: its patch of {patch_size} (z, y, x) is not square "
+                "in-plane, as the notebook's rotations by 90 degrees need it; plan with SGNetPlanner"
+            )
+        self.inference_allowed_mirroring_axes = None
+        return (0.0, 0.0), False, patch_size, (LEFT_RIGHT,)
+
+    @staticmethod
+    def get_training_transforms(
+        patch_size: Sequence[int],  # noqa: ARG004
+        rotation_for_DA: Any,  # noqa: ANN401, ARG004, N803
+        deep_supervision_scales: list[list[float]] | None,
+        mirror_axes: tuple[int, ...],
+        do_dummy_2d_data_aug: bool,  # noqa: ARG004
+        use_mask_for_norm: list[bool] | None = None,  # noqa: ARG004
+        is_cascaded: bool = False,
+        foreground_labels: Sequence[int] | None = None,
+        regions: Sequence[Any] | None = None,
+        ignore_label: int | None = None,
+    ) -> BasicTransform:
+        """Return in-plane rotations by 90 degrees, left-right flips and nnU-Net's handling of labels."""
+        labels = nnUNetTrainer.get_validation_transforms(
+            deep_supervision_scales, is_cascaded, foreground_labels, regions, ignore_label
+        )
+        rotation = Rot90Transform(num_axis_combinations=1, allowed_axes=IN_PLANE)
+        return ComposeTransforms(
+            [
+                RandomTransform(rotation, apply_probability=NotebookRecipe.PROBABILITY),
+                MirrorTransform(allowed_axes=mirror_axes),
+                *labels.transforms,
+            ]
+        )

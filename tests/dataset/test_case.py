@@ -1,0 +1,117 @@
+"""One accession, from volumes to a case on the T1ce grid."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sgnet_nnunet.dataset import registration
+from sgnet_nnunet.dataset.accession import Scans, make_case, read_scans
+from sgnet_nnunet.dataset.collection import PARTS
+from sgnet_nnunet.dataset.options import TARGETS
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.nifti import Volume
+
+
+@pytest.fixture
+def scans(collection) -> Scans:
+    collection.add("P", "A")
+    return read_scans({part: collection.path("P", "A", part) for part in PARTS})
+
+
+def test_images_and_labels_lie_on_the_t1ce_grid_which_is_untouched(scans: Scans):
+    case = make_case(scans, TARGETS["regions"], "none")
+    assert case.t1ce.data.tobytes() == scans.t1ce.data.tobytes()
+    for volume in (case.flair, case.labels):
+        assert volume.data.shape == scans.t1ce.data.shape
+        np.testing.assert_array_equal(volume.affine, scans.t1ce.affine)
+    assert case.flair.data.dtype == scans.flair.data.dtype
+
+
+def test_core_is_written_over_whole_and_alone_without_it(scans: Scans):
+    regions = make_case(scans, TARGETS["regions"], "none").labels.data
+    core = scans.masks["core_seg"].volume.data
+    np.testing.assert_array_equal(regions == 2, core)
+    assert (regions == 1).any()
+    only_core = replace(scans, masks={"core_seg": scans.masks["core_seg"]})
+    np.testing.assert_array_equal(make_case(only_core, TARGETS["core"], "none").labels.data, core)
+
+
+def test_volumes_of_the_lesions_are_found_in_mm3(scans: Scans):
+    findings = make_case(scans, TARGETS["regions"], "none").findings
+    core = scans.masks["core_seg"]
+    assert findings.lesion_mm3["core_seg"] == pytest.approx(core.size)
+    assert findings.lesion_mm3["whole_seg"] == pytest.approx(scans.masks["whole_seg"].size, rel=0.15)
+
+
+def test_lesion_cut_off_by_the_t1ce_grid_is_noted(scans: Scans):
+    cut = replace(scans, t1ce=Volume(scans.t1ce.data[:, :9], scans.t1ce.affine))
+    notes = make_case(cut, TARGETS["regions"], "none").findings.notes
+    assert any(note.startswith("A_whole_seg.nii.gz: ") and "mm3 became" in note for note in notes)
+
+
+def test_flair_that_is_empty_on_the_t1ce_grid_is_refused(scans: Scans):
+    data = np.zeros_like(scans.flair.data)
+    data[0, 0, 0] = 9
+    far = scans.flair.affine.copy()
+    far[:3, 3] -= 15
+    with pytest.raises(InputFileError, match=r"A_flair_img.*is 0 all over the T1ce grid"):
+        make_case(replace(scans, flair=Volume(data, far)), TARGETS["core"], "none")
+
+
+def test_mask_that_misses_the_t1ce_grid_is_refused(scans: Scans):
+    mask = scans.masks["whole_seg"]
+    data = np.zeros_like(mask.volume.data)
+    data[0, 0, 0] = True
+    cut = Volume(scans.t1ce.data[5:15, 5:13, 3:9], scans.t1ce.affine @ shift((5, 5, 3)))
+    missed = {"whole_seg": replace(mask, volume=Volume(data, mask.volume.affine))}
+    with pytest.raises(InputFileError, match=r"A_whole_seg.*no voxel of the mask falls on the T1ce grid"):
+        make_case(replace(scans, t1ce=cut, masks=missed), TARGETS["whole"], "none")
+
+
+def shift(voxels: tuple[int, int, int]) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = voxels
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("part", "beside"),
+    [("flair_img", "A_t1ce_img"), ("whole_seg", "A_flair_img"), ("core_seg", "A_t1ce_img")],
+)
+def test_grid_that_does_not_overlap_is_refused(collection, part: str, beside: str):
+    collection.add("P", "A")
+    paths = {name: collection.path("P", "A", name) for name in PARTS}
+    data = np.zeros((4, 4, 4), np.uint8)
+    data[1] = 1
+    far = np.eye(4)
+    far[:3, 3] = 500
+    collection.write("P", "A", part, data, far)
+    with pytest.raises(InputFileError, match=f"A_{part}.*its grid does not overlap that of {beside}"):
+        read_scans(paths)
+
+
+def test_registration_moves_flair_and_its_mask_but_not_the_core(
+    scans: Scans, monkeypatch: pytest.MonkeyPatch
+):
+    moved = shift((0, 0, 0))
+    moved[:3, 3] = 4.0, 0.0, 0.0  # two FLAIR voxels along x
+    found = registration.RigidTransform(moved, 0.5, 0.75)
+    monkeypatch.setattr(registration, "register_rigid", lambda *_: found)
+    plain = make_case(scans, TARGETS["regions"], "none")
+    rigid = make_case(scans, TARGETS["regions"], "rigid")
+    # T1ce runs along -x at 1 mm: what lay at world x now lies at x - 4, four voxels further.
+    np.testing.assert_array_equal(rigid.flair.data[8:], plain.flair.data[4:-4])
+    whole = {"whole_seg": scans.masks["whole_seg"]}
+    plain_whole = make_case(replace(scans, masks=whole), TARGETS["whole"], "none").labels.data
+    rigid_whole = make_case(replace(scans, masks=whole), TARGETS["whole"], "rigid").labels.data
+    np.testing.assert_array_equal(rigid_whole[8:], plain_whole[4:-4])
+    np.testing.assert_array_equal(rigid.labels.data == 2, plain.labels.data == 2)
+    assert (rigid.findings.mi_before, rigid.findings.mi_after) == (0.5, 0.75)
+    assert plain.findings.mi_before is None
+
+
+def test_note_of_the_registration_reaches_the_findings(scans: Scans, monkeypatch: pytest.MonkeyPatch):
+    found = registration.RigidTransform(np.eye(4), 0.5, 0.5, "not registered: reason")
+    monkeypatch.setattr(registration, "register_rigid", lambda *_: found)
+    assert "not registered: reason" in make_case(scans, TARGETS["whole"], "rigid").findings.notes

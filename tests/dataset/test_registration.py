@@ -1,0 +1,112 @@
+"""Rigid registration recovers a known motion."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from sgnet_nnunet.dataset import registration
+from sgnet_nnunet.dataset.registration import register_rigid
+from sgnet_nnunet.dataset.resampling import Grid, resample_image
+from sgnet_nnunet.nifti import Volume, read_image
+
+SIZE = 72
+POINTS = np.array([[-25, 0, 0, 1], [25, 10, -10, 1], [0, -25, 20, 1], [0, 0, 0, 1]], float).T
+
+
+def head(contrast: str) -> Volume:
+    """A skull-stripped head of three tissues, 2 mm voxels, whose grey values depend on the contrast."""
+    rng = np.random.default_rng(5)
+    x, y, z = (np.indices((SIZE, SIZE, SIZE)) - SIZE / 2) * 2.0
+    inside = (x / 60) ** 2 + (y / 52) ** 2 + (z / 45) ** 2 < 1
+    tissue = ndimage.gaussian_filter(rng.normal(size=inside.shape), 3)
+    classes = np.digitize(tissue, np.quantile(tissue, [0.3, 0.7]))
+    values = np.array({"t1ce": [300, 700, 1000], "flair": [900, 600, 400]}[contrast])[classes]
+    noise = rng.normal(0, 15, inside.shape)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -SIZE
+    return Volume(np.where(inside, values + noise, 0).astype(np.float32), affine)
+
+
+def motion(shift: tuple[float, float, float], angles: tuple[float, float, float]) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    matrix[:3, 3] = shift
+    return matrix
+
+
+def error_mm(found: np.ndarray, true: np.ndarray) -> float:
+    return float(np.linalg.norm(((found - true) @ POINTS)[:3], axis=0).max())
+
+
+@pytest.mark.parametrize(
+    ("shift", "angles"), [((4.0, -3.0, 5.0), (0.0, 0.0, 0.0)), ((-6.0, 2.0, 3.0), (4.0, -3.0, 6.0))]
+)
+def test_motion_is_recovered_within_half_a_millimetre(shift, angles):
+    true = motion(shift, angles)
+    flair = head("flair")
+    moved = Volume(flair.data, true @ flair.affine)
+    found = register_rigid(head("t1ce"), moved)
+    assert error_mm(found.world_map, true) < 0.5
+    assert found.after > found.before + 0.1
+    assert found.note == ""
+
+
+def test_sheared_grid_is_registered_all_the_same():
+    true = motion((4.0, -3.0, 2.0), (0.0, 0.0, 3.0))
+    t1ce, flair = head("t1ce"), head("flair")
+    shear = np.eye(4)
+    shear[0, 2] = 0.3
+    grid = Grid((SIZE, SIZE, SIZE), t1ce.affine @ shear)
+    sheared = Volume(resample_image(t1ce, grid), grid.affine)
+    found = register_rigid(sheared, Volume(flair.data, true @ flair.affine))
+    assert error_mm(found.world_map, true) < 0.5
+
+
+def test_registration_repeats_bit_for_bit():
+    t1ce, flair = head("t1ce"), head("flair")
+    moved = Volume(flair.data, motion((3.0, 1.0, 0.0), (0.0, 0.0, 0.0)) @ flair.affine)
+    first, second = register_rigid(t1ce, moved), register_rigid(t1ce, moved)
+    np.testing.assert_array_equal(first.world_map, second.world_map)
+    assert (first.before, first.after) == (second.before, second.after)
+
+
+def test_aligned_images_stay_where_they_are():
+    found = register_rigid(head("t1ce"), head("flair"))
+    np.testing.assert_array_equal(found.world_map, np.eye(4))
+    assert found.before == found.after
+    assert found.note == "not registered: the affines' alignment could not be improved"
+
+
+def test_implausible_motion_is_not_applied(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registration, "LARGEST_DISPLACEMENT", 1.0)
+    flair = head("flair")
+    found = register_rigid(head("t1ce"), Volume(flair.data, motion((5.0, 0, 0), (0, 0, 0)) @ flair.affine))
+    np.testing.assert_array_equal(found.world_map, np.eye(4))
+    assert found.note == "not registered: the optimiser moved the centre by 5 mm"
+
+
+def test_motion_that_leaves_little_in_common_is_not_applied(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registration, "SMALLEST_OVERLAP", 2.0)
+    flair = head("flair")
+    found = register_rigid(head("t1ce"), Volume(flair.data, motion((5.0, 0, 0), (0, 0, 0)) @ flair.affine))
+    np.testing.assert_array_equal(found.world_map, np.eye(4))
+    assert re.search(r"the optimiser left \d+% of the common field of view", found.note)
+
+
+def test_images_without_common_voxels_are_left_alone_with_a_note():
+    t1ce, flair = head("t1ce"), head("flair")
+    found = register_rigid(t1ce, Volume(flair.data, motion((4.0 * SIZE, 0, 0), (0, 0, 0)) @ flair.affine))
+    np.testing.assert_array_equal(found.world_map, np.eye(4))
+    assert found.before is None
+    assert found.note.startswith("not registered: ")
+
+
+def test_real_scans_with_a_large_motion_come_together(real_data: Path):
+    folder = real_data / "real_native_grids"
+    t1ce, flair = (read_image(folder / f"TCGA-FG-6692_{name}.nii.gz") for name in ("t1ce", "flair"))
+    found = register_rigid(t1ce, flair)
+    assert found.after > 1.5 * found.before

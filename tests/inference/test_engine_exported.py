@@ -1,0 +1,97 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference.exported import FILE_NAME, open_exported, read_export, stage_names
+from sgnet_nnunet.inference.runtimes import import_openvino
+from sgnet_nnunet.inference.torch_engines import describe, staged_models
+
+
+@pytest.fixture(scope="module")
+def written(make_network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    networks = {"0": make_network(seed=0), "1": make_network(seed=1)}
+    content = {
+        "format": "sgnet export",
+        "version": 1,
+        "model": "Dataset501/SGNetTrainer__nnUNetPlans__3d_fullres",
+        "configuration": "3d_fullres",
+        "background_head": True,
+        "mirroring_axes": [0, 2],
+        "folds": {fold: describe(network).as_dict() for fold, network in networks.items()},
+    }
+    (folder / FILE_NAME).write_text(json.dumps(content))
+    for fold, network in networks.items():
+        for name, model in staged_models(network).items():
+            import_openvino().save_model(
+                model, str(folder / f"fold_{fold}" / f"{name}.xml"), compress_to_fp16=False
+            )
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "exported")
+
+
+def test_opened_engine_gives_the_networks_logits(folder, make_network, rng, smooth_image, dense_logits):
+    image = smooth_image(rng, (20, 24, 40))
+    expected = dense_logits(make_network(seed=1), image)
+    np.testing.assert_allclose(open_exported(folder, folds=("1",)).logits(image), expected, atol=1e-3)
+    mean = (expected + dense_logits(make_network(seed=0), image)) / 2
+    np.testing.assert_allclose(open_exported(folder).logits(image), mean, atol=1e-3)
+
+
+def test_engine_is_sparse_unless_whole_is_wanted(folder):
+    assert open_exported(folder, folds=("0",)).engine.skip
+    assert not open_exported(folder, folds=("0",), engine="whole").engine.skip
+
+
+def test_fold_that_is_not_there_is_named(folder):
+    with pytest.raises(InputFileError, match="has no fold 3; it has 0, 1"):
+        open_exported(folder, folds=("3",))
+
+
+def test_missing_stage_is_named(folder):
+    (folder / "fold_0" / "up1.xml").unlink()
+    with pytest.raises(InputFileError, match=r"fold_0: lacks up1\.xml; write it anew with sgnet export"):
+        open_exported(folder, folds=("0",))
+
+
+def test_damaged_stage_is_named(folder, rng, smooth_image):
+    (folder / "fold_0" / "deep.xml").write_text("<net")
+    with pytest.raises(InputFileError, match=r"deep\.xml: cannot be opened by OpenVINO"):
+        open_exported(folder, folds=("0",)).logits(smooth_image(rng, (8, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: "{", "is not JSON"),
+        (lambda _: json.dumps({}), "is not a file of sgnet export"),
+        (lambda content: json.dumps(content | {"version": 9}), "has version 9, not 1"),
+        (lambda content: json.dumps({**content, "mirroring_axes": None}), "lacks or garbles"),
+        (lambda content: json.dumps(content | {"folds": {"0": {"channels": 2}}}), "lacks or garbles"),
+    ],
+    ids=["no JSON", "another file", "another version", "no axes", "no geometry"],
+)
+def test_description_that_cannot_be_used_is_told(folder, change, message):
+    path = folder / FILE_NAME
+    path.write_text(change(json.loads(path.read_text())))
+    with pytest.raises(InputFileError, match=message):
+        read_export(folder)
+
+
+def test_ungated_network_is_not_opened_sparsely(folder, make_network):
+    content = json.loads((folder / FILE_NAME).read_text())
+    content["folds"]["0"]["gates"][1] = None
+    (folder / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(SGNetError, match="no nested admission gate"):
+        open_exported(folder, folds=("0",), engine="sparse")
+
+
+def test_names_of_the_stages(make_network):
+    assert stage_names(describe(make_network())) == ["stem", "deep", "up0", "up1", "up2"]

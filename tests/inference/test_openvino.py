@@ -1,0 +1,75 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference import export as openvino
+from sgnet_nnunet.inference.export import export_openvino
+from sgnet_nnunet.inference.exported import open_exported
+from sgnet_nnunet.networks.sgnet import SGNet
+
+
+class Predictor:
+    """What `load_predictor` gives, as far as an export looks at it."""
+
+    def __init__(self, network):
+        self.network = network
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A model's folder, whose network is put in the place of the loaded one."""
+    folder = tmp_path / "Dataset501_Test" / "SGNetTrainer__nnUNetPlans__3d_fullres"
+    (folder / "fold_0").mkdir(parents=True)
+    checkpoint = {"init_args": {"configuration": "3d_fullres"}, "inference_allowed_mirroring_axes": (0, 2)}
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+    for name in ("plans.json", "dataset.json", "operating_point.json"):
+        (folder / name).write_text(json.dumps({"file": name}))
+    torch.manual_seed(0)
+    network = SGNet(2, 2, features_per_stage=(4, 8, 8), gate_kwargs={"groups": 2}).eval()
+    monkeypatch.setattr(openvino, "load_predictor", lambda *_, **__: Predictor(network))
+    monkeypatch.setattr(
+        openvino, "read_model", lambda _: type("Model", (), {"name": "Dataset501_Test/SGNetTrainer"})
+    )
+    return folder, network
+
+
+def test_exported_folder_holds_the_description_and_opens(model, tmp_path):
+    folder, network = model
+    assert export_openvino(folder, tmp_path / "out", folds=["0"]) < 1e-4
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"export.json", "fold_0", "plans.json", "dataset.json", "operating_point.json"}
+    written = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (written["configuration"], written["mirroring_axes"]) == ("3d_fullres", [0, 2])
+    engine = open_exported(tmp_path / "out")
+    image = np.random.default_rng(0).random((2, 8, 16, 16), dtype=np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(image)[None])[0]
+    np.testing.assert_allclose(engine.logits(image), expected, atol=1e-3)
+
+
+def test_export_that_drifts_is_not_left_behind(model, tmp_path, monkeypatch):
+    folder, _ = model
+    monkeypatch.setattr(openvino, "TOLERANCE", -1.0)
+    with pytest.raises(SGNetError, match="logits differ from PyTorch's by"):
+        export_openvino(folder, tmp_path / "out", folds=["0"])
+    assert {path.name for path in tmp_path.iterdir()} == {"Dataset501_Test"}
+
+
+def test_folder_in_use_is_left_alone(model, tmp_path):
+    folder, _ = model
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mask.nii.gz").write_text("")
+    with pytest.raises(InputFileError, match="is there already"):
+        export_openvino(folder, tmp_path / "out", folds=["0"])
+    assert (tmp_path / "out" / "mask.nii.gz").exists()
+
+
+def test_network_that_is_no_sgnet_is_refused(model, tmp_path, monkeypatch):
+    folder, _ = model
+    network = torch.nn.Conv3d(2, 2, 1)
+    monkeypatch.setattr(openvino, "load_predictor", lambda *_, **__: Predictor(network))
+    with pytest.raises(SGNetError, match="Conv3d cannot be run in stages"):
+        export_openvino(folder, tmp_path / "out", folds=["0"])

@@ -1,0 +1,75 @@
+"""The plan as read here is nnU-Net's, and what needs PyTorch is refused."""
+
+import pytest
+
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.inference.plan import read_plan
+
+
+def test_values_are_those_of_nnunet(make_plan):
+    plan, manager = make_plan(
+        top={"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]},
+        configuration={"spacing": [2.0, 1, 0.5], "use_mask_for_norm": [True, False]},
+    )
+    configuration = manager.get_configuration("3d_fullres")
+    assert list(plan.transpose_forward) == manager.transpose_forward
+    assert list(plan.transpose_backward) == manager.transpose_backward
+    assert list(plan.spacing) == configuration.spacing
+    assert list(plan.normalisations) == configuration.normalization_schemes
+    assert list(plan.masked) == configuration.use_mask_for_norm
+    assert plan.channels == ("T1ce", "FLAIR")
+    assert plan.file_ending == ".nii.gz"
+
+
+def test_configuration_inherits(make_model):
+    folder = make_model()
+    plan = read_plan(folder, "3d_fullres")
+    plan.plans["configurations"]["wide"] = {"inherits_from": "3d_fullres", "spacing": [2, 2, 2]}
+    folder = make_model(top={"configurations": plan.plans["configurations"]})
+    assert read_plan(folder, "wide").spacing == (2, 2, 2)
+    assert read_plan(folder, "wide").normalisations == plan.normalisations
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"configuration": {"preprocessor_name": "MyPreprocessor"}}, "MyPreprocessor"),
+        ({"configuration": {"resampling_fn_data": "resample_data_or_seg_to_shape"}}, "resample_data_or_seg"),
+        ({"configuration": {"resampling_fn_probabilities": "no_resampling"}}, "probabilities no_resampling"),
+        ({"configuration": {"resampling_fn_data_kwargs": {"force_separate_z": None}}}, "force_separate_z"),
+        ({"configuration": {"previous_stage": "3d_lowres"}}, "cascade"),
+        ({"configuration": {"spacing": [1.0, 1.0]}}, "2D"),
+        ({"configuration": {"normalization_schemes": ["NoNormalization"]}}, "1 normalisations for 2"),
+        ({"configuration": {"inherits_from": "3d_fullres"}}, "configuration 3d_fullres"),
+        ({"top": {"label_manager": "MyLabels"}}, "MyLabels"),
+        ({"top": {"transpose_forward": [0, 1]}}, "no usable plan"),
+        ({"dataset": {"labels": {"background": 0, "core": [1, 2]}}}, "regions_class_order has 0"),
+        ({"dataset": {"labels": 5}}, "no usable plan"),
+    ],
+)
+def test_what_cannot_be_exact_is_refused(make_model, changes, words):
+    with pytest.raises(InputFileError, match=words) as caught:
+        read_plan(make_model(**changes), "3d_fullres")
+    assert "plans.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_configuration_names_those_there(make_model):
+    with pytest.raises(InputFileError, match="2d; name one of these: 3d_fullres"):
+        read_plan(make_model(), "2d")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_unreadable_file_is_named(make_model, content):
+    folder = make_model()
+    path = folder / "dataset.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(InputFileError, match=r"dataset\.json"):
+        read_plan(folder, "3d_fullres")
+
+
+def test_missing_key_is_named(make_model):
+    folder = make_model()
+    (folder / "plans.json").write_text('{"configurations": {"3d_fullres": {"spacing": [1, 1, 1]}}}')
+    with pytest.raises(InputFileError, match="nothing called 'resampling_fn_data'"):
+        read_plan(folder, "3d_fullres")

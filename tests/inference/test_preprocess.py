@@ -1,0 +1,68 @@
+"""Preprocessing against nnU-Net's `DefaultPreprocessor`."""
+
+import numpy as np
+import pytest
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from scipy import ndimage
+
+from sgnet_nnunet.inference.preprocessing import box_of, fill_holes, new_shape, preprocess
+from sgnet_nnunet.nifti import Volume, write_volume
+
+
+def stock(files, plan, manager):
+    configuration = manager.get_configuration("3d_fullres")
+    image, _, properties = configuration.preprocessor_class(verbose=False).run_case(
+        [str(path) for path in files], None, manager, configuration, plan.dataset
+    )
+    return np.asarray(image), properties
+
+
+@pytest.mark.parametrize("masked", [[False, False], [True, True], [False, True]])
+@pytest.mark.parametrize("spacing", [[1.0, 1.0, 1.0], [1.3, 0.8, 1.1], [2.5, 0.9, 1.1]])
+@pytest.mark.parametrize("transpose", [([0, 1, 2], [0, 1, 2]), ([2, 0, 1], [1, 2, 0])])
+def test_agrees_with_nnunet(make_plan, make_case, turned, pool, masked, spacing, transpose):
+    forward, backward = transpose
+    plan, manager = make_plan(
+        top={"transpose_forward": forward, "transpose_backward": backward},
+        configuration={"use_mask_for_norm": masked, "spacing": spacing},
+    )
+    for affine in (np.eye(4), turned):
+        files = make_case("a", affine=affine)
+        prepared = preprocess(files, plan, pool=pool)
+        image, properties = stock(files, plan, manager)
+        assert prepared.image.shape == image.shape
+        np.testing.assert_allclose(prepared.image, image, rtol=1e-6, atol=1e-6)
+        assert list(prepared.properties) == list(properties)
+        for key in properties:
+            assert str(prepared.properties[key]) == str(properties[key])
+
+
+def test_image_of_zeros_is_kept_whole_as_nnunet_does(make_plan, tmp_path, pool):
+    plan, manager = make_plan(configuration={"normalization_schemes": ["PercentileTo01Normalization"] * 2})
+    files = [tmp_path / f"a_{channel:04d}.nii.gz" for channel in range(2)]
+    for path in files:
+        write_volume(path, Volume(np.zeros((6, 5, 4), dtype=np.int16), np.eye(4)))
+    prepared = preprocess(files, plan, pool=pool)
+    image, properties = stock(files, plan, manager)
+    np.testing.assert_array_equal(prepared.image, image)
+    assert prepared.properties["bbox_used_for_cropping"] == properties["bbox_used_for_cropping"]
+
+
+@pytest.mark.parametrize("density", [0.0, 0.3, 0.7, 0.95, 1.0])
+def test_holes_are_filled_as_scipy_fills_them(density):
+    mask = np.random.default_rng(0).random((12, 13, 14)) < density
+    np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
+
+
+def test_box_holds_every_voxel_and_no_more():
+    mask = np.zeros((5, 6, 7), dtype=bool)
+    mask[1, 5, 2] = mask[3, 2, 2] = True
+    assert box_of(mask) == (slice(1, 4), slice(2, 6), slice(2, 3))
+    assert box_of(np.zeros((5, 6, 7), dtype=bool)) == (slice(0, 5), slice(0, 6), slice(0, 7))
+
+
+def test_shape_is_that_of_nnunet():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        shape, old, new = rng.integers(1, 300, 3), rng.uniform(0.2, 6, 3), rng.uniform(0.2, 6, 3)
+        assert list(new_shape(tuple(shape), old, new)) == list(compute_new_shape(shape, old, new))

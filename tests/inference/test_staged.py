@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import torch
+
+from sgnet_nnunet.inference.runtimes import OpenVINORuntime, supports_bf16
+from sgnet_nnunet.inference.sparse import StagedEngine
+from sgnet_nnunet.inference.torch_engines import describe, staged_models
+
+SHAPE = (21, 40, 36)
+
+
+def open_share(network, image):
+    network.return_gates = True
+    padding = [(0, 0), *((0, -length % network.divisor) for length in image.shape[1:])]
+    with torch.inference_mode():
+        admissions = network(torch.from_numpy(np.pad(image, padding))[None]).admissions
+    network.return_gates = False
+    return [float(admission.admitted.float().mean()) for admission in admissions]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gate": "none"},
+        {"gate": "straight_through"},
+        {"gate": "soft"},
+        {"gated_levels": [0, 1]},
+        {"gated_levels": [1, 2]},
+        {"heads": 3, "background_head": False},
+        {"gate_kwargs": {"groups": 2, "combine": "mean", "dilation": 2, "nested": False, "threshold": 0.3}},
+        {"gate_kwargs": {"groups": 1, "dilation": 0}},
+        {"features": (4, 6, 8)},
+        {"features": (4, 6, 8, 8, 8)},
+        {"deep_supervision": True},
+    ],
+    ids=str,
+)
+def test_every_block_run_gives_the_networks_own_logits(
+    make_network, rng, options, smooth_image, dense_logits, torch_runtime
+):
+    network = make_network(**options)
+    image = smooth_image(rng, SHAPE)
+    engine = StagedEngine(describe(network), torch_runtime(network), skip=False)
+    logits = engine.logits(image)
+    assert logits.shape == (network.head.out_channels, *SHAPE)
+    np.testing.assert_allclose(logits, dense_logits(network, image), atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_leaving_out_closed_blocks_changes_no_bit(
+    make_network, rng, share, seed, smooth_image, torch_runtime
+):
+    network = make_network(seed=seed, open_share=share)
+    image = smooth_image(rng, (40, 48, 64))
+    image[:, :, :, 40:] = 0
+    assert 0 < open_share(network, image)[-1] < 1
+    sparse, whole = (
+        StagedEngine(describe(network), torch_runtime(network), skip=skip).logits(image)
+        for skip in (True, False)
+    )
+    assert np.array_equal(sparse, whole)
+
+
+def test_openvino_gives_pytorchs_logits_and_leaves_out_no_bit(make_network, rng, smooth_image, dense_logits):
+    network = make_network()
+    image = smooth_image(rng, SHAPE)
+    models = staged_models(network)
+    sparse, whole = (
+        StagedEngine(describe(network), OpenVINORuntime(models, threads=2), skip=skip).logits(image)
+        for skip in (True, False)
+    )
+    assert np.array_equal(sparse, whole)
+    np.testing.assert_allclose(whole, dense_logits(network, image), atol=1e-3)
+
+
+def test_bf16_is_near_and_leaves_out_no_bit(make_network, rng, smooth_image, dense_logits):
+    if not supports_bf16():
+        pytest.skip("this CPU has no bf16 instructions")
+    network = make_network()
+    image = smooth_image(rng, SHAPE)
+    runtime = OpenVINORuntime(staged_models(network), precision="bf16", threads=2)
+    sparse, whole = (
+        StagedEngine(describe(network), runtime, skip=skip).logits(image) for skip in (True, False)
+    )
+    assert np.array_equal(sparse, whole)
+    difference = np.abs(whole - dense_logits(network, image))
+    assert 1e-6 < np.median(difference[difference > 0]) < 0.1
+
+
+def test_closed_blocks_and_known_background_are_not_run(gated, rng, smooth_image):
+    description, runtime = gated
+    image = smooth_image(rng, (40, 48, 64))
+    image[:, :, :, 16:] = 0
+    every, sparse = Counting(runtime), Counting(runtime)
+    StagedEngine(description, every, skip=False).logits(image)
+    engine = StagedEngine(description, sparse, skip=True)
+    engine.logits(image)
+    assert sparse.calls["up0"] < every.calls["up0"]
+    sparse.calls.clear()
+    engine.logits(image)
+    assert sparse.calls["stem"] < every.calls["stem"]
+
+
+def test_gates_closed_over_everything_leave_the_background(make_network, rng, smooth_image, torch_runtime):
+    network = make_network()
+    for gate in (block.admission for block in network.decoder):
+        gate.score.bias.data.fill_(-100)
+    logits = StagedEngine(describe(network), torch_runtime(network), skip=True).logits(
+        smooth_image(rng, SHAPE)
+    )
+    assert np.array_equal(np.unique(logits[0]), [0])
+    assert np.array_equal(np.unique(logits[1]), [-8])
+
+
+def test_gates_held_open_admit_everything(make_network, rng, smooth_image, dense_logits, torch_runtime):
+    network = make_network(open_share=0.05)
+    network.hold_gates_open(True)
+    image = smooth_image(rng, SHAPE)
+    logits = StagedEngine(describe(network), torch_runtime(network), skip=True).logits(image)
+    np.testing.assert_allclose(logits, dense_logits(network, image), atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"gate": "none"}, {"gate_kwargs": {"groups": 2, "nested": False}}])
+def test_network_without_nested_gates_cannot_be_run_sparsely(make_network, options, torch_runtime):
+    network = make_network(**options)
+    with pytest.raises(ValueError, match="only a network with a nested gate"):
+        StagedEngine(describe(network), torch_runtime(network), skip=True)
+
+
+def test_an_engine_keeps_nothing_of_the_image_before(gated, rng, smooth_image):
+    description, runtime = gated
+    engine = StagedEngine(description, runtime, skip=True)
+    first, second = smooth_image(rng, (24, 40, 36)), smooth_image(rng, (33, 20, 50))
+    expected = engine.logits(first)
+    engine.logits(second)
+    assert np.array_equal(engine.logits(first), expected)
+
+
+@pytest.mark.parametrize("deep_voxels", [1, 300])
+def test_deeper_levels_in_slabs_are_those_of_the_whole(gated, rng, monkeypatch, deep_voxels, smooth_image):
+    description, runtime = gated
+    image = smooth_image(rng, (72, 24, 24))
+    whole = StagedEngine(description, runtime, skip=True).logits(image)
+    monkeypatch.setattr("sgnet_nnunet.inference.sparse.DEEP_VOXELS", deep_voxels)
+    slabs = StagedEngine(description, runtime, skip=True).logits(image)
+    np.testing.assert_allclose(slabs, whole, atol=1e-5)
+
+
+class Counting:
+    """A runtime that counts the calls of each stage."""
+
+    def __init__(self, runtime):
+        self.runtime = runtime
+        self.threads = 1
+        self.calls = {}
+
+    def block_stage(self, name):
+        return self._counted(name, self.runtime.block_stage(name))
+
+    def whole_stage(self, name):
+        return self._counted(name, self.runtime.whole_stage(name))
+
+    def _counted(self, name, stage):
+        def run(*inputs):
+            self.calls[name] = self.calls.get(name, 0) + 1
+            return stage(*inputs)
+
+        return run

@@ -1,0 +1,47 @@
+import pytest
+
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.plugin import link as module
+from sgnet_nnunet.plugin.shims import FACES
+
+
+def test_link_writes_every_face_and_again_nothing(package):
+    assert len(module.link(package)) == len(FACES)
+    assert module.link(package) == []
+
+
+def test_unlink_removes_what_link_wrote_and_nothing_else(package):
+    other = package / "training" / "nnUNetTrainer" / "nnUNetTrainer.py"
+    other.parent.mkdir(parents=True)
+    other.write_text("")
+    written = module.link(package)
+    assert module.unlink(package) == written
+    assert module.unlink(package) == []
+    assert list(package.rglob("*.py")) == [other]
+
+
+@pytest.mark.parametrize("action", [module.link, module.unlink])
+def test_read_only_package_is_refused_and_the_way_out_named(package, monkeypatch, action):
+    module.link(package)
+    (package / FACES[0].path).write_text("outdated")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    with pytest.raises(SGNetError, match=r"Permission denied.*export nnUNet_extTrainer=.*trainers"):
+        action(package)
+
+
+def test_missing_nnunet_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
+    with pytest.raises(SGNetError, match="pip install nnunetv2"):
+        module.nnunet_package()
+
+
+def test_faces_of_an_editable_install_do_not_belong_to_a_wheel(monkeypatch):
+    monkeypatch.setattr(module, "files", lambda _: ["sgnet_nnunet/__init__.py"])
+    assert not module.faces_belong_to_wheel()
+    monkeypatch.setattr(module, "files", lambda _: [f"nnunetv2/{FACES[0].path}"])
+    assert module.faces_belong_to_wheel()
