@@ -1,4 +1,4 @@
-"""Package metadata, and the faces that the wheel places inside nnU-Net's package."""
+"""Package metadata, and the shims that the wheel places inside nnU-Net's package."""
 
 import runpy
 from pathlib import Path
@@ -13,15 +13,15 @@ OPENVINO = ["openvino>=2025.0"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
 
 
-class BuildWithFaces(build_py):
-    """Add the faces to a wheel, so that pip installs them, lists them and removes them."""
+class BuildWithShims(build_py):
+    """Add the shims to a wheel, so that pip installs them, lists them and removes them."""
 
     def run(self) -> None:
-        """Build as ever, then write the faces, unless the install is editable."""
+        """Build as ever, then write the shims, unless the install is editable."""
         super().run()
         if not self.editable_mode:
-            faces = runpy.run_path(str(ROOT / "sgnet_nnunet" / "plugin" / "shims.py"))
-            faces["write_faces"](Path(self.build_lib, "nnunetv2"))
+            shims = runpy.run_path(str(ROOT / "sgnet_nnunet" / "plugin" / "shims.py"))
+            shims["write_shims"](Path(self.build_lib, "nnunetv2"))
 
 
 setup(
@@ -76,7 +76,7 @@ setup(
         ],
     },
     entry_points={"console_scripts": ["sgnet=sgnet_nnunet.cli.main:main"]},
-    cmdclass={"build_py": BuildWithFaces},
+    cmdclass={"build_py": BuildWithShims},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

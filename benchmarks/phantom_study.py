@@ -55,12 +55,12 @@ def run(
     config.save(path)
     prepare(folder, config)
     # Gates are held open once their trainings are there.
-    for held_open in (False, True):
+    for bypassed in (False, True):
         jobs = [
             (folder, model, seed)
             for seed in range(config.seeds)
             for model in MODELS
-            if model.held_open == held_open
+            if model.bypassed == bypassed
             and model.run in (only or [model.run])
             and seed < (model.seeds or config.seeds)
             and not (run_folder(folder, model.run, seed) / SCORES).exists()

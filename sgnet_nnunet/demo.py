@@ -20,7 +20,7 @@ from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import write_phantoms
 from sgnet_nnunet.report.slices import (
     PREDICTION_COLOUR,
-    TRUTH_COLOUR,
+    REFERENCE_COLOUR,
     dark_figure,
     draw_contour,
     draw_name,
@@ -79,37 +79,37 @@ class CaseFiles:
         name: Name of the case.
         t1ce: T1ce image.
         flair: FLAIR image on the same grid.
-        truth: Reference mask on the same grid.
+        reference: Reference mask on the same grid.
         prediction: Predicted mask on the same grid.
     """
 
     name: str
     t1ce: Path
     flair: Path
-    truth: Path
+    reference: Path
     prediction: Path
 
 
 def draw_overlay(cases: list[CaseFiles], path: Path) -> None:
-    """Draw one row a case: T1ce, FLAIR, truth on FLAIR, prediction on FLAIR.
+    """Draw one row a case: T1ce, FLAIR, reference on FLAIR, prediction on FLAIR.
 
-    Each row shows the axial slice that holds most of the truth.
+    Each row shows the axial slice that holds most of the reference.
 
     Args:
         cases: The cases, one or more.
         path: PNG file to write.
     """
-    titles = ("T1ce", "FLAIR", "truth", "prediction")
+    titles = ("T1ce", "FLAIR", "reference", "prediction")
     figure, grid = dark_figure(rows=len(cases), columns=len(titles))
     for row, case in zip(grid, cases, strict=True):
-        files = (case.t1ce, case.flair, case.truth, case.prediction)
+        files = (case.t1ce, case.flair, case.reference, case.prediction)
         scans = [nib.as_closest_canonical(nib.load(file)) for file in files]
-        t1ce, flair, truth, prediction = (np.asarray(scan.dataobj, dtype=float) for scan in scans)
+        t1ce, flair, reference, prediction = (np.asarray(scan.dataobj, dtype=float) for scan in scans)
         x, y, _ = scans[0].header.get_zooms()
-        k = int(np.argmax((truth > 0).sum(axis=(0, 1))))
+        k = int(np.argmax((reference > 0).sum(axis=(0, 1))))
         for axes, title, image in zip(row, titles, (t1ce, flair, flair, flair), strict=True):
             draw_scan(axes, image, k, title=title, aspect=y / x)
-        draw_contour(row[2], truth > 0, k, colour=TRUTH_COLOUR)
+        draw_contour(row[2], reference > 0, k, colour=REFERENCE_COLOUR)
         draw_contour(row[3], prediction > 0, k, colour=PREDICTION_COLOUR)
         draw_name(row[0], case.name)
     with atomic_path(path) as partial:
@@ -248,20 +248,20 @@ class _Counter:
         self.report(self.stage, self.total, self.total)
 
 
-def _case_files(truth: Path, raw: Path, predictions: Path) -> CaseFiles:
-    name = truth.name.removesuffix(".nii.gz")
+def _case_files(reference: Path, raw: Path, predictions: Path) -> CaseFiles:
+    name = reference.name.removesuffix(".nii.gz")
     images = raw / "imagesTs"
     return CaseFiles(
         name=name,
         t1ce=images / f"{name}_0000.nii.gz",
         flair=images / f"{name}_0001.nii.gz",
-        truth=truth,
-        prediction=predictions / truth.name,
+        reference=reference,
+        prediction=predictions / reference.name,
     )
 
 
 def _score_case(case: CaseFiles) -> Scores:
-    reference = nib.load(case.truth)
+    reference = nib.load(case.reference)
     prediction = np.asarray(nib.load(case.prediction).dataobj) > 0
     x, y, z = reference.header.get_zooms()
     return score(prediction, np.asarray(reference.dataobj) > 0, spacing=(float(x), float(y), float(z)))

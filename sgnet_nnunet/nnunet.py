@@ -128,7 +128,7 @@ def parse_models(names: list[str]) -> list[ModelName]:
     """
     models = [ModelName.parse(name) for name in names]
     if not models:
-        raise SGNetError("no model is named; give --models SGNetTrainer UNetTrainer, for example")
+        raise SGNetError("no model is named; give --models SGNetTrainer BaselineUNetTrainer, for example")
     seen: dict[str, str] = {}
     for model in models:
         if model.folder in seen:

@@ -129,7 +129,7 @@ def make_results() -> Callable[..., Path]:
         root: Path,
         *,
         dataset: str = "Dataset501_Tiny",
-        models: tuple[str, ...] = ("SGNetTrainer", "UNetTrainer"),
+        models: tuple[str, ...] = ("SGNetTrainer", "BaselineUNetTrainer"),
         cases: int = 6,
         folds: int = 3,
         shape: tuple[int, int, int] = (24, 22, 20),
@@ -155,13 +155,13 @@ def make_results() -> Callable[..., Path]:
         (preprocessed / "splits_final.json").write_text(json.dumps(splits))
         rng = np.random.default_rng(0)
         for index, name in enumerate(names):
-            truth = np.zeros(shape, dtype=np.uint8)
-            truth[3:9, 4:9, 3:8] = 1
-            truth[14 : 16 + index % 3, 12:15, 12:14] = 1
+            reference = np.zeros(shape, dtype=np.uint8)
+            reference[3:9, 4:9, 3:8] = 1
+            reference[14 : 16 + index % 3, 12:15, 12:14] = 1
             for folder in (raw / "labelsTr", preprocessed / "gt_segmentations"):
-                write_volume(folder / f"{name}.nii.gz", Volume(truth, RESULTS_AFFINE))
+                write_volume(folder / f"{name}.nii.gz", Volume(reference, RESULTS_AFFINE))
             for channel in range(2 if images else 0):
-                image = (rng.normal(300, 30, shape) + 400.0 * truth).astype(np.int16)
+                image = (rng.normal(300, 30, shape) + 400.0 * reference).astype(np.int16)
                 write_volume(raw / "imagesTr" / f"{name}_{channel:04d}.nii.gz", Volume(image, RESULTS_AFFINE))
             for step, model in enumerate(models):
                 parts = model.split("__")
@@ -169,14 +169,14 @@ def make_results() -> Callable[..., Path]:
                 validation = folder / f"fold_{index % folds}" / "validation"
                 validation.mkdir(parents=True, exist_ok=True)
                 (folder / "dataset.json").write_text(json.dumps(description))
-                _predict(validation, name, truth, step, probabilities=probabilities)
+                _predict(validation, name, reference, step, probabilities=probabilities)
         return root
 
     return write
 
 
-def _predict(folder: Path, name: str, truth: np.ndarray, step: int, *, probabilities: bool) -> None:
-    predicted = np.roll(truth, step, axis=0)
+def _predict(folder: Path, name: str, reference: np.ndarray, step: int, *, probabilities: bool) -> None:
+    predicted = np.roll(reference, step, axis=0)
     predicted[-3:-1, -3:-1, -3:-1] = step > 0
     write_volume(folder / f"{name}.nii.gz", Volume(predicted, RESULTS_AFFINE))
     if probabilities:

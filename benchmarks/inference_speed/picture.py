@@ -10,7 +10,7 @@ from sgnet_nnunet.files import atomic_path
 from sgnet_nnunet.report.slices import (
     GATE_COLOUR,
     PREDICTION_COLOUR,
-    TRUTH_COLOUR,
+    REFERENCE_COLOUR,
     dark_figure,
     draw_contour,
     draw_name,
@@ -48,7 +48,7 @@ def draw_difference(
     for panel, title in zip(axes[0], titles, strict=True):
         draw_scan(panel, volume, k, title=title, aspect=aspect)
     draw_contour(axes[0, 1], first, k, colour=PREDICTION_COLOUR)
-    draw_contour(axes[0, 2], second, k, colour=TRUTH_COLOUR)
+    draw_contour(axes[0, 2], second, k, colour=REFERENCE_COLOUR)
     draw_contour(axes[0, 3], first & ~second, k, colour=PREDICTION_COLOUR)
     draw_contour(axes[0, 3], second & ~first, k, colour=GATE_COLOUR)
     draw_name(axes[0, 0], f"{name}, slice {k}")

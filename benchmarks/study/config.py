@@ -28,7 +28,7 @@ class Model:
         trainer: nnU-Net's `-tr`.
         plans: nnU-Net's `-p`.
         seeds: How many seeds to train at most; None for the study's.
-        held_open: Whether these are another model's weights, tested with their gates held open.
+        bypassed: Whether these are another model's weights, tested with their gates held open.
         bfloat16: Whether it can train in bfloat16 on a CPU; instance norms come out as NaN there.
     """
 
@@ -36,7 +36,7 @@ class Model:
     trainer: str
     plans: str = SG_NET_PLANS
     seeds: int | None = None
-    held_open: bool = False
+    bypassed: bool = False
     bfloat16: bool = True
 
     @property
@@ -47,30 +47,30 @@ class Model:
     @property
     def run(self) -> str:
         """Name of the folder of its predictions and scores."""
-        return self.training + (HELD_OPEN if self.held_open else "")
+        return self.training + (HELD_OPEN if self.bypassed else "")
 
 
 MODELS = (
-    Model(name="SG-Net, admission gate", trainer="SGNetTrainer"),
-    Model(name="the same weights, gates held open", trainer="SGNetTrainer", held_open=True),
+    Model(name="SG-Net, hard spatial gate", trainer="SGNetTrainer"),
+    Model(name="the same weights, gates held open", trainer="SGNetTrainer", bypassed=True),
     Model(name="SG-Net, no gate", trainer="SGNetNoGateTrainer"),
     Model(name="SG-Net, skip gate", trainer="SGNetSkipGateTrainer"),
     Model(name="SG-Net, soft gate", trainer="SGNetSoftGateTrainer"),
     Model(name="SG-Net, deep supervision", trainer="SGNetDeepSupervisionTrainer"),
-    Model(name="Standard U-Net", trainer="UNetTrainer", bfloat16=False),
-    Model(name="ResU-Net", trainer="ResUNetTrainer", bfloat16=False),
-    Model(name="Attention U-Net", trainer="AttentionUNetTrainer", bfloat16=False),
+    Model(name="Standard U-Net", trainer="BaselineUNetTrainer", bfloat16=False),
+    Model(name="ResU-Net", trainer="BaselineResUNetTrainer", bfloat16=False),
+    Model(name="Attention U-Net", trainer="BaselineAttentionUNetTrainer", bfloat16=False),
     Model(name="SG-Net, notebook's recipe", trainer="SGNetNotebookTrainer", plans=NOTEBOOK_PLANS, seeds=1),
     Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, seeds=1, bfloat16=False),
-    Model(name="SG-Net, admission gate, Tversky", trainer="SGNetTrainer", plans=TVERSKY_PLANS),
+    Model(name="SG-Net, hard spatial gate, Tversky", trainer="SGNetTrainer", plans=TVERSKY_PLANS),
     Model(
         name="the same weights, gates held open, Tversky",
         trainer="SGNetTrainer",
         plans=TVERSKY_PLANS,
-        held_open=True,
+        bypassed=True,
     ),
     Model(name="SG-Net, no gate, Tversky", trainer="SGNetNoGateTrainer", plans=TVERSKY_PLANS),
-    Model(name="SG-Net, admission gate, clipped", trainer="SGNetTrainer", plans=NOTEBOOK_PLANS),
+    Model(name="SG-Net, hard spatial gate, clipped", trainer="SGNetTrainer", plans=NOTEBOOK_PLANS),
     Model(name="SG-Net, no gate, clipped", trainer="SGNetNoGateTrainer", plans=NOTEBOOK_PLANS),
 )
 

@@ -17,7 +17,10 @@ def to_markdown(results: Mapping[str, Any]) -> str:
             _differences(models),
         ),
         ("The gates on the test patients:", _gates(models)),
-        ("Admission gates at thresholds set on the training patients:", _thresholds(results["thresholds"])),
+        (
+            "GateDecision gates at thresholds set on the training patients:",
+            _thresholds(results["thresholds"]),
+        ),
     )
     tables = ((title, list(rows)) for title, rows in sections)
     return "\n\n".join(f"{title}\n\n{_table(rows)}" for title, rows in tables if len(rows) > 1) + "\n"
@@ -36,7 +39,7 @@ def _means(results: Mapping[str, Any]) -> Iterable[Row]:
     )
     speed = {row["trainer"]: row for row in (results["speed"] or {}).get("models", [])}
     for model in results["models"]:
-        mean, timing = model["mean"], None if model["held_open"] else speed.get(model["trainer"])
+        mean, timing = model["mean"], None if model["bypassed"] else speed.get(model["trainer"])
         yield (
             *(model["name"], f"{model['parameters']:,}", str(model["seeds"])),
             *(f"{mean[name]:.3f}" for name in ("dice", "precision", "recall")),

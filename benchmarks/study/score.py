@@ -55,15 +55,15 @@ def score_run(
         partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def _score_case(truth: Path, prediction: Path) -> dict[str, Any]:
-    image = nib.load(truth)
+def _score_case(reference: Path, prediction: Path) -> dict[str, Any]:
+    image = nib.load(reference)
     x, y, z = (float(size) for size in voxel_sizes(image.affine))
     spacing = (x, y, z)
-    reference = np.asarray(image.dataobj) > 0
+    true = np.asarray(image.dataobj) > 0
     predicted = np.asarray(nib.load(prediction).dataobj) > 0
-    match = match_lesions(find_lesions(predicted, spacing=spacing), find_lesions(reference, spacing=spacing))
-    return asdict(score(predicted, reference, spacing=spacing)) | {
-        "nsd_1mm": surface_dice(predicted, reference, spacing=spacing, tolerance_mm=TOLERANCE_MM),
+    match = match_lesions(find_lesions(predicted, spacing=spacing), find_lesions(true, spacing=spacing))
+    return asdict(score(predicted, true, spacing=spacing)) | {
+        "nsd_1mm": surface_dice(predicted, true, spacing=spacing, tolerance_mm=TOLERANCE_MM),
         "lesions": len(match.detected),
         "detected": int(match.detected.sum()),
         "false_positives": match.false_positives,

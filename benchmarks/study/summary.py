@@ -35,7 +35,7 @@ def summarise(folder: Path, config: StudyConfig) -> dict[str, Any]:
     """Return the study's results: each model's means over seeds, and its differences to no gate."""
     runs = _read_runs(folder, config)
     models = [
-        {"name": model.name, "trainer": model.trainer, "plans": model.plans, "held_open": model.held_open}
+        {"name": model.name, "trainer": model.trainer, "plans": model.plans, "bypassed": model.bypassed}
         | _summary(found := list(by_seed.values()))
         | _gate_summary(found)
         | {"against_no_gate": _differences(runs, model)}

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from sgnet_nnunet.evaluation.lesion_metrics import find_lesions, match_lesions
 from sgnet_nnunet.inference.trained_model import load_predictor
-from sgnet_nnunet.networks.gates import AdmissionGate, on_grid_of
+from sgnet_nnunet.networks.gates import HardSpatialGate, on_grid_of
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.training.gate_monitor import count_gates, sum_counts
 
@@ -45,7 +45,7 @@ def measure_thresholds(model: Path, raw: Path) -> list[dict[str, Any]]:
     """Return the rows of a trained network.
 
     Args:
-        model: nnU-Net's folder of a training with admission gates.
+        model: nnU-Net's folder of a training with hard spatial gates.
         raw: Folder of the study's raw data.
     """
     predictor = load_predictor(model)
@@ -60,12 +60,12 @@ def try_thresholds(network: SGNet, training: Sequence[Scan], test: Sequence[Scan
     """Return a row for each entry of `SHUT_OUT`: thresholds, and the figures of both kinds of patients.
 
     Args:
-        network: A network with admission gates, in evaluation mode; its thresholds are changed.
+        network: A network with hard spatial gates, in evaluation mode; its thresholds are changed.
         training: The patients that the thresholds are set on.
         test: The patients held out.
     """
     network.return_gates = True
-    gates = [module for module in network.modules() if isinstance(module, AdmissionGate)]
+    gates = [module for module in network.modules() if isinstance(module, HardSpatialGate)]
     rows = []
     for share in SHUT_OUT:
         if share is not None:
@@ -82,7 +82,7 @@ def try_thresholds(network: SGNet, training: Sequence[Scan], test: Sequence[Scan
 
 
 def _set_thresholds(
-    network: SGNet, gates: Sequence[AdmissionGate], training: Sequence[Scan], share: float
+    network: SGNet, gates: Sequence[HardSpatialGate], training: Sequence[Scan], share: float
 ) -> None:
     for gate in gates:
         gate.score_threshold = -np.inf
@@ -104,18 +104,18 @@ def _scans(predictor: Any, raw: Path, part: str) -> Iterator[Scan]:  # noqa: ANN
 
 
 def _lesion_scores(
-    network: SGNet, gate: AdmissionGate, level: int, scans: Sequence[Scan]
+    network: SGNet, gate: HardSpatialGate, level: int, scans: Sequence[Scan]
 ) -> NDArray[np.float64]:
     """Return, for each lesion voxel that the coarser gate admits, the highest score that would admit it."""
     width = 2 * gate.dilation + 1
     found = []
     for scan in scans:
         with torch.inference_mode():
-            admissions = network(scan.image).admissions
-        score = admissions[level].score
+            decisions = network(scan.image).decisions
+        score = decisions[level].score
         if level and gate.nested:
             # What the coarser gate shuts out cannot admit its neighbours either.
-            score = score.where(on_grid_of(admissions[level - 1].admitted, score), -torch.inf)
+            score = score.where(on_grid_of(decisions[level - 1].mask, score), -torch.inf)
         reach = F.max_pool3d(score, width, stride=1, padding=gate.dilation)
         on_image = F.interpolate(reach, size=scan.foreground.shape[2:], mode="nearest")
         # Just below, since a score must exceed the threshold.
@@ -130,12 +130,12 @@ def _figures(network: SGNet, scans: Sequence[Scan]) -> dict[str, Any]:
         with torch.inference_mode():
             output = network(scan.image)
         predicted = (output.logits.argmax(1) > 0)[0].numpy()
-        truth = scan.foreground[0, 0].numpy()
-        counts.append(count_gates([each.admitted for each in output.admissions], scan.foreground))
-        match = match_lesions(*(find_lesions(mask, spacing=scan.spacing) for mask in (predicted, truth)))
+        reference = scan.foreground[0, 0].numpy()
+        counts.append(count_gates([each.mask for each in output.decisions], scan.foreground))
+        match = match_lesions(*(find_lesions(mask, spacing=scan.spacing) for mask in (predicted, reference)))
         found, lesions = found + int(match.detected.sum()), lesions + match.detected.size
         false += match.false_positives
-        dice.append(2 * np.count_nonzero(predicted & truth) / (predicted.sum() + truth.sum()))
+        dice.append(2 * np.count_nonzero(predicted & reference) / (predicted.sum() + reference.sum()))
     total = sum_counts(counts)
     return {
         "dice": float(np.mean(dice)),

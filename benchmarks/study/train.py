@@ -58,25 +58,25 @@ def train_and_score(folder: Path, run: str, seed: int) -> None:
     if model.trainer == "nnUNetTrainer":
         _shorten(trainer, config)
     checkpoint = Path(trainer.output_folder, "checkpoint_final.pth")
-    if checkpoint.exists() or model.held_open:
+    if checkpoint.exists() or model.bypassed:
         trainer.load_checkpoint(str(checkpoint))
     else:
         if config.device == "cpu" and config.bfloat16 and model.bfloat16:
             trainer.precision = Precision(bfloat16=True)
         trainer.run_training()
     predictor = load_predictor(Path(trainer.output_folder_base), device=config.device)
-    if model.held_open:
+    if model.bypassed:
         _hold_open(predictor.list_of_parameters[0])
     raw, predictions = folder / "nnUNet_raw" / DATASET, target / "predictions"
     predictions.mkdir(exist_ok=True)
     predictor.predict_from_files_sequential(str(raw / "imagesTs"), str(predictions))
-    score_run(trainer, raw, predictions, target / SCORES, gates=not model.held_open)
+    score_run(trainer, raw, predictions, target / SCORES, gates=not model.bypassed)
 
 
 def _hold_open(weights: dict[str, torch.Tensor]) -> None:
-    """Hold the admission gates of a network's weights open."""
+    """Hold the hard spatial gates of a network's weights open."""
     for name, value in weights.items():
-        if name.endswith("held_open"):
+        if name.endswith("bypassed"):
             value.fill_(True)
 
 

@@ -80,7 +80,7 @@ def gates(
     with progress_bar() as progress:
         task = progress.add_task("gates", total=len(cases))
         for name, files in cases.items():
-            truth = None if labels is None else labels / f"{name}{ending}"
-            draw_gates(look_at_case(predictor, name, files, truth=truth), output / f"{name}.png")
+            reference = None if labels is None else labels / f"{name}{ending}"
+            draw_gates(look_at_case(predictor, name, files, reference=reference), output / f"{name}.png")
             progress.advance(task)
     out.print(f"{len(cases)} pictures in {output}", soft_wrap=True, highlight=False)

@@ -27,7 +27,7 @@ def link() -> None:
 
 def unlink() -> None:
     """Take this package's classes out of nnU-Net's folders again."""
-    if plug_link.faces_belong_to_wheel():
+    if plug_link.shims_belong_to_wheel():
         out.print("pip placed these files; `pip uninstall sgnet-nnunet` removes them.")
         return
     removed = plug_link.unlink(plug_link.nnunet_package())

@@ -14,7 +14,7 @@ from sgnet_nnunet.evaluation.pairs import MaskPair, bounding_box, once_per_pair
 from sgnet_nnunet.evaluation.surface_metrics import HD95
 
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
-"""Voxels that share a face, an edge or a corner belong to one lesion (26-connectivity)."""
+"""Voxels that share a shim, an edge or a corner belong to one lesion (26-connectivity)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -109,7 +109,7 @@ def _open_fold(export: Export, fold: str, *, precision: str, engine: str, max_me
     description = export.folds[fold]
     if engine == "sparse" and not description.can_skip:
         raise SGNetError(
-            "--engine sparse: the network has no nested admission gate at every level of its decoder; "
+            "--engine sparse: the network has no nested hard spatial gate at every level of its decoder; "
             "use --engine auto"
         )
     skip = engine != "whole" and description.can_skip

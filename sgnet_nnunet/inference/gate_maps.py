@@ -23,7 +23,7 @@ class GatedCase:
         spacing: Voxel size in mm along z, y, x.
         gates: Where each gate is open, by the resolution it decides at, coarsest first.
         prediction: Where the network sees foreground of any kind.
-        truth: Where the reference has any; None without a reference.
+        reference: Where the reference has any; None without a reference.
     """
 
     name: str
@@ -31,11 +31,11 @@ class GatedCase:
     spacing: tuple[float, float, float]
     gates: dict[str, NDArray[np.bool_]]
     prediction: NDArray[np.bool_]
-    truth: NDArray[np.bool_] | None
+    reference: NDArray[np.bool_] | None
 
 
 def look_at_case(
-    predictor: nnUNetPredictor, name: str, images: list[Path], *, truth: Path | None = None
+    predictor: nnUNetPredictor, name: str, images: list[Path], *, reference: Path | None = None
 ) -> GatedCase:
     """Run a model on one case and return what its gates admit and what it predicts.
 
@@ -43,7 +43,7 @@ def look_at_case(
         predictor: A trained model; see `inference.model.load_predictor`.
         name: Name of the case.
         images: Its files, one a channel.
-        truth: Its reference mask, or None.
+        reference: Its reference mask, or None.
 
     Raises:
         SGNetError: If the model's network has no gates.
@@ -56,7 +56,7 @@ def look_at_case(
     configuration = predictor.configuration_manager
     data, labels, _ = configuration.preprocessor_class(verbose=False).run_case(
         [str(path) for path in images],
-        None if truth is None else str(truth),
+        None if reference is None else str(reference),
         predictor.plans_manager,
         configuration,
         predictor.dataset_json,
@@ -73,5 +73,5 @@ def look_at_case(
         spacing=(float(z), float(y), float(x)),
         gates={key: mask[0, 0].numpy() for key, mask in zip(network.gate_names, masks, strict=True)},
         prediction=foreground.cpu().numpy(),
-        truth=None if labels is None else np.asarray(labels[0]) > 0,
+        reference=None if labels is None else np.asarray(labels[0]) > 0,
     )

@@ -135,19 +135,19 @@ def moved(start: Size, by: int) -> Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """An admission gate; see `networks.gates.AdmissionGate`.
+    """An hard spatial gate; see `networks.gates.HardSpatialGate`.
 
     Attributes:
         score_threshold: A voxel is admitted where its score, a logit, is above it.
         dilation: Voxels of the gate's grid that the admitted region grows by.
         nested: Whether it stays within the coarser gate.
-        held_open: Whether it admits everything.
+        bypassed: Whether it admits everything.
     """
 
     score_threshold: float
     dilation: int
     nested: bool
-    held_open: bool = False
+    bypassed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +257,7 @@ Mask = NDArray[np.bool_]
 
 
 def decide(gate: Gate, score: NDArray[np.float32], parent: Mask | None) -> Mask:
-    """Return what a gate admits; see `networks.gates.AdmissionGate.forward`."""
+    """Return what a gate admits; see `networks.gates.HardSpatialGate.forward`."""
     admitted = score > gate.score_threshold
     allowed = on_grid(parent, score.shape) if gate.nested and parent is not None else None
     if allowed is not None:
@@ -265,7 +265,7 @@ def decide(gate: Gate, score: NDArray[np.float32], parent: Mask | None) -> Mask:
     admitted = dilate(admitted, gate.dilation)
     if allowed is not None:
         admitted &= allowed
-    return np.ones_like(admitted) if gate.held_open else admitted
+    return np.ones_like(admitted) if gate.bypassed else admitted
 
 
 def on_grid(mask: Mask, shape: tuple[int, ...]) -> Mask:

@@ -33,7 +33,7 @@ from sgnet_nnunet.inference.runtimes import (
     usable_cores,
 )
 from sgnet_nnunet.inference.sparse import Arrays, Description, Gate, Stage, StagedEngine, input_shapes
-from sgnet_nnunet.networks.gates import AdmissionGate
+from sgnet_nnunet.networks.gates import HardSpatialGate
 from sgnet_nnunet.networks.sgnet import ConvBlock, SGNet, UpBlock
 
 if TYPE_CHECKING:
@@ -58,26 +58,26 @@ def describe(network: SGNet) -> Description:
         channels=convolutions[0].in_channels,
         heads=network.head.out_channels,
         features=tuple(convolution.out_channels for convolution in convolutions),
-        gates=tuple(_gate(block.admission) for block in blocks),
+        gates=tuple(_gate(block.hard_gate) for block in blocks),
         background=tuple(background),
     )
 
 
-def _gate(gate: AdmissionGate | None) -> Gate | None:
+def _gate(gate: HardSpatialGate | None) -> Gate | None:
     if gate is None:
         return None
     return Gate(
         score_threshold=gate.score_threshold,
         dilation=gate.dilation,
         nested=gate.nested,
-        held_open=bool(gate.held_open),
+        bypassed=bool(gate.bypassed),
     )
 
 
 def stages_of(network: SGNet) -> dict[str, nn.Module]:
     """Return the stages of a network in evaluation mode, by name, its batch norms folded in."""
     network = copy.deepcopy(network).cpu().float().eval()
-    scores = [block.admission for block in network.decoder if isinstance(block, UpBlock)]
+    scores = [block.hard_gate for block in network.decoder if isinstance(block, UpBlock)]
     stages: dict[str, nn.Module] = {"stem": Stem(network), "deep": Deep(network, scores[0])}
     for block, score, level in zip(
         network.decoder, [*scores[1:], None], reversed(range(len(network.decoder))), strict=True
@@ -125,7 +125,7 @@ class Stem(nn.Module):
 class Deep(nn.Module):
     """The rest of the encoder, on a whole volume; its convolutions pad."""
 
-    def __init__(self, network: SGNet, score: AdmissionGate | None) -> None:
+    def __init__(self, network: SGNet, score: HardSpatialGate | None) -> None:
         super().__init__()
         self.levels = nn.ModuleList(_fused(block) for block in list(network.encoder)[2:])
         self.pool = network.pool
@@ -149,7 +149,7 @@ class Up(nn.Module):
     from it, and the result is the logits.
     """
 
-    def __init__(self, network: SGNet, block: nn.Module, level: int, score: AdmissionGate | None) -> None:
+    def __init__(self, network: SGNet, block: nn.Module, level: int, score: HardSpatialGate | None) -> None:
         super().__init__()
         assert isinstance(block, UpBlock)  # noqa: S101 - for the type checker
         # The padding of a transposed convolution crops: here the halo's outer voxel.
@@ -409,7 +409,7 @@ def _engine_for(network: nn.Module, wanted: str, device: torch.device) -> str:
         )
     if wanted == "sparse" and not sparse:
         raise SGNetError(
-            f"--engine sparse: {name} has no nested admission gate at every level of its decoder; "
+            f"--engine sparse: {name} has no nested hard spatial gate at every level of its decoder; "
             "use --engine auto"
         )
     if wanted == "sparse" and device.type != "cpu":

@@ -1,6 +1,6 @@
 """Spatial gates: modules that decide, voxel by voxel, what the decoder sees.
 
-An admission gate decides on the coarser decoder feature, before anything finer is looked at, and
+An hard spatial gate decides on the coarser decoder feature, before anything finer is looked at, and
 shuts both the skip connection and the upsampled path. A skip gate decides on the skip feature
 itself and leaves the upsampled path alone.
 """
@@ -15,15 +15,15 @@ from torch.nn import functional as F  # noqa: N812
 Combination = Literal["max", "mean"]
 
 
-class Admission(NamedTuple):
+class GateDecision(NamedTuple):
     """What a gate decided, on the grid it decided on.
 
     Attributes:
-        admitted: True where the gate is open, shape (batch, 1, z, y, x).
+        mask: True where the gate is open, shape (batch, 1, z, y, x).
         score: The logits behind the decision, same shape; None for a gate that is not supervised.
     """
 
-    admitted: Tensor
+    mask: Tensor
     score: Tensor | None = None
 
 
@@ -41,7 +41,7 @@ def _check(*, channels: int, groups: int, threshold: float) -> None:
         raise ValueError(msg)
 
 
-class AdmissionGate(nn.Module):
+class HardSpatialGate(nn.Module):
     """Decide from the coarser decoder feature which voxels the next level works on.
 
     The channels are split into groups, each is scored by a 1x1x1 convolution of its own, and the
@@ -57,7 +57,7 @@ class AdmissionGate(nn.Module):
         channels: Channels of the coarser decoder feature.
         groups: Number of groups; must divide `channels`.
         combine: `max`, so that one group suffices to admit a voxel, or `mean`.
-        threshold: Admission threshold on the sigmoid of the score, between 0 and 1.
+        threshold: GateDecision threshold on the sigmoid of the score, between 0 and 1.
         dilation: Voxels, on the coarser grid, that the admitted region grows by.
         nested: Whether to stay within the coarser gate.
         detached: Whether the score's own loss stops at the score, rather than shape the feature too.
@@ -66,7 +66,7 @@ class AdmissionGate(nn.Module):
         ValueError: If an argument is out of range.
     """
 
-    held_open: Tensor
+    bypassed: Tensor
 
     def __init__(
         self,
@@ -94,10 +94,10 @@ class AdmissionGate(nn.Module):
         self.score_threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64)))
         self.score = nn.Conv3d(channels, groups, kernel_size=1, groups=groups)
         # Part of the weights, so that a checkpoint saved while warming up is used as it was validated.
-        self.register_buffer("held_open", torch.tensor(False))
+        self.register_buffer("bypassed", torch.tensor(False))
 
     def combined_score(self, coarse: Tensor) -> Tensor:
-        """Return the logit of admission of each voxel of `coarse`, shape (batch, 1, z, y, x)."""
+        """Return the gate logit of each voxel of `coarse`, shape (batch, 1, z, y, x)."""
         scores = self.score(coarse)
         if self.combine == "mean":
             return scores.mean(1, keepdim=True)
@@ -105,7 +105,7 @@ class AdmissionGate(nn.Module):
         # GPU, it compares unrounded scores with a maximum in half precision, finds none, and is NaN.
         return reduce(torch.maximum, scores.split(1, dim=1))
 
-    def forward(self, coarse: Tensor, parent: Tensor | None = None) -> Admission:
+    def forward(self, coarse: Tensor, parent: Tensor | None = None) -> GateDecision:
         """Return the decision for the level above `coarse`.
 
         Args:
@@ -122,7 +122,7 @@ class AdmissionGate(nn.Module):
             admitted = F.max_pool3d(admitted.to(score.dtype), width, stride=1, padding=self.dilation) > 0
         if allowed is not None:
             admitted = admitted & allowed
-        return Admission(admitted | self.held_open, score)
+        return GateDecision(admitted | self.bypassed, score)
 
 
 class SoftGate(nn.Module):
@@ -152,12 +152,12 @@ class SoftGate(nn.Module):
         """Return the weight of each group at each voxel, shape (batch, groups, z, y, x)."""
         return torch.sigmoid(self.score(skip))
 
-    def forward(self, skip: Tensor) -> tuple[Tensor, Admission]:
+    def forward(self, skip: Tensor) -> tuple[Tensor, GateDecision]:
         """Return `skip`, shape (batch, channels, z, y, x), weighted, and where any group is not zero."""
         weight = self.weigh(skip)
         grouped = torch.unflatten(skip, 1, (self.groups, -1))
         gated = (grouped * weight.unsqueeze(2)).flatten(1, 2)
-        return gated, Admission(weight.detach().amax(1, keepdim=True) > 0)
+        return gated, GateDecision(weight.detach().amax(1, keepdim=True) > 0)
 
 
 class StraightThroughGate(SoftGate):
@@ -169,7 +169,7 @@ class StraightThroughGate(SoftGate):
     Args:
         channels: Channels of the skip feature.
         groups: Number of groups; must divide `channels`.
-        threshold: Admission threshold on the sigmoid score, between 0 and 1.
+        threshold: GateDecision threshold on the sigmoid score, between 0 and 1.
     """
 
     def weigh(self, skip: Tensor) -> Tensor:
@@ -181,5 +181,5 @@ class StraightThroughGate(SoftGate):
 
 
 SKIP_GATES: dict[str, type[SoftGate]] = {"straight_through": StraightThroughGate, "soft": SoftGate}
-GATES = ("none", "admission", *SKIP_GATES)
+GATES = ("none", "hard_spatial", *SKIP_GATES)
 """The names a plan can give; `none` is the network as the author released it."""

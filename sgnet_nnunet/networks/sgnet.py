@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sgnet_nnunet.networks.gates import GATES, SKIP_GATES, Admission, AdmissionGate, on_grid_of
+from sgnet_nnunet import former_names
+from sgnet_nnunet.networks.gates import GATES, SKIP_GATES, GateDecision, HardSpatialGate, on_grid_of
 
 
 class GatedOutput(NamedTuple):
@@ -15,13 +16,13 @@ class GatedOutput(NamedTuple):
 
     Attributes:
         logits: Shape (batch, num_classes, z, y, x).
-        admissions: What each gate decided, from the coarsest to the finest.
-        side_logits: With deep supervision, the logits of the coarser decoder levels, finest first.
+        decisions: What each gate decided, from the coarsest to the finest.
+        auxiliary_logits: With deep supervision, the logits of the coarser decoder levels, finest first.
     """
 
     logits: Tensor
-    admissions: tuple[Admission, ...]
-    side_logits: tuple[Tensor, ...] = ()
+    decisions: tuple[GateDecision, ...]
+    auxiliary_logits: tuple[Tensor, ...] = ()
 
 
 class ConvBlock(nn.Sequential):
@@ -55,11 +56,13 @@ class UpBlock(nn.Module):
         super().__init__()
         self.upsample = nn.ConvTranspose3d(coarse_channels, skip_channels, kernel_size=2, stride=2)
         self.conv = ConvBlock(2 * skip_channels, skip_channels)
-        self.admission = AdmissionGate(coarse_channels, **gate_kwargs) if gate == "admission" else None
-        self.gate_stride = {"none": None, "admission": 2}.get(gate, 1)
+        self.hard_gate = HardSpatialGate(coarse_channels, **gate_kwargs) if gate == "hard_spatial" else None
+        self.gate_stride = {"none": None, "hard_spatial": 2}.get(gate, 1)
         self.skip_gate = SKIP_GATES[gate](skip_channels, **gate_kwargs) if gate in SKIP_GATES else None
 
-    def forward(self, coarse: Tensor, skip: Tensor, parent: Tensor | None) -> tuple[Tensor, Admission | None]:
+    def forward(
+        self, coarse: Tensor, skip: Tensor, parent: Tensor | None
+    ) -> tuple[Tensor, GateDecision | None]:
         """Return the decoder feature on the grid of `skip`, and what the gate decided.
 
         Args:
@@ -68,15 +71,15 @@ class UpBlock(nn.Module):
             parent: What the coarser gate admitted, shape (batch, 1, ...); None if there is none.
         """
         upsampled = self.upsample(coarse)
-        admission = None
-        if self.admission is not None:
-            admission = self.admission(coarse, parent)
-            open_here = on_grid_of(admission.admitted, skip)
+        decision = None
+        if self.hard_gate is not None:
+            decision = self.hard_gate(coarse, parent)
+            open_here = on_grid_of(decision.mask, skip)
             # where(), since 0 times an infinity would not be the zero that the gate promises.
             skip, upsampled = (torch.where(open_here, feature, 0) for feature in (skip, upsampled))
         elif self.skip_gate is not None:
-            skip, admission = self.skip_gate(skip)
-        return self.conv(torch.cat((upsampled, skip), dim=1)), admission
+            skip, decision = self.skip_gate(skip)
+        return self.conv(torch.cat((upsampled, skip), dim=1)), decision
 
 
 class SGNet(nn.Module):
@@ -95,7 +98,7 @@ class SGNet(nn.Module):
         gated_levels: Decoder levels that get the gate, 0 being the coarsest; None for all.
         background_head: Whether head 0 is the background (labels, softmax) or every head a
             foreground (regions, sigmoid).
-        background_logit: Log-odds of the foreground outside the finest admission gate; negative.
+        background_logit: Log-odds of the foreground outside the finest hard spatial gate; negative.
         deep_supervision: Whether the coarser decoder levels have heads of their own to train by.
 
     Attributes:
@@ -111,7 +114,7 @@ class SGNet(nn.Module):
         num_classes: int,
         *,
         features_per_stage: Sequence[int] = (16, 32, 64, 128),
-        gate: str = "admission",
+        gate: str = "hard_spatial",
         gate_kwargs: Mapping[str, Any] | None = None,
         gated_levels: Sequence[int] | None = None,
         background_head: bool = True,
@@ -119,6 +122,7 @@ class SGNet(nn.Module):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
+        gate = former_names.GATES.get(gate, gate)
         levels = len(features_per_stage) - 1
         gated = range(levels) if gated_levels is None else gated_levels
         _check_arguments(levels=levels, gate=gate, gated=gated, background_logit=background_logit)
@@ -126,6 +130,7 @@ class SGNet(nn.Module):
         self.background_head = background_head
         self.background_logit = background_logit
         self.return_gates = False
+        self.register_load_state_dict_pre_hook(_rename_former_weights)  # type: ignore[no-untyped-call]
         widths = [input_channels, *features_per_stage]
         self.encoder = nn.ModuleList(ConvBlock(fine, coarse) for fine, coarse in pairwise(widths))
         self.pool = nn.MaxPool3d(kernel_size=2)
@@ -134,7 +139,7 @@ class SGNet(nn.Module):
             for level, (fine, coarse) in enumerate(reversed(list(pairwise(features_per_stage))))
         )
         self.head = nn.Conv3d(features_per_stage[0], num_classes, kernel_size=1)
-        self.side_heads = nn.ModuleList(
+        self.auxiliary_heads = nn.ModuleList(
             nn.Conv3d(channels, num_classes, kernel_size=1)
             for channels in (features_per_stage[1:-1] if deep_supervision else ())
         )
@@ -150,25 +155,25 @@ class SGNet(nn.Module):
         ]
 
     @property
-    def has_admission_gates(self) -> bool:
+    def has_hard_gates(self) -> bool:
         """Whether any gate is one that can be held open."""
-        return any(isinstance(module, AdmissionGate) for module in self.modules())
+        return any(isinstance(module, HardSpatialGate) for module in self.modules())
 
-    def hold_gates_open(self, held: bool) -> None:
-        """Hold every admission gate open, or let them decide; kept in the network's state."""
+    def bypass_gates(self, held: bool) -> None:
+        """Hold every hard spatial gate open, or let them decide; kept in the network's state."""
         for module in self.modules():
-            if isinstance(module, AdmissionGate):
-                module.held_open.fill_(held)
+            if isinstance(module, HardSpatialGate):
+                module.bypassed.fill_(held)
 
     def freeze_gated_norms(self) -> None:
-        """Have the batch norms behind an admission gate use their running statistics, until `train()`.
+        """Have the batch norms behind an hard spatial gate use their running statistics, until `train()`.
 
         A batch's own statistics would be those of the zeros outside the gate, and so follow from
         how much of the batch is open, which is a tumour's size and not what the network meets
         in a whole image.
         """
         for block in self.decoder:
-            if isinstance(block, UpBlock) and block.admission is not None:
+            if isinstance(block, UpBlock) and block.hard_gate is not None:
                 block.conv.eval()
 
     def forward(self, image: Tensor) -> Tensor | GatedOutput:
@@ -179,7 +184,7 @@ class SGNet(nn.Module):
                 to the number of stages less one).
 
         Returns:
-            Logits, shape (batch, num_classes, z, y, x); constant wherever the finest admission
+            Logits, shape (batch, num_classes, z, y, x); constant wherever the finest decision
             gate is closed.
 
         Raises:
@@ -194,30 +199,34 @@ class SGNet(nn.Module):
         for block in self.encoder:
             feature = block(self.pool(feature) if skips else feature)
             skips.append(feature)
-        admissions: list[Admission] = []
+        decisions: list[GateDecision] = []
         finest: Tensor | None = None
         levels: list[Tensor] = []
         for block, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
-            feature, admission = block(feature, skip, finest)
+            feature, decision = block(feature, skip, finest)
             levels.append(feature)
-            if admission is not None:
-                admissions.append(admission)
-            if admission is not None and admission.score is not None:
-                finest = admission.admitted
+            if decision is not None:
+                decisions.append(decision)
+            if decision is not None and decision.score is not None:
+                finest = decision.mask
         logits = self.head(feature)
         if finest is not None:
             logits = self._close(logits, finest)
         if not self.return_gates:
             return logits
-        coarser = reversed(levels[:-1]) if self.side_heads else ()
-        side_logits = (head(level) for head, level in zip(self.side_heads, coarser, strict=True))
-        return GatedOutput(logits, tuple(admissions), tuple(side_logits))
+        coarser = reversed(levels[:-1]) if self.auxiliary_heads else ()
+        auxiliary_logits = (head(level) for head, level in zip(self.auxiliary_heads, coarser, strict=True))
+        return GatedOutput(logits, tuple(decisions), tuple(auxiliary_logits))
 
     def _close(self, logits: Tensor, admitted: Tensor) -> Tensor:
         background = torch.full_like(logits[:1, :, :1, :1, :1], self.background_logit)
         if self.background_head:
             background[:, 0] = 0
         return torch.where(on_grid_of(admitted, logits), logits, background)
+
+
+def _rename_former_weights(_module: nn.Module, weights: dict[str, Any], *_others: object) -> None:
+    former_names.rename_weights(weights)
 
 
 def _check_arguments(*, levels: int, gate: str, gated: Sequence[int], background_logit: float) -> None:

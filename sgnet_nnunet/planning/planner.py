@@ -121,7 +121,7 @@ class SGNetPlanner(ExperimentPlanner):
             "network_class_name": f"{SGNet.__module__}.{SGNet.__name__}",
             "arch_kwargs": {
                 "features_per_stage": [16, 32, 64, 128],
-                "gate": "admission",
+                "gate": "hard_spatial",
                 "gate_kwargs": {
                     "groups": 4,
                     "combine": "max",

@@ -13,7 +13,7 @@ from packaging.version import Version
 from sgnet_nnunet import __version__
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.plugin.link import nnunet_package
-from sgnet_nnunet.plugin.shims import FACES, Face
+from sgnet_nnunet.plugin.shims import SHIMS, Shim
 
 OLDEST_NNUNET = "2.8"
 NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -68,17 +68,17 @@ def _classes() -> Iterator[Finding]:
     except SGNetError as error:
         yield Finding("nnU-Net's package", str(error), "pip install nnunetv2")
         return
-    for face in FACES:
-        for name in face.names:
-            yield _class_finding(name, face, package)
+    for shim in SHIMS:
+        for name in shim.names:
+            yield _class_finding(name, shim, package)
 
 
-def _class_finding(name: str, face: Face, package: Path) -> Finding:
-    target = package / face.path
-    if not face.is_current(package):
+def _class_finding(name: str, shim: Shim, package: Path) -> Finding:
+    target = package / shim.path
+    if not shim.is_current(package):
         return Finding(name, f"{'outdated' if target.is_file() else 'not found'}: {target}", "sgnet link")
     try:
-        found = _look_up(name, face, package)
+        found = _look_up(name, shim, package)
     except Exception as error:  # any module in nnU-Net's folders may fail in any way
         return Finding(
             name, f"nnU-Net's look-up fails: {error}", "pip install --force-reinstall --no-deps nnunetv2"
@@ -88,18 +88,18 @@ def _class_finding(name: str, face: Face, package: Path) -> Finding:
             name, f"in {target}, but nnU-Net's look-up does not find it", "sgnet unlink && sgnet link"
         )
     defined = inspect.getfile(found)
-    if found.__module__ != face.module:
+    if found.__module__ != shim.module:
         return Finding(
             name, f"hidden by another class of that name in {defined}", f"mv {defined} {defined}.off"
         )
     return Finding(name, f"found in {target}, defined in {defined}")
 
 
-def _look_up(name: str, face: Face, package: Path) -> type | None:
+def _look_up(name: str, shim: Shim, package: Path) -> type | None:
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class  # noqa: PLC0415
 
-    module = "nnunetv2." + face.folder.replace("/", ".")
-    found: type | None = recursive_find_python_class(str(package / face.folder), name, module)
+    module = "nnunetv2." + shim.folder.replace("/", ".")
+    found: type | None = recursive_find_python_class(str(package / shim.folder), name, module)
     return found
 
 

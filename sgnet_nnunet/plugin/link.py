@@ -1,4 +1,4 @@
-"""Link and unlink the faces by hand, for editable installs."""
+"""Link and unlink the shims by hand, for editable installs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.plugin.shims import FACES, write_faces
+from sgnet_nnunet.plugin.shims import SHIMS, write_shims
 
 TRAINERS_FOLDER = Path(__file__).parents[2] / "trainers"
 """In a checkout, what `nnUNet_extTrainer` can point at."""
@@ -26,17 +26,17 @@ def nnunet_package() -> Path:
     return Path(spec.origin).parent
 
 
-def faces_belong_to_wheel() -> bool:
-    """Tell whether pip installed the faces itself, and so removes them itself."""
+def shims_belong_to_wheel() -> bool:
+    """Tell whether pip installed the shims itself, and so removes them itself."""
     try:
         installed = {str(path) for path in files("sgnet-nnunet") or ()}
     except PackageNotFoundError:
         return False
-    return any(f"nnunetv2/{face.path}" in installed for face in FACES)
+    return any(f"nnunetv2/{shim.path}" in installed for shim in SHIMS)
 
 
 def link(package: Path) -> list[Path]:
-    """Write the faces into nnU-Net's folders; doing it twice changes nothing.
+    """Write the shims into nnU-Net's folders; doing it twice changes nothing.
 
     Args:
         package: Folder of the `nnunetv2` package.
@@ -48,11 +48,11 @@ def link(package: Path) -> list[Path]:
         SGNetError: If the folders are read-only.
     """
     with _writing_to(package):
-        return write_faces(package)
+        return write_shims(package)
 
 
 def unlink(package: Path) -> list[Path]:
-    """Remove the faces from nnU-Net's folders; doing it twice changes nothing.
+    """Remove the shims from nnU-Net's folders; doing it twice changes nothing.
 
     Args:
         package: Folder of the `nnunetv2` package.
@@ -63,7 +63,7 @@ def unlink(package: Path) -> list[Path]:
     Raises:
         SGNetError: If the folders are read-only.
     """
-    present = [package / face.path for face in FACES if (package / face.path).is_file()]
+    present = [package / shim.path for shim in SHIMS if (package / shim.path).is_file()]
     with _writing_to(package):
         for path in present:
             path.unlink()

@@ -2,7 +2,7 @@
 
 nnU-Net looks up trainers, planners and normalisers by class name in the files of its own package,
 and its spawned workers do so anew, so only a file there is found everywhere. `setup.py` puts the
-faces into the wheel; it runs this module before anything is installed, so nothing but the
+shims into the wheel; it runs this module before anything is installed, so nothing but the
 standard library is imported here.
 """
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Face:
+class Shim:
     """A module for nnU-Net's package.
 
     Attributes:
         folder: The folder of the `nnunetv2` package that nnU-Net searches for such classes.
-        path: Where the face goes, relative to the `nnunetv2` package.
+        path: Where the shim goes, relative to the `nnunetv2` package.
         module: The module of this package that defines the classes.
         names: The classes.
     """
@@ -32,41 +32,53 @@ class Face:
         return f"from {self.module} import {', '.join(self.names)}  # placed by sgnet_nnunet\n"
 
     def is_current(self, package: Path) -> bool:
-        """Tell whether the `nnunetv2` package in the folder `package` holds this face."""
+        """Tell whether the `nnunetv2` package in the folder `package` holds this shim."""
         target = package / self.path
         return target.is_file() and target.read_text(encoding="utf-8") == self.text
 
 
-FACES = (
-    Face(
+SHIMS = (
+    Shim(
         "training/nnUNetTrainer",
         "training/nnUNetTrainer/sgnet_trainers.py",
-        "sgnet_nnunet.training.trainers",
+        "sgnet_nnunet.training.sgnet_trainer",
         (
             "SGNetTrainer",
             "SGNetSkipGateTrainer",
             "SGNetSoftGateTrainer",
             "SGNetNoGateTrainer",
             "SGNetDeepSupervisionTrainer",
-            "SGNetNotebookTrainer",
-            "UNetTrainer",
-            "AttentionUNetTrainer",
-            "ResUNetTrainer",
         ),
     ),
-    Face(
+    Shim(
+        "training/nnUNetTrainer",
+        "training/nnUNetTrainer/sgnet_notebook_trainers.py",
+        "sgnet_nnunet.training.notebook_trainer",
+        ("SGNetNotebookTrainer",),
+    ),
+    Shim(
+        "training/nnUNetTrainer",
+        "training/nnUNetTrainer/sgnet_baseline_trainers.py",
+        "sgnet_nnunet.training.baseline_trainers",
+        (
+            "BaselineUNetTrainer",
+            "BaselineAttentionUNetTrainer",
+            "BaselineResUNetTrainer",
+        ),
+    ),
+    Shim(
         "training/nnUNetTrainer",
         "training/nnUNetTrainer/variants/benchmarking/sgnet_benchmark_trainers.py",
         "sgnet_nnunet.training.benchmark_trainers",
         ("SGNetTrainerBenchmark_5epochs", "SGNetTrainerBenchmark_5epochs_noDataLoading"),
     ),
-    Face(
+    Shim(
         "experiment_planning",
         "experiment_planning/experiment_planners/sgnet_planner.py",
         "sgnet_nnunet.planning.planner",
         ("SGNetPlanner", "SGNetNotebookPlanner"),
     ),
-    Face(
+    Shim(
         "preprocessing/normalization",
         "preprocessing/normalization/sgnet_normalization.py",
         "sgnet_nnunet.planning.normalization",
@@ -75,19 +87,19 @@ FACES = (
 )
 
 
-def write_faces(package: Path) -> list[Path]:
-    """Write every face into the folder `package` of nnU-Net; return the paths written.
+def write_shims(package: Path) -> list[Path]:
+    """Write every shim into the folder `package` of nnU-Net; return the paths written.
 
     Faces that are there already are left alone.
 
     Raises:
-        OSError: If a face cannot be written.
+        OSError: If a shim cannot be written.
     """
     written = []
-    for face in FACES:
-        if not face.is_current(package):
-            target = package / face.path
+    for shim in SHIMS:
+        if not shim.is_current(package):
+            target = package / shim.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(face.text, encoding="utf-8")
+            target.write_text(shim.text, encoding="utf-8")
             written.append(target)
     return written

@@ -20,7 +20,7 @@ from sgnet_nnunet.evaluation.pairs import bounding_box, mask_of
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
 from sgnet_nnunet.files import read_json, write_text
 from sgnet_nnunet.nifti import Volume, read_image, read_labels, spacing_of
-from sgnet_nnunet.report.figures import REFERENCE, TRUTH_COLOUR
+from sgnet_nnunet.report.figures import REFERENCE, REFERENCE_COLOUR
 from sgnet_nnunet.report.slices import Contour, Panel, View, draw_panels, encode, to_grey, view_of
 from sgnet_nnunet.report.statistics import rows_of
 
@@ -263,7 +263,7 @@ def _look(folder: Path, cases: Sequence[PredictedCase]) -> Iterator[tuple[str, b
             if not getattr(predictors[case.fold].network, "gate_names", ()):
                 return
             picture = Path(scratch) / "gates.png"
-            seen = look_at_case(predictors[case.fold], case.name, list(case.images), truth=case.reference)
+            seen = look_at_case(predictors[case.fold], case.name, list(case.images), reference=case.reference)
             draw_gates(seen, picture)
             yield case.name, picture.read_bytes()
 
@@ -353,16 +353,16 @@ class _Sketch:
         self, volumes: CaseVolumes, scans: tuple[NDArray[np.uint8], ...], masks: list[NDArray[np.bool_]]
     ) -> None:
         self.spacing = spacing_of(volumes.affine)
-        self.truth = masks[0]
+        self.reference = masks[0]
         self.predictions = dict(zip(volumes.predictions, masks[1:], strict=True))
-        self.scans = scans or (self.truth.astype(np.uint8) * REFERENCE_GREY,)
+        self.scans = scans or (self.reference.astype(np.uint8) * REFERENCE_GREY,)
         self.channels = volumes.channels or ("no image",)
 
     def thumbnail(self, colours: dict[str, str]) -> bytes:
-        """Draw every channel with the contours of the truth and of all models."""
+        """Draw every channel with the contours of the reference and of all models."""
         k = self._slice(*self.predictions.values())
         models = [Contour(mask=mask, colour=colours[model]) for model, mask in self.predictions.items()]
-        panels = self._panels(k, (Contour(mask=self.truth, colour=TRUTH_COLOUR, width=3), *models))
+        panels = self._panels(k, (Contour(mask=self.reference, colour=REFERENCE_COLOUR, width=3), *models))
         return encode(draw_panels(panels, self._view(THUMBNAIL_PIXELS_PER_MM)), quality=QUALITY)
 
     def overlay(self, model: str, colour: str) -> bytes:
@@ -370,10 +370,10 @@ class _Sketch:
         found = self.predictions[model]
         k = self._slice(found)
         contours = (
-            Contour(mask=self.truth, colour=TRUTH_COLOUR, width=3.2),
+            Contour(mask=self.reference, colour=REFERENCE_COLOUR, width=3.2),
             Contour(mask=found, colour=colour, width=1.6),
         )
-        worst = _fullest(found ^ self.truth, default=k)
+        worst = _fullest(found ^ self.reference, default=k)
         panels = [
             Panel(grey=self.scans[0], k=k, title=f"{self.channels[0]}, slice {k + 1} of {self._slices}"),
             *self._panels(k, contours),
@@ -388,7 +388,7 @@ class _Sketch:
 
     @property
     def _slices(self) -> int:
-        return self.truth.shape[2]
+        return self.reference.shape[2]
 
     def _panels(self, k: int, contours: tuple[Contour, ...]) -> list[Panel]:
         return [
@@ -397,15 +397,15 @@ class _Sketch:
         ]
 
     def _slice(self, *predictions: NDArray[np.bool_]) -> int:
-        """Return the slice with most of the truth; without one, that with most of the predictions."""
-        found = np.zeros(self.truth.shape, dtype=bool)
-        for mask in predictions if not self.truth.any() else ():
+        """Return the slice with most of the reference; without one, that with most of the predictions."""
+        found = np.zeros(self.reference.shape, dtype=bool)
+        for mask in predictions if not self.reference.any() else ():
             found |= mask
-        return _fullest(self.truth, default=_fullest(found, default=self._slices // 2))
+        return _fullest(self.reference, default=_fullest(found, default=self._slices // 2))
 
     def _view(self, pixels_per_mm: float) -> View:
         shown = self.scans[0] > 0
-        for mask in (self.truth, *self.predictions.values()):
+        for mask in (self.reference, *self.predictions.values()):
             shown |= mask
         return view_of(shown, spacing=self.spacing, pixels_per_mm=pixels_per_mm)
 

@@ -55,9 +55,9 @@ def breakable(name: str) -> Markup:
 
 
 REFERENCE = "Reference"
-"""What the truth is called."""
+"""What the reference is called."""
 
-TRUTH_COLOUR = "#F0E442"
+REFERENCE_COLOUR = "#F0E442"
 MODEL_COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#E69F00", "#999999", "#8B5FBF")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """Shapes of a model's points, so that a plot does not lean on colour alone."""

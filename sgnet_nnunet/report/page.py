@@ -25,7 +25,7 @@ from sgnet_nnunet.report.case_pictures import (
     draw_case,
     gates_of,
 )
-from sgnet_nnunet.report.figures import TRUTH_COLOUR, colours_of, plots_of, save
+from sgnet_nnunet.report.figures import REFERENCE_COLOUR, colours_of, plots_of, save
 from sgnet_nnunet.report.sentences import words
 from sgnet_nnunet.report.statistics import rows_of
 from sgnet_nnunet.report.summary import Counts, Definition, Summary
@@ -293,7 +293,7 @@ def report_page(
         ],
         case_columns=case_columns(figures),
         colours=colours,
-        truth_colour=TRUTH_COLOUR,
+        truth_colour=REFERENCE_COLOUR,
         gates=bool(drawings.gates.pictures),
         gate_notes=drawings.gates.skipped,
         targets=[

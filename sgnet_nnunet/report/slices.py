@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRUTH_COLOUR, PREDICTION_COLOUR, GATE_COLOUR = "#37d67a", "#ff5c5c", "#4db8ff"
+REFERENCE_COLOUR, PREDICTION_COLOUR, GATE_COLOUR = "#37d67a", "#ff5c5c", "#4db8ff"
 
 
 Pixel = TypeVar("Pixel", bound=np.generic)
@@ -216,7 +216,7 @@ CHANNELS = ("T1ce", "FLAIR")
 def draw_gates(case: GatedCase, path: Path) -> None:
     """Draw T1ce, FLAIR, every gate and the prediction, on the axial slice with the most tumour.
 
-    A gate is drawn over the first channel: dark where it is closed. The truth is green, the
+    A gate is drawn over the first channel: dark where it is closed. The reference is green, the
     prediction red.
 
     Args:
@@ -225,8 +225,8 @@ def draw_gates(case: GatedCase, path: Path) -> None:
     """
     channels = [channel.transpose(2, 1, 0) for channel in case.image]
     prediction = case.prediction.transpose(2, 1, 0)
-    truth = None if case.truth is None else case.truth.transpose(2, 1, 0)
-    k = int(np.argmax((prediction if truth is None else truth).sum(axis=(0, 1))))
+    reference = None if case.reference is None else case.reference.transpose(2, 1, 0)
+    k = int(np.argmax((prediction if reference is None else reference).sum(axis=(0, 1))))
     aspect = case.spacing[1] / case.spacing[2]
     panels = len(channels) + len(case.gates) + 1
     columns = -(-panels // 2)
@@ -237,8 +237,8 @@ def draw_gates(case: GatedCase, path: Path) -> None:
     for i, channel in enumerate(channels):
         title = CHANNELS[i] if i < len(CHANNELS) else f"channel {i}"
         draw_scan(axes[i], channel, k, title=title, aspect=aspect)
-        if truth is not None:
-            draw_contour(axes[i], truth, k, colour=TRUTH_COLOUR)
+        if reference is not None:
+            draw_contour(axes[i], reference, k, colour=REFERENCE_COLOUR)
     for panel, (name, gate) in zip(axes[len(channels) :], case.gates.items(), strict=False):
         opened = gate.transpose(2, 1, 0)
         draw_scan(panel, channels[0], k, title=f"gate at {name}: {gate.mean():.1%} open", aspect=aspect)

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sgnet_nnunet.evaluation.results import Results
 from sgnet_nnunet.files import write_text
-from sgnet_nnunet.report.figures import REFERENCE, TRUTH_COLOUR, breakable, rgb
+from sgnet_nnunet.report.figures import REFERENCE, REFERENCE_COLOUR, breakable, rgb
 
 
 def render(template: str, **values: object) -> str:
@@ -44,7 +44,7 @@ def write_viewer(results: Results, folder: Path, *, colours: dict[str, str]) -> 
         with as_file(files("sgnet_nnunet.report") / "viewer_assets" / name) as asset:
             shutil.copyfile(asset, folder / name)
     names = sorted({case.name for case in results.cases})
-    masks = [(REFERENCE, TRUTH_COLOUR), *((model.name, colours[model.name]) for model in results.models)]
+    masks = [(REFERENCE, REFERENCE_COLOUR), *((model.name, colours[model.name]) for model in results.models)]
     page = render(
         "viewer.html",
         dataset=results.dataset,

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.files import atomic_path
-from sgnet_nnunet.training.data_loading import lean_loaders, make_lean
+from sgnet_nnunet.training.data_loading import fast_loaders, use_fast_loading
 from sgnet_nnunet.training.losses import EVEN, DiceBCELoss, ForegroundLoss
 from sgnet_nnunet.training.settings import Precision, keep_freed_memory, read_switch
 
@@ -172,7 +172,7 @@ LEAST_LOSS_SCALE = 1.0
 not finite, and doubles after 2,000 others (`torch.amp.GradScaler`)."""
 
 
-class RecipeTrainer(LengthTrainer):
+class BaseTrainer(LengthTrainer):
     """Dice + BCE, AdamW, polynomial decay, frozen norms; a subclass adds the network.
 
     A CPU's precision comes from the environment (see `Precision`) and goes into the log.
@@ -267,8 +267,8 @@ class RecipeTrainer(LengthTrainer):
         pipeline = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         for step in pipeline.transforms:
             if isinstance(step, RandomTransform) and isinstance(step.transform, GaussianNoiseTransform):
-                step.transform.noise_variance = RecipeTrainer.NOISE_VARIANCE
-        make_lean(pipeline)
+                step.transform.noise_variance = BaseTrainer.NOISE_VARIANCE
+        use_fast_loading(pipeline)
         return pipeline
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
@@ -282,7 +282,7 @@ class RecipeTrainer(LengthTrainer):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return nnU-Net's loaders of training and validation batches, which read what they need."""
-        with lean_loaders():
+        with fast_loaders():
             return super().get_dataloaders()
 
     def initialize(self) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from sgnet_nnunet.files import write_text
-from sgnet_nnunet.training.base_trainer import RecipeTrainer
-from sgnet_nnunet.training.trainers import SGNetTrainer
+from sgnet_nnunet.training.base_trainer import BaseTrainer
+from sgnet_nnunet.training.sgnet_trainer import SGNetTrainer
 
 RESULT_FILE = "benchmark_result.json"
 EPOCHS = 5
@@ -23,7 +23,7 @@ CRASHED = "Training has ended due to an error. Check your logs for more informat
 """nnU-Net's words."""
 
 
-class EpochTiming(RecipeTrainer):
+class EpochTiming(BaseTrainer):
     """Five epochs, nothing saved but their times.
 
     `SGNET_ITERS` and `SGNET_VAL_ITERS` shorten the epochs, which a CPU needs; they are written down with the
@@ -83,7 +83,7 @@ class EpochTiming(RecipeTrainer):
         write_text(path, json.dumps(results, indent=4) + "\n")
 
 
-class NoDataLoading(RecipeTrainer):
+class NoDataLoading(BaseTrainer):
     """The same batch of noise, on the device beforehand, at every step."""
 
     def get_dataloaders(self) -> tuple[Any, Any]:

@@ -51,7 +51,7 @@ class Box(NamedTuple):
     upper: NDArray[np.int64]
 
 
-class LeanSpatialTransform(SpatialTransform):
+class FastSpatialTransform(SpatialTransform):
     """nnU-Net's rotation and scaling, drawn before the patch is cut.
 
     Without `look_ahead` it is `SpatialTransform` itself. Neither elastic deformation nor a random centre is
@@ -64,7 +64,7 @@ class LeanSpatialTransform(SpatialTransform):
     _drawn: dict[str, Any] | None = None
 
     @classmethod
-    def take_over(cls, transform: SpatialTransform, *, keeps_outside: bool) -> "LeanSpatialTransform":
+    def take_over(cls, transform: SpatialTransform, *, keeps_outside: bool) -> "FastSpatialTransform":
         """Return a transform with the settings of another."""
         lean = cls.__new__(cls)
         lean.__dict__.update(transform.__dict__)
@@ -106,21 +106,21 @@ class LeanSpatialTransform(SpatialTransform):
         return labels.masked_fill((labels == 0) & (inside == 0), OUTSIDE)
 
 
-class LeanDataLoader(nnUNetDataLoader):
-    """nnU-Net's loader, which asks a `LeanSpatialTransform`, if that comes first, what to read."""
+class FastDataLoader(nnUNetDataLoader):
+    """nnU-Net's loader, which asks a `FastSpatialTransform`, if that comes first, what to read."""
 
     def get_bbox(self, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401
         """Return the part of nnU-Net's patch that is needed, in voxels of the case: lower, upper."""
         lower, upper = super().get_bbox(*args, **kwargs)
         first = self.transforms.transforms[0] if isinstance(self.transforms, ComposeTransforms) else None
-        if not isinstance(first, LeanSpatialTransform):
+        if not isinstance(first, FastSpatialTransform):
             return lower, upper
         box = first.look_ahead([end - start for start, end in zip(lower, upper, strict=True)])
         return [int(n) for n in lower + box.lower], [int(n) for n in lower + box.upper]
 
 
-def make_lean(pipeline: ComposeTransforms) -> None:
-    """Have a training's transforms begin with a `LeanSpatialTransform`, where they can."""
+def use_fast_loading(pipeline: ComposeTransforms) -> None:
+    """Have a training's transforms begin with a `FastSpatialTransform`, where they can."""
     first, *others = pipeline.transforms
     if not isinstance(first, SpatialTransform) or len(first.patch_size) != VOLUME:
         return
@@ -129,14 +129,14 @@ def make_lean(pipeline: ComposeTransforms) -> None:
     keeps_outside = any(isinstance(step, MaskImageTransform) for step in others)
     if not keeps_outside:
         others = [step for step in others if not isinstance(step, RemoveLabelTransform)]
-    pipeline.transforms = [LeanSpatialTransform.take_over(first, keeps_outside=keeps_outside), *others]
+    pipeline.transforms = [FastSpatialTransform.take_over(first, keeps_outside=keeps_outside), *others]
 
 
 @contextmanager
-def lean_loaders() -> Iterator[None]:
-    """Have nnU-Net's trainers make `LeanDataLoader`s; they name the class amid starting the workers."""
+def fast_loaders() -> Iterator[None]:
+    """Have nnU-Net's trainers make `FastDataLoader`s; they name the class amid starting the workers."""
     stock = trainer_module.nnUNetDataLoader
-    trainer_module.nnUNetDataLoader = LeanDataLoader
+    trainer_module.nnUNetDataLoader = FastDataLoader
     try:
         yield
     finally:

@@ -89,18 +89,18 @@ def count_gates(admitted: Sequence[Tensor], foreground: Tensor) -> GateCounts:
         foreground: Boolean, shape (batch, 1, z, y, x).
     """
     masks = [on_grid_of(mask, foreground.float()).cpu().numpy()[:, 0] for mask in admitted]
-    truth = foreground.cpu().numpy()[:, 0]
-    found = [find_lesions(image, spacing=VOXELS) for image in truth]
+    reference = foreground.cpu().numpy()[:, 0]
+    found = [find_lesions(image, spacing=VOXELS) for image in reference]
     gates = np.ones(len(masks), dtype=np.int64)
 
     def per_gate(counts: list[int]) -> NDArray[np.int64]:
         return np.array(counts, dtype=np.int64)
 
     return GateCounts(
-        voxels=gates * truth.size,
+        voxels=gates * reference.size,
         open_voxels=per_gate([int(np.count_nonzero(mask)) for mask in masks]),
-        lesion_voxels=gates * np.count_nonzero(truth),
-        admitted_voxels=per_gate([int(np.count_nonzero(mask & truth)) for mask in masks]),
+        lesion_voxels=gates * np.count_nonzero(reference),
+        admitted_voxels=per_gate([int(np.count_nonzero(mask & reference)) for mask in masks]),
         lesions=gates * sum(lesions.number for lesions in found),
         admitted_lesions=per_gate(
             [
@@ -214,7 +214,7 @@ def gates_of_image(network: SGNet, image: Tensor, patch_size: Sequence[int]) -> 
     from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415
 
     def open_share(windows: Tensor) -> Tensor:
-        masks = [on_grid_of(admission.admitted, windows) for admission in network(windows).admissions]
+        masks = [on_grid_of(decision.mask, windows) for decision in network(windows).decisions]
         return torch.cat(masks, dim=1).to(windows.dtype)
 
     returned, network.return_gates = network.return_gates, True

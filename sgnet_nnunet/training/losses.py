@@ -1,4 +1,4 @@
-"""Soft overlap of a prediction and the truth: Dice, or Tversky where false positives are to cost more."""
+"""Soft overlap of a prediction and the reference: Dice, or Tversky where false positives are to cost more."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from sgnet_nnunet.networks.gates import Admission
+from sgnet_nnunet.networks.gates import GateDecision
 from sgnet_nnunet.networks.sgnet import GatedOutput
 
 SMOOTH = 1e-5
@@ -24,7 +24,7 @@ class SoftTverskyLoss(nn.Module):
     """Negative Tversky index of sigmoid probabilities (Salehi et al. 2017), averaged over the channels.
 
     `TP / (TP + w FP + (1 - w) FN)`, which is `TP / (w P + (1 - w) T)` with P the sum of the predicted
-    probabilities and T that of the truth; at w = 0.5 it is Dice.
+    probabilities and T that of the reference; at w = 0.5 it is Dice.
 
     Args:
         false_positive_weight: w, between 0 and 1.
@@ -38,19 +38,19 @@ class SoftTverskyLoss(nn.Module):
         self.batch_dice = batch_dice
         self.ddp = ddp
 
-    def forward(self, logits: Tensor, truth: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, reference: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar of -1 to 0.
 
         Args:
             logits: Shape (batch, channels, z, y, x).
-            truth: 0 or 1, same shape.
+            reference: 0 or 1, same shape.
             loss_mask: 1 where the label counts, shape (batch, 1, z, y, x); None if it does everywhere.
         """
         predicted = torch.sigmoid(logits)
         if loss_mask is not None:
-            predicted, truth = predicted * loss_mask, truth * loss_mask
+            predicted, reference = predicted * loss_mask, reference * loss_mask
         true_positives, positives, wanted = (
-            self._sum(value) for value in (predicted * truth, predicted, truth)
+            self._sum(value) for value in (predicted * reference, predicted, reference)
         )
         weight = self.false_positive_weight
         # Twice, so that the smoothing term weighs what it does in nnU-Net's Dice.
@@ -110,16 +110,16 @@ def foreground_log_odds(logits: Tensor) -> Tensor:
 
 
 class Comparison(NamedTuple):
-    """Logits and truth of each foreground channel, ready for a sigmoid.
+    """Logits and reference of each foreground channel, ready for a sigmoid.
 
     Attributes:
         odds: Log-odds of each foreground class or region, shape (batch, channels, z, y, x).
-        truth: 0 or 1, same shape.
+        reference: 0 or 1, same shape.
         mask: 1 where the label counts, shape (batch, 1, z, y, x); None if it does everywhere.
     """
 
     odds: Tensor
-    truth: Tensor
+    reference: Tensor
     mask: Tensor | None
 
 
@@ -164,8 +164,8 @@ class ForegroundLoss(nn.Module):
 
     def _one_hot(self, target: Tensor, foreground: int) -> tuple[Tensor, Tensor | None]:
         classes = torch.arange(1, foreground + 1, device=target.device, dtype=target.dtype)
-        truth = (target == classes.view(1, -1, 1, 1, 1)).float()
-        return truth, None if self.ignore_label is None else (target != self.ignore_label).float()
+        reference = (target == classes.view(1, -1, 1, 1, 1)).float()
+        return reference, None if self.ignore_label is None else (target != self.ignore_label).float()
 
 
 class DiceBCELoss(ForegroundLoss):
@@ -201,15 +201,15 @@ class DiceBCELoss(ForegroundLoss):
 
     def compare(self, comparison: Comparison) -> Tensor:
         """Return the loss of the foreground channels."""
-        odds, truth, mask = comparison
-        entropy = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")
+        odds, reference, mask = comparison
+        entropy = F.binary_cross_entropy_with_logits(odds, reference, reduction="none")
         if mask is None:
-            return self.overlap(odds, truth) + entropy.mean()
+            return self.overlap(odds, reference) + entropy.mean()
         counted = (mask.sum() * odds.shape[1]).clamp_min(1)
-        return self.overlap(odds, truth, loss_mask=mask) + (entropy * mask).sum() / counted
+        return self.overlap(odds, reference, loss_mask=mask) + (entropy * mask).sum() / counted
 
 
-SIDE_WEIGHT = 0.5
+AUXILIARY_WEIGHT = 0.5
 """Weight of each coarser level of deep supervision against the next finer one: nnU-Net's."""
 
 
@@ -267,8 +267,8 @@ def any_foreground(
     return foreground & known, known
 
 
-def admission_loss(
-    admissions: Sequence[Admission],
+def gate_loss(
+    decisions: Sequence[GateDecision],
     foreground: Tensor,
     *,
     positive_weight: float,
@@ -280,13 +280,13 @@ def admission_loss(
     is any foreground in it. One without foreground, but with an ignored voxel, does not count.
 
     Args:
-        admissions: Decisions with their scores, each of shape (batch, 1, z', y', x').
+        decisions: Decisions with their scores, each of shape (batch, 1, z', y', x').
         foreground: Boolean, shape (batch, 1, z, y, x), each length a multiple of every z', y', x'.
         positive_weight: Weight of a voxel to be admitted.
         known: Voxels whose label counts, same shape as `foreground`; None for all.
     """
     losses = []
-    for score in (admission.score for admission in admissions):
+    for score in (decision.score for decision in decisions):
         if score is None:
             continue
         with torch.autocast(score.device.type, enabled=False):
@@ -330,17 +330,17 @@ class GatedLoss(nn.Module):
         target = targets[0]
         if self.observer is not None:
             self.observer(output, target)
-        loss = self._segmentation_loss((output.logits, *output.side_logits), targets)
+        loss = self._segmentation_loss((output.logits, *output.auxiliary_logits), targets)
         foreground, known = any_foreground(
             target, regions=self.segmentation.regions, ignore_label=self.segmentation.ignore_label
         )
         supervision = self.supervision
-        return loss + supervision.auxiliary_weight * admission_loss(
-            output.admissions, foreground, positive_weight=supervision.positive_weight, known=known
+        return loss + supervision.auxiliary_weight * gate_loss(
+            output.decisions, foreground, positive_weight=supervision.positive_weight, known=known
         )
 
     def _segmentation_loss(self, logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        weights = [SIDE_WEIGHT**level for level in range(len(logits))]
+        weights = [AUXILIARY_WEIGHT**level for level in range(len(logits))]
         levels = zip(weights, logits, targets, strict=True)
         return torch.stack([w * self.segmentation(lo, target) for w, lo, target in levels]).sum() / sum(
             weights

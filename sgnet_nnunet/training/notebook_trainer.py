@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.training.base_trainer import TrainingLength
 from sgnet_nnunet.training.losses import Comparison, ForegroundLoss
-from sgnet_nnunet.training.sgnet_trainer import GatedTrainer
+from sgnet_nnunet.training.sgnet_trainer import GatedTrainer, SGNetNoGateTrainer
 
 LEFT_RIGHT = 2
 IN_PLANE = {1, 2}
@@ -43,11 +43,11 @@ class NotebookLoss(ForegroundLoss):
         # MONAI takes seconds to import, and nnU-Net imports every trainer's module to find one.
         from monai.losses.dice import DiceCELoss  # noqa: PLC0415
 
-        odds, truth, mask = comparison
+        odds, reference, mask = comparison
         if mask is not None:
             odds = odds.masked_fill(mask == 0, IGNORED_LOGIT)
         loss = DiceCELoss(sigmoid=True, squared_pred=True)
-        channels = zip(torch.split(odds, 1, dim=1), torch.split(truth, 1, dim=1), strict=True)
+        channels = zip(torch.split(odds, 1, dim=1), torch.split(reference, 1, dim=1), strict=True)
         return torch.stack([loss(channel, wanted) for channel, wanted in channels]).mean()
 
 
@@ -87,7 +87,7 @@ class PlateauSchedule(LRScheduler):
             group["lr"] = rate
 
 
-class NotebookRecipe(GatedTrainer):
+class NotebookTrainer(GatedTrainer):
     """The notebook's loss, optimiser, schedule, length and augmentation."""
 
     INITIAL_LR = 1e-4
@@ -157,8 +157,12 @@ class NotebookRecipe(GatedTrainer):
         rotation = Rot90Transform(num_axis_combinations=1, allowed_axes=IN_PLANE)
         return ComposeTransforms(
             [
-                RandomTransform(rotation, apply_probability=NotebookRecipe.PROBABILITY),
+                RandomTransform(rotation, apply_probability=NotebookTrainer.PROBABILITY),
                 MirrorTransform(allowed_axes=mirror_axes),
                 *labels.transforms,
             ]
         )
+
+
+class SGNetNotebookTrainer(NotebookTrainer, SGNetNoGateTrainer):
+    """Train the released network by the released notebook's recipe, to reproduce the SG-Net table."""

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import distributed as dist
 from torch import nn
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.sgnet import GatedOutput, SGNet
-from sgnet_nnunet.training.base_trainer import RecipeTrainer
+from sgnet_nnunet.training.base_trainer import BaseTrainer
 from sgnet_nnunet.training.gate_monitor import (
     GateCounts,
     GateLogger,
@@ -24,7 +26,7 @@ from sgnet_nnunet.training.gate_monitor import (
 from sgnet_nnunet.training.losses import GatedLoss, GateSupervision, any_foreground
 
 
-class GatedTrainer(RecipeTrainer):
+class GatedTrainer(BaseTrainer):
     """The recipe for an `SGNet`, whatever its gates.
 
     The gates travel beside the logits where nnU-Net expects the outputs of deep supervision, so
@@ -66,7 +68,7 @@ class GatedTrainer(RecipeTrainer):
         """
         super().initialize()
         has_regions = self.label_manager.has_regions
-        if self.sgnet.has_admission_gates and self.sgnet.background_head == has_regions:
+        if self.sgnet.has_hard_gates and self.sgnet.background_head == has_regions:
             raise SGNetError(
                 f"plan {self.plans_manager.plans_name}: has background_head={self.sgnet.background_head}, "
                 f"but the data set's labels are {'' if has_regions else 'not '}regions; plan it anew"
@@ -74,7 +76,7 @@ class GatedTrainer(RecipeTrainer):
         self.logger.local_logger = GateLogger(self.sgnet.gate_names, verbose=self.logger.local_logger.verbose)
 
     def _get_deep_supervision_scales(self) -> list[list[float]]:
-        return [[0.5**level] * 3 for level in range(1 + len(self.sgnet.side_heads))]
+        return [[0.5**level] * 3 for level in range(1 + len(self.sgnet.auxiliary_heads))]
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Have the network return its gates, or the logits alone."""
@@ -92,7 +94,7 @@ class GatedTrainer(RecipeTrainer):
         """Start an epoch; hold the gates open while warming up, and then let go of them."""
         super().on_train_epoch_start()
         warming_up = self.current_epoch < self.warm_up_epochs
-        self.sgnet.hold_gates_open(warming_up)
+        self.sgnet.bypass_gates(warming_up)
         if not warming_up:
             self.sgnet.freeze_gated_norms()
         if self.current_epoch == self.warm_up_epochs:
@@ -102,7 +104,7 @@ class GatedTrainer(RecipeTrainer):
     def on_train_end(self) -> None:
         """End as nnU-Net does, and warn if the gates never got to decide."""
         super().on_train_end()
-        if self.current_epoch <= self.warm_up_epochs and self.sgnet.has_admission_gates:
+        if self.current_epoch <= self.warm_up_epochs and self.sgnet.has_hard_gates:
             self.print_to_log_file(
                 f"WARNING: the training ended after {self.current_epoch} epochs, while its gates were held "
                 f"open for the first {self.warm_up_epochs}: this network shuts nothing out. Train longer, or "
@@ -116,14 +118,14 @@ class GatedTrainer(RecipeTrainer):
         self.loss.observer = self._observe
 
     def _observe(self, output: GatedOutput, target: torch.Tensor) -> None:
-        if not output.admissions:
+        if not output.decisions:
             return
         foreground, _ = any_foreground(
             target,
             regions=self.label_manager.has_regions,
             ignore_label=self.label_manager.ignore_label,
         )
-        counts = count_gates([admission.admitted for admission in output.admissions], foreground)
+        counts = count_gates([decision.mask for decision in output.decisions], foreground)
         self._counts = counts if self._counts is None else self._counts + counts
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
@@ -191,3 +193,76 @@ def _in_words(counts: GateCounts, names: list[str]) -> str:
         )
     )
     return f"Gates: {figures}"
+
+
+class SGNetTrainer(GatedTrainer):
+    """Train the SG-Net that the plan describes.
+
+    Attributes:
+        gate: Name of the gate to build in place of the plan's, with its default arguments; None for
+            the plan's.
+        deep_supervision: Whether to supervise the coarser decoder levels too; None for the plan's
+            choice.
+    """
+
+    gate: str | None = None
+    deep_supervision: bool | None = None
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,  # noqa: ARG003
+    ) -> nn.Module:
+        """Build the plan's network.
+
+        Raises:
+            SGNetError: If the plan describes another network.
+        """
+        planned = configuration_manager.network_arch_class_name
+        if planned != f"{SGNet.__module__}.{SGNet.__name__}":
+            msg = (
+                f"plan {plans_manager.plans_name}: describes the network {planned}, not SG-Net; make a plan "
+                "with `nnUNetv2_plan_experiment -d DATASET -pl SGNetPlanner` or name one with `-p`"
+            )
+            raise SGNetError(msg)
+        arguments = configuration_manager.network_arch_init_kwargs
+        if cls.gate is not None:
+            arguments = {**arguments, "gate": cls.gate, "gate_kwargs": {}}
+        if cls.deep_supervision is not None:
+            arguments = {**arguments, "deep_supervision": cls.deep_supervision}
+        return get_network_from_plans(
+            planned,
+            arguments,
+            configuration_manager.network_arch_init_kwargs_req_import,
+            num_input_channels,
+            num_output_channels,
+            allow_init=False,
+        )
+
+
+class SGNetSkipGateTrainer(SGNetTrainer):
+    """Train SG-Net with straight-through gates on the skip connections, the gate first tried."""
+
+    gate = "straight_through"
+
+
+class SGNetSoftGateTrainer(SGNetTrainer):
+    """Train SG-Net with the skip gates' scores as soft weights: the same places, nothing shut out."""
+
+    gate = "soft"
+
+
+class SGNetNoGateTrainer(SGNetTrainer):
+    """Train SG-Net without a gate: the network the author released."""
+
+    gate = "none"
+
+
+class SGNetDeepSupervisionTrainer(SGNetTrainer):
+    """Train the SG-Net that the plan describes with heads on its coarser decoder levels as well."""
+
+    deep_supervision = True

@@ -21,10 +21,10 @@ from inference_speed.subject import find_subject, nnunet_paths
 from inference_speed.ways import DEFAULT_NETWORK
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from sgnet_nnunet.networks.gates import AdmissionGate
+from sgnet_nnunet.networks.gates import HardSpatialGate
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.planning.planner import SGNetPlanner
-from sgnet_nnunet.training.trainers import SGNetTrainer
+from sgnet_nnunet.training.sgnet_trainer import SGNetTrainer
 
 pytest.importorskip("openvino")
 
@@ -79,7 +79,7 @@ def save(model, state):
 def open_in_places(tiny, image):
     """Shift the scores of a network, as if trained, and its head's until it sees a tumour."""
     tiny.return_gates = True
-    gates = [module for module in tiny.modules() if isinstance(module, AdmissionGate)]
+    gates = [module for module in tiny.modules() if isinstance(module, HardSpatialGate)]
     norms = [module for module in tiny.modules() if isinstance(module, torch.nn.BatchNorm3d)]
     with torch.inference_mode():
         for norm in norms:
@@ -87,7 +87,7 @@ def open_in_places(tiny, image):
         tiny.train()(image)
         tiny.eval()
         for index, gate in enumerate(gates):
-            score = tiny(image).admissions[index].score
+            score = tiny(image).decisions[index].score
             gate.score.bias -= torch.quantile(score.flatten(), 0.8).item() - gate.score_threshold
         tiny.return_gates = False
         tiny.head.weight *= 100

@@ -8,7 +8,13 @@ import torch
 from study.data import DATASET
 from study.score import score_run
 
-from sgnet_nnunet.training import trainers
+from sgnet_nnunet.training import baseline_trainers, benchmark_trainers, notebook_trainer, sgnet_trainer
+
+TRAINERS_BY_NAME = {
+    name: value
+    for module in (sgnet_trainer, notebook_trainer, baseline_trainers, benchmark_trainers)
+    for name, value in vars(module).items()
+}
 
 
 @pytest.fixture
@@ -27,7 +33,7 @@ def make_trainer(raw, nnunet_paths):
     description = json.loads((raw / "dataset.json").read_text())
 
     def make(name):
-        trainer = getattr(trainers, name)(plans, "3d_fullres", 0, description, torch.device("cpu"))
+        trainer = TRAINERS_BY_NAME[name](plans, "3d_fullres", 0, description, torch.device("cpu"))
         trainer.initialize()
         # As nnU-Net does it for a GPU.
         trainer.network = torch.compile(trainer.network, backend="eager")
@@ -42,7 +48,7 @@ def make_trainer(raw, nnunet_paths):
         ("SGNetTrainer", True, ["1/8", "1/4", "1/2"]),
         ("SGNetTrainer", False, []),
         ("SGNetNoGateTrainer", True, []),
-        ("UNetTrainer", True, []),
+        ("BaselineUNetTrainer", True, []),
     ],
 )
 def test_masks_and_the_gates_of_a_compiled_network_are_scored(

@@ -21,7 +21,7 @@ from study.summary import case_rows, summarise
 from study.train import SCORES, run_folder
 from typer.testing import CliRunner
 
-from sgnet_nnunet.plugin.shims import FACES
+from sgnet_nnunet.plugin.shims import SHIMS
 
 LEVELS = ("1/8", "1/4", "1/2")
 
@@ -57,7 +57,7 @@ def study(tmp_path):
 
 
 def test_every_trainer_and_nnunets_own_are_in_the_study():
-    assert {model.trainer for model in MODELS} == {*FACES[0].names, "nnUNetTrainer"}
+    assert {model.trainer for model in MODELS} == {*SHIMS[0].names, "nnUNetTrainer"}
 
 
 def test_means_are_over_patients_and_seeds_and_the_rest_is_left_out(study):
@@ -131,8 +131,8 @@ def started(folder, monkeypatch, *options):
 
 def test_gates_are_held_open_after_every_training(tmp_path, monkeypatch):
     starts = started(tmp_path, monkeypatch)
-    held_open = [run.endswith(HELD_OPEN) for run in starts]
-    assert held_open == sorted(held_open)
+    bypassed = [run.endswith(HELD_OPEN) for run in starts]
+    assert bypassed == sorted(bypassed)
     assert {run.removesuffix(HELD_OPEN) for run in starts if run.endswith(HELD_OPEN)} < set(starts)
 
 
@@ -190,8 +190,8 @@ def test_report_writes_summary_tables_and_cases(study, tmp_path):
 
 def test_markdown_has_a_row_a_network_in_every_table(study):
     text = to_markdown(summarise(*study))
-    assert "| SG-Net, admission gate | 668,673 | 2 | 0.800 | 0.800 | 0.800 | 5.0 |" in text
-    assert "| SG-Net, admission gate | 1/2 | 0.0400 | 0.9900 | 0.5000 |" in text
+    assert "| SG-Net, hard spatial gate | 668,673 | 2 | 0.800 | 0.800 | 0.800 | 5.0 |" in text
+    assert "| SG-Net, hard spatial gate | 1/2 | 0.0400 | 0.9900 | 0.5000 |" in text
     assert text.count("SG-Net, no gate") == 2
 
 

@@ -49,7 +49,20 @@ def written(monkeypatch):
     return calls
 
 
-COMPARE = ("compare", "-d", "501", "--models", "SGNetTrainer", "UNetTrainer", "-f", "0", "1", "2", "-np", "1")
+COMPARE = (
+    "compare",
+    "-d",
+    "501",
+    "--models",
+    "SGNetTrainer",
+    "BaselineUNetTrainer",
+    "-f",
+    "0",
+    "1",
+    "2",
+    "-np",
+    "1",
+)
 
 
 def test_compare_writes_a_whole_report(tree, written, capsys):
@@ -76,7 +89,7 @@ def test_compare_passes_its_options_on(tree, written):
     assert run(*COMPARE, *options, "-o", tree / "report") == 0
     costs, summary, report = written
     assert costs == ("with_costs", "Dataset501_Tiny", {"time_cases": 2, "device": "mps"})
-    assert [model.name for model in summary[1].models] == ["SGNetTrainer", "UNetTrainer"]
+    assert [model.name for model in summary[1].models] == ["SGNetTrainer", "BaselineUNetTrainer"]
     assert report[2] == {"viewer": True, "gates": False, "workers": 1}
     assert {"brats2023_dice", "brats2026_small_f1"} <= set(report[1].per_case.columns)
 
@@ -89,18 +102,22 @@ def test_reports_of_the_same_masks_are_the_same(tree, written):
 
 
 def test_missing_predictions_are_said_in_words(tree, written, capsys):
-    folder = tree / "nnUNet_results/Dataset501_Tiny/UNetTrainer__nnUNetPlans__3d_fullres/fold_1/validation"
+    folder = (
+        tree / "nnUNet_results/Dataset501_Tiny/BaselineUNetTrainer__nnUNetPlans__3d_fullres/fold_1/validation"
+    )
     (folder / "YG_P000_YG_A001.nii.gz").unlink()
     assert run(*COMPARE, "-o", tree / "report") == 2
     assert (
         "YG_P000_YG_A001.nii.gz: there is no such prediction; run nnUNetv2_train" in capsys.readouterr().err
     )
     assert run(*COMPARE, "--allow-missing", "-o", tree / "report") == 0
-    assert "UNetTrainer: 1 prediction of 6 missing, scored as empty" in capsys.readouterr().err
+    assert "BaselineUNetTrainer: 1 prediction of 6 missing, scored as empty" in capsys.readouterr().err
 
 
 def test_bad_mask_is_one_line_and_leaves_no_report(tree, written, capsys):
-    folder = tree / "nnUNet_results/Dataset501_Tiny/UNetTrainer__nnUNetPlans__3d_fullres/fold_1/validation"
+    folder = (
+        tree / "nnUNet_results/Dataset501_Tiny/BaselineUNetTrainer__nnUNetPlans__3d_fullres/fold_1/validation"
+    )
     path = folder / "YG_P000_YG_A001.nii.gz"
     path.write_bytes(path.read_bytes()[:-9])
     before = sorted(tree.iterdir())

@@ -5,7 +5,7 @@ from sgnet_nnunet.cli import main as module
 from sgnet_nnunet.cli import plugin as plug
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.plugin.doctor import Finding
-from sgnet_nnunet.plugin.shims import FACES
+from sgnet_nnunet.plugin.shims import SHIMS
 
 
 def run(*arguments):
@@ -44,19 +44,19 @@ def test_doctor_ends_with_status_1_if_anything_is_wrong(monkeypatch, capsys, rem
 
 def test_link_and_unlink_say_what_they_did(package, monkeypatch, capsys):
     monkeypatch.setattr(plug.plug_link, "nnunet_package", lambda: package)
-    monkeypatch.setattr(plug.plug_link, "faces_belong_to_wheel", lambda: False)
+    monkeypatch.setattr(plug.plug_link, "shims_belong_to_wheel", lambda: False)
     shown = []
     for command in ("link", "link", "unlink", "unlink"):
         assert run(command) == 0
         shown.append(capsys.readouterr().out)
-    assert shown[0].count("linked") == len(FACES)
+    assert shown[0].count("linked") == len(SHIMS)
     assert shown[1] == "nnU-Net finds everything already.\n"
-    assert shown[2].count("unlinked") == len(FACES)
+    assert shown[2].count("unlinked") == len(SHIMS)
     assert shown[3] == "Nothing was linked.\n"
 
 
 def test_unlink_leaves_a_wheels_faces_to_pip(monkeypatch, capsys):
-    monkeypatch.setattr(plug.plug_link, "faces_belong_to_wheel", lambda: True)
+    monkeypatch.setattr(plug.plug_link, "shims_belong_to_wheel", lambda: True)
     assert run("unlink") == 0
     assert "pip uninstall" in capsys.readouterr().out
 

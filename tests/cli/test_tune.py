@@ -20,7 +20,7 @@ def model(nnunet_paths, make_results):
     """Return the folder of a model with probabilities, in the paths that nnU-Net is told."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (nnunet_paths / name).rmdir()
-    make_results(nnunet_paths, models=("UNetTrainer", "SGNetTrainer"), probabilities=True)
+    make_results(nnunet_paths, models=("BaselineUNetTrainer", "SGNetTrainer"), probabilities=True)
     folder = nnunet_paths / "nnUNet_results/Dataset501_Tiny" / MODEL
     plans = {"dataset_name": "Dataset501_Tiny", "plans_name": "nnUNetPlans", "configurations": {}}
     plans |= {"image_reader_writer": "NibabelIO", "label_manager": "LabelManager"}

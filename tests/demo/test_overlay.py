@@ -13,7 +13,7 @@ def case(tmp_path):
     mask = np.zeros(image.shape, dtype=np.uint8)
     mask[5:9, 5:9, 3] = 1
     paths = {}
-    for name, data in {"t1ce": image, "flair": image, "truth": mask, "prediction": mask * 0}.items():
+    for name, data in {"t1ce": image, "flair": image, "reference": mask, "prediction": mask * 0}.items():
         paths[name] = tmp_path / f"{name}.nii.gz"
         write_volume(paths[name], Volume(data, np.diag([-1.0, 1, 1, 1])))
     return CaseFiles(name="case", **paths)

@@ -24,7 +24,7 @@ def write_small_patients(root, *, patients, seed, workers, on_done, config):
 
 @pytest.fixture
 def commands(monkeypatch):
-    """Replace the phantoms by small ones and nnU-Net by a copy of the truth; return what was run."""
+    """Replace the phantoms by small ones and nnU-Net by a copy of the reference; return what was run."""
     run = []
 
     def run_command(arguments, *, environment, log, on_line):
@@ -32,8 +32,8 @@ def commands(monkeypatch):
         for line in ["Epoch time: 1 s\n"] * int(environment["SGNET_EPOCHS"]):
             on_line(line)
         if arguments[0] == "nnUNetv2_predict":
-            truth = Path(environment["nnUNet_raw"], "Dataset501_BrainMetsLung/labelsTs")
-            shutil.copytree(truth, arguments[arguments.index("-o") + 1])
+            reference = Path(environment["nnUNet_raw"], "Dataset501_BrainMetsLung/labelsTs")
+            shutil.copytree(reference, arguments[arguments.index("-o") + 1])
 
     monkeypatch.setattr(module, "write_phantoms", write_small_patients)
     monkeypatch.setattr(module, "run_command", run_command)

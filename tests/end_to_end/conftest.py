@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.plugin.link import faces_belong_to_wheel
+from sgnet_nnunet.plugin.link import shims_belong_to_wheel
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session", autouse=True)
 def installed_as_a_user_does() -> None:
     """Fail where the package is not installed from a wheel: these tests are about that."""
-    assert faces_belong_to_wheel(), (
+    assert shims_belong_to_wheel(), (
         "the end-to-end tests need `pip install .` (not editable); run `make test`"
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.plugin.shims import FACES
+from sgnet_nnunet.plugin.shims import SHIMS
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,13 +24,13 @@ def pip(environment, *arguments):
 
 def faces_in(environment):
     return {
-        face.path for face in FACES for path in environment.rglob(f"nnunetv2/{face.path}") if path.is_file()
+        shim.path for shim in SHIMS for path in environment.rglob(f"nnunetv2/{shim.path}") if path.is_file()
     }
 
 
 def test_pip_places_the_faces_and_removes_them(bare_environment):
     pip(bare_environment, "install", "--no-deps", str(ROOT))
-    assert faces_in(bare_environment) == {face.path for face in FACES}
+    assert faces_in(bare_environment) == {shim.path for shim in SHIMS}
     pip(bare_environment, "uninstall", "--yes", "sgnet-nnunet")
     assert faces_in(bare_environment) == set()
 

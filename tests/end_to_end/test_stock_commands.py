@@ -11,7 +11,7 @@ import pytest
 from sgnet_nnunet.dataset.collection import PARTS, part_path
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.phantom.population import write_phantoms
-from sgnet_nnunet.plugin.shims import FACES
+from sgnet_nnunet.plugin.shims import SHIMS
 
 ROOT = Path(__file__).parents[2]
 REAL_DATA = Path(os.environ.get("SGNET_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -71,9 +71,9 @@ def run_the_four_commands(command, folder: Path, collection: Path) -> None:
         *("-d", "501", "-i", "imagesTs", "-o", "out", "-c", "3d_fullres", "-tr", "SGNetTrainer", "-f", "0"),
         *("-device", "cpu", "--disable_tta", "-step_size", "0.75", "-npp", "1", "-nps", "1"),
     )
-    truth, mask = nib.load(raw / f"labelsTr/{case}.nii.gz"), nib.load(folder / f"out/{case}.nii.gz")
-    assert mask.shape == truth.shape
-    np.testing.assert_allclose(mask.affine, truth.affine, atol=1e-5)
+    reference, mask = nib.load(raw / f"labelsTr/{case}.nii.gz"), nib.load(folder / f"out/{case}.nii.gz")
+    assert mask.shape == reference.shape
+    np.testing.assert_allclose(mask.affine, reference.affine, atol=1e-5)
     assert set(np.unique(mask.dataobj)) <= {0, 1}
 
 
@@ -106,12 +106,15 @@ def test_regions_train_resume_and_validate_with_a_rival(command, tmp_path, tiny_
     script = ROOT / "dataset_conversion/Dataset501_BrainMetsLung.py"  # the same as `sgnet convert`
     command("python", str(script), str(tiny_collection), "--target", "regions")
     plan(command)
-    train = ("nnUNetv2_train", "501", "3d_fullres", "0", "-tr", "UNetTrainer", "-device", "cpu")
+    train = ("nnUNetv2_train", "501", "3d_fullres", "0", "-tr", "BaselineUNetTrainer", "-device", "cpu")
     command(*train, **SHORT)
     # The environment no longer says how long: the checkpoint does, and the training is over.
     assert "Epoch 1" not in command(*train, "--c").stdout
     command(*train, "--val", "--npz")
-    fold = tmp_path / "nnUNet_results/Dataset501_BrainMetsLung/UNetTrainer__nnUNetPlans__3d_fullres/fold_0"
+    fold = (
+        tmp_path
+        / "nnUNet_results/Dataset501_BrainMetsLung/BaselineUNetTrainer__nnUNetPlans__3d_fullres/fold_0"
+    )
     splits = json.loads((tmp_path / "nnUNet_raw/Dataset501_BrainMetsLung/splits_final.json").read_text())
     summary = json.loads((fold / "validation/summary.json").read_text())
     assert len(summary["metric_per_case"]) == len(splits[0]["val"])
@@ -123,7 +126,7 @@ def test_regions_train_resume_and_validate_with_a_rival(command, tmp_path, tiny_
 def test_doctor_finds_a_sound_installation(command):
     shown = command("sgnet", "doctor").stdout
     assert "✗" not in shown
-    for name in (*FACES[0].names, "SGNetPlanner"):
+    for name in (*SHIMS[0].names, "SGNetPlanner"):
         assert f"✓ {name}: found in" in shown
 
 

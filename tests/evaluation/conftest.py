@@ -78,7 +78,7 @@ def add_case() -> Callable[..., PredictedCase]:
         folder: Path,
         name: str,
         tumour: np.ndarray,
-        truth: np.ndarray,
+        reference: np.ndarray,
         *,
         fold: str = "0",
         patient: str = "",
@@ -93,7 +93,7 @@ def add_case() -> Callable[..., PredictedCase]:
         references = folder.parent / "gt_segmentations"
         references.mkdir(exist_ok=True)
         reference = references / f"{name}.nii.gz"
-        write_volume(reference, Volume(truth.astype(np.uint8).T, np.diag([*spacing[::-1], 1.0])))
+        write_volume(reference, Volume(reference.astype(np.uint8).T, np.diag([*spacing[::-1], 1.0])))
         return PredictedCase(
             model="SGNetTrainer",
             fold=fold,

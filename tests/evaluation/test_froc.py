@@ -16,9 +16,9 @@ def model(make_model, add_case):
     first, second = np.zeros((6, 8, 9)), np.zeros((6, 8, 9))
     first[1, 1:3, 1:3], first[4, 6, 6] = 0.9, 0.6
     second[1, 1:3, 1:3], second[4, 6, 7] = 0.3, 0.3
-    truth = first > 0.1
+    reference = first > 0.1
     return folder, [
-        add_case(folder, "a", first, truth),
+        add_case(folder, "a", first, reference),
         add_case(folder, "b", second, (second > 0.1) & (np.arange(6) < 3)[:, None, None]),
     ]
 

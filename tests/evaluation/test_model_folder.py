@@ -8,7 +8,7 @@ import pytest
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.results import results_of_models
 
-MODELS = ["SGNetTrainer", "UNetTrainer"]
+MODELS = ["SGNetTrainer", "BaselineUNetTrainer"]
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_every_model_answers_the_same_cases_in_order(tree):
     assert [model.name for model in results.models] == MODELS
     names = [case.name for case in results.cases if case.model == "SGNetTrainer"]
     assert names == sorted(names)
-    assert names == [case.name for case in results.cases if case.model == "UNetTrainer"]
+    assert names == [case.name for case in results.cases if case.model == "BaselineUNetTrainer"]
     assert len(names) == 6
     assert [case.fold for case in results.cases[:6]] == ["0", "1", "2", "0", "1", "2"]
 
@@ -108,9 +108,10 @@ def test_missing_ones_may_be_allowed(tree):
 @pytest.mark.parametrize("allow_missing", [False, True])
 def test_missing_model_is_named_beside_those_there_are(tree, allow_missing):
     with pytest.raises(
-        SGNetError, match=r"ResUNetTrainer.* no such model \(trained: SGNetTrainer__.*UNetTrainer__"
+        SGNetError,
+        match=r"BaselineResUNetTrainer.* no such model \(trained: SGNetTrainer__.*BaselineUNetTrainer__",
     ):
-        results_of_models("501", ["ResUNetTrainer"], ["0"], allow_missing=allow_missing)
+        results_of_models("501", ["BaselineResUNetTrainer"], ["0"], allow_missing=allow_missing)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_reference_that_is_gone_is_named(tree):
 
 
 def test_models_of_different_labels_are_refused(tree):
-    path = folder_of(tree, "UNetTrainer__nnUNetPlans__3d_fullres") / "dataset.json"
+    path = folder_of(tree, "BaselineUNetTrainer__nnUNetPlans__3d_fullres") / "dataset.json"
     path.write_text(json.dumps({"labels": {"background": 0, "core": 1}}))
     with pytest.raises(SGNetError, match="its labels are not those of SGNetTrainer"):
         results_of_models("501", MODELS, ["0"])

@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from sgnet_nnunet.evaluation.model_costs import count_parameters, with_cost, with_costs
 from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results
 from sgnet_nnunet.planning.planner import SGNetPlanner
-from sgnet_nnunet.training.trainers import SGNetTrainer
+from sgnet_nnunet.training.sgnet_trainer import SGNetTrainer
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from sgnet_nnunet.evaluation.registry import CASE_METRICS, PRESETS
 from sgnet_nnunet.evaluation.results import results_of_models
 from sgnet_nnunet.nifti import Volume, write_volume
 
-MODELS = ["SGNetTrainer", "UNetTrainer"]
+MODELS = ["SGNetTrainer", "BaselineUNetTrainer"]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_values_are_those_worked_out_by_hand(tree):
     assert first["reference_volume_mm3"] == 162 * 2
     assert first["false_positives"] == 1
     lesions = figures.per_lesion[
-        (figures.per_lesion["model"] == "UNetTrainer") & (figures.per_lesion["case"] == first["case"])
+        (figures.per_lesion["model"] == "BaselineUNetTrainer") & (figures.per_lesion["case"] == first["case"])
     ]
     assert lesions["status"].tolist() == ["detected", "detected", "false positive"]
     assert lesions["volume_mm3"].tolist() == [300, 24, 16]

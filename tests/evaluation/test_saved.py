@@ -38,9 +38,9 @@ def test_model_is_named_by_its_data_set_and_folder(model):
 @pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIO", "NibabelIO"])
 def test_reference_is_read_as_the_images_were_however_its_axes_lie(make_model, add_case, codes, reader):
     folder = make_model(reader=reader)
-    truth = np.zeros((4, 5, 6))
-    truth[0, 1, 2:5] = 1
-    case = add_case(folder, "case", truth, truth > 0, spacing=(5, 0.7, 0.6))
+    reference = np.zeros((4, 5, 6))
+    reference[0, 1, 2:5] = 1
+    case = add_case(folder, "case", reference, reference > 0, spacing=(5, 0.7, 0.6))
     image = nib.load(case.reference)
     turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(codes))
     nib.save(nib.Nifti1Image.from_bytes(image.as_reoriented(turn).to_bytes()), case.reference)
@@ -53,7 +53,7 @@ def test_reference_is_read_as_the_images_were_however_its_axes_lie(make_model, a
     assert saved.reference.sum() == 3
     assert np.isclose(np.prod(saved.spacing), 5 * 0.7 * 0.6)
     if reader == "NibabelIOWithReorient":
-        np.testing.assert_array_equal(saved.reference, truth > 0)
+        np.testing.assert_array_equal(saved.reference, reference > 0)
 
 
 def test_missing_probabilities_name_the_file_and_the_command(model):

@@ -18,9 +18,9 @@ def shy_model(make_model, add_case):
     for i in range(6):
         tumour = np.zeros((4, 8, 9))
         tumour[0, 0:2, 0:2], tumour[3, 6, 7:9] = 0.4, 0.9
-        truth = (tumour > 0.3) & (tumour < 0.5)
-        truth[2, 4, 4] = i == 0  # a lesion that no threshold finds
-        cases.append(add_case(folder, f"c{i}", tumour, truth, fold=str(i % 3), patient=f"p{i // 2}"))
+        reference = (tumour > 0.3) & (tumour < 0.5)
+        reference[2, 4, 4] = i == 0  # a lesion that no threshold finds
+        cases.append(add_case(folder, f"c{i}", tumour, reference, fold=str(i % 3), patient=f"p{i // 2}"))
     return folder, cases
 
 

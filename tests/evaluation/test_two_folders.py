@@ -13,11 +13,11 @@ from sgnet_nnunet.nifti import Volume, write_volume
 @pytest.fixture
 def folders(tmp_path):
     """Two folders with masks of the cases a and b."""
-    for folder in ("predicted", "truth"):
+    for folder in ("predicted", "reference"):
         (tmp_path / folder).mkdir()
         for name in ("a", "b"):
             save(tmp_path / folder / f"{name}.nii.gz")
-    return tmp_path / "predicted", tmp_path / "truth"
+    return tmp_path / "predicted", tmp_path / "reference"
 
 
 def save(path):
@@ -32,7 +32,7 @@ def test_masks_are_paired_by_name(folders):
     ]
     assert results.cases[1].prediction == folders[0] / "b.nii.gz"
     assert results.cases[1].reference == folders[1] / "b.nii.gz"
-    assert results.dataset == "truth"
+    assert results.dataset == "reference"
 
 
 def test_compressed_and_plain_files_are_of_one_case(folders):
@@ -47,7 +47,7 @@ def test_everything_above_zero_is_foreground_without_a_dataset_json(folders):
     assert results.targets[0].name == "foreground"
 
 
-@pytest.mark.parametrize("where", ["truth", ".", "predicted"])
+@pytest.mark.parametrize("where", ["reference", ".", "predicted"])
 def test_dataset_json_beside_the_masks_is_found(folders, where):
     path = folders[0].parent / where / "dataset.json"
     path.write_text(json.dumps({"labels": {"background": 0, "core": 2}}))

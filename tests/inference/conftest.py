@@ -11,11 +11,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.inference.plan import read_plan
 from sgnet_nnunet.inference.torch_engines import TorchRuntime, describe, stages_of
-from sgnet_nnunet.networks.gates import AdmissionGate
+from sgnet_nnunet.networks.gates import HardSpatialGate
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.planning.planner import SGNetPlanner
-from sgnet_nnunet.training.trainers import SGNetNoGateTrainer
+from sgnet_nnunet.training.sgnet_trainer import SGNetNoGateTrainer
 
 FEATURES = (4, 8, 8, 16)
 
@@ -29,7 +29,7 @@ def rng():
 def make_network():
     """Return a function that makes a network with statistics as after training."""
 
-    def make(*, seed=0, features=FEATURES, gate="admission", open_share=0.3, heads=2, **options):
+    def make(*, seed=0, features=FEATURES, gate="hard_spatial", open_share=0.3, heads=2, **options):
         torch.manual_seed(seed)
         options.setdefault("gate_kwargs", {"groups": 2} if gate != "none" else None)
         network = SGNet(2, heads, features_per_stage=features, gate=gate, **options)
@@ -40,7 +40,7 @@ def make_network():
                 module.weight.data.uniform_(0.5, 1.5)
                 module.bias.data.uniform_(-0.3, 0.3)
         network.eval()
-        if gate == "admission":
+        if gate == "hard_spatial":
             _open_gates(network, open_share)
         return network
 
@@ -51,10 +51,10 @@ def _open_gates(network, share):
     """Shift each gate's scores so that about a share of what it may admit is above the threshold."""
     image = _smooth_image(np.random.default_rng(1), (32, 32, 32))
     network.return_gates = True
-    gates = [module for module in network.modules() if isinstance(module, AdmissionGate)]
+    gates = [module for module in network.modules() if isinstance(module, HardSpatialGate)]
     for index, gate in enumerate(gates):
         with torch.inference_mode():
-            score = network(torch.from_numpy(image[None])).admissions[index].score
+            score = network(torch.from_numpy(image[None])).decisions[index].score
         gate.score.bias.data -= torch.quantile(score.flatten(), 1 - share).item() - gate.score_threshold
     network.return_gates = False
 

@@ -86,7 +86,7 @@ def test_precision_is_what_was_asked_for(make_network, precision):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"wanted": "sparse", "gate": "none"}, "has no nested admission gate at every level"),
+        ({"wanted": "sparse", "gate": "none"}, "has no nested hard spatial gate at every level"),
         ({"precision": "bf16", "runtime": "torch"}, "--precision bf16 needs --runtime openvino"),
         ({"wanted": "tiled", "runtime": "openvino"}, "nnU-Net's own and runs in PyTorch"),
         ({"wanted": "tiled", "precision": "bf16"}, "nnU-Net's own and runs in PyTorch"),
@@ -96,7 +96,7 @@ def test_precision_is_what_was_asked_for(make_network, precision):
     ids=str,
 )
 def test_what_the_network_or_the_device_does_not_allow_is_refused(make_network, options, message):
-    network = make_network(gate=options.pop("gate", "admission"))
+    network = make_network(gate=options.pop("gate", "hard_spatial"))
     with pytest.raises(SGNetError, match=message):
         build(network, **options)
 

@@ -89,7 +89,7 @@ def test_ungated_network_is_not_opened_sparsely(folder, make_network):
     content = json.loads((folder / FILE_NAME).read_text())
     content["folds"]["0"]["gates"][1] = None
     (folder / FILE_NAME).write_text(json.dumps(content))
-    with pytest.raises(SGNetError, match="no nested admission gate"):
+    with pytest.raises(SGNetError, match="no nested hard spatial gate"):
         open_exported(folder, folds=("0",), engine="sparse")
 
 

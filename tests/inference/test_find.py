@@ -42,8 +42,8 @@ def test_without_a_point_none_is_taken_and_told(model, caplog):
 
 def test_point_of_another_model_is_refused(model, tmp_path):
     path = tmp_path / "point.json"
-    write_point(path, model="Dataset501_Tiny/UNetTrainer__nnUNetPlans__3d_fullres")
-    message = r"point\.json: was tuned for Dataset501_Tiny/UNetTrainer.*, not for Dataset501_Tiny/SGNetNoGate"
+    write_point(path, model="Dataset501_Tiny/BaselineUNetTrainer__nnUNetPlans__3d_fullres")
+    message = r"was tuned for Dataset501_Tiny/BaselineUNetTrainer.*, not for Dataset501_Tiny/SGNetNoGate"
     with pytest.raises(SGNetError, match=message):
         find_operating_point(str(path), model)
 

@@ -13,9 +13,9 @@ def open_share(network, image):
     network.return_gates = True
     padding = [(0, 0), *((0, -length % network.divisor) for length in image.shape[1:])]
     with torch.inference_mode():
-        admissions = network(torch.from_numpy(np.pad(image, padding))[None]).admissions
+        decisions = network(torch.from_numpy(np.pad(image, padding))[None]).decisions
     network.return_gates = False
-    return [float(admission.admitted.float().mean()) for admission in admissions]
+    return [float(decision.mask.float().mean()) for decision in decisions]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_closed_blocks_and_known_background_are_not_run(gated, rng, smooth_image
 
 def test_gates_closed_over_everything_leave_the_background(make_network, rng, smooth_image, torch_runtime):
     network = make_network()
-    for gate in (block.admission for block in network.decoder):
+    for gate in (block.hard_gate for block in network.decoder):
         gate.score.bias.data.fill_(-100)
     logits = StagedEngine(describe(network), torch_runtime(network), skip=True).logits(
         smooth_image(rng, SHAPE)
@@ -116,7 +116,7 @@ def test_gates_closed_over_everything_leave_the_background(make_network, rng, sm
 
 def test_gates_held_open_admit_everything(make_network, rng, smooth_image, dense_logits, torch_runtime):
     network = make_network(open_share=0.05)
-    network.hold_gates_open(True)
+    network.bypass_gates(True)
     image = smooth_image(rng, SHAPE)
     logits = StagedEngine(describe(network), torch_runtime(network), skip=True).logits(image)
     np.testing.assert_allclose(logits, dense_logits(network, image), atol=1e-4)

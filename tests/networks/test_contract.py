@@ -35,8 +35,8 @@ def loss_of(network, image):
 
 
 def tensors_of(output):
-    scores = [admission.score for admission in output.admissions if admission.score is not None]
-    return (output.logits, *scores, *output.side_logits)
+    scores = [decision.score for decision in output.decisions if decision.score is not None]
+    return (output.logits, *scores, *output.auxiliary_logits)
 
 
 def train_in_half_precision(network, image, steps=8):

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgnet_nnunet.networks.gates import AdmissionGate, SoftGate, StraightThroughGate, on_grid_of
+from sgnet_nnunet.networks.gates import HardSpatialGate, SoftGate, StraightThroughGate, on_grid_of
 
 
 def skip_gate(channels, groups, weight, bias, threshold=0.5, kind=StraightThroughGate):
@@ -13,8 +13,8 @@ def skip_gate(channels, groups, weight, bias, threshold=0.5, kind=StraightThroug
     return gate
 
 
-def admission_gate(channels=2, *, weight=(1.0, 1.0), bias=0.0, **kwargs):
-    gate = AdmissionGate(channels, **{"groups": 2, "dilation": 0, **kwargs})
+def hard_gate(channels=2, *, weight=(1.0, 1.0), bias=0.0, **kwargs):
+    gate = HardSpatialGate(channels, **{"groups": 2, "dilation": 0, **kwargs})
     gate.score.weight.data = torch.tensor(weight).view(gate.score.weight.shape)
     torch.nn.init.constant_(gate.score.bias, bias)
     return gate
@@ -28,58 +28,58 @@ def spot(*, at, size=5, channels=2, value=2.0, elsewhere=-2.0):
 
 class TestAdmissionGate:
     def test_admits_exactly_where_the_score_passes(self):
-        admission = admission_gate()(spot(at=(1, 2, 3)))
-        assert admission.admitted.nonzero().tolist() == [[0, 0, 1, 2, 3]]
-        assert admission.score[0, 0, 1, 2, 3] == 2
+        decision = hard_gate()(spot(at=(1, 2, 3)))
+        assert decision.mask.nonzero().tolist() == [[0, 0, 1, 2, 3]]
+        assert decision.score[0, 0, 1, 2, 3] == 2
 
     def test_one_group_suffices_with_max_and_not_with_mean(self):
         feature = torch.tensor([3.0, -5.0]).view(1, 2, 1, 1, 1)
-        assert admission_gate(combine="max")(feature).admitted.all()
-        assert not admission_gate(combine="mean")(feature).admitted.any()
+        assert hard_gate(combine="max")(feature).mask.all()
+        assert not hard_gate(combine="mean")(feature).mask.any()
 
     @pytest.mark.parametrize(("threshold", "admitted"), [(0.85, True), (0.9, False)])
     def test_threshold_is_on_the_sigmoid(self, threshold, admitted):
         feature = torch.full((1, 2, 1, 1, 1), 2.0)  # sigmoid 0.88
-        assert admission_gate(threshold=threshold)(feature).admitted.item() is admitted
+        assert hard_gate(threshold=threshold)(feature).mask.item() is admitted
 
     @pytest.mark.parametrize(("dilation", "voxels"), [(0, 1), (1, 27), (2, 125)])
     def test_admitted_region_grows_by_the_dilation(self, dilation, voxels):
-        assert admission_gate(dilation=dilation)(spot(at=(2, 2, 2))).admitted.sum() == voxels
+        assert hard_gate(dilation=dilation)(spot(at=(2, 2, 2))).mask.sum() == voxels
 
     def test_nested_gate_stays_within_the_coarser_one_and_hears_nothing_from_outside_it(self):
         parent = torch.ones(1, 1, 3, 3, 3, dtype=torch.bool)
         parent[..., 2] = False  # covers the fine voxels 4 and 5
-        gate = admission_gate(dilation=1)
-        inside = gate(spot(at=(2, 2, 3), size=6), parent).admitted
+        gate = hard_gate(dilation=1)
+        inside = gate(spot(at=(2, 2, 3), size=6), parent).mask
         assert inside[..., 3].any()
         assert not inside[..., 4:].any()
-        assert not gate(spot(at=(2, 2, 4), size=6), parent).admitted.any()  # its dilation would reach 3
+        assert not gate(spot(at=(2, 2, 4), size=6), parent).mask.any()  # its dilation would reach 3
 
     def test_gate_that_is_not_nested_ignores_the_coarser_one(self):
         closed = torch.zeros(1, 1, 5, 5, 5, dtype=torch.bool)
-        assert admission_gate(nested=False)(spot(at=(0, 0, 0)), closed).admitted.any()
+        assert hard_gate(nested=False)(spot(at=(0, 0, 0)), closed).mask.any()
 
     def test_held_open_gate_admits_everything_and_the_weights_remember_it(self):
-        gate, other = admission_gate(bias=-100.0), admission_gate(bias=-100.0)
-        gate.held_open.fill_(True)
+        gate, other = hard_gate(bias=-100.0), hard_gate(bias=-100.0)
+        gate.bypassed.fill_(True)
         other.load_state_dict(gate.state_dict())
-        assert other(spot(at=(0, 0, 0))).admitted.all()
+        assert other(spot(at=(0, 0, 0))).mask.all()
 
     def test_decision_has_no_gradient_and_the_score_has(self):
-        admission = admission_gate()(spot(at=(0, 0, 0)))
-        assert not admission.admitted.requires_grad
-        admission.score.sum().backward()
+        decision = hard_gate()(spot(at=(0, 0, 0)))
+        assert not decision.mask.requires_grad
+        decision.score.sum().backward()
 
     def test_half_precision_decides_alike(self):
         torch.manual_seed(0)
-        gate = AdmissionGate(8)
+        gate = HardSpatialGate(8)
         feature = torch.randn(1, 8, 4, 4, 4)
         with torch.autocast("cpu", dtype=torch.float16):
             half = gate(feature)
         decided = gate(feature).score.abs() > 0.05
-        assert half.admitted.dtype == torch.bool
+        assert half.mask.dtype == torch.bool
         near = torch.nn.functional.max_pool3d((~decided).float(), 3, stride=1, padding=1) > 0
-        assert torch.equal(half.admitted[~near], gate(feature).admitted[~near])
+        assert torch.equal(half.mask[~near], gate(feature).mask[~near])
 
     @pytest.mark.parametrize(
         ("kwargs", "message"),
@@ -92,7 +92,7 @@ class TestAdmissionGate:
     )
     def test_impossible_arguments_are_refused_with_their_value(self, kwargs, message):
         with pytest.raises(ValueError, match=message):
-            AdmissionGate(4, **kwargs)
+            HardSpatialGate(4, **kwargs)
 
 
 @settings(max_examples=30, deadline=None)
@@ -111,16 +111,16 @@ class TestStraightThroughGate:
         gate = skip_gate(4, groups=2, weight=1.0, bias=-1.0)
         skip = torch.zeros(1, 4, 1, 1, 2)
         skip[..., 1] = 2.0  # scores: -1 at the first voxel, 2 + 2 - 1 = 3 at the second
-        gated, admission = gate(skip)
+        gated, decision = gate(skip)
         assert torch.equal(gated[..., 0], torch.zeros(1, 4, 1, 1))
         assert torch.equal(gated[..., 1], skip[..., 1])
-        assert admission.admitted.flatten().tolist() == [False, True]
+        assert decision.mask.flatten().tolist() == [False, True]
 
     def test_groups_are_gated_apart_and_one_open_group_makes_the_voxel_open(self):
         gate = skip_gate(4, groups=2, weight=1.0, bias=-1.0)
-        gated, admission = gate(torch.tensor([2.0, 2.0, 0.1, 0.1]).view(1, 4, 1, 1, 1))
+        gated, decision = gate(torch.tensor([2.0, 2.0, 0.1, 0.1]).view(1, 4, 1, 1, 1))
         assert gated.flatten().tolist() == [2.0, 2.0, 0.0, 0.0]
-        assert admission.admitted.all()
+        assert decision.mask.all()
 
     def test_threshold_decides_what_passes(self):
         skip = torch.full((1, 2, 1, 1, 1), 0.5)  # sigmoid(0.5 + 0.5) = 0.73
@@ -156,6 +156,6 @@ class TestStraightThroughGate:
 class TestSoftGate:
     def test_weighs_by_the_sigmoid_and_shuts_nothing_out(self):
         gate = skip_gate(2, groups=1, weight=0.0, bias=-1.0, kind=SoftGate)
-        gated, admission = gate(torch.ones(1, 2, 1, 1, 1))
+        gated, decision = gate(torch.ones(1, 2, 1, 1, 1))
         assert gated.flatten().tolist() == pytest.approx([0.2689] * 2, abs=1e-4)
-        assert admission.admitted.all()
+        assert decision.mask.all()

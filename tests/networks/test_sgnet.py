@@ -19,14 +19,14 @@ def gated_network(seed, **kwargs):
     network.return_gates = True
     image = torch.rand(1, 2, 16, 32, 32)
     for level, block in enumerate(network.decoder):
-        score = network(image).admissions[level].score
-        block.admission.score.bias.data -= score.quantile(1 - OPEN)
+        score = network(image).decisions[level].score
+        block.hard_gate.score.bias.data -= score.quantile(1 - OPEN)
     return network, image
 
 
-def closed_at(admission):
+def closed_at(decision):
     """Return where a gate is closed, on the grid of the skip feature it shuts."""
-    return torch.nn.functional.interpolate(admission.admitted.float(), scale_factor=2) == 0
+    return torch.nn.functional.interpolate(decision.mask.float(), scale_factor=2) == 0
 
 
 def disturb_skip(closed, amount, _, inputs):
@@ -35,8 +35,8 @@ def disturb_skip(closed, amount, _, inputs):
 
 
 def scramble_feature(closed, _, __, output):
-    feature, admission = output
-    return torch.where(closed, 100 * torch.randn_like(feature), feature), admission
+    feature, decision = output
+    return torch.where(closed, 100 * torch.randn_like(feature), feature), decision
 
 
 def test_size_that_does_not_halve_three_times_is_refused_with_the_size():
@@ -54,7 +54,7 @@ def test_widths_set_the_depth_and_so_the_divisor():
     ("kwargs", "message"),
     [
         ({"features_per_stage": (16,)}, "two stages or more; got 1"),
-        ({"gate": "revolving"}, "'revolving'; choose one of none, admission, straight_through, soft"),
+        ({"gate": "revolving"}, "'revolving'; choose one of none, decision, straight_through, soft"),
         ({"gated_levels": [3]}, r"between 0 and 2; got \[3\]"),
         ({"background_logit": 1.0}, "negative; got 1.0"),
     ],
@@ -68,7 +68,7 @@ def test_impossible_arguments_are_refused_with_their_value(kwargs, message):
     ("gate", "names"),
     [
         ("none", []),
-        ("admission", ["1/8", "1/4", "1/2"]),
+        ("hard_spatial", ["1/8", "1/4", "1/2"]),
         ("soft", ["1/4", "1/2", "1/1"]),
         ("straight_through", ["1/4", "1/2", "1/1"]),
     ],
@@ -79,7 +79,7 @@ def test_gates_are_returned_when_asked_for_on_the_grids_they_are_named_by(gate, 
     image = torch.rand(1, 2, 16, 32, 32)
     output = network(image)
     assert network.gate_names == names
-    assert [f"1/{32 // a.admitted.shape[-1]}" for a in output.admissions] == names
+    assert [f"1/{32 // a.mask.shape[-1]}" for a in output.decisions] == names
     network.return_gates = False
     assert torch.equal(network(image), output.logits)
 
@@ -92,7 +92,7 @@ def test_deep_supervision_adds_logits_of_the_coarser_levels_and_leaves_the_other
     network.return_gates = True
     output = network(image)
     assert torch.equal(output.logits, logits)
-    assert [tuple(side.shape) for side in output.side_logits] == [(1, 3, 8, 16, 16), (1, 3, 4, 8, 8)]
+    assert [tuple(side.shape) for side in output.auxiliary_logits] == [(1, 3, 8, 16, 16), (1, 3, 4, 8, 8)]
 
 
 def test_only_the_levels_asked_for_are_gated():
@@ -102,8 +102,8 @@ def test_only_the_levels_asked_for_are_gated():
 
 def test_gates_of_the_test_network_are_open_in_part():
     network, image = gated_network(0)
-    for admission in network(image).admissions:
-        assert 0 < admission.admitted.float().mean() < 1
+    for decision in network(image).decisions:
+        assert 0 < decision.mask.float().mean() < 1
 
 
 @settings(max_examples=10, deadline=None)
@@ -113,17 +113,17 @@ def test_what_a_gate_shuts_out_neither_influences_nor_is_foreground(seed, amount
     network, image = gated_network(seed, gate_kwargs=kwargs)
     with torch.no_grad():
         before = network(image)
-        outside = before.logits.permute(1, 0, 2, 3, 4)[:, closed_at(before.admissions[-1])[:, 0]]
+        outside = before.logits.permute(1, 0, 2, 3, 4)[:, closed_at(before.decisions[-1])[:, 0]]
         assert outside.unique(dim=1).flatten().tolist() == [0.0, -8.0]
         if not nested:
             return
         # The encoder feeds the next stage as well as the skip; only what reaches the decoder is disturbed.
-        for block, admission in zip(network.decoder, before.admissions, strict=True):
-            block.register_forward_pre_hook(partial(disturb_skip, closed_at(admission), amount))
+        for block, decision in zip(network.decoder, before.decisions, strict=True):
+            block.register_forward_pre_hook(partial(disturb_skip, closed_at(decision), amount))
         after = network(image)
     assert torch.equal(after.logits, before.logits)
-    for mine, theirs in zip(after.admissions, before.admissions, strict=True):
-        assert torch.equal(mine.admitted, theirs.admitted)
+    for mine, theirs in zip(after.decisions, before.decisions, strict=True):
+        assert torch.equal(mine.mask, theirs.mask)
 
 
 @settings(max_examples=10, deadline=None)
@@ -133,8 +133,8 @@ def test_decoder_needs_no_value_where_a_nested_gate_is_closed(seed):
     network, image = gated_network(seed)
     with torch.no_grad():
         before = network(image)
-        for block, admission in zip(network.decoder, before.admissions, strict=True):
-            block.register_forward_hook(partial(scramble_feature, closed_at(admission)))
+        for block, decision in zip(network.decoder, before.decisions, strict=True):
+            block.register_forward_hook(partial(scramble_feature, closed_at(decision)))
         after = network(image)
     assert torch.equal(after.logits, before.logits)
 
@@ -143,7 +143,7 @@ def test_decoder_needs_no_value_where_a_nested_gate_is_closed(seed):
 def test_closed_network_calls_everything_background_for_labels_and_regions(background_head, logits):
     network = SGNet(2, 3, background_head=background_head).eval()
     for block in network.decoder:
-        torch.nn.init.constant_(block.admission.score.bias, -100.0)
+        torch.nn.init.constant_(block.hard_gate.score.bias, -100.0)
     output = network(torch.rand(1, 2, 8, 16, 16))
     assert output.amax((0, 2, 3, 4)).tolist() == output.amin((0, 2, 3, 4)).tolist() == logits
 
@@ -152,7 +152,7 @@ def test_infinite_feature_outside_a_gate_stays_outside():
     network, image = gated_network(0)
     with torch.no_grad():
         before = network(image).logits
-        closed = closed_at(network(image).admissions[0])
+        closed = closed_at(network(image).decisions[0])
 
         def overflow(_, inputs):
             coarse, skip, parent = inputs
@@ -164,15 +164,15 @@ def test_infinite_feature_outside_a_gate_stays_outside():
 
 def test_held_open_network_is_the_ungated_one():
     network, image = gated_network(0)
-    network.hold_gates_open(True)
+    network.bypass_gates(True)
     ungated = SGNet(2, 2, gate="none").eval()
     ungated.load_state_dict(network.state_dict(), strict=False)
     assert torch.equal(network(image).logits, ungated(image))
-    network.hold_gates_open(False)
+    network.bypass_gates(False)
     assert not torch.equal(network(image).logits, ungated(image))
 
 
-@pytest.mark.parametrize("gate", [gate for gate in GATES if gate not in {"none", "admission"}])
+@pytest.mark.parametrize("gate", [gate for gate in GATES if gate not in {"none", "hard_spatial"}])
 def test_gradient_reaches_every_skip_gate(gate):
     torch.manual_seed(0)
     network = SGNet(2, 1, gate=gate)

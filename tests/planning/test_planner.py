@@ -8,7 +8,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.networks.gates import AdmissionGate
+from sgnet_nnunet.networks.gates import HardSpatialGate
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.planning.planner import SGNetNotebookPlanner, SGNetPlanner
 from sgnet_nnunet.training.losses import GateSupervision
@@ -42,7 +42,7 @@ def test_plan_holds_the_recipe_under_nnunets_default_name(plan):
     assert configuration["batch_size"] == 4
     assert configuration["normalization_schemes"] == ["PercentileNormalization"] * 2
     assert configuration["resampling_fn_data"] == "resample_torch_fornnunet"
-    assert configuration["architecture"]["arch_kwargs"]["gate"] == "admission"
+    assert configuration["architecture"]["arch_kwargs"]["gate"] == "hard_spatial"
 
 
 def test_plan_holds_one_configuration_only(plan):
@@ -59,7 +59,7 @@ def test_plans_network_can_be_built_by_nnunet(plan):
 def test_plan_names_every_choice_of_the_gate(plan):
     configuration = plan()["configurations"]["3d_fullres"]
     arguments = configuration["architecture"]["arch_kwargs"]
-    assert set(arguments["gate_kwargs"]) == set(signature(AdmissionGate).parameters) - {"channels"}
+    assert set(arguments["gate_kwargs"]) == set(signature(HardSpatialGate).parameters) - {"channels"}
     chosen = set(arguments) | {"input_channels", "num_classes"}
     assert chosen == set(signature(SGNet).parameters)
     assert configuration["gate_supervision"] == asdict(GateSupervision())
@@ -68,7 +68,7 @@ def test_plan_names_every_choice_of_the_gate(plan):
 def test_plans_gate_is_the_networks_own_default(plan):
     arguments = plan()["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     for name, value in arguments["gate_kwargs"].items():
-        assert signature(AdmissionGate).parameters[name].default == value
+        assert signature(HardSpatialGate).parameters[name].default == value
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sgnet_nnunet.plugin import doctor
-from sgnet_nnunet.plugin.shims import FACES, write_faces
+from sgnet_nnunet.plugin.shims import SHIMS, write_shims
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def finding(findings, subject):
 def test_a_sound_installation_needs_no_remedy(environment):
     findings = doctor.examine(environment)
     assert [f for f in findings if f.remedy] == []
-    assert {name for face in FACES for name in face.names} <= {f.subject for f in findings}
+    assert {name for shim in SHIMS for name in shim.names} <= {f.subject for f in findings}
 
 
 def test_missing_face_is_mended_by_link(environment, package, monkeypatch):
@@ -32,8 +32,8 @@ def test_missing_face_is_mended_by_link(environment, package, monkeypatch):
 
 
 def test_outdated_face_is_told_from_a_missing_one(environment, package, monkeypatch):
-    write_faces(package)
-    (package / FACES[0].path).write_text("old")
+    write_shims(package)
+    (package / SHIMS[0].path).write_text("old")
     monkeypatch.setattr(doctor, "nnunet_package", lambda: package)
     assert finding(doctor.examine(environment), "SGNetTrainer").state.startswith("outdated")
 

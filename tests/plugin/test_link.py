@@ -2,11 +2,11 @@ import pytest
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.plugin import link as module
-from sgnet_nnunet.plugin.shims import FACES
+from sgnet_nnunet.plugin.shims import SHIMS
 
 
 def test_link_writes_every_face_and_again_nothing(package):
-    assert len(module.link(package)) == len(FACES)
+    assert len(module.link(package)) == len(SHIMS)
     assert module.link(package) == []
 
 
@@ -23,7 +23,7 @@ def test_unlink_removes_what_link_wrote_and_nothing_else(package):
 @pytest.mark.parametrize("action", [module.link, module.unlink])
 def test_read_only_package_is_refused_and_the_way_out_named(package, monkeypatch, action):
     module.link(package)
-    (package / FACES[0].path).write_text("outdated")
+    (package / SHIMS[0].path).write_text("outdated")
 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
@@ -42,6 +42,6 @@ def test_missing_nnunet_is_named_with_the_command_that_installs_it(monkeypatch):
 
 def test_faces_of_an_editable_install_do_not_belong_to_a_wheel(monkeypatch):
     monkeypatch.setattr(module, "files", lambda _: ["sgnet_nnunet/__init__.py"])
-    assert not module.faces_belong_to_wheel()
-    monkeypatch.setattr(module, "files", lambda _: [f"nnunetv2/{FACES[0].path}"])
-    assert module.faces_belong_to_wheel()
+    assert not module.shims_belong_to_wheel()
+    monkeypatch.setattr(module, "files", lambda _: [f"nnunetv2/{SHIMS[0].path}"])
+    assert module.shims_belong_to_wheel()

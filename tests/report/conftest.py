@@ -142,12 +142,14 @@ def figures_of_results(results: Results) -> Figures:
     cases, lesions = [], []
     for case in results.cases:
         reference = nib.load(case.reference)
-        truth = np.asarray(reference.dataobj)
+        reference = np.asarray(reference.dataobj)
         predicted = (
-            np.zeros_like(truth) if case.prediction is None else np.asarray(nib.load(case.prediction).dataobj)
+            np.zeros_like(reference)
+            if case.prediction is None
+            else np.asarray(nib.load(case.prediction).dataobj)
         )
         for target in results.targets:
-            masks = (np.isin(mask, target.values) for mask in (predicted, truth))
+            masks = (np.isin(mask, target.values) for mask in (predicted, reference))
             pair = MaskPair(*masks, affine=reference.affine)
             keys = (case.model, case.fold, case.name, case.patient, target.name)
             state = (pair.empty or "", case.prediction is None)
@@ -197,9 +199,9 @@ def written(
     cases = []
     answers = (boxes(LESIONS[0]), boxes(*LESIONS, FALSE), boxes(FALSE))
     for i, name in enumerate(names):
-        truth = boxes(*LESIONS)
-        reference = save("references", name, truth)
-        scans = [save("images", f"{name}_{c:04d}", _head(rng, truth)) for c in range(2)] if images else []
+        reference = boxes(*LESIONS)
+        reference = save("references", name, reference)
+        scans = [save("images", f"{name}_{c:04d}", _head(rng, reference)) for c in range(2)] if images else []
         for m, model in enumerate(models):
             prediction = save(f"model{m}", name, answers[(i + m) % len(answers)])
             cases.append(

@@ -22,7 +22,7 @@ def test_a_model_without_a_folder_has_no_gates(write_figures):
 
 
 def test_another_network_has_no_gates(write_figures, tmp_path):
-    figures = with_folder(write_figures(), tmp_path / "UNetTrainer__nnUNetPlans__3d_fullres")
+    figures = with_folder(write_figures(), tmp_path / "BaselineUNetTrainer__nnUNetPlans__3d_fullres")
     assert gates_of(figures.results, choose(figures)).skipped == ()
 
 
@@ -47,13 +47,13 @@ def load_network(monkeypatch):
         )
         monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.look_at_case", look)
 
-    def look(predictor, name, images, *, truth):
+    def look(predictor, name, images, *, reference):
         mask = np.zeros((6, 20, 16), dtype=bool)
         mask[2:4, 8:12, 4:9] = True
         gates = dict.fromkeys(predictor.network.gate_names, mask)
         image = np.ones((len(images), *mask.shape), dtype=np.float32)
         return GatedCase(
-            name=name, image=image, spacing=(4.0, 1.0, 1.0), gates=gates, prediction=mask, truth=mask
+            name=name, image=image, spacing=(4.0, 1.0, 1.0), gates=gates, prediction=mask, reference=mask
         )
 
     return load

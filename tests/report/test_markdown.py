@@ -4,7 +4,7 @@ TABLE = Table(
     title="tumour: masks",
     header=("Model", "Dice"),
     rows=(
-        (Cell(text="UNetTrainer__a|b"), Cell(text="0.9 ± 0.1", detail="0.8 to 1.0", best=True)),
+        (Cell(text="BaselineUNetTrainer__a|b"), Cell(text="0.9 ± 0.1", detail="0.8 to 1.0", best=True)),
         (Cell(text="Other"), Cell(text="–")),
     ),
     note="How to read it.",
@@ -18,7 +18,7 @@ def test_a_table_is_github_markdown():
             "",
             "| Model | Dice |",
             "| --- | --- |",
-            "| UNetTrainer__a\\|b | **0.9 ± 0.1** (0.8 to 1.0) |",
+            "| BaselineUNetTrainer__a\\|b | **0.9 ± 0.1** (0.8 to 1.0) |",
             "| Other | – |",
             "",
             "How to read it.",

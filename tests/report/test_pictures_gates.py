@@ -19,7 +19,7 @@ def case(**changes):
         "spacing": (1.0, 1.0, 1.0),
         "gates": {f"1/{2**level}": box((2, 6), (4, 16), (4, 16)) for level in (3, 2, 1)},
         "prediction": box((3, 5), (6, 12), (6, 12)),
-        "truth": box((3, 5), (6, 12), (6, 12)),
+        "reference": box((3, 5), (6, 12), (6, 12)),
     }
     return GatedCase(**values | changes)
 
@@ -46,7 +46,7 @@ def test_prediction_is_red_and_truth_green(tmp_path):
 
 
 def test_nothing_predicted_and_no_reference_draws_no_outline(tmp_path):
-    picture = picture_of(tmp_path, truth=None, prediction=box((0, 0), (0, 0), (0, 0)))
+    picture = picture_of(tmp_path, reference=None, prediction=box((0, 0), (0, 0), (0, 0)))
     assert not reddish(picture).any()
     assert not greenish(picture).any()
 

@@ -23,7 +23,7 @@ DEFINITIONS = {metric.name: define(metric) for metric in CASE_METRICS}
 def difference(metric, mean, low, high, p, **changes):
     plain = Difference(
         model="SGNetTrainer",
-        reference="UNetTrainer",
+        reference="BaselineUNetTrainer",
         label="tumour",
         metric=metric,
         cases=100,
@@ -48,7 +48,7 @@ def told(*differences):
         (
             ("lesion_sensitivity", 0.031, -0.004, 0.065, 0.08),
             (
-                "SGNetTrainer finds 3.1 percentage points more of a case's lesions than UNetTrainer "
+                "SGNetTrainer finds 3.1 percentage points more of a case's lesions than BaselineUNetTrainer "
                 "(95 % interval -0.4 to 6.5; p = 0.080 after Holm's correction over 24 tests, 92 patients): "
                 "no difference was shown."
             ),
@@ -56,15 +56,15 @@ def told(*differences):
         (
             ("lesion_sensitivity", -0.05, -0.08, -0.01, 0.0004),
             (
-                "SGNetTrainer finds 5.0 percentage points fewer of a case's lesions than UNetTrainer "
+                "SGNetTrainer finds 5.0 percentage points fewer of a case's lesions than BaselineUNetTrainer "
                 "(95 % interval 1.0 to 8.0; p < 0.001 after Holm's correction over 24 tests, 92 patients): "
-                "a difference was shown, in favour of UNetTrainer."
+                "a difference was shown, in favour of BaselineUNetTrainer."
             ),
         ),
         (
             ("false_positives", -0.5, -0.9, -0.1, 0.01),
             (
-                "SGNetTrainer draws 0.50 fewer false positives per case than UNetTrainer "
+                "SGNetTrainer draws 0.50 fewer false positives per case than BaselineUNetTrainer "
                 "(95 % interval 0.10 to 0.90; p = 0.010 after Holm's correction over 24 tests, 92 patients): "
                 "a difference was shown, in favour of SGNetTrainer."
             ),
@@ -72,15 +72,15 @@ def told(*differences):
         (
             ("hd95_directed_mm", 2.0, 1.0, 3.0, 0.02),
             (
-                "The HD95 (directed) of SGNetTrainer is 2.0 mm longer than that of UNetTrainer "
+                "The HD95 (directed) of SGNetTrainer is 2.0 mm longer than that of BaselineUNetTrainer "
                 "(95 % interval 1.0 to 3.0; p = 0.020 after Holm's correction over 24 tests, 92 patients): "
-                "a difference was shown, in favour of UNetTrainer."
+                "a difference was shown, in favour of BaselineUNetTrainer."
             ),
         ),
         (
             ("dice", 0.0001, -0.02, 0.02, 1.0),
             (
-                "The Dice of SGNetTrainer is less than 0.001 higher than that of UNetTrainer "
+                "The Dice of SGNetTrainer is less than 0.001 higher than that of BaselineUNetTrainer "
                 "(95 % interval -0.020 to 0.020; p = 1.000 after Holm's correction over 24 tests, "
                 "92 patients): no difference was shown."
             ),
@@ -115,13 +115,13 @@ def test_a_difference_is_shown_only_if_p_interval_and_ranks_agree(figures, chang
 
 def test_models_that_agree_everywhere_are_said_to():
     same = difference("dice", 0.0, 0.0, 0.0, 1.0, effect=0.0, reason=ALL_EQUAL)
-    assert told(same) == ["Dice: SGNetTrainer and UNetTrainer do not differ in any of 92 patients."]
+    assert told(same) == ["Dice: SGNetTrainer and BaselineUNetTrainer do not differ in any of 92 patients."]
 
 
 def test_what_cannot_be_compared_says_why():
     infinite = difference("dice", math.nan, 0, 0, math.nan, interval=no_interval(INFINITE), reason=INFINITE)
     assert told(infinite) == [
-        "Dice: SGNetTrainer and UNetTrainer cannot be compared, since some values are infinite."
+        "Dice: SGNetTrainer and BaselineUNetTrainer cannot be compared, since some values are infinite."
     ]
     one = difference(
         "dice",
@@ -135,7 +135,7 @@ def test_what_cannot_be_compared_says_why():
     )
     assert told(one) == [
         (
-            "The Dice of SGNetTrainer is 0.100 higher than that of UNetTrainer (1 patient): "
+            "The Dice of SGNetTrainer is 0.100 higher than that of BaselineUNetTrainer (1 patient): "
             "not tested, since fewer than 2 patients have a value."
         ),
     ]
@@ -145,7 +145,7 @@ def test_patients_who_are_all_alike_give_no_interval():
     alike = difference("dice", 0.1, 0.1, 0.1, 0.01)
     assert told(alike) == [
         (
-            "The Dice of SGNetTrainer is 0.100 higher than that of UNetTrainer "
+            "The Dice of SGNetTrainer is 0.100 higher than that of BaselineUNetTrainer "
             "(p = 0.010 after Holm's correction over 24 tests, 92 patients): "
             "a difference was shown, in favour of SGNetTrainer."
         )
@@ -160,9 +160,10 @@ def test_the_other_metrics_share_a_sentence():
     ]
     assert told(*others) == [
         (
-            "SGNetTrainer against UNetTrainer in 3 other metrics tested (Precision, Recall and Lesion F1): "
+            "SGNetTrainer against BaselineUNetTrainer in 3 other metrics tested "
+            "(Precision, Recall and Lesion F1): "
             "a difference was shown in Precision, in favour of SGNetTrainer; and in Recall, "
-            "in favour of UNetTrainer."
+            "in favour of BaselineUNetTrainer."
         ),
     ]
     assert told(others[-1])[0].endswith("1 other metric tested (Lesion F1): no difference was shown.")

@@ -11,7 +11,14 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.planning.planner import SGNetPlanner
-from sgnet_nnunet.training import trainers
+from sgnet_nnunet.training import baseline_trainers, benchmark_trainers, notebook_trainer, sgnet_trainer
+
+TRAINERS_BY_NAME = {
+    name: value
+    for module in (sgnet_trainer, notebook_trainer, baseline_trainers, benchmark_trainers)
+    for name, value in vars(module).items()
+}
+
 
 KINDS = {
     "labels": {},
@@ -85,6 +92,6 @@ def make_trainer(preprocessed, nnunet_paths, monkeypatch):
         small = {"patch_size": list(patch), "batch_size": 2}
         plans["configurations"]["3d_fullres"] |= small | (configuration or {})
         dataset = json.loads((folder / "dataset.json").read_text())
-        return getattr(trainers, name)(plans, "3d_fullres", fold, dataset, torch.device(device))
+        return TRAINERS_BY_NAME[name](plans, "3d_fullres", fold, dataset, torch.device(device))
 
     return make

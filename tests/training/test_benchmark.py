@@ -5,22 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from sgnet_nnunet.plugin.shims import FACES
+from sgnet_nnunet.plugin.shims import SHIMS
 from sgnet_nnunet.training import benchmark_trainers as benchmark
 from sgnet_nnunet.training.gate_monitor import GateLogger
 
 NNUNETS_KEYS = {"torch_version", "cudnn_version", "gpu_name", "fastest_epoch", "num_gpus", "hostname"}
-FACE = next(face for face in FACES if face.module == benchmark.__name__)
+FACE = next(shim for shim in SHIMS if shim.module == benchmark.__name__)
 WITH_LOADING, WITHOUT_LOADING = FACE.names
 
 
 @pytest.fixture
 def make(make_trainer, monkeypatch):
     """Return a function that makes a benchmark trainer."""
-    from sgnet_nnunet.training import trainers  # noqa: PLC0415
-
-    for name in FACE.names:
-        monkeypatch.setattr(trainers, name, getattr(benchmark, name), raising=False)
     # Drawn after an epoch's time has been taken, in 1.5 s.
     monkeypatch.setattr(GateLogger, "plot_progress_png", lambda *_: None)
     return make_trainer

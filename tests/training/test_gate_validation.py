@@ -17,7 +17,7 @@ def network(*, bias):
     torch.manual_seed(0)
     built = SGNet(2, 2).eval()
     for block in built.decoder:
-        torch.nn.init.constant_(block.admission.score.bias, bias)
+        torch.nn.init.constant_(block.hard_gate.score.bias, bias)
     return built
 
 
@@ -36,7 +36,7 @@ def test_voxel_is_open_where_any_window_opens_it():
     built.return_gates = True
     expected = torch.zeros(1, 1, 16, 32, 48, dtype=torch.bool)
     for start in (0, 16):
-        window = built(image[None, ..., start : start + 32]).admissions[-1].admitted
+        window = built(image[None, ..., start : start + 32]).decisions[-1].mask
         expected[..., start : start + 32] |= (
             window.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
         )

@@ -20,8 +20,8 @@ def closed_trainer(make_trainer, *, warm_up):
     trainer.initialize()
     with torch.no_grad():
         for block in trainer.sgnet.decoder:
-            block.admission.score.bias.fill_(-100.0)
-            block.admission.score.weight.zero_()
+            block.hard_gate.score.bias.fill_(-100.0)
+            block.hard_gate.score.weight.zero_()
     return trainer
 
 
@@ -42,7 +42,7 @@ def test_best_checkpoint_is_one_whose_gates_decide(make_trainer, monkeypatch):
     monkeypatch.setattr(trainer, "on_validation_epoch_end", lambda _: log_epoch(trainer, next(dice)))
     trainer.run_training()
     best = torch.load(f"{trainer.output_folder}/checkpoint_best.pth", weights_only=False)
-    assert not best["network_weights"]["decoder.0.admission.held_open"]
+    assert not best["network_weights"]["decoder.0.hard_gate.bypassed"]
     assert best["current_epoch"] == 2
 
 

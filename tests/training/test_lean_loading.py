@@ -13,7 +13,12 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813
 
 from sgnet_nnunet.training import base_trainer as recipe
-from sgnet_nnunet.training.data_loading import LeanDataLoader, LeanSpatialTransform, lean_loaders, make_lean
+from sgnet_nnunet.training.data_loading import (
+    FastDataLoader,
+    FastSpatialTransform,
+    fast_loaders,
+    use_fast_loading,
+)
 
 PATCH = (16, 32, 32)
 BATCHES = 30
@@ -46,10 +51,10 @@ def loaders(make_trainer, monkeypatch):
         trainer = make_trainer(name, **options)
         trainer.initialize()
         lean = trainer.get_dataloaders()[0].data_loader
-        monkeypatch.setattr(recipe, "make_lean", lambda _: None)
-        monkeypatch.setattr(recipe, "lean_loaders", nullcontext)
+        monkeypatch.setattr(recipe, "use_fast_loading", lambda _: None)
+        monkeypatch.setattr(recipe, "fast_loaders", nullcontext)
         stock = trainer.get_dataloaders()[0].data_loader
-        assert (type(lean), type(stock)) == (LeanDataLoader, nnUNetDataLoader)
+        assert (type(lean), type(stock)) == (FastDataLoader, nnUNetDataLoader)
         return lean, stock
 
     return make
@@ -99,7 +104,7 @@ def test_a_patch_that_is_not_turned_is_read_no_larger_than_itself(loaders):
 @pytest.mark.parametrize("scaling", [(0.7, 0.7), (1.4, 1.4)])
 def test_a_turned_patch_samples_the_same_from_its_box_as_from_the_whole(scaling, lowest):
     stock = spatial(scaling=scaling)
-    lean = LeanSpatialTransform.take_over(stock, keeps_outside=True)
+    lean = FastSpatialTransform.take_over(stock, keeps_outside=True)
     whole = (45, 51, 38)
     image = torch.rand(2, *whole)
     label = torch.full((1, *whole), lowest, dtype=torch.int16)
@@ -122,9 +127,9 @@ def test_outside_becomes_background_before_sampling_unless_a_normalisation_asks_
     for masks, label in ((False, 0), (True, -1)):
         others = [MaskImageTransform([0])] if masks else []
         pipeline = ComposeTransforms([spatial(), *others, RemoveLabelTransform(-1, 0)])
-        make_lean(pipeline)
+        use_fast_loading(pipeline)
         first = pipeline.transforms[0]
-        assert isinstance(first, LeanSpatialTransform)
+        assert isinstance(first, FastSpatialTransform)
         assert len(pipeline.transforms) == 1 + 2 * masks
         outside = torch.full((1, 8, 8, 8), -1, dtype=torch.int16)
         assert first(image=torch.rand(1, 8, 8, 8), segmentation=outside)["segmentation"].unique() == label
@@ -136,15 +141,15 @@ def test_outside_becomes_background_before_sampling_unless_a_normalisation_asks_
 def test_what_a_box_of_corners_cannot_bound_is_left_to_nnunet(change):
     first = spatial(**change)
     pipeline = ComposeTransforms([first, RemoveLabelTransform(-1, 0)])
-    make_lean(pipeline)
+    use_fast_loading(pipeline)
     assert pipeline.transforms[0] is first
     assert len(pipeline.transforms) == 2
 
 
 def test_nnunet_has_its_own_loader_again_even_after_an_error():
     def fail():
-        with lean_loaders():
-            assert trainer_module.nnUNetDataLoader is LeanDataLoader
+        with fast_loaders():
+            assert trainer_module.nnUNetDataLoader is FastDataLoader
             raise KeyError
 
     with pytest.raises(KeyError):

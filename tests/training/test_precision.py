@@ -43,7 +43,7 @@ def test_another_device_is_refused():
 def test_instance_norms_are_refused_before_the_training(make_trainer, monkeypatch):
     monkeypatch.setenv("SGNET_BF16", "1")
     with pytest.raises(SGNetError, match=r"UNet has instance norms, .* \(NaN\); unset it"):
-        make_trainer("UNetTrainer").initialize()
+        make_trainer("BaselineUNetTrainer").initialize()
 
 
 def test_a_trainer_trains_in_bfloat16_and_says_so(make_trainer, monkeypatch):

@@ -92,7 +92,7 @@ def first_norm(network):
     [
         ("SGNetTrainer", [True, False]),
         ("SGNetNoGateTrainer", [True, False]),
-        ("AttentionUNetTrainer", [True, False]),
+        ("BaselineAttentionUNetTrainer", [True, False]),
         ("SGNetNotebookTrainer", [True, True]),
     ],
 )
@@ -109,7 +109,7 @@ def test_a_short_training_freezes_only_the_norms_behind_deciding_gates(make_trai
     assert epochs_that_update_norms(trainer, lambda network: network.decoder[0].conv[1]) == [True, False]
 
 
-@pytest.mark.parametrize("name", ["SGNetTrainer", "UNetTrainer"])
+@pytest.mark.parametrize("name", ["SGNetTrainer", "BaselineUNetTrainer"])
 def test_plan_says_what_a_false_positive_weighs_in_the_loss(make_trainer, name):
     trainer = make_trainer(name, configuration={"false_positive_weight": 0.7})
     assert trainer.build_segmentation_loss().overlap.false_positive_weight == 0.7

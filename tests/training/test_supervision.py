@@ -2,19 +2,19 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from sgnet_nnunet.networks.gates import Admission
+from sgnet_nnunet.networks.gates import GateDecision
 from sgnet_nnunet.networks.sgnet import GatedOutput
 from sgnet_nnunet.training.losses import (
     DiceBCELoss,
     GatedLoss,
     GateSupervision,
-    admission_loss,
     any_foreground,
+    gate_loss,
 )
 
 
-def admission(score):
-    return Admission(score > 0, score)
+def decision(score):
+    return GateDecision(score > 0, score)
 
 
 def foreground_at(*voxel, size=4):
@@ -58,19 +58,17 @@ class TestAdmissionLoss:
         wanted[0, 0, 1, 0, 1] = 1  # the fine voxel (2, 1, 3)
         weight = torch.where(wanted > 0, 8.0, 1.0)
         expected = F.binary_cross_entropy_with_logits(score, wanted, weight=weight)
-        loss = admission_loss([admission(score)], foreground_at(2, 1, 3), positive_weight=8.0)
+        loss = gate_loss([decision(score)], foreground_at(2, 1, 3), positive_weight=8.0)
         assert loss.item() == pytest.approx(expected.item())
 
     def test_gates_are_averaged_and_unsupervised_ones_left_out(self):
         scores = [torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1, 2, 2, 2)]
-        gates = [*map(admission, scores), Admission(scores[0] > 0)]
+        gates = [*map(decision, scores), GateDecision(scores[0] > 0)]
         foreground = torch.zeros(1, 1, 4, 4, 4, dtype=torch.bool)
-        assert admission_loss(gates, foreground, positive_weight=8.0).item() == pytest.approx(
-            0.6931, abs=1e-4
-        )
+        assert gate_loss(gates, foreground, positive_weight=8.0).item() == pytest.approx(0.6931, abs=1e-4)
 
     def test_no_gate_costs_nothing(self):
-        assert admission_loss([], foreground_at(0, 0, 0), positive_weight=8.0) == 0
+        assert gate_loss([], foreground_at(0, 0, 0), positive_weight=8.0) == 0
 
     def test_ignored_voxels_count_only_where_they_lie_beside_foreground(self):
         score = torch.full((1, 1, 2, 2, 2), 3.0)
@@ -78,18 +76,18 @@ class TestAdmissionLoss:
         known[..., 2:] = False
         # Half of the coarse voxels are ignored; of these one holds a tumour voxel, which is known.
         known[0, 0, 0, 0, 2] = True
-        loss = admission_loss([admission(score)], foreground_at(0, 0, 2), positive_weight=1.0, known=known)
+        loss = gate_loss([decision(score)], foreground_at(0, 0, 2), positive_weight=1.0, known=known)
         costs = F.softplus(torch.tensor([3.0, 3.0, 3.0, 3.0, -3.0]))
         assert loss.item() == pytest.approx(costs.mean().item())
 
     def test_all_ignored_is_zero_and_finite(self):
         known = torch.zeros(1, 1, 4, 4, 4, dtype=torch.bool)
-        gates = [admission(torch.ones(1, 1, 2, 2, 2))]
-        assert admission_loss(gates, known.clone(), positive_weight=8.0, known=known) == 0
+        gates = [decision(torch.ones(1, 1, 2, 2, 2))]
+        assert gate_loss(gates, known.clone(), positive_weight=8.0, known=known) == 0
 
     def test_half_precision_scores_far_out_give_a_finite_loss(self):
         score = torch.full((1, 1, 2, 2, 2), -6e4, dtype=torch.float16, requires_grad=True)
-        loss = admission_loss([admission(score)], foreground_at(0, 0, 0), positive_weight=100.0)
+        loss = gate_loss([decision(score)], foreground_at(0, 0, 0), positive_weight=100.0)
         loss.backward()
         assert loss.isfinite()
         assert score.grad.isfinite().all()
@@ -101,11 +99,11 @@ class TestGatedLoss:
     def output(self):
         generator = torch.Generator().manual_seed(0)
         logits = torch.randn(1, 2, 4, 4, 4, generator=generator, requires_grad=True)
-        return GatedOutput(logits, (admission(torch.randn(1, 1, 2, 2, 2, generator=generator)),))
+        return GatedOutput(logits, (decision(torch.randn(1, 1, 2, 2, 2, generator=generator)),))
 
     def test_is_the_sum_of_both_with_the_auxiliary_weight(self):
         output, target = self.output(), foreground_at(1, 1, 1).long()
-        gates = admission_loss(output.admissions, target > 0, positive_weight=4.0)
+        gates = gate_loss(output.decisions, target > 0, positive_weight=4.0)
         loss = GatedLoss(self.SEGMENTATION, GateSupervision(positive_weight=4.0, auxiliary_weight=0.3))
         expected = self.SEGMENTATION(output.logits, target) + 0.3 * gates
         assert loss(output, [target]).item() == pytest.approx(expected.item())
@@ -115,7 +113,7 @@ class TestGatedLoss:
         side, coarse = torch.randn(1, 2, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2).long()
         loss = GatedLoss(self.SEGMENTATION, GateSupervision(auxiliary_weight=0.0))
         expected = (self.SEGMENTATION(output.logits, target) + 0.5 * self.SEGMENTATION(side, coarse)) / 1.5
-        deep = output._replace(side_logits=(side,))
+        deep = output._replace(auxiliary_logits=(side,))
         assert loss(deep, [target, coarse]).item() == pytest.approx(expected.item())
 
     def test_batch_without_foreground_gives_finite_gradients(self):

@@ -11,10 +11,17 @@ from nnunetv2.model_sharing import model_export, model_import
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.plugin.shims import FACES
-from sgnet_nnunet.training import trainers
+from sgnet_nnunet.plugin.shims import SHIMS
+from sgnet_nnunet.training import baseline_trainers, benchmark_trainers, notebook_trainer, sgnet_trainer
 
-NAMES = FACES[0].names
+TRAINERS_BY_NAME = {
+    name: value
+    for module in (sgnet_trainer, notebook_trainer, baseline_trainers, benchmark_trainers)
+    for name, value in vars(module).items()
+}
+
+
+NAMES = SHIMS[0].names
 GATED = ("SGNetTrainer", "SGNetDeepSupervisionTrainer", "SGNetSkipGateTrainer", "SGNetSoftGateTrainer")
 
 
@@ -133,4 +140,4 @@ def test_trainers_for_a_read_only_nnunet_are_those_of_the_wheel():
 
     folder = Path(__file__).parents[2] / "trainers"
     assert set(runpy.run_path(str(folder / "sgnet_trainers.py"))["__all__"]) == set(NAMES)
-    assert all(hasattr(trainers, name) for name in NAMES)
+    assert all(name in TRAINERS_BY_NAME for name in NAMES)
