@@ -18,11 +18,11 @@ from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.measurement import Figures
 from sgnet_nnunet.evaluation.pairs import bounding_box, mask_of
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
+from sgnet_nnunet.evaluation.statistics import rows_of
 from sgnet_nnunet.files import read_json, write_text
 from sgnet_nnunet.nifti import Volume, read_image, read_labels, spacing_of
 from sgnet_nnunet.report.figures import REFERENCE, REFERENCE_COLOUR
 from sgnet_nnunet.report.slices import Contour, Panel, View, draw_panels, encode, to_grey, view_of
-from sgnet_nnunet.report.statistics import rows_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

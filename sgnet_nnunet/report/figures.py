@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 
+from sgnet_nnunet.evaluation.comparison import TITLES, size_in_words
 from sgnet_nnunet.evaluation.froc import Froc, Tally
 from sgnet_nnunet.evaluation.measurement import HEADLINE_METRICS, Figures
 from sgnet_nnunet.evaluation.registry import SIZE_CLASSES
 from sgnet_nnunet.evaluation.results import Model
+from sgnet_nnunet.evaluation.statistics import rows_of
 from sgnet_nnunet.evaluation.tuning import Tuning
 from sgnet_nnunet.files import atomic_path
-from sgnet_nnunet.report.statistics import rows_of
-from sgnet_nnunet.report.summary import TITLES, size_in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,15 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Literal
 
-from sgnet_nnunet.report.statistics import ALL_EQUAL, Difference, Ranking
-from sgnet_nnunet.report.summary import ALL_SIZES, Counts, Definition, PooledLesions, Summary, size_in_words
+from sgnet_nnunet.evaluation.comparison import (
+    ALL_SIZES,
+    Counts,
+    Definition,
+    PooledLesions,
+    Summary,
+    size_in_words,
+)
+from sgnet_nnunet.evaluation.statistics import ALL_EQUAL, Difference, Ranking
 from sgnet_nnunet.report.tables import (
     INTERVAL,
     count,

@@ -12,12 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.evaluation.comparison import HD95_MEANINGS, Definition, Summary, size_in_words
 from sgnet_nnunet.evaluation.measurement import Figures
 from sgnet_nnunet.evaluation.results import Model
+from sgnet_nnunet.evaluation.statistics import CONFIDENCE, Estimate, Interval
 from sgnet_nnunet.files import PARTIAL_PREFIX, write_text
-from sgnet_nnunet.report.sentences import words
-from sgnet_nnunet.report.statistics import CONFIDENCE, Estimate, Interval
-from sgnet_nnunet.report.summary import HD95_MEANINGS, Definition, Summary, size_in_words
 
 NOTHING = "–"
 """Stands where there is no figure."""
@@ -458,6 +457,8 @@ def to_json(summary: Summary) -> str:
 
 def to_markdown(summary: Summary) -> str:
     """Return the statistics in words and all tables as Markdown."""
+    from sgnet_nnunet.report.sentences import words  # noqa: PLC0415 - it imports this module
+
     sentences = "\n".join(f"- {escape_markdown(sentence)}" for sentence in words(summary))
     tables = (table_to_markdown(table) for table in tables_of(summary))
     title = f"# Comparison on {escape_markdown(summary.dataset)}"

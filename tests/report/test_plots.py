@@ -5,6 +5,7 @@ import pytest
 
 from sgnet_nnunet.evaluation.froc import Froc
 from sgnet_nnunet.evaluation.results import Model
+from sgnet_nnunet.evaluation.statistics import rows_of
 from sgnet_nnunet.report.figures import (
     MODEL_COLOURS,
     Look,
@@ -16,7 +17,6 @@ from sgnet_nnunet.report.figures import (
     short,
     size_plot,
 )
-from sgnet_nnunet.report.statistics import rows_of
 
 CURVE = Froc(np.array([0.2, 0.5, 0.8]), np.array([0.9, 0.8, 0.5]), np.array([4.0, 1.0, 0.1]))
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from sgnet_nnunet.report.statistics import Interval, no_interval
+from sgnet_nnunet.evaluation.statistics import Interval, no_interval
 from sgnet_nnunet.report.tables import NOTHING, count, listed, number, p_value, places, plural, span
 
 

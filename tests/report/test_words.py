@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sgnet_nnunet.evaluation.comparison import define, summarise
 from sgnet_nnunet.evaluation.registry import CASE_METRICS
-from sgnet_nnunet.report.sentences import tell, verdict, words
-from sgnet_nnunet.report.statistics import (
+from sgnet_nnunet.evaluation.statistics import (
     ALL_EQUAL,
     INFINITE,
     TOO_FEW_PATIENTS,
@@ -15,7 +15,7 @@ from sgnet_nnunet.report.statistics import (
     Interval,
     no_interval,
 )
-from sgnet_nnunet.report.summary import define, summarise
+from sgnet_nnunet.report.sentences import tell, verdict, words
 
 DEFINITIONS = {metric.name: define(metric) for metric in CASE_METRICS}
 

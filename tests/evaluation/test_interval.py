@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sgnet_nnunet.report.statistics import INFINITE, TOO_FEW_PATIENTS, Interval, Resampling, estimate_ratio
+from sgnet_nnunet.evaluation.statistics import (
+    INFINITE,
+    TOO_FEW_PATIENTS,
+    Interval,
+    Resampling,
+    estimate_ratio,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 RESAMPLING = Resampling(seed=3, number=500)

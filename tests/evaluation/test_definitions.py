@@ -1,10 +1,10 @@
 import pytest
 
+from sgnet_nnunet.evaluation.comparison import HD95_MEANINGS, define, size_in_words
 from sgnet_nnunet.evaluation.lesion_metrics import LesionSensitivity, SizeClass
 from sgnet_nnunet.evaluation.measurement import HEADLINE_METRICS
 from sgnet_nnunet.evaluation.registry import CASE_METRICS, PRESETS, SIZE_CLASSES
 from sgnet_nnunet.evaluation.surface_metrics import HD95
-from sgnet_nnunet.report.summary import HD95_MEANINGS, define, size_in_words
 
 METRICS = (*CASE_METRICS, *(metric for preset in PRESETS.values() for metric in preset))
 

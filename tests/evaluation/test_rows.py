@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.report.statistics import metrics_of, rows_of, sums_by_patient
+from sgnet_nnunet.evaluation.statistics import metrics_of, rows_of, sums_by_patient
 
 
 def test_rows_come_by_case_whatever_their_order(rows):

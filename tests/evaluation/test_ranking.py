@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.evaluation.mask_metrics import Dice, Recall
+from sgnet_nnunet.evaluation.statistics import TOO_FEW_PATIENTS, Resampling, rank_models, rows_of
 from sgnet_nnunet.evaluation.surface_metrics import HD95
-from sgnet_nnunet.report.statistics import TOO_FEW_PATIENTS, Resampling, rank_models, rows_of
 
 pytestmark = pytest.mark.filterwarnings("error")
 METRICS = (Dice(), Recall(), HD95())

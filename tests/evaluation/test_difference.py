@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from sgnet_nnunet.report.statistics import (
+from sgnet_nnunet.evaluation.statistics import (
     ALL_EQUAL,
     INFINITE,
     TOO_FEW_PATIENTS,

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.evaluation.comparison import summarise
 from sgnet_nnunet.evaluation.measurement import HEADLINE_METRICS
 from sgnet_nnunet.evaluation.registry import CASE_METRICS
-from sgnet_nnunet.report.summary import summarise
 from sgnet_nnunet.report.tables import to_json
 
 pytestmark = pytest.mark.filterwarnings("error")

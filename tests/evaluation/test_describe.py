@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from sgnet_nnunet.report.statistics import INFINITE, TOO_FEW_PATIENTS, Resampling
-from sgnet_nnunet.report.summary import count_cases, describe
+from sgnet_nnunet.evaluation.comparison import count_cases, describe
+from sgnet_nnunet.evaluation.statistics import INFINITE, TOO_FEW_PATIENTS, Resampling
 
 pytestmark = pytest.mark.filterwarnings("error")
 RESAMPLING = Resampling(seed=0, number=200)

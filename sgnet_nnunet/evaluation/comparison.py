@@ -15,8 +15,7 @@ from sgnet_nnunet.evaluation.mask_metrics import Metric
 from sgnet_nnunet.evaluation.measurement import HEADLINE_METRICS, Figures
 from sgnet_nnunet.evaluation.registry import SIZE_CLASSES
 from sgnet_nnunet.evaluation.results import Model
-from sgnet_nnunet.evaluation.surface_metrics import HD95
-from sgnet_nnunet.report.statistics import (
+from sgnet_nnunet.evaluation.statistics import (
     CONFIDENCE,
     ZERO_METHOD,
     Difference,
@@ -32,6 +31,7 @@ from sgnet_nnunet.report.statistics import (
     rows_of,
     sums_by_patient,
 )
+from sgnet_nnunet.evaluation.surface_metrics import HD95
 
 TITLES = {
     "dice": "Dice",
