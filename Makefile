@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
 
-.PHONY: help test lint typecheck pytest demo study speed clean
+.PHONY: help test lint structure typecheck pytest demo study speed clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ test: lint typecheck pytest ## Format and lint check, type check, all tests with
 lint: $(VENV)/installed ## ruff
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+structure: ## Modules, lines, names, types and documentation against their limits
+	$(PYTHON) tools/structure.py
 
 typecheck: $(VENV)/installed ## mypy
 	$(BIN)/mypy
