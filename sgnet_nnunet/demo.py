@@ -1,11 +1,11 @@
-"""nnU-Net's own commands, run as a user types them."""
+"""`sgnet demo`: phantoms through conversion, planning, training and prediction, by nnU-Net's own commands."""
 
 import os
 import re
 import subprocess
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -156,6 +156,11 @@ class DemoResult:
 
     scores: dict[str, Scores]
     overlay: Path
+
+    def rows(self) -> list[tuple[str, tuple[float, ...]]]:
+        """Return a name and Dice, precision, recall and HD95 in mm, for each case and for their mean."""
+        rows: dict[str, tuple[float, ...]] = {name: astuple(values) for name, values in self.scores.items()}
+        return [*rows.items(), ("mean", tuple(np.mean(list(rows.values()), axis=0)))]
 
 
 Report = Callable[[str, int, int], None]

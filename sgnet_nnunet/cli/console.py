@@ -1,18 +1,28 @@
-"""The consoles that the commands write to, and their progress bar."""
+"""What the commands share: the consoles, one way to print a line, a progress bar, options that take lists."""
 
 from collections.abc import Collection, Iterator, Sequence
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperCommand
 
 out = Console()
 err = Console(stderr=True)
 
+MODEL_FOLDER = "nnU-Net's folder of the training, TRAINER__PLANS__CONFIGURATION."
+CHECKPOINT = "checkpoint_final.pth"
+"""nnU-Net's default name of the weights."""
+
+
+def say(text: str, *, console: Console = out, style: str = "") -> None:
+    """Print one line as it is: paths and commands are neither wrapped, nor coloured, nor read as markup."""
+    console.print(escape(text), style=style, soft_wrap=True, highlight=False)
+
 
 def progress_bar() -> Progress:
-    """Return a progress bar with counts and the time left, drawn on standard error."""
+    """Return a progress bar with counts and the remaining time, drawn on standard error."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -23,13 +33,13 @@ def progress_bar() -> Progress:
 
 
 class ListCommand(TyperCommand):
-    """A command whose list options take values up to the next option, beside being given repeatedly.
+    """A command whose list options take all values up to the next option; they may also be repeated.
 
-    Arguments go before such an option, or after another one's value, or after `--`.
+    Positional arguments go before such an option, or after another option's value, or after `--`.
     """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override, unused-ignore]
-        """Repeat each list option before each of its values, then parse as ever."""
+        """Repeat each list option before each of its values, then parse as usual."""
         flags = [flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts]
         return super().parse_args(ctx, list(repeat_flags(args, flags)))
 

@@ -1,40 +1,44 @@
-"""Entry point of `sgnet`: collects the commands and turns errors into one line and a status."""
+"""Entry point of `sgnet`: registers the commands and turns an error into one line and an exit status."""
 
 import logging
+import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
-from rich.markup import escape
 
 from sgnet_nnunet import __version__
 from sgnet_nnunet.cli import data, evaluate, models, plugin, predict, tune
-from sgnet_nnunet.cli.console import ListCommand, err, out
+from sgnet_nnunet.cli.console import ListCommand, err, out, say
 from sgnet_nnunet.errors import SGNetError
 
+DATA, PREDICTION, EVALUATION, INSTALLATION = "Data", "Prediction", "Evaluation", "Installation"
+
 app = typer.Typer(
-    help="SG-Net for nnU-Net v2: convert the data, try it on phantoms, check the installation.",
+    help="SG-Net for nnU-Net v2: convert a collection, predict, tune, evaluate and compare segmentations of "
+    "brain metastases. Training and planning are nnU-Net's own commands.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(data.convert)
-app.command()(data.phantom)
-app.command()(plugin.demo)
-app.command(cls=ListCommand)(evaluate.compare)
-app.command(cls=ListCommand)(evaluate.evaluate)
-app.command(cls=ListCommand)(tune.tune)
-app.command(cls=ListCommand)(predict.predict)
-app.command()(models.gates)
-app.command(cls=ListCommand)(models.export)
-app.command()(plugin.link)
-app.command()(plugin.unlink)
-app.command()(plugin.doctor)
+app.command(rich_help_panel=DATA)(data.convert)
+app.command(rich_help_panel=DATA)(data.phantom)
+app.command(rich_help_panel=PREDICTION, cls=ListCommand)(predict.predict)
+app.command(rich_help_panel=PREDICTION, cls=ListCommand)(models.export)
+app.command(rich_help_panel=PREDICTION)(models.gates)
+app.command(rich_help_panel=EVALUATION, cls=ListCommand)(evaluate.evaluate)
+app.command(rich_help_panel=EVALUATION, cls=ListCommand)(evaluate.compare)
+app.command(rich_help_panel=EVALUATION, cls=ListCommand)(tune.tune)
+app.command(rich_help_panel=INSTALLATION)(plugin.demo)
+app.command(rich_help_panel=INSTALLATION)(plugin.doctor)
+app.command(rich_help_panel=INSTALLATION)(plugin.link)
+app.command(rich_help_panel=INSTALLATION)(plugin.unlink)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         out.print(__version__)
         raise typer.Exit
 
@@ -43,7 +47,7 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[  # noqa: ARG001
         bool,
-        typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True),
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     logging.basicConfig(
@@ -52,13 +56,17 @@ def _options(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and leave the process with its exit status.
+    """Run the command line and end the process with its exit status.
 
     Args:
         argv: Arguments without the program's name; those of the process by default.
     """
+    if not sys.warnoptions:
+        # Warnings of other packages are for their developers; worker processes inherit the variable.
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")
     try:
         app(args=argv, prog_name="sgnet")
     except SGNetError as error:
-        err.print(f"[bold red]sgnet:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        say(f"sgnet: {error}", console=err, style="bold red")
         sys.exit(error.exit_status)

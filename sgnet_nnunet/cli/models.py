@@ -1,72 +1,71 @@
-"""`sgnet export`."""
+"""`sgnet export` and `sgnet gates`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sgnet_nnunet.cli.console import out, progress_bar
+from sgnet_nnunet.cli.console import CHECKPOINT, MODEL_FOLDER, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 
 
 def export(
-    model: Annotated[
-        Path, typer.Argument(help="nnU-Net's folder of the training, TRAINER__PLANS__CONFIGURATION.")
-    ],
-    output: Annotated[Path, typer.Option("-o", help="A file *.onnx, or a new folder for OpenVINO.")] = Path(
-        "openvino"
-    ),
+    model: Annotated[Path, typer.Argument(help=MODEL_FOLDER)],
+    output: Annotated[
+        Path, typer.Option("-o", metavar="PATH", help="A file *.onnx, or a new folder for OpenVINO.")
+    ] = Path("openvino"),
     folds: Annotated[
         list[str] | None,
-        typer.Option("-f", help="Folds to write: numbers, or all (the fold of that name); 0 by default."),
+        typer.Option(
+            "-f", metavar="FOLD...", help="Folds to write: numbers, or all (the fold of that name)."
+        ),
     ] = None,
-    checkpoint: Annotated[str, typer.Option("-chk", help="Checkpoint's name.")] = "checkpoint_final.pth",
+    checkpoint: Annotated[str, typer.Option("-chk", metavar="NAME", help="Checkpoint's name.")] = CHECKPOINT,
 ) -> None:
-    """Write a trained model as ONNX, or as a folder that sgnet predict runs without PyTorch."""
-    wanted = folds or ["0"]
-    if output.suffix == ".onnx":
-        if len(wanted) > 1:
-            raise SGNetError(f"-o {output}: an ONNX file holds one fold; name one by -f")
-        difference = _export_onnx(model, output, wanted[0], checkpoint)
-        out.print(
-            f"{output}: onnxruntime agrees with PyTorch to {difference:.1g}", soft_wrap=True, highlight=False
-        )
-        return
-    if output.suffix:
-        raise SGNetError(f"-o {output}: name a file that ends in .onnx, or a folder")
-    from sgnet_nnunet.inference.export import export_openvino  # noqa: PLC0415 - PyTorch takes seconds
+    """Write a trained model as ONNX, or as a folder that `sgnet predict` runs without PyTorch.
 
-    difference = export_openvino(model, output, folds=wanted, checkpoint=checkpoint)
-    out.print(
-        f"{output}: OpenVINO agrees with PyTorch to {difference:.1g}; predict with sgnet predict -m {output}",
-        soft_wrap=True,
-        highlight=False,
+    Fold 0 is written by default.
+    """
+    requested = folds or ["0"]
+    if output.suffix not in {"", ".onnx"}:
+        raise SGNetError(f"-o {output}: expected a file that ends in .onnx, or a folder")
+    if output.suffix and len(requested) > 1:
+        raise SGNetError(f"-o {output}: an ONNX file holds one fold; name one by -f")
+    from sgnet_nnunet.inference.export import export_onnx, export_openvino  # noqa: PLC0415 - imports PyTorch
+
+    if output.suffix:
+        from sgnet_nnunet.inference.trained_model import load_predictor  # noqa: PLC0415
+
+        predictor = load_predictor(model, fold=requested[0], checkpoint=checkpoint)
+        channels = len(predictor.dataset_json["channel_names"])
+        difference = export_onnx(predictor.network, output, input_channels=channels)
+        say(f"{output}: largest difference of a logit between onnxruntime and PyTorch: {difference:.1g}")
+        return
+    difference = export_openvino(model, output, folds=requested, checkpoint=checkpoint)
+    say(
+        f"{output}: largest difference of a logit between OpenVINO and PyTorch: {difference:.1g}; "
+        f"predict with sgnet predict -m {output}"
     )
 
 
-def _export_onnx(model: Path, output: Path, fold: str, checkpoint: str) -> float:
-    from sgnet_nnunet.inference.export import export_onnx  # noqa: PLC0415 - PyTorch takes seconds
-    from sgnet_nnunet.inference.trained_model import load_predictor  # noqa: PLC0415
-
-    predictor = load_predictor(model, fold=fold, checkpoint=checkpoint)
-    channels = len(predictor.dataset_json["channel_names"])
-    return export_onnx(predictor.network, output, input_channels=channels)
-
-
 def gates(
-    model: Annotated[
-        Path, typer.Argument(help="nnU-Net's folder of the training, TRAINER__PLANS__CONFIGURATION.")
+    model: Annotated[Path, typer.Argument(help=MODEL_FOLDER)],
+    images: Annotated[
+        Path, typer.Option("-i", metavar="FOLDER", help="Folder of images, as for nnUNetv2_predict.")
     ],
-    images: Annotated[Path, typer.Option("-i", help="Folder of images, as for nnUNetv2_predict.")],
-    output: Annotated[Path, typer.Option("-o", help="Folder to write a picture a case to.")],
+    output: Annotated[
+        Path, typer.Option("-o", metavar="FOLDER", help="Folder to write one picture a case to.")
+    ],
     labels: Annotated[
-        Path | None, typer.Option("-l", help="Folder of reference masks, for their outlines.")
+        Path | None, typer.Option("-l", metavar="FOLDER", help="Folder of reference masks to outline.")
     ] = None,
-    fold: Annotated[str, typer.Option("-f", help="Fold whose weights to take: a number, or all.")] = "0",
-    checkpoint: Annotated[str, typer.Option("-chk", help="Checkpoint's name.")] = "checkpoint_final.pth",
-    device: Annotated[str, typer.Option("-device", help="cpu, cuda or mps.")] = "cpu",
+    fold: Annotated[
+        str, typer.Option("-f", metavar="FOLD", help="Fold of the weights: a number, or all.")
+    ] = "0",
+    checkpoint: Annotated[str, typer.Option("-chk", metavar="NAME", help="Checkpoint's name.")] = CHECKPOINT,
+    device: Annotated[str, typer.Option("-device", metavar="NAME", help="cpu, cuda or mps.")] = "cpu",
 ) -> None:
-    """Draw what the gates of a trained SG-Net admit: T1ce, FLAIR, the gates, the prediction."""
+    """Draw the gate masks of a trained SG-Net: T1ce, FLAIR, each gate, the prediction."""
     # PyTorch takes seconds to import.
     from sgnet_nnunet.inference.gate_maps import look_at_case  # noqa: PLC0415
     from sgnet_nnunet.inference.trained_model import load_predictor  # noqa: PLC0415
@@ -83,4 +82,4 @@ def gates(
             reference = None if labels is None else labels / f"{name}{ending}"
             draw_gates(look_at_case(predictor, name, files, reference=reference), output / f"{name}.png")
             progress.advance(task)
-    out.print(f"{len(cases)} pictures in {output}", soft_wrap=True, highlight=False)
+    say(f"{len(cases)} pictures in {output}")

@@ -1,44 +1,47 @@
-"""`sgnet link`, `sgnet unlink` and `sgnet doctor`."""
+"""`sgnet demo`, `sgnet doctor`, `sgnet link` and `sgnet unlink`."""
 
-from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from sgnet_nnunet.cli.console import out, progress_bar
-from sgnet_nnunet.demo import DemoPlan, run_demo
-from sgnet_nnunet.evaluation.registry import Scores
-from sgnet_nnunet.plugin import link as plug_link
-from sgnet_nnunet.plugin.doctor import examine
+from sgnet_nnunet.cli.console import out, progress_bar, say
 
 
 def link() -> None:
-    """Show nnU-Net this package's classes (after an editable install)."""
-    written = plug_link.link(plug_link.nnunet_package())
+    """Register the trainers, planners and normalisations with nnU-Net (after an editable install)."""
+    from sgnet_nnunet.plugin import link as registration  # noqa: PLC0415
+
+    written = registration.link(registration.nnunet_package())
     for path in written:
-        out.print(f"linked {escape(str(path))}", soft_wrap=True)
+        say(f"linked {path}")
     if not written:
-        out.print("nnU-Net finds everything already.")
+        say("nnU-Net finds every class already.")
 
 
 def unlink() -> None:
-    """Take this package's classes out of nnU-Net's folders again."""
-    if plug_link.shims_belong_to_wheel():
-        out.print("pip placed these files; `pip uninstall sgnet-nnunet` removes them.")
+    """Remove the files of `sgnet link` from nnU-Net's folders."""
+    from sgnet_nnunet.plugin import link as registration  # noqa: PLC0415
+
+    if registration.shims_belong_to_wheel():
+        say("pip placed these files; `pip uninstall sgnet-nnunet` removes them.")
         return
-    removed = plug_link.unlink(plug_link.nnunet_package())
+    removed = registration.unlink(registration.nnunet_package())
     for path in removed:
-        out.print(f"unlinked {escape(str(path))}", soft_wrap=True)
+        say(f"unlinked {path}")
     if not removed:
-        out.print("Nothing was linked.")
+        say("Nothing was linked.")
 
 
 def doctor() -> None:
-    """Check the installation; exit status 1 if anything is wrong."""
+    """Check the installation, and print the command that fixes each problem.
+
+    Exit status 1 if there is a problem.
+    """
+    from sgnet_nnunet.plugin.doctor import examine  # noqa: PLC0415
+
     findings = examine()
     for finding in findings:
         mark = "[green]✓[/]" if finding.remedy is None else "[red]✗[/]"
@@ -46,18 +49,20 @@ def doctor() -> None:
         # Whole lines: a path or a command that the terminal's width cut short is of no use.
         out.print(line, soft_wrap=True, highlight=False)
         if finding.remedy:
-            out.print(f"    {escape(finding.remedy)}", soft_wrap=True, highlight=False)
+            say(f"    {finding.remedy}")
     if any(finding.remedy for finding in findings):
         raise typer.Exit(1)
 
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo_output"),
-    device: Annotated[str, typer.Option("-device", help="cpu, cuda or mps.")] = "cpu",
-    epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = DemoPlan.epochs,
-    iters: Annotated[int, typer.Option(min=1, help="Training batches an epoch.")] = DemoPlan.iters,
+    device: Annotated[str, typer.Option("-device", metavar="NAME", help="cpu, cuda or mps.")] = "cpu",
+    epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Training epochs.")] = 10,
+    iters: Annotated[int, typer.Option(min=1, metavar="N", help="Training batches an epoch.")] = 16,
 ) -> None:
-    """Run the main job on phantoms: convert, plan, train, predict, score, draw."""
+    """Run the main job on phantoms: convert, plan, train, predict, evaluate, draw."""
+    from sgnet_nnunet.demo import DemoPlan, run_demo  # noqa: PLC0415
+
     with progress_bar() as progress:
         tasks = {}
 
@@ -67,14 +72,8 @@ def demo(
             progress.update(tasks[stage], completed=done)
 
         result = run_demo(folder, DemoPlan(epochs=epochs, iters=iters, device=device), report=report)
-    out.print(_table(result.scores))
-    out.print(f"picture: {result.overlay}", soft_wrap=True, highlight=False)
-
-
-def _table(scores: dict[str, Scores]) -> Table:
     table = Table("held-out case", "Dice", "precision", "recall", "HD95 (mm)")
-    rows = {name: astuple(values) for name, values in scores.items()}
-    for name, values in [*rows.items(), ("mean", tuple(np.mean(list(rows.values()), axis=0)))]:
-        dice, precision, recall, hd95 = values
-        table.add_row(name, f"{dice:.3f}", f"{precision:.3f}", f"{recall:.3f}", f"{hd95:.1f}")
-    return table
+    for name, scores in result.rows():
+        table.add_row(name, *(f"{value:.3f}" for value in scores[:3]), f"{scores[3]:.1f}")
+    out.print(table)
+    say(f"picture: {result.overlay}")

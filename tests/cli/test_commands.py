@@ -4,9 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.cli import data as convert
-from sgnet_nnunet.cli import data as phantom
-from sgnet_nnunet.cli import plugin as demo
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.dataset.convert import ConversionResult, ReportRow
 from sgnet_nnunet.dataset.options import ConversionOptions
@@ -31,7 +28,7 @@ def conversions(monkeypatch, tmp_path):
         on_done("case")
         return ConversionResult(tmp_path / "Dataset501_BrainMetsLung", tuple(rows))
 
-    monkeypatch.setattr(convert, "convert_collection", convert_collection)
+    monkeypatch.setattr("sgnet_nnunet.dataset.convert.convert_collection", convert_collection)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     return calls, rows
 
@@ -99,7 +96,7 @@ def test_phantom_passes_its_options_on(monkeypatch, capsys):
         calls.append((folder, options))
         on_done("YG_1")
 
-    monkeypatch.setattr(phantom, "write_phantoms", write_phantoms)
+    monkeypatch.setattr("sgnet_nnunet.phantom.population.write_phantoms", write_phantoms)
     assert run("phantom", "out", "-n", "3", "--seed", "5", "-np", "1") == 0
     assert calls == [(Path("out"), {"patients": 3, "seed": 5, "workers": 1})]
     assert "3 patients in out" in capsys.readouterr().out
@@ -114,7 +111,7 @@ def test_demo_prints_a_row_a_case_and_the_mean(monkeypatch, capsys):
         report("training", 2, 2)
         return DemoResult(scores, folder / "overlay.png")
 
-    monkeypatch.setattr(demo, "run_demo", run_demo)
+    monkeypatch.setattr("sgnet_nnunet.demo.run_demo", run_demo)
     assert run("demo", "out", "--epochs", "2", "--iters", "3") == 0
     shown = capsys.readouterr().out
     assert "mean" in shown

@@ -2,8 +2,8 @@ import pytest
 
 from sgnet_nnunet import __version__
 from sgnet_nnunet.cli import main as module
-from sgnet_nnunet.cli import plugin as plug
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.plugin import link
 from sgnet_nnunet.plugin.doctor import Finding
 from sgnet_nnunet.plugin.shims import SHIMS
 
@@ -23,7 +23,7 @@ def test_error_is_one_line_on_standard_error_and_status_2(capsys, monkeypatch):
     def fail():
         raise SGNetError("/data/x.nii.gz: is [truncated]; download it again")
 
-    monkeypatch.setattr(plug.plug_link, "nnunet_package", fail)
+    monkeypatch.setattr(link, "nnunet_package", fail)
     assert run("link") == 2
     captured = capsys.readouterr()
     assert captured.err == "sgnet: /data/x.nii.gz: is [truncated]; download it again\n"
@@ -37,26 +37,28 @@ def test_no_command_shows_the_help(capsys):
 
 @pytest.mark.parametrize(("remedy", "status"), [(None, 0), ("sgnet link", 1)])
 def test_doctor_ends_with_status_1_if_anything_is_wrong(monkeypatch, capsys, remedy, status):
-    monkeypatch.setattr(plug, "examine", lambda: [Finding("SGNetPlanner", "looked at", remedy)])
+    monkeypatch.setattr(
+        "sgnet_nnunet.plugin.doctor.examine", lambda: [Finding("SGNetPlanner", "looked at", remedy)]
+    )
     assert run("doctor") == status
     assert (remedy or "looked at") in capsys.readouterr().out
 
 
 def test_link_and_unlink_say_what_they_did(package, monkeypatch, capsys):
-    monkeypatch.setattr(plug.plug_link, "nnunet_package", lambda: package)
-    monkeypatch.setattr(plug.plug_link, "shims_belong_to_wheel", lambda: False)
+    monkeypatch.setattr(link, "nnunet_package", lambda: package)
+    monkeypatch.setattr(link, "shims_belong_to_wheel", lambda: False)
     shown = []
     for command in ("link", "link", "unlink", "unlink"):
         assert run(command) == 0
         shown.append(capsys.readouterr().out)
     assert shown[0].count("linked") == len(SHIMS)
-    assert shown[1] == "nnU-Net finds everything already.\n"
+    assert shown[1] == "nnU-Net finds every class already.\n"
     assert shown[2].count("unlinked") == len(SHIMS)
     assert shown[3] == "Nothing was linked.\n"
 
 
-def test_unlink_leaves_a_wheels_faces_to_pip(monkeypatch, capsys):
-    monkeypatch.setattr(plug.plug_link, "shims_belong_to_wheel", lambda: True)
+def test_unlink_leaves_a_wheels_shims_to_pip(monkeypatch, capsys):
+    monkeypatch.setattr(link, "shims_belong_to_wheel", lambda: True)
     assert run("unlink") == 0
     assert "pip uninstall" in capsys.readouterr().out
 

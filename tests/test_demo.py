@@ -1,0 +1,125 @@
+import shutil
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from sgnet_nnunet import demo
+from sgnet_nnunet.dataset.collection import PARTS, part_path
+from sgnet_nnunet.demo import CaseFiles, DemoPlan, draw_overlay, run_demo
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.nifti import Volume, write_volume
+
+
+@pytest.fixture
+def scripts_are_python(monkeypatch):
+    """Let "python" stand for a console script."""
+    monkeypatch.setattr(demo.sysconfig, "get_path", lambda _: str(Path(sys.executable).parent))
+
+
+def run(code, log, **kwargs):
+    demo.run_command([Path(sys.executable).name, "-c", code], environment={"A": "b"}, log=log, **kwargs)
+
+
+def test_output_goes_to_the_log_and_line_by_line_to_the_listener(tmp_path, scripts_are_python):
+    lines = []
+    run("import os; print(os.environ['A']); print('two')", tmp_path / "log", on_line=lines.append)
+    assert lines == ["b\n", "two\n"]
+    assert (tmp_path / "log").read_text() == "b\ntwo\n"
+
+
+def test_failure_names_the_log_and_quotes_its_end(tmp_path, scripts_are_python):
+    with pytest.raises(SGNetError, match=rf"status 3; see {tmp_path}/log\noh no"):
+        run("import sys; print('oh no'); sys.exit(3)", tmp_path / "log")
+
+
+@pytest.fixture
+def case(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 500, size=(20, 24, 6)).astype(np.int16)
+    mask = np.zeros(image.shape, dtype=np.uint8)
+    mask[5:9, 5:9, 3] = 1
+    paths = {}
+    for name, data in {"t1ce": image, "flair": image, "reference": mask, "prediction": mask * 0}.items():
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        write_volume(paths[name], Volume(data, np.diag([-1.0, 1, 1, 1])))
+    return CaseFiles(name="case", **paths)
+
+
+def test_picture_has_a_row_a_case(case, tmp_path):
+    heights = []
+    for cases in ([case], [case, case]):
+        draw_overlay(cases, tmp_path / "overlay.png")
+        heights.append(matplotlib.image.imread(tmp_path / "overlay.png").shape[0])
+    assert heights[1] == 2 * heights[0]
+
+
+def test_reference_is_outlined_in_green(case, tmp_path):
+    draw_overlay([case], tmp_path / "overlay.png")
+    picture = matplotlib.image.imread(tmp_path / "overlay.png")
+    assert ((picture[..., 1] > 0.7) & (picture[..., 0] < 0.4)).any()
+
+
+def test_empty_prediction_is_drawn_without_contour(case, tmp_path):
+    draw_overlay([case], tmp_path / "overlay.png")
+    picture = matplotlib.image.imread(tmp_path / "overlay.png")
+    assert not ((picture[..., 0] > 0.9) & (picture[..., 1] < 0.5)).any()
+
+
+def write_small_patients(root, *, patients, seed, workers, on_done, config):
+    rng = np.random.default_rng(seed)
+    for i in range(patients):
+        label = np.zeros((12, 12, 8), dtype=np.uint8)
+        label[3:7, 3:7, 2:5] = 1
+        (root / f"YG_{i:02d}").mkdir(parents=True)
+        for part in PARTS:
+            data = label if part.endswith("seg") else rng.integers(1, 99, size=label.shape).astype(np.int16)
+            write_volume(part_path(root, f"YG_{i:02d}", "YG_A", part), Volume(data, np.eye(4)))
+        on_done(f"YG_{i:02d}")
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Replace the phantoms by small ones and nnU-Net by a copy of the reference; return what was run."""
+    run = []
+
+    def run_command(arguments, *, environment, log, on_line):
+        run.append((arguments, environment))
+        for line in ["Epoch time: 1 s\n"] * int(environment["SGNET_EPOCHS"]):
+            on_line(line)
+        if arguments[0] == "nnUNetv2_predict":
+            reference = Path(environment["nnUNet_raw"], "Dataset501_BrainMetsLung/labelsTs")
+            shutil.copytree(reference, arguments[arguments.index("-o") + 1])
+
+    monkeypatch.setattr(demo, "write_phantoms", write_small_patients)
+    monkeypatch.setattr(demo, "run_command", run_command)
+    return run
+
+
+def test_runs_nnunets_three_commands_and_scores_the_held_out_patients(commands, tmp_path):
+    steps = []
+    result = run_demo(
+        tmp_path,
+        DemoPlan(patients=10, epochs=3),
+        report=lambda stage, done, total: steps.append((stage, done, total)),
+    )
+    assert [arguments[0] for arguments, _ in commands] == [
+        "nnUNetv2_plan_and_preprocess",
+        "nnUNetv2_train",
+        "nnUNetv2_predict",
+    ]
+    assert list(result.scores) == ["YG_08_YG_A", "YG_09_YG_A"]
+    assert all(scores.dice == 1 for scores in result.scores.values())
+    assert result.overlay.is_file()
+    assert ("training", 2, 3) in steps
+    assert ("phantom patients", 10, 10) in steps
+
+
+def test_every_command_works_in_the_demos_own_folders(commands, tmp_path):
+    run_demo(tmp_path, DemoPlan(), report=lambda *_: None)
+    for _, environment in commands:
+        assert {environment[name] for name in demo.NNUNET_PATHS} == {
+            str(tmp_path / n) for n in demo.NNUNET_PATHS
+        }
