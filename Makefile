@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
+# Two tests at a time, one thread each; tests of one xdist_group share a worker.
+PYTEST := pytest -n 2 --dist loadgroup
+pytest fast newest: export OMP_NUM_THREADS := 1
 
-.PHONY: help test lint structure typecheck pytest demo study speed clean
+.PHONY: help test lint structure typecheck pytest fast newest demo study speed clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -16,7 +19,10 @@ $(VENV)/installed: $(SOURCES)
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[test]'
 	touch $@
 
-test: lint typecheck pytest ## Format and lint check, type check, all tests with coverage
+$(BIN)/pytest:
+	$(MAKE) $(VENV)/installed
+
+test: lint typecheck pytest ## Everything that CI runs: ruff, mypy, all tests with coverage; up to 15 minutes
 
 lint: $(VENV)/installed ## ruff
 	$(BIN)/ruff format --check .
@@ -29,7 +35,17 @@ typecheck: $(VENV)/installed ## mypy
 	$(BIN)/mypy
 
 pytest: $(VENV)/installed ## All tests, with coverage
-	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(BIN)/$(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+fast: $(BIN)/pytest ## The tests that are not slow, on the checkout without installing it; for daily work
+	PYTHONPATH=$(CURDIR) $(BIN)/$(PYTEST) -m 'not slow'
+
+newest: ## All tests with nnU-Net's newest release, in an environment of their own
+	rm -rf build
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check '.[test]'
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade nnunetv2
+	.venv-newest/bin/$(PYTEST)
 
 demo: $(VENV)/installed ## The main job end to end on phantoms, about seven minutes
 	$(BIN)/sgnet demo demo_output
@@ -49,4 +65,4 @@ speed: $(VENV)/installed ## Time inference (of the demo's model) and training; a
 	$(BIN)/python benchmarks/training.py benchmarks/results --no-default --iters 1 --batches 8
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info demo_output study_output .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest build dist *.egg-info demo_output study_output .coverage .mypy_cache .pytest_cache .ruff_cache

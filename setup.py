@@ -70,6 +70,7 @@ setup(
                 "playwright",
                 "pytest",
                 "pytest-cov",
+                "pytest-xdist",
                 "ruff",
                 "types-psutil",
             ),

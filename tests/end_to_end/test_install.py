@@ -9,6 +9,9 @@ from sgnet_nnunet.plugin.shims import SHIMS
 
 ROOT = Path(__file__).parents[2]
 
+# pip builds in the checkout: never twice at once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("install")]
+
 
 @pytest.fixture(scope="module")
 def bare_environment(tmp_path_factory):

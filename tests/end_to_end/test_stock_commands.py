@@ -14,6 +14,8 @@ from sgnet_nnunet.phantom.population import write_phantoms
 from sgnet_nnunet.plugin.shims import SHIMS
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stock_commands")]
 REAL_DATA = Path(os.environ.get("SGNET_REAL_DATA", ROOT.parent / "shared" / "data"))
 REAL_COLLECTION = REAL_DATA / "real_tcia_layout"
 HALF_WIDTH_MM = 30
