@@ -10,8 +10,9 @@ from rich.table import Table
 from sgnet_nnunet.cli.console import out, progress_bar
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.froc import Tally
+from sgnet_nnunet.evaluation.operating_point import FILE_NAME
 from sgnet_nnunet.evaluation.results import results_of_models
-from sgnet_nnunet.evaluation.tuning import FILE_NAME, Difference, Objective, Tuning, write_record
+from sgnet_nnunet.evaluation.tuning import Difference, Objective, Tuning, write_record
 from sgnet_nnunet.evaluation.tuning import tune as tune_model
 from sgnet_nnunet.nnunet import find_dataset
 from sgnet_nnunet.report.figures import draw_tuning

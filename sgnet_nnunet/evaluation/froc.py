@@ -130,7 +130,7 @@ class Grid:
     def point(self, index: tuple[int, int]) -> OperatingPoint:
         """Return the point at an index of (threshold, volume)."""
         return OperatingPoint(
-            threshold=self.thresholds[index[0]], smallest_lesion_mm3=self.volumes_mm3[index[1]]
+            threshold=self.thresholds[index[0]], min_lesion_volume_mm3=self.volumes_mm3[index[1]]
         )
 
 
@@ -391,13 +391,13 @@ class Froc:
         thresholds: Thresholds on the foreground probability, shape (points,).
         sensitivity: Share of the reference's lesions that are found, shape (points,).
         false_positives_per_case: False positives per case, shape (points,).
-        smallest_lesion_mm3: Predicted lesions of a smaller volume in mm3 were removed.
+        min_lesion_volume_mm3: Predicted lesions of a smaller volume in mm3 were removed.
     """
 
     thresholds: NDArray[np.float64]
     sensitivity: NDArray[np.float64]
     false_positives_per_case: NDArray[np.float64]
-    smallest_lesion_mm3: float = 0.0
+    min_lesion_volume_mm3: float = 0.0
 
 
 def froc_of(

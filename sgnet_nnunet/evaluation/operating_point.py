@@ -1,69 +1,85 @@
-"""The operating point: where probabilities become lesions."""
+"""The operating point: the probability threshold and the minimum lesion volume of a model's masks."""
 
-from dataclasses import dataclass
+import hashlib
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from math import isfinite
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.evaluation.lesion_metrics import find_lesions
-from sgnet_nnunet.inference.plan import FEWEST_LABELS_OF_UINT16
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import read_json
+from sgnet_nnunet.inference.plan import FEWEST_LABELS_OF_UINT16, Labels
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+logger = logging.getLogger(__name__)
+
 VOLUME_TOLERANCE = 1e-4
 """Relative: headers keep a spacing of 1 mm as 1.0000001, and 5 voxels of it are still 5 mm3."""
+
+FILE_NAME = "operating_point.json"
+FORMAT = "sgnet operating point"
+VERSION = 2
+
+_TUNE_AGAIN = "run sgnet tune again, or predict with --operating-point none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """Which voxels are foreground, and which lesions are kept.
+    """A threshold on the foreground probability, and a minimum lesion volume.
 
     Attributes:
         threshold: Voxels with a higher foreground probability are foreground.
-        smallest_lesion_mm3: Lesions of a smaller volume are removed.
+        min_lesion_volume_mm3: Lesions of a smaller volume are removed.
 
     Raises:
         ValueError: If the threshold is not between 0 and 1, or the volume is negative or not finite.
     """
 
     threshold: float
-    smallest_lesion_mm3: float = 0.0
+    min_lesion_volume_mm3: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
-            raise ValueError(f"the threshold must be between 0 and 1; got {self.threshold}")
-        if not (isfinite(self.smallest_lesion_mm3) and self.smallest_lesion_mm3 >= 0):
-            raise ValueError(f"the smallest lesion must have 0 mm3 or more; got {self.smallest_lesion_mm3}")
+            raise ValueError(f"threshold must be between 0 and 1; got {self.threshold}")
+        if not (isfinite(self.min_lesion_volume_mm3) and self.min_lesion_volume_mm3 >= 0):
+            raise ValueError(
+                f"min_lesion_volume_mm3 must be finite and at least 0; got {self.min_lesion_volume_mm3}"
+            )
 
     def __str__(self) -> str:
-        removed = f"below {self.smallest_lesion_mm3:g} mm3" if self.smallest_lesion_mm3 else "nothing"
-        return f"threshold {self.threshold:g}, {removed} removed"
+        volume = self.min_lesion_volume_mm3
+        removed = f"lesions below {volume:g} mm3 removed" if volume else "no lesion removed"
+        return f"threshold {self.threshold:g}, {removed}"
 
 
-def is_kept(volumes_mm3: NDArray[np.float64], smallest_mm3: float | NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return whether lesions of these volumes are kept; the two broadcast."""
-    return np.asarray(volumes_mm3 >= smallest_mm3 * (1 - VOLUME_TOLERANCE), dtype=np.bool_)
+def is_kept(volumes_mm3: NDArray[np.float64], minimum_mm3: float | NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return whether lesions of these volumes are kept; the two arguments broadcast."""
+    return np.asarray(volumes_mm3 >= minimum_mm3 * (1 - VOLUME_TOLERANCE), dtype=np.bool_)
 
 
 def foreground_probability(
-    probabilities: NDArray[np.floating], label_manager: "LabelManager"
+    probabilities: NDArray[np.floating], labels: "Labels | LabelManager"
 ) -> NDArray[np.floating]:
-    """Return the probability that a voxel is foreground of any kind.
+    """Return the probability that a voxel is foreground of any class.
 
-    It is that of the one foreground class, what the background leaves of 1 with several classes, and
-    the highest of the regions' with regions: above a threshold just where one of them is.
+    It is the probability of the one foreground class, 1 minus that of the background with several
+    classes, and the highest one with regions: it exceeds a threshold exactly where one region does.
 
     Args:
-        probabilities: Shape (classes or regions, z, y, x), or any other order of the last three.
-        label_manager: nnU-Net's for the model.
+        probabilities: Shape (heads, z, y, x), or any other order of the last three axes.
+        labels: The model's labels or regions.
 
     Returns:
         Shape (z, y, x).
     """
-    if label_manager.has_regions:
+    if labels.has_regions:
         return np.asarray(probabilities.max(axis=0))
     return probabilities[1] if len(probabilities) == 2 else 1 - probabilities[0]  # noqa: PLR2004
 
@@ -71,42 +87,219 @@ def foreground_probability(
 def apply_operating_point(
     probabilities: NDArray[np.floating],
     point: OperatingPoint,
-    label_manager: "LabelManager",
+    labels: "Labels | LabelManager",
     spacing: tuple[float, ...],
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Return the segmentation at an operating point.
 
-    A foreground voxel gets the most probable foreground class; with regions it gets nnU-Net's
-    `regions_class_order`, each region cut at the threshold. A lesion is a 26-connected component of
-    foreground of any kind, and is removed whole.
+    A foreground voxel gets the most probable foreground class. With regions, each one is thresholded
+    and written in nnU-Net's `regions_class_order`. A lesion is a 26-connected component of the
+    foreground of any class, and is removed whole.
 
     Args:
-        probabilities: As nnU-Net saves them, shape (classes or regions, z, y, x).
+        probabilities: Shape (heads, z, y, x).
         point: The operating point.
-        label_manager: nnU-Net's for the model.
+        labels: The model's labels or regions.
         spacing: Voxel size in mm along z, y, x.
 
     Returns:
         Values of labels, shape (z, y, x).
     """
-    lesions = find_lesions(
-        foreground_probability(probabilities, label_manager) > point.threshold, spacing=spacing
-    )
-    kept = np.concatenate([[False], is_kept(lesions.volumes_mm3, point.smallest_lesion_mm3)])
+    # SciPy behind it takes a fifth of a second to import.
+    from sgnet_nnunet.evaluation.lesion_metrics import find_lesions  # noqa: PLC0415
+
+    lesions = find_lesions(foreground_probability(probabilities, labels) > point.threshold, spacing=spacing)
+    kept = np.concatenate([[False], is_kept(lesions.volumes_mm3, point.min_lesion_volume_mm3)])
     foreground = kept[lesions.labels]
-    wide = len(label_manager.foreground_labels) >= FEWEST_LABELS_OF_UINT16
+    wide = len(labels.foreground_labels) >= FEWEST_LABELS_OF_UINT16
     segmentation = np.zeros(foreground.shape, dtype=np.uint16 if wide else np.uint8)
-    segmentation[foreground] = _classes(probabilities[:, foreground], point.threshold, label_manager)
+    segmentation[foreground] = _classes(probabilities[:, foreground], point.threshold, labels)
     return segmentation
 
 
 def _classes(
-    probabilities: NDArray[np.floating], threshold: float, label_manager: "LabelManager"
+    probabilities: NDArray[np.floating], threshold: float, labels: "Labels | LabelManager"
 ) -> NDArray[np.intp]:
-    """Return the class of foreground voxels; shapes (classes or regions, n) and (n,)."""
-    if not label_manager.has_regions:
+    """Return the class of foreground voxels; shapes (heads, n) and (n,)."""
+    if not labels.has_regions:
         return probabilities[1:].argmax(axis=0) + 1
     classes = np.zeros(probabilities.shape[1], dtype=np.intp)
-    for region, value in zip(probabilities, label_manager.regions_class_order, strict=True):
+    for region, value in zip(probabilities, labels.regions_class_order, strict=True):
         classes[region > threshold] = value
     return classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """The networks and settings that probabilities are predicted with.
+
+    Attributes:
+        model: The data set's name and the model folder's, `DATASET/TRAINER__PLANS__CONFIGURATION`.
+        engine: `tiled`, `whole` or `sparse`.
+        folds: Folds whose networks are averaged, sorted.
+        weights_sha256: Combined checksum of the folds' checkpoints, see `combine_checksums`.
+        mirroring: Whether predictions of mirrored images are averaged.
+    """
+
+    model: str
+    engine: str
+    folds: tuple[str, ...]
+    weights_sha256: str
+    mirroring: bool = False
+
+
+def checksum_of(path: Path) -> str:
+    """Return the SHA-256 checksum of a file, in hexadecimal digits."""
+    checksum = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            checksum.update(block)
+    return checksum.hexdigest()
+
+
+def combine_checksums(checksums: Iterable[str]) -> str:
+    """Return one checksum for the checkpoints of several folds, given in the sorted order of the folds."""
+    return hashlib.sha256("\n".join(checksums).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPointRecord:
+    """What the file of `sgnet tune` says of an operating point.
+
+    Attributes:
+        path: The file.
+        point: The operating point.
+        tuned_for: The networks and settings it was tuned for. Its folds are those that predicted their
+            own validation cases; the point is meant for the average of their networks.
+    """
+
+    path: Path
+    point: OperatingPoint
+    tuned_for: Provenance
+
+    def why_not(self, provenance: Provenance) -> str:
+        """Return why the point must not be applied to probabilities, "" if it may."""
+        tuned = self.tuned_for
+        if provenance.model != tuned.model:
+            return f"was tuned for {tuned.model}, not for {provenance.model}"
+        if set(provenance.folds) != set(tuned.folds):
+            return (
+                f"was tuned for the average of folds {' '.join(tuned.folds)}, this prediction uses "
+                f"{' '.join(provenance.folds)} (give -f {' '.join(tuned.folds)})"
+            )
+        if provenance.weights_sha256 != tuned.weights_sha256:
+            return "was tuned for other weights: the checkpoints have changed, or -chk names others"
+        if provenance.mirroring != tuned.mirroring:
+            return "was tuned " + ("with mirroring (give --tta)" if tuned.mirroring else "without mirroring")
+        if _is_tiled(provenance) != _is_tiled(tuned):
+            return f"was tuned with the engine {tuned.engine}, this prediction uses {provenance.engine}"
+        return ""
+
+    def check(self, provenance: Provenance) -> None:
+        """Check that the point was tuned for these networks and settings.
+
+        Raises:
+            InputFileError: If it was tuned for others; the message says what differs.
+        """
+        if reason := self.why_not(provenance):
+            raise InputFileError(self.path, reason, _TUNE_AGAIN)
+
+
+def _is_tiled(provenance: Provenance) -> bool:
+    # The other engines give the same probabilities.
+    return provenance.engine == "tiled"
+
+
+def read_operating_point(path: Path) -> OperatingPointRecord:
+    """Read the operating point that `sgnet tune` has written.
+
+    Raises:
+        InputFileError: If the file cannot be read, or was not written by this version of `sgnet tune`.
+    """
+    content = read_json(path, remedy=_TUNE_AGAIN)
+    if content.get("format") != FORMAT:
+        raise InputFileError(path, "is not an operating point of sgnet tune", "name the right file")
+    version = content.get("version")
+    if version == 1:
+        raise InputFileError(
+            path, "was tuned by version 0.1, for tiled and mirrored predictions of single folds", _TUNE_AGAIN
+        )
+    if version != VERSION:
+        raise InputFileError(path, f"has version {version}; this program reads {VERSION}", _TUNE_AGAIN)
+    try:
+        point = OperatingPoint(**{name: float(value) for name, value in content["point"].items()})
+        return OperatingPointRecord(path=path, point=point, tuned_for=_provenance(content["tuned_for"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputFileError(path, f"holds no usable operating point ({error})", _TUNE_AGAIN) from error
+
+
+def _provenance(content: dict[str, Any]) -> Provenance:
+    return Provenance(**{**content, "folds": tuple(content["folds"])})
+
+
+def describe_provenance(provenance: Provenance) -> dict[str, Any]:
+    """Return the content of `tuned_for` in the file of `sgnet tune`."""
+    return {**asdict(provenance), "folds": list(provenance.folds)}
+
+
+def find_operating_point(
+    requested: str, model_folder: Path, *, provenance: Provenance
+) -> OperatingPoint | None:
+    """Return the operating point to predict at; None for nnU-Net's own segmentation.
+
+    Args:
+        requested: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder, if any.
+        model_folder: nnU-Net's folder of the training, or one of `sgnet export`.
+        provenance: The networks and settings of the prediction.
+
+    Raises:
+        InputFileError: If the file cannot be used, or the point was tuned for other networks or settings.
+    """
+    path = model_folder / FILE_NAME if requested == "auto" else Path(requested)
+    if requested == "none" or (requested == "auto" and not path.exists()):
+        logger.info("no operating point: nnU-Net's own segmentation")
+        return None
+    record = read_operating_point(path)
+    record.check(provenance)
+    logger.info("operating point of %s: %s", path, record.point)
+    if len(record.tuned_for.folds) > 1:
+        logger.info("it was tuned on each fold's validation cases and is applied to the folds' average")
+    return record.point
+
+
+def warn_of_unused_points(requested: str, model_folders: Iterable[Path]) -> None:
+    """Say that operating points, which are tuned for single models, are not applied to an average.
+
+    Args:
+        requested: `auto` or `none`; see `find_operating_point`.
+        model_folders: The folders of the averaged models.
+
+    Raises:
+        SGNetError: If a file is named: it was tuned for one model.
+    """
+    if requested not in {"auto", "none"}:
+        raise SGNetError(
+            f"--operating-point {requested}: is for a single model, not for an average of several -m; "
+            "leave it out"
+        )
+    tuned = [folder.name for folder in model_folders if (folder / FILE_NAME).exists()]
+    if tuned and requested == "auto":
+        logger.warning(
+            "operating points are for single models and are not applied to an average of models: "
+            "those of %s are not used",
+            ", ".join(tuned),
+        )
+
+
+def name_of_model(model_folder: Path) -> str:
+    """Return the data set's name and the model folder's, `DATASET/TRAINER__PLANS__CONFIGURATION`.
+
+    Raises:
+        InputFileError: If `plans.json` is missing, is not JSON or names no data set.
+    """
+    path = model_folder / "plans.json"
+    dataset = read_json(path).get("dataset_name")
+    if not dataset:
+        raise InputFileError(path, "has no dataset_name", "name the folder of a trained model")
+    # The folder may be named by a relative path, whose last part can be "." or "..".
+    return f"{dataset}/{model_folder.resolve().name}"

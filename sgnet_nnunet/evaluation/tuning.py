@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.froc import (
     SMALLEST_SHARE,
     Counts,
@@ -24,9 +24,18 @@ from sgnet_nnunet.evaluation.froc import (
     probabilities_path,
     read_model,
 )
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint
+from sgnet_nnunet.evaluation.operating_point import (
+    FORMAT,
+    VERSION,
+    OperatingPoint,
+    Provenance,
+    checksum_of,
+    combine_checksums,
+    describe_provenance,
+    name_of_model,
+)
 from sgnet_nnunet.evaluation.results import PredictedCase
-from sgnet_nnunet.files import read_json, write_text
+from sgnet_nnunet.files import write_text
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -256,8 +265,7 @@ class Tuning:
     """A model's operating point and how it was found.
 
     Attributes:
-        model: The data set's name and the model folder's.
-        folds: Folds whose validation cases were used.
+        provenance: The networks and settings it is tuned for.
         patients: Number of patients.
         objective: What the point was chosen for.
         grid: The points to choose from.
@@ -270,8 +278,7 @@ class Tuning:
         frocs: The FROC curve with nothing removed, and with what the point removes if that is anything.
     """
 
-    model: str
-    folds: tuple[str, ...]
+    provenance: Provenance
     patients: int
     objective: Objective
     grid: Grid
@@ -327,8 +334,7 @@ def tune(
     fit = cross_fit(cases, counts, objective=objective, grid=grid)
     fitted = counts.at(fit.points)
     return Tuning(
-        model=model.name,
-        folds=tuple(dict.fromkeys(case.fold for case in cases)),
+        provenance=_provenance(model_folder, tuple(sorted({case.fold for case in cases}))),
         patients=len({case.patient for case in cases}),
         objective=objective,
         grid=grid,
@@ -342,6 +348,17 @@ def tune(
     )
 
 
+def _provenance(model_folder: Path, folds: tuple[str, ...]) -> Provenance:
+    checkpoints = (model_folder / f"fold_{fold}" / "checkpoint_final.pth" for fold in folds)
+    return Provenance(
+        model=name_of_model(model_folder),
+        engine="tiled",
+        folds=folds,
+        weights_sha256=combine_checksums(checksum_of(path) for path in checkpoints if path.is_file()),
+        mirroring=True,
+    )
+
+
 def _check_honest(case: PredictedCase) -> None:
     if case.fold == "all":
         raise SGNetError(
@@ -350,27 +367,7 @@ def _check_honest(case: PredictedCase) -> None:
         )
 
 
-FILE_NAME = "operating_point.json"
-FORMAT = "sgnet operating point"
-VERSION = 1
 FIGURES = ("f1", "sensitivity", "false_positives_per_case")
-
-_REMEDY = "write it anew with sgnet tune"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What prediction needs to know of a tuning.
-
-    Attributes:
-        path: The file.
-        model: The data set's name and the model folder's.
-        point: The operating point.
-    """
-
-    path: Path
-    model: str
-    point: OperatingPoint
 
 
 def write_record(path: Path, tuning: Tuning) -> None:
@@ -378,32 +375,11 @@ def write_record(path: Path, tuning: Tuning) -> None:
     write_text(path, json.dumps(_content(tuning), indent=2, allow_nan=False) + "\n")
 
 
-def read_record(path: Path) -> Record:
-    """Read the point of a tuning.
-
-    Raises:
-        InputFileError: If the file cannot be read or is not what `write_record` writes.
-    """
-    content = read_json(path, remedy=_REMEDY)
-    if content.get("format") != FORMAT:
-        raise InputFileError(path, "is not an operating point of sgnet tune", "name the right file")
-    if content.get("version") != VERSION:
-        raise InputFileError(
-            path, f"has the version {content.get('version')}, this program reads {VERSION}", _REMEDY
-        )
-    try:
-        point = OperatingPoint(**{name: float(value) for name, value in content["point"].items()})
-        return Record(path=path, model=str(content["model"]), point=point)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputFileError(path, f"holds no usable point ({error})", _REMEDY) from error
-
-
 def _content(tuning: Tuning) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "model": tuning.model,
-        "folds": list(tuning.folds),
+        "tuned_for": describe_provenance(tuning.provenance),
         "cases": tuning.default.cases,
         "patients": tuning.patients,
         "lesions": tuning.default.lesions,
@@ -436,7 +412,7 @@ def _record_difference(difference: Difference) -> dict[str, float | None]:
 
 def _froc(froc: Froc) -> dict[str, Any]:
     return {
-        "smallest_lesion_mm3": froc.smallest_lesion_mm3,
+        "min_lesion_volume_mm3": froc.min_lesion_volume_mm3,
         "thresholds": froc.thresholds.tolist(),
         "sensitivity": froc.sensitivity.tolist(),
         "false_positives_per_case": froc.false_positives_per_case.tolist(),

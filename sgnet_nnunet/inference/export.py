@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.froc import read_model
-from sgnet_nnunet.evaluation.tuning import FILE_NAME as OPERATING_POINT
+from sgnet_nnunet.evaluation.operating_point import FILE_NAME as OPERATING_POINT
+from sgnet_nnunet.evaluation.operating_point import name_of_model
 from sgnet_nnunet.files import atomic_folder, atomic_path, write_text
 from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, open_exported
 from sgnet_nnunet.inference.runtimes import import_openvino
@@ -171,7 +171,7 @@ def _describe(
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "model": read_model(model_folder).name,
+        "model": name_of_model(model_folder),
         "configuration": checkpoint_content["init_args"]["configuration"],
         "mirroring_axes": list(checkpoint_content["inference_allowed_mirroring_axes"] or ()),
         "background_head": network.background_head,

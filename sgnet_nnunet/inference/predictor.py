@@ -12,9 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.evaluation.froc import read_model
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint
-from sgnet_nnunet.evaluation.tuning import FILE_NAME, read_record
+from sgnet_nnunet.evaluation.operating_point import (
+    FILE_NAME,
+    OperatingPoint,
+    name_of_model,
+    read_operating_point,
+    warn_of_unused_points,
+)
 from sgnet_nnunet.inference.engines import Engine, Mirrored
 from sgnet_nnunet.inference.exported import is_exported, open_exported, read_export
 from sgnet_nnunet.inference.plan import Plan, read_plan
@@ -128,14 +132,13 @@ def find_operating_point(
     if wanted == "none" or (wanted == "auto" and not path.exists()):
         logger.info("no operating point: nnU-Net's own segmentation")
         return None
-    record, model = read_record(path), model or read_model(model_folder).name
-    if record.model != model:
+    record, model = read_operating_point(path), model or name_of_model(model_folder)
+    if record.tuned_for.model != model:
         raise SGNetError(
-            f"{path}: was tuned for {record.model}, not for {model}; tune this model with sgnet tune, or "
-            "predict with --operating-point none"
+            f"{path}: was tuned for {record.tuned_for.model}, not for {model}; "
+            "tune this model with sgnet tune, or predict with --operating-point none"
         )
     logger.info("operating point of %s: %s", path, record.point)
-    logger.info("it was chosen as nnU-Net validates: one fold's network at a time, mirrored (-f 0 --tta)")
     return record.point
 
 
@@ -431,10 +434,7 @@ def predict_images(
             on_done=on_done,
         )
     if len(model_folders) > 1:
-        if operating_point not in {"auto", "none"}:
-            raise SGNetError(
-                f"--operating-point {operating_point}: was tuned for one model; leave it out with several -m"
-            )
+        warn_of_unused_points(operating_point, model_folders)
         from sgnet_nnunet.inference.nnunet_adapter import predict_with_models  # noqa: PLC0415
 
         return predict_with_models(

@@ -517,7 +517,7 @@ def draw_tuning(tuning: Tuning, path: Path) -> None:
     axes.set_xlabel("false positives per case")
     axes.set_ylabel("lesion sensitivity")
     cases = f"{tuning.default.cases} cases of {tuning.patients} patients"
-    axes.set_title(f"{tuning.model}\n{cases}, {tuning.default.lesions} lesions", fontsize=10)
+    axes.set_title(f"{tuning.provenance.model}\n{cases}, {tuning.default.lesions} lesions", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=9)
     with atomic_path(path) as partial:
@@ -529,6 +529,6 @@ def _place(tally: Tally) -> tuple[float, float]:
 
 
 def _name(froc: Froc) -> str:
-    if not froc.smallest_lesion_mm3:
+    if not froc.min_lesion_volume_mm3:
         return "every threshold, nothing removed"
-    return f"every threshold, below {froc.smallest_lesion_mm3:g} mm3 removed"
+    return f"every threshold, below {froc.min_lesion_volume_mm3:g} mm3 removed"

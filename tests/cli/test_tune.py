@@ -35,15 +35,15 @@ def files(folder):
 def test_point_and_picture_are_written_into_the_models_folder(model, capsys):
     assert run("-d", "501", "-tr", "SGNetTrainer", "-f", "0", "1", "2", "-np", "1") == 0
     content = json.loads((model / "operating_point.json").read_text())
-    assert content["model"] == f"Dataset501_Tiny/{MODEL}"
-    assert (content["cases"], content["patients"], content["folds"]) == (6, 3, ["0", "1", "2"])
+    assert content["tuned_for"]["model"] == f"Dataset501_Tiny/{MODEL}"
+    assert (content["cases"], content["patients"], content["tuned_for"]["folds"]) == (6, 3, ["0", "1", "2"])
     # The second model's masks are shifted by a voxel and each has a false positive of 16 mm3.
     assert content["default"]["false_positives_per_case"] == 1
-    assert content["point"]["smallest_lesion_mm3"] > 16
+    assert content["point"]["min_lesion_volume_mm3"] > 16
     assert content["cross_fitted"]["false_positives_per_case"] == 0
     assert files(model) == {"dataset.json", "plans.json", "operating_point.json", "operating_point.png"}
     shown = " ".join(capsys.readouterr().out.split())
-    assert "highest lesion F1: threshold 0.5, below 20 mm3 removed" in shown
+    assert "highest lesion F1: threshold 0.5, lesions below 20 mm3 removed" in shown
 
 
 def test_output_and_one_fold_can_be_named(model, tmp_path):

@@ -92,14 +92,14 @@ def add_case() -> Callable[..., PredictedCase]:
         np.savez_compressed(saved, probabilities=np.stack([1 - tumour, tumour]))
         references = folder.parent / "gt_segmentations"
         references.mkdir(exist_ok=True)
-        reference = references / f"{name}.nii.gz"
-        write_volume(reference, Volume(reference.astype(np.uint8).T, np.diag([*spacing[::-1], 1.0])))
+        reference_path = references / f"{name}.nii.gz"
+        write_volume(reference_path, Volume(reference.astype(np.uint8).T, np.diag([*spacing[::-1], 1.0])))
         return PredictedCase(
             model="SGNetTrainer",
             fold=fold,
             name=name,
             patient=patient or name,
-            reference=reference,
+            reference=reference_path,
             prediction=None,
             probabilities=saved,
         )

@@ -28,7 +28,7 @@ def test_curve_is_that_worked_by_hand(model):
     assert froc.thresholds.tolist() == [0.2, 0.5, 0.8]
     np.testing.assert_allclose(froc.sensitivity, [1, 2 / 3, 1 / 3])
     assert froc.false_positives_per_case.tolist() == [0.5, 0, 0]
-    assert froc.smallest_lesion_mm3 == 0
+    assert froc.min_lesion_volume_mm3 == 0
 
 
 def test_two_workers_give_the_same_curve(model):

@@ -48,18 +48,18 @@ def test_every_count_is_that_of_the_mask_which_prediction_writes(label_managers,
         probabilities, reference, thresholds=THRESHOLDS, label_manager=manager, spacing=spacing
     )
     counts, default = count([result], volumes), count_default([result])
-    reference = find_lesions(reference, spacing=spacing)
-    assert counts.lesions.tolist() == [reference.number]
+    lesions = find_lesions(reference, spacing=spacing)
+    assert counts.lesions.tolist() == [lesions.number]
 
     def counted(mask):
         labels, number = ndimage.label(mask > 0, structure=np.ones((3, 3, 3)))
         true = [i for i in range(1, number + 1) if reference[labels == i].mean() >= 0.1]
-        found = set(reference.labels[np.isin(labels, true) & reference])
+        found = set(lesions.labels[np.isin(labels, true) & reference])
         return len(found), number - len(true)
 
     for i, threshold in enumerate(THRESHOLDS):
         for j, smallest in enumerate(volumes):
-            point = OperatingPoint(threshold=threshold, smallest_lesion_mm3=smallest)
+            point = OperatingPoint(threshold=threshold, min_lesion_volume_mm3=smallest)
             mask = apply_operating_point(probabilities, point, manager, spacing)
             assert (counts.found[0, i, j], counts.false[0, i, j]) == counted(mask)
     own = counted(manager.convert_probabilities_to_segmentation(probabilities))

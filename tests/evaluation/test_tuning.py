@@ -27,20 +27,20 @@ def shy_model(make_model, add_case):
 def test_point_that_serves_all_folds_is_found_and_its_gain_is_honest(shy_model):
     folder, cases = shy_model
     tuning = tune(cases, model_folder=folder, grid=GRID)
-    assert tuning.point == OperatingPoint(threshold=0.3, smallest_lesion_mm3=3)
+    assert tuning.point == OperatingPoint(threshold=0.3, min_lesion_volume_mm3=3)
     assert (int(tuning.default.found), int(tuning.default.false), tuning.default.lesions) == (0, 6, 7)
     assert (int(tuning.cross_fitted.found), int(tuning.cross_fitted.false)) == (6, 0)
     assert (int(tuning.resubstitution.found), int(tuning.resubstitution.false)) == (6, 0)
     assert tuning.gain.f1.value == 12 / 13
     assert tuning.gain.false_positives_per_case.value == -1
     assert set(tuning.fold_points) == {"fold 0", "fold 1", "fold 2"}
-    assert (tuning.folds, tuning.patients) == (("0", "1", "2"), 3)
-    assert tuning.model == "Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres"
+    assert (tuning.provenance.folds, tuning.patients) == (("0", "1", "2"), 3)
+    assert tuning.provenance.model == "Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres"
 
 
 def test_curves_are_those_with_nothing_and_with_small_lesions_removed(shy_model):
     tuning = tune(shy_model[1], model_folder=shy_model[0], grid=GRID)
-    assert [froc.smallest_lesion_mm3 for froc in tuning.frocs] == [0, 3]
+    assert [froc.min_lesion_volume_mm3 for froc in tuning.frocs] == [0, 3]
     plain, cleaned = tuning.frocs
     assert plain.false_positives_per_case.tolist() == [1, 1, 1, 1]
     assert cleaned.false_positives_per_case.tolist() == [0, 0, 0, 0]

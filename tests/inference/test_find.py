@@ -13,9 +13,10 @@ MODEL = "SGNetNoGateTrainer__nnUNetPlans__3d_fullres"
 
 
 def write_point(path, *, model=f"Dataset501_Tiny/{MODEL}", threshold=0.4):
-    point = {"threshold": threshold, "smallest_lesion_mm3": 3.0}
+    point = {"threshold": threshold, "min_lesion_volume_mm3": 3.0}
+    tuned = {"model": model, "engine": "whole", "folds": ["0"], "weights_sha256": ""}
     path.write_text(
-        json.dumps({"format": "sgnet operating point", "version": 1, "model": model, "point": point})
+        json.dumps({"format": "sgnet operating point", "version": 2, "tuned_for": tuned, "point": point})
     )
 
 
@@ -29,8 +30,8 @@ def tuned(model):
 
 def test_point_in_the_models_folder_is_taken_and_told(model, tuned, caplog):
     caplog.set_level(logging.INFO)
-    assert find_operating_point("auto", model) == OperatingPoint(threshold=0.4, smallest_lesion_mm3=3)
-    assert f"operating point of {tuned}: threshold 0.4, below 3 mm3 removed" in caplog.text
+    assert find_operating_point("auto", model) == OperatingPoint(threshold=0.4, min_lesion_volume_mm3=3)
+    assert f"operating point of {tuned}: threshold 0.4, lesions below 3 mm3 removed" in caplog.text
     assert find_operating_point("none", model) is None
 
 

@@ -30,9 +30,7 @@ def model(tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = SGNet(2, 2, features_per_stage=(4, 8, 8), gate_kwargs={"groups": 2}).eval()
     monkeypatch.setattr(openvino, "load_predictor", lambda *_, **__: Predictor(network))
-    monkeypatch.setattr(
-        openvino, "read_model", lambda _: type("Model", (), {"name": "Dataset501_Test/SGNetTrainer"})
-    )
+    monkeypatch.setattr(openvino, "name_of_model", lambda _: "Dataset501_Test/SGNetTrainer")
     return folder, network
 
 

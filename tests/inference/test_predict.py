@@ -58,7 +58,7 @@ def test_mask_is_that_of_nnunets_probabilities_at_the_point(models, stock, kind,
     model = read_model(models[kind])
     saved = {name: np.load(stock[kind] / f"{name}.npz")["probabilities"] for name in ("a", "b")}
     middle = float(np.quantile(foreground_probability(saved["b"], model.label_manager), 0.97))
-    point = OperatingPoint(threshold=middle, smallest_lesion_mm3=12)
+    point = OperatingPoint(threshold=middle, min_lesion_volume_mm3=12)
     predict_folder(images, tmp_path, model_folder=models[kind], operating_point=point, options=OPTIONS)
     for name, probabilities in saved.items():
         mask, properties = model.plans.image_reader_writer_class().read_seg(str(tmp_path / f"{name}.nii.gz"))
@@ -100,7 +100,7 @@ def test_what_nnunet_saves_lies_on_its_reference_when_it_is_tuned(models, stock,
 
 
 def test_export_in_a_process_of_its_own_writes_the_same(model, images, tmp_path):
-    point = OperatingPoint(threshold=0.5, smallest_lesion_mm3=5)
+    point = OperatingPoint(threshold=0.5, min_lesion_volume_mm3=5)
     for processes in (0, 1):
         predict_folder(
             images,

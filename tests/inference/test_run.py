@@ -47,7 +47,7 @@ def test_trained_model_is_predicted_at_its_point(ways, tmp_path):
 def test_several_models_are_averaged_at_no_point(ways, tmp_path):
     assert run(tmp_path / "one", tmp_path / "two") == 3
     assert ways["ensemble"]["model_folders"] == (tmp_path / "one", tmp_path / "two")
-    with pytest.raises(SGNetError, match=r"point\.json: was tuned for one model"):
+    with pytest.raises(SGNetError, match=r"point\.json: is for a single model"):
         run(tmp_path / "one", tmp_path / "two", operating_point="point.json")
 
 

@@ -14,9 +14,9 @@ from sgnet_nnunet.inference.postprocessing import probabilities_on_image, segmen
 FULL = (44, 60, 52)
 TRANSPOSES = (([0, 1, 2], [0, 1, 2]), ([2, 0, 1], [1, 2, 0]))
 POINTS = (
-    OperatingPoint(threshold=0.05, smallest_lesion_mm3=40),
-    OperatingPoint(threshold=0.5, smallest_lesion_mm3=0),
-    OperatingPoint(threshold=0.9, smallest_lesion_mm3=5),
+    OperatingPoint(threshold=0.05, min_lesion_volume_mm3=40),
+    OperatingPoint(threshold=0.5, min_lesion_volume_mm3=0),
+    OperatingPoint(threshold=0.9, min_lesion_volume_mm3=5),
 )
 
 
@@ -91,7 +91,7 @@ def test_only_blocks_that_see_foreground_are_resampled(make_plan, monkeypatch):
     assert sum(voxels) / 2 <= 2 * 32**3
 
 
-@pytest.mark.parametrize("point", [None, OperatingPoint(threshold=0.3, smallest_lesion_mm3=0)])
+@pytest.mark.parametrize("point", [None, OperatingPoint(threshold=0.3, min_lesion_volume_mm3=0)])
 def test_nothing_found_gives_an_empty_mask(make_plan, kind, point):
     plan, _ = make_plan(dataset=kind)
     logits = np.full((plan.labels.heads, 10, 11, 12), -5, dtype=np.float32)

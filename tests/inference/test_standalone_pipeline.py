@@ -83,7 +83,7 @@ def test_masks_are_cut_at_the_point(make_plan, images, tmp_path):
     plan, _ = make_plan()
     sizes = []
     for threshold in (0.2, 0.5, 0.8):
-        point = OperatingPoint(threshold=threshold, smallest_lesion_mm3=0)
+        point = OperatingPoint(threshold=threshold, min_lesion_volume_mm3=0)
         predict_folder(images, tmp_path / "out", plan=plan, open_engine=Brightness, point=point)
         sizes.append(np.count_nonzero(nib.load(tmp_path / "out/b.nii.gz").dataobj))
     assert sizes[0] > sizes[1] > sizes[2] > 0
@@ -210,7 +210,7 @@ class Engine:
 model, images, output = map(Path, sys.argv[1:])
 predict_folder(
     images, output, plan=read_plan(model, "3d_fullres"), open_engine=Engine,
-    point=OperatingPoint(threshold=0.4, smallest_lesion_mm3=2), options=Options(save_probabilities=True),
+    point=OperatingPoint(threshold=0.4, min_lesion_volume_mm3=2), options=Options(save_probabilities=True),
 )
 assert (output / "a.nii.gz").is_file()
 print(*sorted({"torch", "pandas", "skimage"} & set(sys.modules)))

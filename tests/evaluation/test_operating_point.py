@@ -1,0 +1,257 @@
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.evaluation.operating_point import (
+    OperatingPoint,
+    OperatingPointRecord,
+    Provenance,
+    apply_operating_point,
+    checksum_of,
+    combine_checksums,
+    describe_provenance,
+    find_operating_point,
+    foreground_probability,
+    is_kept,
+    name_of_model,
+    read_operating_point,
+    warn_of_unused_points,
+)
+
+ISOTROPIC = (1.0, 1.0, 1.0)
+
+
+def softmax(logits):
+    exp = np.exp(logits - logits.max(axis=0))
+    return (exp / exp.sum(axis=0)).astype(np.float32)
+
+
+def random_probabilities(heads, *, regions, seed=0):
+    logits = np.random.default_rng(seed).normal(scale=2, size=(heads, 9, 10, 11))
+    return (1 / (1 + np.exp(-logits))).astype(np.float32) if regions else softmax(logits)
+
+
+def one_label(tumour):
+    return np.stack([1 - tumour, tumour]).astype(np.float32)
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("one label", 2), ("regions", 2)])
+def test_the_default_point_gives_nnunets_own_segmentation(label_managers, kind, heads):
+    manager = label_managers[kind]
+    probabilities = random_probabilities(heads, regions=kind == "regions")
+    expected = manager.convert_probabilities_to_segmentation(probabilities)
+    got = apply_operating_point(probabilities, OperatingPoint(threshold=0.5), manager, ISOTROPIC)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_foreground_is_above_the_threshold_and_keeps_its_most_probable_class(label_managers):
+    # Voxels: background likeliest but foreground above 0.3; core beats oedema; foreground of 0.25 only.
+    probabilities = np.array([[0.6, 0.1, 0.75], [0.1, 0.2, 0.2], [0.25, 0.6, 0.03], [0.05, 0.1, 0.02]])
+    got = apply_operating_point(
+        probabilities.reshape(4, 1, 1, 3),
+        OperatingPoint(threshold=0.3),
+        label_managers["three labels"],
+        ISOTROPIC,
+    )
+    assert got.ravel().tolist() == [2, 2, 0]
+
+
+def test_each_region_is_cut_at_the_threshold_in_nnunets_order(label_managers):
+    # whole only; both; core alone, without the whole around it; neither.
+    probabilities = np.array([[0.4, 0.9, 0.1, 0.2], [0.2, 0.35, 0.4, 0.2]]).reshape(2, 1, 1, 4)
+    got = apply_operating_point(
+        probabilities, OperatingPoint(threshold=0.3), label_managers["regions"], ISOTROPIC
+    )
+    assert got.ravel().tolist() == [1, 2, 2, 0]
+
+
+def test_lesions_are_removed_whole_by_their_volume_in_mm3(label_managers):
+    tumour = np.zeros((3, 6, 6))
+    tumour[0, 0, 0] = tumour[1, 1, 1] = tumour[2, 2, 2] = 0.9  # three voxels by their corners: one lesion
+    tumour[0, 5, 3:5] = 0.9  # two voxels
+    spacing = (5.0, 0.5, 0.5)  # 1.25 mm3 a voxel
+    manager = label_managers["one label"]
+    for smallest, voxels in [(0, 5), (2.5, 5), (2.6, 3), (3.75, 3), (3.8, 0)]:
+        point = OperatingPoint(threshold=0.5, min_lesion_volume_mm3=smallest)
+        assert apply_operating_point(one_label(tumour), point, manager, spacing).sum() == voxels
+
+
+def test_lesion_of_two_classes_is_one_lesion(label_managers):
+    probabilities = np.zeros((4, 1, 1, 4), dtype=np.float32)
+    probabilities[0] = 1
+    probabilities[:, 0, 0, 1], probabilities[:, 0, 0, 2] = (0, 1, 0, 0), (0, 0, 1, 0)
+    point = OperatingPoint(threshold=0.5, min_lesion_volume_mm3=2)
+    got = apply_operating_point(probabilities, point, label_managers["three labels"], ISOTROPIC)
+    assert got.ravel().tolist() == [0, 1, 2, 0]
+
+
+def test_empty_prediction_stays_empty(label_managers):
+    got = apply_operating_point(
+        one_label(np.zeros((3, 3, 3))), OperatingPoint(threshold=0.02), label_managers["one label"], ISOTROPIC
+    )
+    assert not got.any()
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("one label", 2), ("three labels", 4), ("regions", 2)])
+def test_a_higher_threshold_never_adds_foreground(label_managers, kind, heads):
+    manager = label_managers[kind]
+    probabilities = random_probabilities(heads, regions=kind == "regions", seed=3)
+    foreground = foreground_probability(probabilities, manager)
+    previous = np.ones(foreground.shape, dtype=bool)
+    for threshold in (0.1, 0.3, 0.5, 0.7, 0.9):
+        mask = (
+            apply_operating_point(probabilities, OperatingPoint(threshold=threshold), manager, ISOTROPIC) > 0
+        )
+        np.testing.assert_array_equal(mask, foreground > threshold)
+        assert not (mask & ~previous).any()
+        previous = mask
+
+
+@pytest.mark.parametrize(
+    ("threshold", "volume", "message"),
+    [
+        (0.0, 0.0, "threshold must be between 0 and 1"),
+        (1.0, 0.0, "threshold must be"),
+        (float("nan"), 0.0, "threshold must be"),
+        (0.5, -1.0, "min_lesion_volume_mm3 must be"),
+        (0.5, float("inf"), "min_lesion_volume_mm3 must be"),
+    ],
+)
+def test_impossible_points_are_refused(threshold, volume, message):
+    with pytest.raises(ValueError, match=message):
+        OperatingPoint(threshold=threshold, min_lesion_volume_mm3=volume)
+
+
+def test_lesion_of_the_minimum_volume_is_kept_even_if_the_header_rounds_down():
+    volumes = np.array([5 * 0.9999999, 5.0, 4.9])
+    assert is_kept(volumes, 5.0).tolist() == [True, True, False]
+
+
+MODEL = "Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres"
+TUNED = Provenance(model=MODEL, engine="sparse", folds=("0", "1"), weights_sha256="abc")
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    folder = tmp_path / MODEL
+    folder.mkdir(parents=True)
+    (folder / "plans.json").write_text(json.dumps({"dataset_name": "Dataset501_Tiny"}))
+    return folder
+
+
+def write_point(path, **changes):
+    content = {
+        "format": "sgnet operating point",
+        "version": 2,
+        "tuned_for": describe_provenance(TUNED),
+        "point": {"threshold": 0.4, "min_lesion_volume_mm3": 3.0},
+        **changes,
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def tuned(model_folder):
+    return write_point(model_folder / "operating_point.json")
+
+
+def test_point_and_what_it_was_tuned_for_are_read(tuned):
+    point = OperatingPoint(threshold=0.4, min_lesion_volume_mm3=3)
+    assert read_operating_point(tuned) == OperatingPointRecord(path=tuned, point=point, tuned_for=TUNED)
+
+
+@pytest.mark.parametrize("engine", ["sparse", "whole"])
+def test_point_is_applied_to_what_it_was_tuned_for(model_folder, tuned, caplog, engine):
+    caplog.set_level(logging.INFO)
+    provenance = replace(TUNED, engine=engine, folds=("1", "0"))
+    point = find_operating_point("auto", model_folder, provenance=provenance)
+    assert point == OperatingPoint(threshold=0.4, min_lesion_volume_mm3=3)
+    assert f"{tuned}: {point}" in caplog.text
+    assert "applied to the folds' average" in caplog.text
+    assert find_operating_point(str(tuned), model_folder, provenance=TUNED) == point
+    assert find_operating_point("none", model_folder, provenance=TUNED) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model": "Dataset501_Tiny/Other"}, f"was tuned for {MODEL}, not for Dataset501_Tiny/Other"),
+        ({"folds": ("0",)}, r"average of folds 0 1, this prediction uses 0 \(give -f 0 1\)"),
+        ({"folds": ("0", "1", "2")}, "this prediction uses 0 1 2"),
+        ({"weights_sha256": "def"}, "other weights"),
+        ({"mirroring": True}, "without mirroring"),
+        ({"engine": "tiled"}, "engine sparse, this prediction uses tiled"),
+    ],
+)
+def test_point_is_refused_with_the_reason_for_anything_else(model_folder, tuned, change, reason):
+    record = read_operating_point(tuned)
+    assert record.why_not(TUNED) == ""
+    with pytest.raises(InputFileError, match=rf"operating_point\.json: .*{reason}.*run sgnet tune again"):
+        find_operating_point("auto", model_folder, provenance=replace(TUNED, **change))
+
+
+def test_without_a_point_none_is_applied(model_folder, caplog):
+    caplog.set_level(logging.INFO)
+    assert find_operating_point("auto", model_folder, provenance=TUNED) is None
+    assert "no operating point" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "is not an operating point of sgnet tune"),
+        ({"version": 1}, r"version 0\.1, for tiled and mirrored .*run sgnet tune again"),
+        ({"version": 3}, "has version 3; this program reads 2"),
+        ({"point": None}, "no usable operating point"),
+        ({"point": {"threshold": 2}}, r"no usable operating point \(threshold must be between"),
+        ({"point": {"thresh": 0.2}}, "no usable operating point"),
+        ({"tuned_for": {"model": MODEL}}, "no usable operating point"),
+    ],
+)
+def test_files_that_hold_no_point_are_refused(tmp_path, changes, message):
+    with pytest.raises(InputFileError, match=message):
+        read_operating_point(write_point(tmp_path / "point.json", **changes))
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "is not JSON"), ("[]", "holds no JSON object")])
+def test_files_that_are_no_json_objects_are_refused(tmp_path, text, message):
+    (tmp_path / "point.json").write_text(text)
+    with pytest.raises(InputFileError, match=message):
+        read_operating_point(tmp_path / "point.json")
+
+
+def test_named_point_that_is_missing_is_refused(model_folder, tmp_path):
+    with pytest.raises(InputFileError, match=r"no_point\.json: cannot be read \(No such file"):
+        find_operating_point(str(tmp_path / "no_point.json"), model_folder, provenance=TUNED)
+
+
+def test_points_are_not_applied_to_an_average_of_models(model_folder, tuned, tmp_path, caplog):
+    warn_of_unused_points("none", [model_folder, tmp_path])
+    warn_of_unused_points("auto", [tmp_path])
+    assert not caplog.records
+    warn_of_unused_points("auto", [model_folder, tmp_path])
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"not applied to an average of models: those of {model_folder.name}" in record.getMessage()
+    with pytest.raises(SGNetError, match=r"point\.json: is for a single model"):
+        warn_of_unused_points("point.json", [model_folder, tmp_path])
+
+
+def test_checksums_are_those_of_the_content_in_order(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert checksum_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert combine_checksums(["a", "b"]) != combine_checksums(["b", "a"])
+
+
+def test_model_is_named_by_its_data_set_and_folder(model_folder, monkeypatch):
+    monkeypatch.chdir(model_folder)
+    assert name_of_model(model_folder) == name_of_model(type(model_folder)()) == MODEL
+    (model_folder / "plans.json").write_text("{}")
+    with pytest.raises(InputFileError, match=r"plans\.json: has no dataset_name"):
+        name_of_model(model_folder)
