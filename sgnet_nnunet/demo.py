@@ -16,6 +16,7 @@ from sgnet_nnunet.dataset.options import ConversionOptions
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.registry import Scores, score
 from sgnet_nnunet.files import atomic_path
+from sgnet_nnunet.nnunet import FOLDER_VARIABLES
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import write_phantoms
 from sgnet_nnunet.report.slices import (
@@ -122,8 +123,6 @@ POPULATION = PhantomConfig(
 )
 """More and larger tumours than the default's, so that minutes of training on a CPU suffice."""
 
-NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPlan:
@@ -174,10 +173,10 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
         SGNetError: If a stage fails.
     """
     logs = folder / "logs"
-    for path in (logs, *(folder / name for name in NNUNET_PATHS)):
+    for path in (logs, *(folder / name for name in FOLDER_VARIABLES)):
         path.mkdir(parents=True, exist_ok=True)
     workers = os.cpu_count() or 1
-    environment = {name: str(folder / name) for name in NNUNET_PATHS} | {
+    environment = {name: str(folder / name) for name in FOLDER_VARIABLES} | {
         "SGNET_EPOCHS": str(plan.epochs),
         "SGNET_ITERS": str(plan.iters),
         "SGNET_VAL_ITERS": "1",

@@ -1,6 +1,7 @@
-"""Former names, so that checkpoints and plans of version 0.1.0 keep loading."""
+"""Former names, so that models, plans and logs of version 0.1.0 keep loading: the one table of them."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 GATES = {"admission": "hard_spatial"}
@@ -11,7 +12,7 @@ TRAINERS = {
     "AttentionUNetTrainer": "BaselineAttentionUNetTrainer",
     "ResUNetTrainer": "BaselineResUNetTrainer",
 }
-"""Class names in checkpoints, and in the names of their folders."""
+"""Class names in checkpoints, and in the names of model folders."""
 
 WEIGHTS = {
     ".admission.held_open": ".hard_gate.bypassed",
@@ -19,6 +20,20 @@ WEIGHTS = {
     "side_heads.": "auxiliary_heads.",
 }
 """Parts of the names of SG-Net's weights; the first that occurs is replaced."""
+
+LOG_KEYS = {
+    "gate_admitted_voxels": "gate_kept_lesion_voxels",
+    "gate_admitted_lesions": "gate_kept_lesions",
+}
+"""What a trainer logs each epoch."""
+
+SCHEDULE = "sgnet_training_length"
+"""The key of a checkpoint that held its training's schedule; it is now in nnU-Net's `init_args`."""
+
+
+def rename_keys(mapping: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
+    """Return a mapping with the keys that a table names replaced."""
+    return {table.get(key, key): value for key, value in mapping.items()}
 
 
 def rename_weights(weights: MutableMapping[str, Any]) -> None:
@@ -28,3 +43,22 @@ def rename_weights(weights: MutableMapping[str, Any]) -> None:
             if former in name:
                 weights[name.replace(former, present)] = weights.pop(name)
                 break
+
+
+def present_trainer(name: str) -> str:
+    """Return the present name of the trainer of a checkpoint."""
+    return TRAINERS.get(name, name)
+
+
+def model_folder(folder: Path) -> Path:
+    """Return a model's folder; if only one with its trainer's former name exists, that one.
+
+    Args:
+        folder: The folder TRAINER__PLANS__CONFIGURATION, with the trainer's present name.
+    """
+    trainer, *others = folder.name.split("__")
+    former = next((old for old, present in TRAINERS.items() if present == trainer), None)
+    if former is None or folder.exists():
+        return folder
+    renamed = folder.with_name("__".join([former, *others]))
+    return renamed if renamed.is_dir() else folder

@@ -1,4 +1,7 @@
-"""The masks that lie in a folder."""
+"""nnU-Net's folders, file names and fragile names, each in one place.
+
+Nothing of nnU-Net is imported until a function needs it, so that the torch-free runtime can use this module.
+"""
 
 import io
 import json
@@ -9,52 +12,197 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
 
-SUFFIXES = (".nii.gz", ".nii")
+logger = logging.getLogger(__name__)
+
+FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+"""The environment variables that name nnU-Net's folders."""
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+DEFAULT_PLANS, DEFAULT_CONFIGURATION = "nnUNetPlans", "3d_fullres"
+"""nnU-Net's default plans, and the configuration that SGNetPlanner makes."""
+
+ALL = "all"
+"""nnU-Net's fold that is trained, and validated, on every case."""
+
+
+# --- data sets ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFolders:
+    """The folders of a data set; those of preprocessed data and results exist.
+
+    Attributes:
+        name: Name of the data set, such as `Dataset501_BrainMetsLung`.
+        raw: Raw images and labels; None if nnUNet_raw is not set.
+        preprocessed: Preprocessed images, the references and the splits.
+        results: The trained models.
+    """
+
+    name: str
+    raw: Path | None
+    preprocessed: Path
+    results: Path
+
+    @property
+    def references(self) -> Path:
+        """Folder of the reference masks, named like the cases."""
+        return self.preprocessed / "gt_segmentations"
+
+    def model(self, model: "ModelName") -> Path:
+        """Return the folder of a training, which need not exist."""
+        return former_names.model_folder(self.results / model.folder)
+
+
+def nnunet_folder(variable: str) -> Path:
+    """Return the folder that one of `FOLDER_VARIABLES` names; it need not exist.
+
+    Raises:
+        SGNetError: If the variable is not set.
+    """
+    folder = os.environ.get(variable, "")
+    if not folder:
+        raise SGNetError(f"{variable} is not set; run: export {variable}=/path/to/{variable}")
+    return Path(folder)
+
+
+def dataset_name(dataset: str) -> str:
+    """Return the name of a data set given by number or name, such as `Dataset501_BrainMetsLung`.
+
+    Raises:
+        SGNetError: If not exactly one data set in nnU-Net's folders has the number.
+    """
+    if dataset.startswith("Dataset"):
+        return dataset
+    if not dataset.isdigit():
+        raise SGNetError(f"data set {dataset!r} is neither a number nor a name; give 501, for example")
+    pattern = f"Dataset{int(dataset):03d}_*"
+    roots = [Path(folder) for variable in FOLDER_VARIABLES if (folder := os.environ.get(variable))]
+    names = sorted({path.name for root in roots for path in root.glob(pattern) if path.is_dir()})
+    if not names:
+        raise SGNetError(f"no data set {pattern} in {', '.join(map(str, roots))}; give another -d")
+    if len(names) > 1:
+        raise SGNetError(f"the data sets {' and '.join(names)} have the same number; give -d the whole name")
+    return names[0]
+
+
+def find_dataset(dataset: str) -> DatasetFolders:
+    """Return the folders of a data set that models were trained on.
+
+    Args:
+        dataset: Its number or its name, as for nnU-Net's commands.
+
+    Raises:
+        SGNetError: If a variable of nnU-Net is not set, or not exactly one data set has the number.
+        InputFileError: If the data set has no preprocessed data or no results.
+    """
+    preprocessed, results = (nnunet_folder(variable) for variable in FOLDER_VARIABLES[1:])
+    name = dataset_name(dataset)
+    for folder, remedy in (
+        (preprocessed / name, "run nnUNetv2_plan_and_preprocess first"),
+        (results / name, "train a model first, with nnUNetv2_train"),
+    ):
+        if not folder.is_dir():
+            raise InputFileError(folder, "there is no such folder", remedy)
+    raw = os.environ.get(FOLDER_VARIABLES[0])
+    return DatasetFolders(
+        name=name,
+        raw=Path(raw, name) if raw else None,
+        preprocessed=preprocessed / name,
+        results=results / name,
+    )
+
+
+def find_model_folder(dataset: str, model: str) -> Path:
+    """Return the folder of a training in `nnUNet_results`; it need not exist.
+
+    Args:
+        dataset: Number or name of the data set.
+        model: TRAINER__PLANS__CONFIGURATION. If only a folder with the trainer's former name exists, that
+            one is returned.
+
+    Raises:
+        SGNetError: If `nnUNet_results` is not set, or not exactly one data set has the number.
+    """
+    results = nnunet_folder("nnUNet_results")
+    return former_names.model_folder(results / dataset_name(dataset) / model)
+
+
+# --- cases -------------------------------------------------------------------------------------------------
+
+
+def find_cases(images: Path, *, file_ending: str, channels: int) -> dict[str, list[Path]]:
+    """Return the files of each case of nnU-Net's image folder, one a channel, by the case's name.
+
+    Raises:
+        InputFileError: If the folder has no case, or a case has too few channels or too many.
+    """
+    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(file_ending)}")
+    found: dict[str, dict[int, Path]] = {}
+    for path in images.iterdir() if images.is_dir() else ():
+        if match := pattern.fullmatch(path.name):
+            found.setdefault(match[1], {})[int(match[2])] = path
+    if not found:
+        raise InputFileError(
+            images, f"holds no file *_0000{file_ending}", "give a folder like nnU-Net's imagesTs"
+        )
+    remedy = f"the model takes {channels} channels a case"
+    for name, files in found.items():
+        for channel in range(channels):
+            if channel not in files:
+                path = images / f"{name}_{channel:04d}{file_ending}"
+                raise InputFileError(path, "there is no such file", remedy)
+        if len(files) > channels:
+            raise InputFileError(files[max(files)], "is one channel too many", remedy)
+    return {name: [files[channel] for channel in range(channels)] for name, files in sorted(found.items())}
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
     """Return the NIfTI files of a folder by the name of their case, sorted.
 
-    Hidden files are passed over, what nnU-Net or a killed writer left half done among them.
+    Hidden files are ignored: nnU-Net and killed writers leave incomplete ones.
 
     Raises:
         InputFileError: If there is no such folder, it holds no mask, or two of one case.
     """
     if not folder.is_dir():
-        raise InputFileError(folder, "there is no such folder", "name a folder of masks")
+        raise InputFileError(folder, "there is no such folder", "give a folder of masks")
     masks: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         name = case_name(path)
         if not name or path.name.startswith("."):
             continue
         if name in masks:
-            raise InputFileError(path, f"{masks[name].name} lies beside it", "keep one of the two")
+            other = masks[name].name
+            raise InputFileError(path, f"{other} is a file of the same case", "keep one of the two")
         masks[name] = path
     if not masks:
-        raise InputFileError(folder, "holds no mask (*.nii.gz or *.nii)", "name a folder of masks")
+        raise InputFileError(folder, "holds no mask (*.nii.gz or *.nii)", "give a folder of masks")
     return dict(sorted(masks.items()))
 
 
 def find_mask(folder: Path, case: str) -> Path | None:
-    """Return the mask of a case in a folder, None if there is none.
+    """Return the mask of a case in a folder; None if there is none.
 
     Raises:
         InputFileError: If there are two.
     """
-    found = [path for suffix in SUFFIXES if (path := folder / f"{case}{suffix}").is_file()]
+    found = [path for suffix in NIFTI_SUFFIXES if (path := folder / f"{case}{suffix}").is_file()]
     if len(found) > 1:
-        raise InputFileError(found[1], f"{found[0].name} lies beside it", "keep one of the two")
+        raise InputFileError(found[1], f"{found[0].name} is a file of the same case", "keep one of the two")
     return found[0] if found else None
 
 
 def find_images(folder: Path, case: str) -> tuple[Path, ...]:
     """Return the images of a case in nnU-Net's order of channels; none if the folder has none."""
-    return tuple(
-        path for suffix in SUFFIXES for path in sorted(folder.glob(f"{case}_[0-9][0-9][0-9][0-9]{suffix}"))
-    )
+    names = (f"{case}_[0-9][0-9][0-9][0-9]{suffix}" for suffix in NIFTI_SUFFIXES)
+    return tuple(path for name in names for path in sorted(folder.glob(name)))
 
 
 def find_probabilities(folder: Path, case: str) -> Path | None:
@@ -65,11 +213,22 @@ def find_probabilities(folder: Path, case: str) -> Path | None:
 
 def case_name(path: Path) -> str:
     """Return the name of the case of a NIfTI file; "" for other files."""
-    return next((path.name.removesuffix(s) for s in SUFFIXES if path.name.endswith(s)), "")
+    return next((path.name.removesuffix(s) for s in NIFTI_SUFFIXES if path.name.endswith(s)), "")
 
 
-DEFAULT_PLANS, DEFAULT_CONFIGURATION = "nnUNetPlans", "3d_fullres"
-"""nnU-Net's default plans, and the configuration that SGNetPlanner makes."""
+def find_references(folders: DatasetFolders) -> dict[str, Path]:
+    """Return the reference of each case of a data set.
+
+    Raises:
+        InputFileError: If there is none, or there are two of one case.
+    """
+    if not folders.references.is_dir():
+        remedy = "run nnUNetv2_plan_and_preprocess, which copies the references there"
+        raise InputFileError(folders.references, "there is no such folder", remedy)
+    return find_masks(folders.references)
+
+
+# --- models and folds --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +256,9 @@ class ModelName:
         """
         parts = text.split("__")
         if not all(parts) or len(parts) > 3:  # noqa: PLR2004
-            raise SGNetError(f"model {text!r} is not named TRAINER[__PLANS[__CONFIGURATION]]; name it so")
+            raise SGNetError(
+                f"model {text!r}: invalid model name; expected TRAINER[__PLANS[__CONFIGURATION]]"
+            )
         keys = ("trainer", "plans", "configuration")
         return cls(given=text, **dict(zip(keys, parts, strict=False)))
 
@@ -128,21 +289,15 @@ def parse_models(names: list[str]) -> list[ModelName]:
     """
     models = [ModelName.parse(name) for name in names]
     if not models:
-        raise SGNetError("no model is named; give --models SGNetTrainer BaselineUNetTrainer, for example")
+        raise SGNetError("no model is given; add --models SGNetTrainer BaselineUNetTrainer, for example")
     seen: dict[str, str] = {}
     for model in models:
         if model.folder in seen:
             raise SGNetError(
-                f"models {seen[model.folder]} and {model.given} are both {model.folder}; name it once"
+                f"models {seen[model.folder]} and {model.given} are both {model.folder}; give it once"
             )
         seen[model.folder] = model.given
     return models
-
-
-ALL = "all"
-"""nnU-Net's fold that is trained, and validated, on every case."""
-
-logger = logging.getLogger(__name__)
 
 
 def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[str]) -> dict[str, list[str]]:
@@ -157,35 +312,35 @@ def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[st
         SGNetError: If a fold is no number, is not in the splits, or shares a case with another.
         InputFileError: If there are no splits, or not as nnU-Net writes them.
     """
-    wanted = list(dict.fromkeys(folds))
-    if not wanted:
-        raise SGNetError("no fold is named; give -f 0 1 2 3 4, for example")
-    if wanted == [ALL]:
-        logger.warning("fold all is validated on the cases it was trained on: its figures flatter")
+    requested = list(dict.fromkeys(folds))
+    if not requested:
+        raise SGNetError("no fold is given; add -f 0 1 2 3 4, for example")
+    if requested == [ALL]:
+        logger.warning("fold all is validated on its training cases: its metrics are optimistically biased")
         return {ALL: sorted(every_case)}
-    content = _read(splits)
-    cases = {fold: _cases(splits, content, fold) for fold in wanted}
+    content = _read_splits(splits)
+    cases = {fold: _cases_of_fold(splits, content, fold) for fold in requested}
     fold_of: dict[str, str] = {}
     for fold, names in cases.items():
         for name in names:
             if name in fold_of:
                 raise SGNetError(
-                    f"{splits}: folds {fold_of[name]} and {fold} both validate on {name}; name one of them"
+                    f"{splits}: folds {fold_of[name]} and {fold} both validate on {name}; give one of them"
                 )
             fold_of[name] = fold
     return cases
 
 
-def _cases(splits: Path, content: list[dict[str, list[str]]], fold: str) -> list[str]:
+def _cases_of_fold(splits: Path, content: list[dict[str, list[str]]], fold: str) -> list[str]:
     if not fold.isdigit():
         raise SGNetError(f"fold {fold!r} is not a number; give -f 0 1 2 3 4, or all by itself")
     if int(fold) >= len(content):
-        raise SGNetError(f"{splits}: has {len(content)} folds, no fold {fold}; name those it has")
+        raise SGNetError(f"{splits}: has {len(content)} folds, no fold {fold}; give one of those")
     return sorted(content[int(fold)]["val"])
 
 
-def _read(splits: Path) -> list[dict[str, list[str]]]:
-    remedy = "nnUNetv2_train writes it; name the fold all if there is no split"
+def _read_splits(splits: Path) -> list[dict[str, list[str]]]:
+    remedy = "nnUNetv2_train writes it; give the fold all if there is no split"
     try:
         content = json.loads(splits.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -196,91 +351,7 @@ def _read(splits: Path) -> list[dict[str, list[str]]]:
     return content
 
 
-VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetFolders:
-    """A data set's folders; only those of results and of preprocessed data need be there.
-
-    Attributes:
-        name: Name of the data set, such as `Dataset501_BrainMetsLung`.
-        raw: Raw images and labels; None if nnUNet_raw is not set.
-        preprocessed: Preprocessed images, the references and the splits.
-        results: The trained models.
-    """
-
-    name: str
-    raw: Path | None
-    preprocessed: Path
-    results: Path
-
-    @property
-    def references(self) -> Path:
-        """Folder of the reference masks, named like the cases."""
-        return self.preprocessed / "gt_segmentations"
-
-
-def find_dataset(dataset: str) -> DatasetFolders:
-    """Return the folders of a data set.
-
-    Args:
-        dataset: Its number or its name, as for nnU-Net's commands.
-
-    Raises:
-        SGNetError: If a variable of nnU-Net is not set, or not exactly one data set has the number.
-    """
-    roots = {variable: _root(variable) for variable in VARIABLES}
-    preprocessed, results = (_needed(roots, variable) for variable in VARIABLES[1:])
-    searched = [root for root in roots.values() if root is not None]
-    name = dataset if dataset.startswith("Dataset") else _name_of(dataset, searched)
-    for folder, remedy in (
-        (preprocessed / name, "run nnUNetv2_plan_and_preprocess first"),
-        (results / name, "train a model first, with nnUNetv2_train"),
-    ):
-        if not folder.is_dir():
-            raise InputFileError(folder, "there is no such folder", remedy)
-    raw = roots["nnUNet_raw"]
-    return DatasetFolders(
-        name=name, raw=raw and raw / name, preprocessed=preprocessed / name, results=results / name
-    )
-
-
-def find_references(folders: DatasetFolders) -> dict[str, Path]:
-    """Return the reference of each case of a data set.
-
-    Raises:
-        InputFileError: If there is none, or there are two of one case.
-    """
-    if not folders.references.is_dir():
-        remedy = "run nnUNetv2_plan_and_preprocess, which copies the references there"
-        raise InputFileError(folders.references, "there is no such folder", remedy)
-    return find_masks(folders.references)
-
-
-def _root(variable: str) -> Path | None:
-    value = os.environ.get(variable, "")
-    return Path(value) if value else None
-
-
-def _needed(roots: dict[str, Path | None], variable: str) -> Path:
-    root = roots[variable]
-    if root is None:
-        raise SGNetError(f"{variable} is not set; run: export {variable}=/path/to/{variable}")
-    return root
-
-
-def _name_of(number: str, roots: list[Path]) -> str:
-    if not number.isdigit():
-        raise SGNetError(f"data set {number!r} is neither a number nor a name; give 501, for example")
-    pattern = f"Dataset{int(number):03d}_*"
-    names = sorted({path.name for root in roots for path in root.glob(pattern) if path.is_dir()})
-    searched = ", ".join(map(str, roots))
-    if not names:
-        raise SGNetError(f"there is no data set {pattern} in {searched}; give another -d")
-    if len(names) > 1:
-        raise SGNetError(f"the data sets {' and '.join(names)} have one number; give -d the whole name")
-    return names[0]
+# --- output ------------------------------------------------------------------------------------------------
 
 
 class _Log(io.TextIOBase):
@@ -298,27 +369,78 @@ def prints_to_log() -> Iterator[None]:
         yield
 
 
-def find_cases(images: Path, *, file_ending: str, channels: int) -> dict[str, list[Path]]:
-    """Return the files of each case of nnU-Net's image folder, one a channel, by the case's name.
+# --- private and fragile names -----------------------------------------------------------------------------
 
-    Raises:
-        InputFileError: If the folder has no case, or a case has too few channels or too many.
-    """
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(file_ending)}")
-    found: dict[str, dict[int, Path]] = {}
-    for path in images.iterdir() if images.is_dir() else ():
-        if match := pattern.fullmatch(path.name):
-            found.setdefault(match[1], {})[int(match[2])] = path
-    if not found:
-        raise InputFileError(
-            images, f"holds no file *_0000{file_ending}", "name a folder like nnU-Net's imagesTs"
-        )
-    remedy = f"the model takes {channels} channels a case"
-    for name, files in found.items():
-        for channel in range(channels):
-            if channel not in files:
-                path = images / f"{name}_{channel:04d}{file_ending}"
-                raise InputFileError(path, "there is no such file", remedy)
-        if len(files) > channels:
-            raise InputFileError(files[max(files)], "is one channel too many", remedy)
-    return {name: [files[channel] for channel in range(channels)] for name, files in sorted(found.items())}
+_NNUNET_TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"
+_LOGGER = "nnunetv2.training.logging.nnunet_logger"
+_PREDICTOR = "nnunetv2.inference.predict_from_raw_data"
+_SPATIAL = "batchgeneratorsv2.transforms.spatial.spatial"
+
+FRAGILE_NAMES: dict[str, tuple[str, ...]] = {
+    _NNUNET_TRAINER: (
+        "nnUNetDataLoader",  # replaced while a trainer makes its loaders
+        "nnUNetTrainer._build_loss",
+        "nnUNetTrainer._get_deep_supervision_scales",
+        "nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size",
+        "nnUNetTrainer.get_dataloaders",
+        "nnUNetTrainer.get_training_transforms",
+        "nnUNetTrainer.perform_actual_validation",
+        "nnUNetTrainer.set_deep_supervision_enabled",
+    ),
+    _LOGGER: ("LocalLogger.load_checkpoint", "LocalLogger.plot_progress_png", "MetaLogger.get_value"),
+    "nnunetv2.training.dataloading.data_loader": ("nnUNetDataLoader.get_bbox",),
+    _SPATIAL: ("SpatialTransform._apply_to_segmentation", "SpatialTransform.get_parameters"),
+    _PREDICTOR: (
+        "nnUNetPredictor._internal_get_data_iterator_from_lists_of_filenames",
+        "nnUNetPredictor.manual_initialization",
+        "nnUNetPredictor.predict_logits_from_preprocessed_data",
+    ),
+    "nnunetv2.inference.data_iterators": ("PreprocessAdapter",),
+    "nnunetv2.inference.export_prediction": (
+        "convert_predicted_logits_to_segmentation_with_correct_shape",
+        "export_prediction_from_logits",
+    ),
+    "nnunetv2.evaluation.evaluate_predictions": ("compute_metrics_on_folder",),
+    "nnunetv2.utilities.find_class_by_name": ("recursive_find_python_class",),
+    "nnunetv2.preprocessing.resampling.resample_torch": ("resample_torch_fornnunet",),
+}
+"""What this package overrides, replaces or calls of nnU-Net that is not documented, by module.
+
+A test requires that each name exists in the installed nnU-Net, so that an upgrade that renames one fails.
+"""
+
+FRAGILE_ATTRIBUTES = (
+    "_best_ema",
+    "my_init_kwargs",
+    "inference_allowed_mirroring_axes",
+    "logger.local_logger",
+)
+"""The same for attributes of a trainer, `nnUNetTrainer`."""
+
+
+@contextmanager
+def replaced_data_loader(loader: type) -> Iterator[None]:
+    """Let nnU-Net's trainers make loaders of another class; its `get_dataloaders` names the class itself."""
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module  # noqa: N813, PLC0415
+
+    stock = module.nnUNetDataLoader
+    module.nnUNetDataLoader = loader
+    try:
+        yield
+    finally:
+        module.nnUNetDataLoader = stock
+
+
+def replace_local_logger(trainer: Any, make: Any) -> None:  # noqa: ANN401
+    """Replace the log that a trainer plots and saves by `make(verbose=...)`, a `LocalLogger`."""
+    trainer.logger.local_logger = make(verbose=trainer.logger.local_logger.verbose)
+
+
+def forget_best_score(trainer: Any) -> None:  # noqa: ANN401
+    """Let the coming epoch of a trainer write `checkpoint_best.pth`, whatever the score of those before."""
+    trainer._best_ema = None
+
+
+def add_to_checkpoints(trainer: Any, key: str, value: object) -> None:  # noqa: ANN401
+    """Keep a value in every checkpoint of a trainer, beside its arguments."""
+    trainer.my_init_kwargs[key] = value

@@ -58,7 +58,8 @@ def convert(
     Exit status 2 if nothing could be converted, 3 if only some files could.
     """
     from sgnet_nnunet.dataset.convert import convert_collection  # noqa: PLC0415
-    from sgnet_nnunet.dataset.options import ConversionOptions, nnunet_raw_folder  # noqa: PLC0415
+    from sgnet_nnunet.dataset.options import ConversionOptions  # noqa: PLC0415
+    from sgnet_nnunet.nnunet import nnunet_folder  # noqa: PLC0415
 
     options = ConversionOptions(
         dataset_id=dataset_id,
@@ -71,7 +72,7 @@ def convert(
     with progress_bar() as progress:
         result = convert_collection(
             root,
-            nnunet_raw_folder(),
+            nnunet_folder("nnUNet_raw"),
             options,
             on_start=lambda total: progress.add_task("converting", total=total),
             on_done=lambda _: progress.advance(progress.task_ids[0]),

@@ -42,15 +42,17 @@ def doctor() -> None:
     """
     from sgnet_nnunet.plugin.doctor import examine  # noqa: PLC0415
 
-    findings = examine()
-    for finding in findings:
-        mark = "[green]✓[/]" if finding.remedy is None else "[red]✗[/]"
-        line = f"{mark} [bold]{finding.subject}[/]: {escape(finding.state)}"
-        # Whole lines: a path or a command that the terminal's width cut short is of no use.
-        out.print(line, soft_wrap=True, highlight=False)
-        if finding.remedy:
-            say(f"    {finding.remedy}")
-    if any(finding.remedy for finding in findings):
+    groups = examine()
+    for group in groups:
+        mark = "[red]✗[/]" if group.problems else "[green]✓[/]"
+        states = [f"{one.subject}: {one.state}" for one in group.problems] or [group.summary]
+        remedies = [one.remedy for one in group.problems] or [None]
+        for state, remedy in zip(states, remedies, strict=True):
+            # Whole lines: a path or a command that the terminal's width cut short is of no use.
+            out.print(f"{mark} [bold]{group.name}[/]: {escape(state)}", soft_wrap=True, highlight=False)
+            if remedy:
+                say(f"    {remedy}")
+    if any(group.problems for group in groups):
         raise typer.Exit(1)
 
 

@@ -130,7 +130,7 @@ def predict(
     )
     if models is None:
         # nnU-Net takes seconds to import, and an exported model does without it.
-        from sgnet_nnunet.inference.predictor import find_model_folder  # noqa: PLC0415
+        from sgnet_nnunet.nnunet import find_model_folder  # noqa: PLC0415
 
         models = [find_model_folder(str(dataset), f"{trainer}__{plans}__{configuration}")]
     bar = progress_bar()

@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -61,18 +60,6 @@ class ConversionOptions:
     def folder_name(self) -> str:
         """Name of the data set's folder, for example `Dataset501_BrainMetsLung`."""
         return f"Dataset{self.dataset_id:03d}_{self.name}"
-
-
-def nnunet_raw_folder() -> Path:
-    """Return the folder named by the environment variable `nnUNet_raw`; it need not exist yet.
-
-    Raises:
-        SGNetError: The variable is not set.
-    """
-    folder = os.environ.get("nnUNet_raw", "")  # noqa: SIM112  (nnU-Net's spelling)
-    if not folder:
-        raise SGNetError("nnUNet_raw is not set; run: export nnUNet_raw=/path/to/nnUNet_raw")
-    return Path(folder)
 
 
 @dataclass(frozen=True, kw_only=True)

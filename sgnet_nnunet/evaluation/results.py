@@ -300,7 +300,7 @@ def results_of_models(
         targets=labels.targets,
         known_values=labels.known_values,
         ignored_value=labels.ignored_value,
-        models=tuple(Model(name=model.given, folder=folders.results / model.folder) for model in names),
+        models=tuple(Model(name=model.given, folder=folders.model(model)) for model in names),
         cases=tuple(found),
     )
 
@@ -309,7 +309,7 @@ def _common_labels(folders: DatasetFolders, models: Sequence[ModelName]) -> Labe
     """Return the labels that all models were trained with."""
     common: Labels | None = None
     for model in models:
-        folder = folders.results / model.folder
+        folder = folders.model(model)
         if not folder.is_dir():
             trained = ", ".join(sorted(path.name for path in folders.results.glob("*__*__*"))) or "none"
             raise InputFileError(
@@ -340,7 +340,7 @@ def _case(
     *,
     allow_missing: bool,
 ) -> PredictedCase:
-    folder = folders.results / model.folder / f"fold_{fold}"
+    folder = folders.model(model) / f"fold_{fold}"
     prediction = find_mask(folder / "validation", name)
     if prediction is None and not allow_missing:
         raise _missing(folders, model, fold, name)
@@ -358,7 +358,7 @@ def _case(
 
 def _missing(folders: DatasetFolders, model: ModelName, fold: str, name: str) -> InputFileError:
     """Return the error that names what is missing: the fold's training, or only a prediction."""
-    folder = folders.results / model.folder / f"fold_{fold}"
+    folder = folders.model(model) / f"fold_{fold}"
     trained = (folder / "checkpoint_final.pth").is_file() or (folder / "validation").is_dir()
     command = model.train_command(folders.name, fold, validate=trained)
     path, problem = folder, "there is no such fold"

@@ -1,7 +1,6 @@
 """How to predict, free of PyTorch so that a command line can be read without it."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,35 +82,6 @@ class PredictionOptions:
 
 
 logger = logging.getLogger(__name__)
-
-
-def find_model_folder(dataset: str, name: str) -> Path:
-    """Return the folder of a training in `nnUNet_results`.
-
-    Args:
-        dataset: Number or name of the data set.
-        name: TRAINER__PLANS__CONFIGURATION.
-
-    Raises:
-        SGNetError: If `nnUNet_results` is not set, or has no such data set.
-    """
-    from nnunetv2.utilities.dataset_name_id_conversion import (  # noqa: PLC0415
-        maybe_convert_to_dataset_name,
-    )
-
-    results = os.environ.get("nnUNet_results")  # noqa: SIM112 - its name
-    if not results:
-        raise SGNetError(
-            "nnUNet_results is not set; run: export nnUNet_results=/path/to/nnUNet_results, or name the "
-            "model's folder by -m"
-        )
-    try:
-        return Path(results, maybe_convert_to_dataset_name(dataset), name)
-    except (RuntimeError, ValueError) as error:
-        raise SGNetError(
-            f"data set {dataset}: not exactly one has that number; give -d the whole name, or the model's "
-            "folder by -m"
-        ) from error
 
 
 def find_operating_point(

@@ -1,32 +1,30 @@
-"""Check an installation: what nnU-Net will find, from where, and what mends what is wrong."""
+"""Check an installation: what nnU-Net will find, from where, and the command that fixes each problem."""
 
 import inspect
 import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from packaging.version import Version
+from packaging.requirements import Requirement
 
 from sgnet_nnunet import __version__
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.nnunet import FOLDER_VARIABLES
 from sgnet_nnunet.plugin.link import nnunet_package
 from sgnet_nnunet.plugin.shims import SHIMS, Shim
-
-OLDEST_NNUNET = "2.8"
-NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
+    """One fact about the installation.
 
     Attributes:
-        subject: What was looked at.
+        subject: What was checked.
         state: What was found.
-        remedy: The command that mends it, or None if it is well.
+        remedy: The command that fixes the problem; None if there is none.
     """
 
     subject: str
@@ -34,22 +32,59 @@ class Finding:
     remedy: str | None = None
 
 
-def examine(environment: Mapping[str, str] = os.environ) -> list[Finding]:
-    """Return every finding about this installation."""
-    return [*_versions(), _device(), *_classes(), *_paths(environment)]
+@dataclass(frozen=True)
+class Group:
+    """The findings of one kind.
+
+    Attributes:
+        name: What was checked.
+        summary: One line for a group without a problem.
+        findings: Every finding.
+    """
+
+    name: str
+    summary: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """The findings with a remedy."""
+        return tuple(finding for finding in self.findings if finding.remedy)
+
+
+def examine(environment: Mapping[str, str] = os.environ) -> list[Group]:
+    """Return the findings about this installation, grouped."""
+    versions, classes, folders = tuple(_versions()), tuple(_classes()), tuple(_folders(environment))
+    device = _device()
+    return [
+        Group("versions", ", ".join(f"{one.subject} {one.state}" for one in versions), versions),
+        Group("device", device.state, (device,)),
+        Group("classes", f"nnU-Net finds all {len(classes)} trainers, planners, normalisations", classes),
+        Group("folders", ", ".join(f"{one.subject}={one.state}" for one in folders), folders),
+    ]
 
 
 def _versions() -> Iterator[Finding]:
     yield Finding("Python", platform.python_version())
     yield Finding("sgnet_nnunet", __version__)
-    for name in ("nnunetv2", "torch", "monai"):
+    for requirement in (_requirement(name) for name in ("nnunetv2", "torch", "monai")):
         try:
-            found = version(name)
+            found = version(requirement.name)
         except PackageNotFoundError:
-            yield Finding(name, "not installed", f"pip install {name}")
+            yield Finding(requirement.name, "not installed", f"pip install '{requirement}'")
             continue
-        old = name == "nnunetv2" and Version(found) < Version(OLDEST_NNUNET)
-        yield Finding(name, found, f"pip install 'nnunetv2>={OLDEST_NNUNET}'" if old else None)
+        fits = requirement.specifier.contains(found, prereleases=True)
+        yield Finding(requirement.name, found, None if fits else f"pip install '{requirement}'")
+
+
+def _requirement(name: str) -> Requirement:
+    """Return what this package requires of another, any version if it says nothing."""
+    try:
+        requirements = [Requirement(text) for text in requires("sgnet-nnunet") or ()]
+    except PackageNotFoundError:
+        requirements = []
+    named = (one for one in requirements if one.name == name and one.marker is None)
+    return next(named, Requirement(name))
 
 
 def _device() -> Finding:
@@ -103,8 +138,8 @@ def _look_up(name: str, shim: Shim, package: Path) -> type | None:
     return found
 
 
-def _paths(environment: Mapping[str, str]) -> Iterator[Finding]:
-    for name in NNUNET_PATHS:
+def _folders(environment: Mapping[str, str]) -> Iterator[Finding]:
+    for name in FOLDER_VARIABLES:
         folder = environment.get(name)
         if not folder:
             yield Finding(name, "not set", f'export {name}="$HOME/nnunet/{name}"')

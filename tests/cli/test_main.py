@@ -4,7 +4,7 @@ from sgnet_nnunet import __version__
 from sgnet_nnunet.cli import main as module
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.plugin import link
-from sgnet_nnunet.plugin.doctor import Finding
+from sgnet_nnunet.plugin.doctor import Finding, Group
 from sgnet_nnunet.plugin.shims import SHIMS
 
 
@@ -37,11 +37,15 @@ def test_no_command_shows_the_help(capsys):
 
 @pytest.mark.parametrize(("remedy", "status"), [(None, 0), ("sgnet link", 1)])
 def test_doctor_ends_with_status_1_if_anything_is_wrong(monkeypatch, capsys, remedy, status):
+    findings = (Finding("SGNetPlanner", "looked at", remedy), Finding("SGNetTrainer", "found"))
     monkeypatch.setattr(
-        "sgnet_nnunet.plugin.doctor.examine", lambda: [Finding("SGNetPlanner", "looked at", remedy)]
+        "sgnet_nnunet.plugin.doctor.examine", lambda: [Group("classes", "all found", findings)]
     )
     assert run("doctor") == status
-    assert (remedy or "looked at") in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert ("SGNetPlanner: looked at" if remedy else "all found") in shown
+    assert (remedy or "") in shown
+    assert "SGNetTrainer" not in shown
 
 
 def test_link_and_unlink_say_what_they_did(package, monkeypatch, capsys):

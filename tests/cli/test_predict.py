@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sgnet_nnunet import nnunet as find
 from sgnet_nnunet.cli import predict as module
 from sgnet_nnunet.cli.main import main
-from sgnet_nnunet.inference import predictor as find
 from sgnet_nnunet.inference.predictor import PredictionOptions
 
 

@@ -1,11 +1,10 @@
 """Options that nnU-Net could not work with are refused at once."""
 
 import pickle
-from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.dataset.options import ConversionOptions, nnunet_raw_folder
+from sgnet_nnunet.dataset.options import ConversionOptions
 from sgnet_nnunet.errors import SGNetError
 
 
@@ -32,14 +31,3 @@ def test_impossible_options_are_refused(wrong: dict, message: str):
 def test_options_cross_process_borders():
     options = ConversionOptions(target="regions")
     assert pickle.loads(pickle.dumps(options)) == options
-
-
-def test_raw_folder_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
-    assert nnunet_raw_folder() == tmp_path
-
-
-def test_missing_raw_folder_names_the_variable_and_the_command(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("nnUNet_raw", raising=False)
-    with pytest.raises(SGNetError, match="nnUNet_raw is not set; run: export nnUNet_raw="):
-        nnunet_raw_folder()

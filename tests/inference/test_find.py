@@ -7,7 +7,7 @@ import pytest
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.operating_point import OperatingPoint
-from sgnet_nnunet.inference.predictor import find_model_folder, find_operating_point
+from sgnet_nnunet.inference.predictor import find_operating_point
 
 MODEL = "SGNetNoGateTrainer__nnUNetPlans__3d_fullres"
 
@@ -52,14 +52,3 @@ def test_point_of_another_model_is_refused(model, tmp_path):
 def test_named_point_that_is_not_there_is_refused(model, tmp_path):
     with pytest.raises(InputFileError, match=r"no_point\.json: cannot be read"):
         find_operating_point(str(tmp_path / "no_point.json"), model)
-
-
-def test_model_is_found_by_its_data_sets_number_or_name(model, nnunet_paths, monkeypatch):
-    monkeypatch.setenv("nnUNet_results", str(model.parent.parent))
-    assert find_model_folder("501", MODEL) == model
-    assert find_model_folder("Dataset501_Tiny", MODEL) == model
-    with pytest.raises(SGNetError, match="data set 77: not exactly one has that number"):
-        find_model_folder("77", MODEL)
-    monkeypatch.delenv("nnUNet_results")
-    with pytest.raises(SGNetError, match="nnUNet_results is not set"):
-        find_model_folder("501", MODEL)
