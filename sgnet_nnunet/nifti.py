@@ -1,23 +1,159 @@
-"""Volumes: an array on a grid in the world."""
+"""Read, check and write images: every NIfTI file that the package reads is decoded and checked here.
+
+`read_image`, `read_mask` and `read_labels` give arrays in the file's order of axes; `read_channels` gives
+what nnU-Net's own reader classes give. All of them go through `_decode` and `_check_grid`.
+"""
 
 import gzip
+import logging
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import atomic_path
+
+if TYPE_CHECKING:
+    from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".nii.gz", ".nii")
+DIMENSIONS = 3
+
+SMALLEST_VOXEL_MM3 = 1e-9
+"""Below it an affine is singular: no scanner resolves a micrometre."""
+
+LARGEST_SHIFT = 0.1
+"""Share of a voxel by which two equal grids may differ: writers round affines, some by 1e-3 mm."""
+
+INTEGER_TOLERANCE = 1e-3
+"""Distance from an integer that a label may have: masks with a scale factor come back as 1.0000001."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+_NIFTI2_HEADER_SIZE = 540
+"""First field of a NIfTI-2 header (348 in NIfTI-1), see nifti.nimh.nih.gov."""
+
+_COPY_AGAIN = "copy or download it again"
+_READ_ERRORS = (
+    *(OSError, EOFError, RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError),
+    *(zlib.error, struct.error, ImageFileError, HeaderDataError, WrapStructError),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of an array lie in the world; rotated, flipped and sheared grids are allowed.
+
+    Attributes:
+        shape: Number of voxels along the array's three axes.
+        affine: 4x4 matrix from voxel index to world millimetres (RAS+, as NIfTI defines it).
+
+    Raises:
+        ValueError: If there are not three axes, or the affine is not 4x4, finite and invertible.
+    """
+
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != DIMENSIONS:
+            raise ValueError(f"a grid must have three axes; got the shape {self.shape}")
+        if np.shape(self.affine) != (4, 4) or not np.all(np.isfinite(self.affine)):
+            raise ValueError(f"the affine must be a finite 4x4 matrix; got {self.affine!r}")
+        if self.voxel_mm3 < SMALLEST_VOXEL_MM3:
+            raise ValueError(f"the affine must be invertible; got voxels of {self.voxel_mm3:g} mm3")
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along the array's axes."""
+        return spacing_of(self.affine)
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel in mm3."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    @property
+    def extent(self) -> NDArray[np.float64]:
+        """Length in mm along each of the array's axes, shape (3,)."""
+        return np.array(self.spacing) * self.shape
+
+    @property
+    def diagonal_mm(self) -> float:
+        """Length in mm of the diagonal: no distance within the grid is larger."""
+        return float(np.linalg.norm(self.affine[:3, :3] @ self.shape))
+
+    @cached_property
+    def corners(self) -> NDArray[np.float64]:
+        """Voxel indices of the eight outer corners (a voxel reaches 0.5 to each side), shape (8, 3)."""
+        sides = [(-0.5, length - 0.5) for length in self.shape]
+        return np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 3)
+
+    @cached_property
+    def _frame(self) -> NDArray[np.float64]:
+        """The affine without its rotation and flips, so that an unsheared grid keeps its exact spacing.
+
+        Upper triangular U with U'U = A'A, hence |U v| = |A v| for every step v between voxels.
+        """
+        steps = self.affine[:3, :3]
+        return np.asarray(np.linalg.cholesky(steps.T @ steps).T, dtype=np.float64)
+
+    def millimetres(self, indices: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return voxel indices, shape (n, 3), as points in mm that keep their distances."""
+        return np.asarray(indices @ self._frame.T, dtype=np.float64)
+
+    def world(self, indices: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return voxel indices, shape (n, 3), as points of the world in mm."""
+        return np.asarray(apply_affine(self.affine, indices), dtype=np.float64)
+
+    def bounds(self) -> NDArray[np.float64]:
+        """Return the world box around the grid in mm, shape (2, 3): lower corner, upper corner."""
+        corners = self.corners @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return np.stack([corners.min(axis=0), corners.max(axis=0)])
+
+    def overlaps(self, other: "Grid") -> bool:
+        """Return whether the world boxes around both grids share any space."""
+        (low, high), (other_low, other_high) = self.bounds(), other.bounds()
+        return bool(np.all((low < other_high) & (other_low < high)))
+
+    def shift_from(self, other: "Grid") -> float:
+        """Return the largest distance in mm between the same voxel of two grids of one shape."""
+        ends = self.corners - np.sign(self.corners) * 0.5  # the outer voxels' centres
+        return float(np.linalg.norm(self.world(ends) - other.world(ends), axis=1).max())
+
+    def same_place_as(self, other: "Grid", *, tolerance: float = LARGEST_SHIFT) -> bool:
+        """Return whether two grids have the same voxels.
+
+        Args:
+            other: The other grid.
+            tolerance: Share of `other`'s smallest spacing by which a voxel may be displaced.
+        """
+        return self.shape == other.shape and self.shift_from(other) <= tolerance * min(other.spacing)
+
+    def crop(self, low: NDArray[np.integer], high: NDArray[np.integer]) -> "Grid":
+        """Return the grid of the voxels from `low` to `high`, the last excluded; both may lie outside."""
+        affine = self.affine.copy()
+        affine[:3, 3] += self.affine[:3, :3] @ low
+        return Grid(tuple(int(length) for length in np.subtract(high, low)), affine)
 
 
 def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -26,14 +162,9 @@ def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(x), float(y), float(z)
 
 
-def voxel_volume_of(affine: NDArray[np.float64]) -> float:
-    """Return the volume in mm3 of a voxel of an array with this 4x4 affine."""
-    return float(abs(np.linalg.det(affine[:3, :3])))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
-    """A 3D array with its place in the world.
+    """A 3D array and its place in the world.
 
     Attributes:
         data: Voxels, shape (x, y, z) in the axis order of the file.
@@ -43,54 +174,23 @@ class Volume:
     data: NDArray[np.generic]
     affine: NDArray[np.float64]
 
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in mm along x, y, z of the array."""
-        return spacing_of(self.affine)
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid that the voxels lie on."""
+        return Grid(self.data.shape, self.affine)
 
-    @property
-    def voxel_volume(self) -> float:
-        """Volume of a voxel in mm3."""
-        return voxel_volume_of(self.affine)
+    def oriented(self, codes: str = "RAS") -> "Volume":
+        """Return the volume with its axes flipped and swapped to an orientation; the world stays.
 
-
-def write_volume(path: Path, volume: Volume) -> None:
-    """Write `volume` as NIfTI, atomically, its array's dtype kept and with mm as the unit.
-
-    The same volume gives the same bytes: nibabel's gzip writer stores neither time nor name.
-    """
-    image = nib.Nifti1Image(volume.data, volume.affine)
-    image.header.set_xyzt_units("mm")
-    with atomic_path(path) as partial:
-        nib.save(image, partial)
+        Args:
+            codes: The directions of increasing index along x, y and z, for example "LPS".
+        """
+        turn = ornt_transform(io_orientation(self.affine), axcodes2ornt(codes))
+        image = nib.Nifti1Image(self.data, self.affine, dtype=self.data.dtype).as_reoriented(turn)
+        return Volume(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64))
 
 
-GZIP_MAGIC = b"\x1f\x8b"
-NIFTI2_HEADER_SIZE = 540
-"""First field of a NIfTI-2 header (348 in NIfTI-1), see nifti.nimh.nih.gov."""
-
-INTEGER_TOLERANCE = 1e-3
-"""Masks stored with a scale factor come back as 1.0000001: this far from an integer is still one."""
-
-SMALLEST_DETERMINANT = 1e-9
-"""In mm3: below it the voxel has no volume, since no scanner resolves a micrometre."""
-
-_DOWNLOAD_AGAIN = "copy or download it again"
-_READ_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    zlib.error,
-    struct.error,
-    ImageFileError,
-    HeaderDataError,
-    WrapStructError,
-)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mask:
     """A segmentation with one foreground class.
 
@@ -103,9 +203,20 @@ class Mask:
     notes: tuple[str, ...] = ()
 
     @property
-    def size(self) -> float:
+    def volume_mm3(self) -> float:
         """Volume of the foreground in mm3."""
-        return int(np.count_nonzero(self.volume.data)) * self.volume.voxel_volume
+        return int(np.count_nonzero(self.volume.data)) * self.volume.grid.voxel_mm3
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write `volume` as NIfTI, atomically, its array's dtype kept and with mm as the unit.
+
+    The same volume gives the same bytes: nibabel's gzip writer stores neither time nor name.
+    """
+    image = nib.Nifti1Image(volume.data, volume.affine)
+    image.header.set_xyzt_units("mm")
+    with atomic_path(path) as partial_path:
+        nib.save(image, partial_path)
 
 
 def read_image(path: Path) -> Volume:
@@ -122,11 +233,11 @@ def read_image(path: Path) -> Volume:
         InputFileError: The file cannot be read, is truncated, is not 3D, has no voxels, a singular
             affine, voxels that are not finite, or the same value everywhere.
     """
-    values, affine = _read_values(path)
-    data = _as_storable(path, values)
+    volume = _read_volume(path)
+    data = _as_storable(path, volume.data)
     if data.min() == data.max():
-        raise InputFileError(path, f"is blank: every voxel is {data.flat[0]}", _DOWNLOAD_AGAIN)
-    return Volume(data, affine)
+        raise InputFileError(path, f"is blank: every voxel is {data.flat[0]}", _COPY_AGAIN)
+    return Volume(data, volume.affine)
 
 
 def read_mask(path: Path) -> Mask:
@@ -136,15 +247,15 @@ def read_mask(path: Path) -> Mask:
         InputFileError: As for `read_image`, and for masks that are empty or hold fractional or
             negative values.
     """
-    values, affine = _read_values(path)
-    labels = _integers(path, np.unique(values))
+    volume = _read_volume(path)
+    labels = _check_integers(path, np.unique(volume.data))
     if labels[-1] == 0:
         raise InputFileError(path, "mask is empty", "draw the lesion or leave the accession out")
     notes: tuple[str, ...] = ()
     if labels[-1] > 1:
         listed = ", ".join(f"{label:g}" for label in labels[labels > 1][:5])
         notes = (f"{path.name}: values above 1 ({listed}) count as foreground",)
-    return Mask(Volume(values > INTEGER_TOLERANCE, affine), notes)
+    return Mask(Volume(np.greater(volume.data, INTEGER_TOLERANCE), volume.affine), notes)
 
 
 def read_labels(path: Path) -> Volume:
@@ -156,11 +267,11 @@ def read_labels(path: Path) -> Volume:
     Raises:
         InputFileError: As for `read_image`, a blank one aside, and for fractional or negative values.
     """
-    values, affine = _read_values(path)
-    _integers(path, values_in(values))
-    if values.dtype.kind == "f":
-        values = np.rint(values).astype(np.int32)
-    return Volume(values, affine)
+    volume = _read_volume(path)
+    _check_integers(path, values_in(volume.data))
+    if volume.data.dtype.kind == "f":
+        return Volume(np.rint(volume.data).astype(np.int32), volume.affine)
+    return volume
 
 
 def values_in(labels: NDArray[Any]) -> NDArray[Any]:
@@ -170,79 +281,218 @@ def values_in(labels: NDArray[Any]) -> NDArray[Any]:
     return np.unique(flat[flat != 0])
 
 
-def _integers(path: Path, found: NDArray[Any]) -> NDArray[Any]:
+_NIBABEL_READERS = ("NibabelIO", "NibabelIOWithReorient")
+_READER_MODULES = {
+    **dict.fromkeys(_NIBABEL_READERS, "nnunetv2.imageio.nibabel_reader_writer"),
+    "SimpleITKIO": "nnunetv2.imageio.simpleitk_reader_writer",
+    "SimpleITKIOWithReorient": "nnunetv2.imageio.simpleitk_reader_writer",
+    "Tiff3DIO": "nnunetv2.imageio.tif_reader_writer",
+}
+"""Modules of nnU-Net's classes for 3D images; its own look-up imports every one of them."""
+
+Channel = tuple[NDArray[np.float32], dict[str, Any]]
+
+
+def reader_class(name: str) -> "type[BaseReaderWriter]":
+    """Return nnU-Net's class that reads images and writes masks.
+
+    Raises:
+        SGNetError: If it is none of nnU-Net's for 3D images.
+    """
+    if name not in _READER_MODULES or not hasattr(module := import_module(_READER_MODULES[name]), name):
+        known = ", ".join(_READER_MODULES)
+        raise SGNetError(f"image_reader_writer {name}: not a supported reader of 3D images ({known})")
+    found: type[BaseReaderWriter] = getattr(module, name)
+    return found
+
+
+def read_channel(path: Path, *, reader: str) -> Channel:
+    """Read one file as a reader class of nnU-Net does, bit for bit.
+
+    Args:
+        path: The file, in any format that the class reads.
+        reader: Name of nnU-Net's reader class.
+
+    Returns:
+        The voxels, shape (z, y, x) in the reader's order of axes, and the properties that nnU-Net's
+        reader gives, as its writer needs them.
+
+    Raises:
+        InputFileError: If the file is damaged, is not 3D, or holds voxels that are not finite.
+    """
+    if reader in _NIBABEL_READERS:
+        channel, properties = _as_nibabel_reader(path, reorient=reader == "NibabelIOWithReorient")
+    else:
+        if path.name.endswith(SUFFIXES):
+            # ITK takes a truncated file for a whole one and leaves the rest of the image blank.
+            _decode(path)
+        with _one_line_errors(path):
+            data, properties = reader_class(reader)().read_images((str(path),))
+            if len(data) != 1:
+                raise ValueError(f"{len(data)} channels in one file")
+            channel = data[0]
+    _check_finite(path, channel)
+    return channel, properties
+
+
+def read_channels(
+    paths: Sequence[Path], *, reader: str, pool: Executor
+) -> tuple[list[NDArray[np.float32]], dict[str, Any]]:
+    """Read the channels of a case.
+
+    Args:
+        paths: Its files, one a channel.
+        reader: Name of nnU-Net's reader class.
+        pool: Where to read the files in.
+
+    Returns:
+        The channels, each of shape (z, y, x) in the reader's order of axes, and the properties that
+        nnU-Net's reader gives, as its writer needs them: those of the first channel.
+
+    Raises:
+        InputFileError: As for `read_channel`, or if a channel is on another grid than the first.
+    """
+    (first, properties), *others = pool.map(partial(read_channel, reader=reader), paths)
+    for path, (channel, its) in zip(paths[1:], others, strict=True):
+        if channel.shape != first.shape or not np.allclose(its["spacing"], properties["spacing"]):
+            raise InputFileError(
+                path,
+                f"has {_grid_text(channel, its)}, but {paths[0].name} has {_grid_text(first, properties)}",
+                "resample it onto the grid of the first channel",
+            )
+        here, there = _grid_of(channel, its), _grid_of(first, properties)
+        if here and there and not here.same_place_as(there):
+            logger.warning(
+                "%s: affine differs from that of %s; continuing, as nnU-Net does", path, paths[0].name
+            )
+    return [first, *(channel for channel, _ in others)], properties
+
+
+def _as_nibabel_reader(path: Path, *, reorient: bool) -> Channel:
+    """Return what nnU-Net's readers by nibabel give, without their two copies in double precision."""
+    image, voxels = _decode(path)
+    _check_grid(path, image)
+    affines = {"original_affine": image.affine}
+    scaling = image.dataobj.slope, image.dataobj.inter
+    stored = nib.Nifti1Image(voxels, image.affine, image.header)
+    if reorient:
+        stored = stored.as_reoriented(io_orientation(image.affine))
+        affines["reoriented_affine"] = stored.affine
+    spacing = [float(size) for size in stored.header.get_zooms()[::-1]]
+    values = np.asanyarray(stored.dataobj).transpose()
+    channel = np.empty(values.shape, dtype=np.float32)
+    for plane, of_file in zip(channel, values, strict=True):
+        plane[...] = of_file if scaling == (1, 0) else apply_read_scaling(of_file, *scaling)
+    return channel, {"nibabel_stuff": affines, "spacing": spacing}
+
+
+def _grid_text(channel: NDArray[np.float32], properties: dict[str, Any]) -> str:
+    """Return the shape and spacing along z, y, x as text."""
+    shape = " x ".join(str(length) for length in channel.shape)
+    return f"{shape} voxels of {' x '.join(f'{size:g}' for size in properties['spacing'])} mm (z, y, x)"
+
+
+def _grid_of(channel: NDArray[np.float32], properties: dict[str, Any]) -> Grid | None:
+    """Return the grid that a reader's properties describe; None if they know no place in the world.
+
+    ITK's world is LPS+: only grids of one reader can be compared.
+    """
+    shape = channel.shape[::-1]
+    if "nibabel_stuff" in properties:
+        return Grid(shape, properties["nibabel_stuff"]["original_affine"])
+    if "sitk_stuff" in properties:
+        stuff = properties["sitk_stuff"]
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(stuff["direction"], (3, 3)) * stuff["spacing"]
+        affine[:3, 3] = stuff["origin"]
+        return Grid(shape, affine)
+    return None
+
+
+def _read_volume(path: Path) -> Volume:
+    """Return the finite voxels, scaled if the file says so, and the affine of a 3D file."""
+    image, values = _decode(path)
+    _check_grid(path, image)
+    scaling = image.dataobj.slope, image.dataobj.inter
+    if scaling != (1, 0):
+        values = apply_read_scaling(values, *scaling)
+    _check_finite(path, values)
+    return Volume(values, np.asarray(image.affine, dtype=np.float64))
+
+
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises into an InputFileError of one line."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise InputFileError(path, f"cannot be read ({detail})", _COPY_AGAIN) from error
+
+
+def _decode(path: Path) -> tuple[nib.Nifti1Image, NDArray[Any]]:
+    """Return the nibabel image of an intact file, and its voxels as stored: unscaled and not copied.
+
+    All of a gzip stream is read, so that its checksum is verified.
+    """
+    with _one_line_errors(path):
+        content = path.read_bytes()
+        raw = gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
+        if not raw:
+            raise EOFError("the file is empty")
+        header_size = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")
+        image_class = nib.Nifti2Image if _NIFTI2_HEADER_SIZE in header_size else nib.Nifti1Image
+        image = image_class.from_bytes(raw)
+        # Checked before anything of the size that the header asks for is reserved.
+        proxy = image.dataobj
+        announced = int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize
+        found = len(raw) - proxy.offset
+        if announced > found:
+            raise EOFError(f"truncated: {announced} bytes of voxels announced, {found} in the file")
+        buffer = proxy.file_like.getbuffer()
+        voxels: NDArray[Any] = np.ndarray(proxy.shape, proxy.dtype, buffer, offset=proxy.offset, order="F")
+    if voxels.dtype.kind not in "iuf":
+        raise InputFileError(
+            path, f"holds voxels of type {voxels.dtype}", "convert it to one number per voxel"
+        )
+    return image, voxels
+
+
+def _check_grid(path: Path, image: nib.Nifti1Image) -> None:
+    shape = " x ".join(str(length) for length in image.shape)
+    if len(image.shape) != DIMENSIONS:
+        problem = f"is {len(image.shape)}D ({shape}), 3D is needed"
+        raise InputFileError(path, problem, "save the one volume that is meant as 3D")
+    if min(image.shape) < 1:
+        raise InputFileError(path, f"has no voxels ({shape})", _COPY_AGAIN)
+    affine = image.affine
+    if affine is None or not np.all(np.isfinite(affine)):
+        raise InputFileError(path, "has an affine that is not finite", "fix the header's sform or qform")
+    if abs(np.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL_MM3:
+        problem = "has a singular affine (voxels without volume)"
+        raise InputFileError(path, problem, "fix the header's sform or qform")
+
+
+def _check_finite(path: Path, values: NDArray[Any]) -> None:
+    # The sum is not finite if a voxel is not, and takes no memory.
+    if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):
+        return
+    if bad := values.size - int(np.count_nonzero(np.isfinite(values))):
+        problem = f"{bad} of {values.size} voxels are NaN or infinite"
+        raise InputFileError(path, problem, "replace them, for instance by 0")
+
+
+def _check_integers(path: Path, found: NDArray[Any]) -> NDArray[Any]:
     """Return the values found in a mask as the integers they must be, shape (n,) and sorted."""
     labels = np.rint(found)
     fractions = found[np.abs(found - labels) > INTEGER_TOLERANCE]
     if fractions.size:
-        raise InputFileError(
-            path,
-            f"mask holds fractional values such as {fractions[0]:g}",
-            "threshold it: a mask has integer labels",
-        )
+        problem = f"mask holds fractional values such as {fractions[0]:g}"
+        raise InputFileError(path, problem, "threshold it: a mask has integer labels")
     if labels.size and labels[0] < 0:
-        raise InputFileError(
-            path,
-            f"mask holds negative values such as {labels[0]:g}",
-            "set the background to 0 and the lesion to 1",
-        )
+        problem = f"mask holds negative values such as {labels[0]:g}"
+        raise InputFileError(path, problem, "set the background to 0 and the lesion to 1")
     return labels
-
-
-def _read_values(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Return the finite voxels, scaled if the file says so, and the invertible affine of a 3D file."""
-    try:
-        image = _parse(path.read_bytes())
-        problem = _problem_of_grid(image)
-        values = None if problem else np.asanyarray(image.dataobj)
-    except _READ_ERRORS as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise InputFileError(path, f"cannot be read ({detail})", _DOWNLOAD_AGAIN) from error
-    if problem or values is None:
-        raise InputFileError(path, *problem)
-    if values.dtype.kind not in "iuf":
-        raise InputFileError(
-            path, f"holds voxels of type {values.dtype}", "convert it to one number per voxel"
-        )
-    _check_finite(path, values)
-    return values, np.asarray(image.affine, dtype=np.float64)
-
-
-def _parse(content: bytes) -> nib.Nifti1Image:
-    """Return the nibabel image; all of a gzip stream is read, so that its checksum is verified."""
-    raw = gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
-    if not raw:
-        raise EOFError("the file is empty")
-    is_nifti2 = NIFTI2_HEADER_SIZE in (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
-    image = (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(raw)
-    # nibabel reserves the memory that the header asks for before it looks at the file's size.
-    needed = int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
-    if needed > len(raw):
-        raise EOFError(f"truncated: {needed} bytes of voxels announced, {len(raw)} in the file")
-    return image
-
-
-def _problem_of_grid(image: nib.Nifti1Image) -> tuple[str, str] | tuple[()]:
-    """Return what is wrong with an image's shape or affine, and the remedy; () if nothing is."""
-    shape = " x ".join(str(length) for length in image.shape)
-    if len(image.shape) != 3:  # noqa: PLR2004
-        return f"is {len(image.shape)}D ({shape}), 3D is needed", "save the one volume that is meant as 3D"
-    if 0 in image.shape:
-        return f"has no voxels ({shape})", _DOWNLOAD_AGAIN
-    affine = image.affine
-    if affine is None or not np.all(np.isfinite(affine)):
-        return "has an affine that is not finite", "mend the header's sform or qform"
-    if abs(np.linalg.det(affine[:3, :3])) < SMALLEST_DETERMINANT:
-        return "has a singular affine (voxels without volume)", "mend the header's sform or qform"
-    return ()
-
-
-def _check_finite(path: Path, values: NDArray[Any]) -> None:
-    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
-    if bad:
-        raise InputFileError(
-            path, f"{bad} of {values.size} voxels are NaN or infinite", "replace them, for instance by 0"
-        )
 
 
 def _as_storable(path: Path, values: NDArray[Any]) -> NDArray[Any]:
@@ -256,66 +506,5 @@ def _as_storable(path: Path, values: NDArray[Any]) -> NDArray[Any]:
         dtype = np.dtype(np.float32)
     with np.errstate(over="ignore"):
         data = values.astype(dtype, copy=False)
-    if dtype.kind == "f":
-        _check_finite(path, data)
+    _check_finite(path, data)
     return data
-
-
-SMALLEST_VOXEL_MM3 = 1e-9
-"""Below it an affine is singular: no scanner resolves a micrometre."""
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """A grid of voxels in the world, turned and flipped as its affine says.
-
-    Attributes:
-        shape: Voxels along the array's three axes.
-        affine: 4x4 matrix from voxel index to world millimetres.
-
-    Raises:
-        ValueError: If there are not three axes, or the affine is not 4x4, finite and invertible.
-    """
-
-    shape: tuple[int, ...]
-    affine: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        if len(self.shape) != 3:  # noqa: PLR2004
-            raise ValueError(f"a mask must have three axes; got the shape {self.shape}")
-        if np.shape(self.affine) != (4, 4) or not np.all(np.isfinite(self.affine)):
-            raise ValueError(f"the affine must be a finite 4x4 matrix; got {self.affine!r}")
-        if self.voxel_mm3 < SMALLEST_VOXEL_MM3:
-            raise ValueError(f"the affine must be invertible; got voxels of {self.voxel_mm3:g} mm3")
-
-    @property
-    def voxel_mm3(self) -> float:
-        """Volume of a voxel in mm3."""
-        return voxel_volume_of(self.affine)
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in mm along the array's axes."""
-        return spacing_of(self.affine)
-
-    @property
-    def diagonal_mm(self) -> float:
-        """Length in mm of the image's diagonal: no distance within it is larger."""
-        return float(np.linalg.norm(self.affine[:3, :3] @ self.shape))
-
-    @cached_property
-    def _frame(self) -> NDArray[np.float64]:
-        """The affine without its turn and flip, so that an unsheared grid keeps its exact spacing.
-
-        Upper triangular U with U'U = A'A, hence |U v| = |A v| for every step v between voxels.
-        """
-        steps = self.affine[:3, :3]
-        return np.asarray(np.linalg.cholesky(steps.T @ steps).T, dtype=np.float64)
-
-    def millimetres(self, indices: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return voxel indices, shape (n, 3), as points in mm, true in their distances only."""
-        return np.asarray(indices @ self._frame.T, dtype=np.float64)
-
-    def world(self, indices: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return voxel indices, shape (n, 3), as points of the world in mm."""
-        return np.asarray(apply_affine(self.affine, indices), dtype=np.float64)

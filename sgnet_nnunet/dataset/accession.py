@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.dataset.collection import Part
 from sgnet_nnunet.dataset.options import Registration, Target
-from sgnet_nnunet.dataset.resampling import Grid, resample_image, resample_mask
+from sgnet_nnunet.dataset.resampling import resample_image, resample_mask
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.nifti import Mask, Volume, read_image, read_mask
 
@@ -97,7 +97,7 @@ def make_case(scans: Scans, target: Target, register: Registration) -> Case:
     Raises:
         InputFileError: Nothing of FLAIR or of a mask falls onto the T1ce grid.
     """
-    grid = Grid.of(scans.t1ce)
+    grid = scans.t1ce.grid
     transform = _register(scans) if register == "rigid" else None
     to_flair = None if transform is None else transform.world_map
     flair = resample_image(scans.flair, grid, world_map=to_flair)
@@ -115,7 +115,7 @@ def make_case(scans: Scans, target: Target, register: Registration) -> Case:
                 "no voxel of the mask falls on the T1ce grid",
                 "check the affine of the mask",
             )
-    voxel = scans.t1ce.voxel_volume
+    voxel = grid.voxel_mm3
     lesion_mm3 = {part: int(np.count_nonzero(mask)) * voxel for part, mask in masks.items()}
     return Case(
         t1ce=scans.t1ce,
@@ -135,7 +135,7 @@ def _register(scans: Scans) -> "RigidTransform":
 def _findings(scans: Scans, transform: "RigidTransform | None", lesion_mm3: Mapping[Part, float]) -> Findings:
     notes = [note for mask in scans.masks.values() for note in mask.notes]
     for part, size in lesion_mm3.items():
-        native = scans.masks[part].size
+        native = scans.masks[part].volume_mm3
         if abs(size - native) > VOLUME_CHANGE_NOTED * native:
             notes.append(f"{scans.paths[part].name}: {native:.1f} mm3 became {size:.1f} mm3 on the T1ce grid")
     if transform is None:
@@ -148,7 +148,7 @@ def _findings(scans: Scans, transform: "RigidTransform | None", lesion_mm3: Mapp
 def _check_overlap(
     paths: Mapping[Part, Path], part: Part, volume: Volume, other_part: Part, other: Volume
 ) -> None:
-    if not Grid.of(volume).overlaps(Grid.of(other)):
+    if not volume.grid.overlaps(other.grid):
         raise InputFileError(
             paths[part],
             f"its grid does not overlap that of {paths[other_part].name}",

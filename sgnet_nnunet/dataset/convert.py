@@ -242,7 +242,7 @@ def convert_collection(
     whose source files have gone are deleted, so that the data set is what `root` gives now.
 
     Args:
-        root: The collection, laid out as `sgnet_nnunet.collection` describes.
+        root: The collection, laid out as `sgnet_nnunet.dataset.collection` describes.
         nnunet_raw: nnU-Net's folder of raw data sets; made if it is not there.
         options: What to make of it.
         on_start: Called once with the number of accessions to convert.

@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813  (its users' name for it)
 from numpy.typing import NDArray
 
-from sgnet_nnunet.dataset.resampling import Grid, field_of_view, resample_image
-from sgnet_nnunet.nifti import Volume
+from sgnet_nnunet.dataset.resampling import field_of_view, resample_image
+from sgnet_nnunet.nifti import Grid, Volume
 
 METRIC_SPACING = 1.5
 """In mm: near the in-plane resolution of clinical scans; the optimiser interpolates below it."""
@@ -73,7 +73,7 @@ def register_rigid(fixed: Volume, moving: Volume) -> RigidTransform:
         The transform, repeatable bit for bit on one machine. It is the identity, with a note, where
         the optimiser fails or does not raise the mutual information.
     """
-    grid = _metric_grid(Grid.of(fixed))
+    grid = _metric_grid(fixed.grid)
     pair = _Pair(
         images=tuple(_to_sitk(resample_image(_as_float(volume), grid), grid) for volume in (fixed, moving)),
         fields=tuple(

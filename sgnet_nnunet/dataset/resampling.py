@@ -5,14 +5,13 @@ the field of view reaches half a voxel beyond the outer centres (half a slice of
 is several millimetres), is filled with the outer voxel's value, and ends there with 0.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sgnet_nnunet.nifti import Volume
+from sgnet_nnunet.nifti import Grid, Volume
 
 INTEGER_MAP_TOLERANCE = 0.01
 """Voxels. Affines of different programs differ by rounding: closer than this to a copy, a copy it is."""
@@ -22,35 +21,6 @@ HALF = 0.5 - 1e-6
 
 FIELD_OF_VIEW_MARGIN = 0.5 + 1e-3
 """Voxels that the field of view reaches beyond the outer centres; the surplus absorbs rounding."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels of a volume lie.
-
-    Attributes:
-        shape: Voxels along x, y, z of the array.
-        affine: 4x4 matrix from voxel index to world millimetres; any invertible one, sheared ones too.
-    """
-
-    shape: tuple[int, int, int]
-    affine: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, volume: Volume) -> "Grid":
-        """Return the grid of a volume."""
-        x, y, z = volume.data.shape
-        return cls((x, y, z), volume.affine)
-
-    def bounds(self) -> NDArray[np.float64]:
-        """Return the world box around the grid in mm, shape (2, 3): lower corner, upper corner."""
-        corners: NDArray[np.float64] = _box_corners(self.shape) @ self.affine[:3, :3].T + self.affine[:3, 3]
-        return np.stack([corners.min(axis=0), corners.max(axis=0)])
-
-    def overlaps(self, other: "Grid") -> bool:
-        """Whether the world boxes around both grids share any space."""
-        (low, high), (other_low, other_high) = self.bounds(), other.bounds()
-        return bool(np.all((low < other_high) & (other_low < high)))
 
 
 def resample_image(
@@ -112,15 +82,6 @@ def field_of_view(
     return _inside(_index_map(image, grid, world_map), image.data.shape, grid.shape)
 
 
-def _box_corners(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return the eight outer corners of an array in voxel indices, shape (8, 3)."""
-    return (
-        np.array(np.meshgrid(*[(-0.5, length - 0.5) for length in shape], indexing="ij"), dtype=np.float64)
-        .reshape(3, -1)
-        .T
-    )
-
-
 def _index_map(volume: Volume, grid: Grid, world_map: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Return the 4x4 matrix from the grid's voxel indices to the volume's, rounding errors removed.
 
@@ -130,7 +91,7 @@ def _index_map(volume: Volume, grid: Grid, world_map: NDArray[np.float64] | None
     world = np.eye(4) if world_map is None else world_map
     index_map = np.linalg.inv(volume.affine) @ world @ grid.affine
     integer = np.rint(index_map)
-    corners = np.c_[_box_corners(grid.shape), np.ones(8)]
+    corners = np.c_[grid.corners, np.ones(8)]
     error = np.abs(corners @ (index_map - integer).T).max(axis=0)
     cleaned: NDArray[np.float64] = np.where((error < INTEGER_MAP_TOLERANCE)[:, None], integer, index_map)
     return cleaned

@@ -115,10 +115,6 @@ def _extent(line: NDArray[np.bool_]) -> slice:
     return slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0)
 
 
-LARGEST_SHIFT = 0.1
-"""Share of a voxel by which two grids may differ anywhere: writers round affines, some by 1e-3 mm."""
-
-
 def read_pairs(case: PredictedCase, results: Results, *, reference: Volume | None = None) -> list[MaskPair]:
     """Return the pair of masks of each target, in the order of `results.targets`.
 
@@ -192,10 +188,8 @@ def _check_same_grid(path: Path, prediction: Volume, reference_path: Path, refer
     if prediction.data.shape != reference.data.shape:
         shapes = f"{_by(prediction.data.shape)} voxels, its reference {_by(reference.data.shape)}"
         raise InputFileError(path, f"has {shapes}", remedy)
-    corners = np.array(np.meshgrid(*([0, length - 1] for length in reference.data.shape))).reshape(3, -1)
-    apart = (prediction.affine - reference.affine) @ np.vstack([corners, np.ones(corners.shape[1])])
-    shift = float(np.linalg.norm(apart[:3], axis=0).max())
-    if shift > LARGEST_SHIFT * min(reference.spacing):
+    if not prediction.grid.same_place_as(reference.grid):
+        shift = prediction.grid.shift_from(reference.grid)
         raise InputFileError(path, f"its affine puts it up to {shift:.3g} mm off its reference", remedy)
 
 

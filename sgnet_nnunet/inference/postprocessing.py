@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sgnet_nnunet.evaluation.operating_point import OperatingPoint
 from sgnet_nnunet.files import atomic_path, write_text
 from sgnet_nnunet.inference.plan import Labels, Plan
-from sgnet_nnunet.inference.preprocessing import AxisWeights, Box, Shape, grid_weights, reader_class, resample
+from sgnet_nnunet.inference.preprocessing import AxisWeights, Box, Shape, grid_weights, resample
+from sgnet_nnunet.nifti import reader_class
 
 
 def write_mask(path: Path, mask: NDArray[np.generic], properties: dict[str, Any], *, reader: str) -> None:

@@ -28,7 +28,8 @@ from sgnet_nnunet.inference.postprocessing import (
     write_mask,
     write_probabilities,
 )
-from sgnet_nnunet.inference.preprocessing import Prepared, preprocess, reader_class
+from sgnet_nnunet.inference.preprocessing import Prepared, preprocess
+from sgnet_nnunet.nifti import reader_class
 from sgnet_nnunet.nnunet import find_cases
 
 

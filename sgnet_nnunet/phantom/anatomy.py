@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from sgnet_nnunet.nifti import Grid
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.geometry import (
     MAJORITY,
     TEMPLATE_EXTENT,
     FloatArray,
-    Grid,
     SmoothField,
     Warp,
+    axes_of,
     centred_grid,
     rotation,
 )
@@ -157,7 +158,7 @@ class Anatomy:
     @property
     def brain_volume(self) -> float:
         """Volume of the brain mask in mm3."""
-        return float(self.brain.sum()) * self.grid.voxel_volume
+        return float(self.brain.sum()) * self.grid.voxel_mm3
 
     def voxels_of(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the voxel indices, shape (n, 3), of `points` in MNI mm, shape (n, 3)."""
@@ -192,13 +193,13 @@ def draw_anatomy(rng: np.random.Generator, config: PhantomConfig) -> Anatomy:
     roomy = draw_grid(rng, config)
     warp = Warp(rng, roomy, config)
     stride = 4
-    rough = _sample(template.brain, warp.on([axis[::stride] for axis in roomy.axes()]), template.to_voxel)
+    rough = _sample(template.brain, warp.on([axis[::stride] for axis in axes_of(roomy)]), template.to_voxel)
     occupied = np.argwhere(rough > MAJORITY) * stride
-    margin = np.ceil(config.margin / roomy.spacing).astype(np.int64)
+    margin = np.ceil(config.margin / np.array(roomy.spacing)).astype(np.int64)
     low = np.maximum(occupied.min(axis=0) - margin - 2, 0)
     high = np.minimum(occupied.max(axis=0) + margin + 3, roomy.shape)
     grid = roomy.crop(low, high)
-    axes = [axis[a:b] for axis, a, b in zip(roomy.axes(), low, high, strict=True)]
+    axes = [axis[a:b] for axis, a, b in zip(axes_of(roomy), low, high, strict=True)]
     return _build(rng, template, grid=grid, mni=warp.on(axes), extent=warp.extent, axes=axes, config=config)
 
 

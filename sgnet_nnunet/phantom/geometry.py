@@ -1,60 +1,24 @@
 """Scanner grids: where the voxels of a scan lie in the world."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline, PchipInterpolator
 from scipy.spatial.transform import Rotation
 
+from sgnet_nnunet.nifti import Grid
 from sgnet_nnunet.phantom.config import PhantomConfig
 
 FloatArray = NDArray[np.float32]
-Shape = tuple[int, int, int]
 
 MAJORITY = 0.5
 """A mask holds the voxels that its structure fills by more than this fraction."""
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A regular grid of voxels in RAS axis order.
-
-    Attributes:
-        shape: Number of voxels along x, y, z.
-        affine: 4x4 matrix from voxel index to world millimetres (RAS+).
-    """
-
-    shape: Shape
-    affine: NDArray[np.float64]
-
-    @property
-    def spacing(self) -> NDArray[np.float64]:
-        """Voxel size in mm along x, y, z."""
-        sizes: NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return sizes
-
-    @property
-    def extent(self) -> NDArray[np.float64]:
-        """Sides in mm along x, y, z."""
-        return self.spacing * self.shape
-
-    @property
-    def voxel_volume(self) -> float:
-        """Volume of a voxel in mm3."""
-        return float(np.prod(self.spacing))
-
-    def axes(self) -> list[NDArray[np.float64]]:
-        """Positions in mm along x, y and z, counted from the first voxel."""
-        return [np.arange(count) * size for count, size in zip(self.shape, self.spacing, strict=True)]
-
-    def crop(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> "Grid":
-        """Return the grid of voxels `low` to `high`, the last excluded; both may lie outside."""
-        affine = self.affine.copy()
-        affine[:3, 3] += self.affine[:3, :3] @ low
-        x, y, z = (int(count) for count in high - low)
-        return Grid((x, y, z), affine)
+def axes_of(grid: Grid) -> list[NDArray[np.float64]]:
+    """Return the positions in mm along x, y and z of a grid, counted from its first voxel."""
+    return [np.arange(count) * np.float64(size) for count, size in zip(grid.shape, grid.spacing, strict=True)]
 
 
 def rotation(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -134,7 +98,6 @@ class Warp:
     def __init__(self, rng: np.random.Generator, grid: Grid, config: PhantomConfig) -> None:
         extent = grid.extent
         self.extent = extent
-        self.size = grid.spacing
         pose = rotation(rng.normal(0, config.head_angles))
         common = rng.uniform(*config.brain_scale)
         scale = common * (1 + rng.normal(0, 0.02, 3))
@@ -170,14 +133,14 @@ def stamp(
     points: NDArray[np.float64],
     radii: NDArray[np.floating],
     *,
-    spacing: NDArray[np.float64],
+    spacing: tuple[float, ...],
 ) -> None:
     """Draw balls of `radii` mm, shape (n,), at `points` (voxel index, shape (n, 3)) into `volume`.
 
     The volume takes the larger of its value and the share of each voxel that the ball fills,
     approximated from the voxel's distance to the surface. Voxels outside are left out.
     """
-    size = float(spacing.mean())
+    size = float(np.mean(spacing))
     reach = np.ceil((radii.max() + size) / spacing).astype(int)
     offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1)
     base = np.rint(points).astype(int)

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgnet_nnunet.dataset.collection import Part
-from sgnet_nnunet.nifti import Volume
+from sgnet_nnunet.nifti import Grid, Volume
 from sgnet_nnunet.phantom.anatomy import draw_anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.geometry import MAJORITY
@@ -15,7 +16,6 @@ from sgnet_nnunet.phantom.scanner import (
     draw_flair_contrast,
     draw_flair_grid,
     draw_t1ce_contrast,
-    orient,
     render,
     sample,
     slice_thick,
@@ -83,9 +83,14 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
         bias=rng.uniform(*config.bias),
     )
     t1ce_codes, flair_codes = (str(code) for code in rng.choice(ORIENTATIONS, 2))
+
+    def stored(data: NDArray[np.generic], where: Grid, codes: str) -> Volume:
+        turned = Volume(data, where.affine).oriented(codes)
+        return Volume(np.ascontiguousarray(turned.data), turned.affine)
+
     return {
-        "t1ce_img": orient(t1ce, anatomy.grid, t1ce_codes),
-        "flair_img": orient(flair, grid, flair_codes),
-        "core_seg": orient(core.astype(np.uint8), anatomy.grid, t1ce_codes),
-        "whole_seg": orient(whole.astype(np.uint8), grid, flair_codes),
+        "t1ce_img": stored(t1ce, anatomy.grid, t1ce_codes),
+        "flair_img": stored(flair, grid, flair_codes),
+        "core_seg": stored(core.astype(np.uint8), anatomy.grid, t1ce_codes),
+        "whole_seg": stored(whole.astype(np.uint8), grid, flair_codes),
     }

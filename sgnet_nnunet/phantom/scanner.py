@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sgnet_nnunet.nifti import Volume
+from sgnet_nnunet.nifti import Grid
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.geometry import FloatArray, Grid, SmoothField, centred_grid, rotation
+from sgnet_nnunet.phantom.geometry import FloatArray, SmoothField, axes_of, centred_grid, rotation
 from sgnet_nnunet.phantom.tumours import LesionMaps
 from sgnet_nnunet.phantom.vessels import Distractors
 
@@ -89,7 +88,7 @@ def render(
 ) -> FloatArray:
     """Return the noise-free signal on the T1ce grid, 0 outside the brain."""
     extent = anatomy.grid.extent
-    axes = anatomy.grid.axes()
+    axes = axes_of(anatomy.grid)
     slow = SmoothField(rng, extent, 9.0).on(axes)
     mottle = np.float32(0.8) * slow + np.float32(0.6) * SmoothField(rng, extent, 3.0).on(axes)
     signal = anatomy.wm + contrast.gm * anatomy.gm + contrast.csf * anatomy.csf
@@ -129,7 +128,7 @@ def draw_flair_grid(rng: np.random.Generator, t1ce: Grid, config: PhantomConfig)
     middle = t1ce.affine @ (*((np.array(t1ce.shape) - 1) / 2), 1.0)
     return centred_grid(
         centre=middle[:3] + rng.normal(0, 1.5, 3),
-        extent=t1ce.spacing * t1ce.shape + spacing,
+        extent=t1ce.extent + spacing,
         spacing=spacing,
         turn=turn,
     )
@@ -167,7 +166,7 @@ def acquire(
 
     Exactly 0 outside `brain`, at least 1 inside.
     """
-    sensitivity = SmoothField(rng, grid.extent, _BIAS_WAVELENGTH).on(grid.axes())
+    sensitivity = SmoothField(rng, grid.extent, _BIAS_WAVELENGTH).on(axes_of(grid))
     inside = signal[brain] * np.exp(np.float32(bias) * sensitivity[brain])
     real, imaginary = rng.standard_normal((2, inside.size), dtype=np.float32) * np.float32(noise)
     magnitude = np.hypot(inside + real, imaginary)
@@ -175,13 +174,3 @@ def acquire(
     scan = np.zeros(grid.shape, dtype=np.int16)
     scan[brain] = np.clip(np.rint(magnitude * np.float32(scale)), 1, np.iinfo(np.int16).max)
     return scan
-
-
-def orient(data: NDArray[np.generic], grid: Grid, codes: str) -> Volume:
-    """Return `data` on `grid` with its axes reordered to `codes`, such as LPS; the world stays."""
-    image = nib.Nifti1Image(data, grid.affine)
-    turn = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(grid.affine), nib.orientations.axcodes2ornt(codes)
-    )
-    turned = image.as_reoriented(turn)
-    return Volume(np.ascontiguousarray(turned.dataobj), np.asarray(turned.affine, dtype=np.float64))

@@ -51,7 +51,7 @@ def spread_oedema(
     affinity = np.clip(1.25 * anatomy.wm[box] + 0.25 * anatomy.gm[box], 0, 1)
     affinity = ndimage.gaussian_filter(affinity, 0.5)
     outside_box = int((core > MAJORITY).sum()) - int((core[box] > MAJORITY).sum())
-    room = int(max_volume / anatomy.grid.voxel_volume) - outside_box
+    room = int(max_volume / anatomy.grid.voxel_mm3) - outside_box
     oedema[box] = _recede(left, affinity, core[box], room) * anatomy.brain[box]
     return oedema
 
@@ -77,7 +77,7 @@ def _distance_left(
     speed = sum(getattr(anatomy, tissue)[every] * value for tissue, value in _SPEED.items())
     ragged = ndimage.gaussian_filter(rng.standard_normal(speed.shape, dtype=np.float32), 1.5)
     resistance = np.exp(0.5 * ragged / ragged.std()) / np.maximum(speed, _SPEED["csf"])
-    step = anatomy.grid.spacing * _STRIDE
+    step = np.array(anatomy.grid.spacing) * _STRIDE
     position = np.indices(resistance.shape).reshape(3, -1).T * step
     farthest = max(reach for _, _, reach in sources)
     start = resistance.size
@@ -294,7 +294,7 @@ def _surface(
 
     The texture has zero mean and a standard deviation of one.
     """
-    spacing = anatomy.grid.spacing
+    spacing = np.array(anatomy.grid.spacing)
     radius = float(np.mean(lesion.radii))
     reach = np.ceil((1.6 * max(lesion.radii) + 2) / spacing).astype(int)
     box = tuple(

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.geometry import FloatArray, SmoothField, densify, stamp
+from sgnet_nnunet.phantom.geometry import FloatArray, SmoothField, axes_of, densify, stamp
 
 Polyline = tuple[tuple[float, float, float], ...]
 
@@ -189,7 +189,7 @@ def _plexus(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
 
 def _meninges(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
     """Draw the falx and, in patches, dura and pial vessels that skull stripping left at the surface."""
-    patches = SmoothField(rng, anatomy.grid.extent, 7.0).on(anatomy.grid.axes())
+    patches = SmoothField(rng, anatomy.grid.extent, 7.0).on(axes_of(anatomy.grid))
     surface = np.clip(1.6 - anatomy.depth / 1.5, 0, 1) * np.clip(patches - 0.4, 0, 1)
     x, y, z = anatomy.mni
     falx = np.clip(1.3 - np.abs(x), 0, 1) * (

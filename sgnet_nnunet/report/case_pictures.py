@@ -20,7 +20,7 @@ from sgnet_nnunet.evaluation.pairs import bounding_box, mask_of
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
 from sgnet_nnunet.evaluation.statistics import rows_of
 from sgnet_nnunet.files import read_json, write_text
-from sgnet_nnunet.nifti import Volume, read_image, read_labels, spacing_of
+from sgnet_nnunet.nifti import read_image, read_labels, spacing_of
 from sgnet_nnunet.report.figures import REFERENCE, REFERENCE_COLOUR
 from sgnet_nnunet.report.slices import Contour, Panel, View, draw_panels, encode, to_grey, view_of
 
@@ -57,8 +57,8 @@ def load_case(answers: Sequence[PredictedCase]) -> CaseVolumes:
         InputFileError: A file cannot be read.
     """
     first = answers[0]
-    reference = _canonical(read_labels(first.reference))
-    images = [_canonical(read_image(path)) for path in first.images]
+    reference = read_labels(first.reference).oriented()
+    images = [read_image(path).oriented() for path in first.images]
     fitting = [image.data for image in images if image.data.shape == reference.data.shape]
     usable = len(fitting) == len(images)
     blank = np.zeros(reference.data.shape, dtype=np.uint8)
@@ -69,7 +69,7 @@ def load_case(answers: Sequence[PredictedCase]) -> CaseVolumes:
         predictions={
             answer.model: blank
             if answer.prediction is None
-            else _canonical(read_labels(answer.prediction)).data
+            else read_labels(answer.prediction).oriented().data
             for answer in answers
         },
         affine=reference.affine,
@@ -87,11 +87,6 @@ def channel_names(images: Sequence[Path]) -> tuple[str, ...]:
     if description is not None and description.is_file():
         names = read_json(description).get("channel_names", {})
     return tuple(str(names.get(str(i), f"channel {i}")) for i in range(len(images)))
-
-
-def _canonical(volume: Volume) -> Volume:
-    turned = nib.as_closest_canonical(nib.Nifti1Image(volume.data, volume.affine, dtype=volume.data.dtype))
-    return Volume(np.asanyarray(turned.dataobj), np.asarray(turned.affine, dtype=np.float64))
 
 
 @dataclass(frozen=True, kw_only=True)

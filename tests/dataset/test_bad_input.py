@@ -89,7 +89,7 @@ BAD_FILES = {
     "4D": (FLAIR, rewrite(lambda data: data[..., None]), "is 4D (12 x 10 x 6 x 1), 3D is needed; save"),
     "no voxels": (FLAIR, rewrite(lambda data: data[:0]), "has no voxels (0 x 10 x 6); copy or download"),
     "blank": (T1CE, rewrite(np.zeros_like), "is blank: every voxel is 0.0; copy or download it again"),
-    "singular affine": (T1CE, move_affine(flatten), "has a singular affine (voxels without volume); mend"),
+    "singular affine": (T1CE, move_affine(flatten), "has a singular affine (voxels without volume); fix"),
     "empty mask": (
         WHOLE,
         rewrite(np.zeros_like),

@@ -40,7 +40,7 @@ def test_core_is_written_over_whole_and_alone_without_it(scans: Scans):
 def test_volumes_of_the_lesions_are_found_in_mm3(scans: Scans):
     findings = make_case(scans, TARGETS["regions"], "none").findings
     core = scans.masks["core_seg"]
-    assert findings.lesion_mm3["core_seg"] == pytest.approx(core.size)
+    assert findings.lesion_mm3["core_seg"] == pytest.approx(core.volume_mm3)
     assert findings.lesion_mm3["whole_seg"] == pytest.approx(scans.masks["whole_seg"].size, rel=0.15)
 
 

@@ -18,7 +18,8 @@ from sgnet_nnunet.dataset.records import HIDDEN_FOLDER
 CONVERT = """
 import sys
 from pathlib import Path
-from sgnet_nnunet.conversion import ConversionOptions, convert_collection
+from sgnet_nnunet.dataset.convert import convert_collection
+from sgnet_nnunet.dataset.options import ConversionOptions
 convert_collection(Path(sys.argv[1]), Path(sys.argv[2]), ConversionOptions(target="regions", workers=3))
 """
 CASES = 16

@@ -9,7 +9,7 @@ import SimpleITK as sitk  # noqa: N813
 from sgnet_nnunet.dataset.accession import Scans, make_case, read_scans
 from sgnet_nnunet.dataset.collection import scan_collection
 from sgnet_nnunet.dataset.options import TARGETS
-from sgnet_nnunet.dataset.resampling import Grid, resample_image
+from sgnet_nnunet.dataset.resampling import resample_image
 from sgnet_nnunet.nifti import Mask, Volume, read_image
 
 
@@ -20,7 +20,7 @@ def test_thick_flair_on_the_t1ce_grid_agrees_with_simpleitk(real_data: Path):
     expected = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, sitk.Transform(), sitk.sitkLinear)).T
     native = read_image(flair)
     image = Volume(native.data.astype(np.float32), native.affine)
-    differs = np.abs(resample_image(image, Grid.of(read_image(t1ce))) - expected) > 1e-3 * native.data.max()
+    differs = np.abs(resample_image(image, read_image(t1ce).grid) - expected) > 1e-3 * native.data.max()
     assert expected.any()
     assert differs.mean() < 1e-3  # where the field of view ends, rounding decides
 

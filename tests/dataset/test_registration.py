@@ -10,8 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from sgnet_nnunet.dataset import registration
 from sgnet_nnunet.dataset.registration import register_rigid
-from sgnet_nnunet.dataset.resampling import Grid, resample_image
-from sgnet_nnunet.nifti import Volume, read_image
+from sgnet_nnunet.dataset.resampling import resample_image
+from sgnet_nnunet.nifti import Grid, Volume, read_image
 
 SIZE = 72
 POINTS = np.array([[-25, 0, 0, 1], [25, 10, -10, 1], [0, -25, 20, 1], [0, 0, 0, 1]], float).T

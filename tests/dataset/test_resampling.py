@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from sgnet_nnunet.dataset.resampling import Grid, field_of_view, resample_image, resample_mask
-from sgnet_nnunet.nifti import Volume
+from sgnet_nnunet.dataset.resampling import field_of_view, resample_image, resample_mask
+from sgnet_nnunet.nifti import Grid, Volume
 
 
 def affine(spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0), angles=(0.0, 0.0, 0.0)) -> np.ndarray:

@@ -7,7 +7,7 @@ import SimpleITK
 
 from sgnet_nnunet.files import PARTIAL_PREFIX
 from sgnet_nnunet.inference.postprocessing import write_mask
-from sgnet_nnunet.inference.preprocessing import read_channels, reader_class
+from sgnet_nnunet.nifti import read_channels, reader_class
 
 
 @pytest.mark.parametrize("reader", ["NibabelIO", "NibabelIOWithReorient", "SimpleITKIO"])

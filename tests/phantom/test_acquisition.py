@@ -1,10 +1,10 @@
-import nibabel as nib
 import numpy as np
 import pytest
 
+from sgnet_nnunet.nifti import Grid
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.geometry import Grid, centred_grid
-from sgnet_nnunet.phantom.scanner import ORIENTATIONS, acquire, draw_flair_grid, orient, slice_thick
+from sgnet_nnunet.phantom.geometry import centred_grid
+from sgnet_nnunet.phantom.scanner import acquire, draw_flair_grid, slice_thick
 
 
 def plain_grid(shape, spacing):
@@ -60,17 +60,6 @@ def test_thick_slices_average_thin_ones():
     assert thick[10, 10].sum() * 5 == pytest.approx(1, rel=0.1)
     constant = slice_thick(np.ones_like(sheet), source, target)
     np.testing.assert_allclose(constant[5:15, 5:15, 4:8], 1, atol=1e-4)
-
-
-@pytest.mark.parametrize("codes", ORIENTATIONS)
-def test_orientation_changes_the_file_and_not_the_world(codes):
-    grid = plain_grid((4, 5, 6), (1, 2, 3))
-    data = np.zeros(grid.shape, dtype=np.uint8)
-    data[1, 3, 2] = 1
-    volume = orient(data, grid, codes)
-    assert "".join(nib.aff2axcodes(volume.affine)) == codes
-    here = volume.affine @ (*np.argwhere(volume.data)[0], 1)
-    np.testing.assert_allclose(here, grid.affine @ (1, 3, 2, 1))
 
 
 def test_flair_grid_covers_the_t1ce_grid_and_is_turned():

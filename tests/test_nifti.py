@@ -1,18 +1,33 @@
-"""What `read_image`, `read_mask` and `read_labels` accept and refuse."""
+"""Grids and volumes, and what the readers accept and refuse."""
 
 import gzip
 import io
+import logging
+import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.nifti import read_image, read_labels, read_mask, values_in
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.nifti import (
+    Grid,
+    Volume,
+    read_channel,
+    read_channels,
+    read_image,
+    read_labels,
+    read_mask,
+    reader_class,
+    values_in,
+    write_volume,
+)
 
 AFFINE = np.array([[-0.9, 0.0, 0.1, 10.0], [0.0, 1.1, 0.0, -7.0], [0.1, 0.0, 3.0, 2.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -200,7 +215,9 @@ def test_mask_of_zeros_and_ones_is_read_without_a_note(tmp_path: Path, values: n
     np.testing.assert_array_equal(mask.volume.data, values > 500)
     assert mask.volume.data.dtype == bool
     assert mask.notes == ()
-    assert mask.size == pytest.approx((values > 500).sum() * abs(np.linalg.det(AFFINE[:3, :3])), rel=1e-5)
+    assert mask.volume_mm3 == pytest.approx(
+        (values > 500).sum() * abs(np.linalg.det(AFFINE[:3, :3])), rel=1e-5
+    )
 
 
 def test_mask_values_above_one_are_foreground_with_a_note(tmp_path: Path):
@@ -291,3 +308,242 @@ class TestLabels:
         data[0, 0, 0] = value
         with pytest.raises(InputFileError, match=message):
             read_labels(save(tmp_path / "a.nii.gz", data))
+
+
+OBLIQUE = np.array([[0.0, -0.8, 0.6, 5], [2.0, 0, 0, -7], [0, 0.6, 0.8, 1], [0, 0, 0, 1]])
+
+
+def test_spacing_and_voxel_volume_of_an_oblique_grid():
+    grid = Volume(np.zeros((2, 2, 2)), OBLIQUE).grid
+    assert grid.spacing == pytest.approx((2.0, 1.0, 1.0))
+    assert grid.voxel_mm3 == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_volume_is_written_as_it_is_and_always_to_the_same_bytes(tmp_path: Path, dtype: type):
+    volume = Volume(np.arange(60).reshape(5, 4, 3).astype(dtype), OBLIQUE)
+    first, second = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+    write_volume(first, volume)
+    write_volume(second, volume)
+    assert first.read_bytes() == second.read_bytes()
+    image = nib.load(first)
+    np.testing.assert_array_equal(image.dataobj, volume.data)
+    np.testing.assert_allclose(image.affine, OBLIQUE, atol=1e-6)
+    assert image.get_data_dtype() == dtype
+    assert image.header.get_xyzt_units()[0] == "mm"
+
+
+def rotation(degrees):
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+
+
+def affine(steps, offset=(0, 0, 0)):
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = steps, offset
+    return matrix
+
+
+def test_spacing_volume_and_diagonal_survive_a_turn_and_a_flip():
+    grid = Grid((3, 4, 5), affine(rotation(33) @ np.diag([-1.0, 2.0, 3.0]), (7, 8, 9)))
+    assert grid.spacing == pytest.approx((1, 2, 3))
+    assert grid.voxel_mm3 == pytest.approx(6)
+    assert grid.diagonal_mm == pytest.approx(math.hypot(3, 8, 15))
+
+
+def test_points_of_an_unturned_grid_are_its_indices_times_the_spacing():
+    grid = Grid((3, 4, 5), affine(np.diag([-0.9, 0.9, 5.0])))
+    assert grid.millimetres(np.array([[1, 2, 3]])) == pytest.approx(np.array([[0.9, 1.8, 15.0]]), abs=1e-14)
+
+
+def test_points_keep_their_distances_on_a_sheared_grid():
+    steps = np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.2], [0.0, 0.0, 2.0]])
+    step = np.array([[1, 2, -3]])
+    distance = np.linalg.norm(Grid((3, 4, 5), affine(steps)).millimetres(step))
+    assert distance == pytest.approx(np.linalg.norm(steps @ step[0]))
+
+
+def test_world_coordinates_go_through_the_affine():
+    grid = Grid((3, 4, 5), affine(np.diag([-1.0, 2.0, 3.0]), (10, 20, 30)))
+    assert grid.world(np.array([[1.0, 1.0, 1.0]])).tolist() == [[9, 22, 33]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "matrix", "message"),
+    [
+        ((3, 4), np.eye(4), r"three axes; got the shape \(3, 4\)"),
+        ((3, 4, 5), np.eye(3), "finite 4x4 matrix"),
+        ((3, 4, 5), np.full((4, 4), np.nan), "finite 4x4 matrix"),
+        ((3, 4, 5), np.diag([1.0, 0.0, 1.0, 1.0]), "invertible; got voxels of 0 mm3"),
+    ],
+)
+def test_unusable_grids_are_refused(shape, matrix, message):
+    with pytest.raises(ValueError, match=message):
+        Grid(shape, matrix)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS", "SRP"])
+def test_orientation_changes_the_axes_and_not_the_world(codes: str):
+    data = np.zeros((4, 5, 6), dtype=np.uint8)
+    data[1, 3, 2] = 1
+    volume = Volume(data, AFFINE).oriented(codes)
+    assert "".join(nib.aff2axcodes(volume.affine)) == codes
+    here = volume.grid.world(np.argwhere(volume.data))
+    np.testing.assert_allclose(here, Grid((4, 5, 6), AFFINE).world(np.array([[1, 3, 2]])))
+
+
+def test_cropping_keeps_voxels_in_their_place():
+    grid = Grid((10, 9, 8), AFFINE)
+    cropped = grid.crop(np.array((2, 3, 4)), np.array((10, 9, 8)))
+    assert cropped.shape == (8, 6, 4)
+    first = np.zeros((1, 3))
+    np.testing.assert_allclose(cropped.world(first), grid.world(first + np.array((2, 3, 4))))
+
+
+@pytest.mark.parametrize(("share", "same"), [(0.05, True), (0.15, False)])
+def test_grids_are_in_the_same_place_up_to_a_tenth_of_a_voxel(share: float, same: bool):
+    grid, moved = Grid((4, 5, 6), affine(np.diag([1.0, 2.0, 3.0]))), affine(np.diag([1.0, 2.0, 3.0]))
+    moved[2, 3] += share * min(grid.spacing)
+    assert Grid((4, 5, 6), moved).same_place_as(grid) is same
+    assert Grid((4, 5, 6), moved).shift_from(grid) == pytest.approx(share)
+    assert not Grid((4, 5, 7), grid.affine).same_place_as(grid)
+
+
+def test_a_wrong_spacing_counts_at_the_far_corner():
+    grid = Grid((101, 5, 6), np.eye(4))
+    assert Grid((101, 5, 6), np.diag([1.01, 1, 1, 1])).shift_from(grid) == pytest.approx(1)
+
+
+TURNED = np.array([[0, 0, -2.5, 9], [-0.9, 0, 0, 30], [0, 1.1, 0, -5], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def make_channels(tmp_path: Path, rng: np.random.Generator):
+    """Return a function that writes the channels of a case."""
+
+    def make(name: str, *, channels=2, shape=(24, 22, 14), affine=TURNED):
+        files = [tmp_path / f"{name}_{channel:04d}.nii.gz" for channel in range(channels)]
+        return [save(path, rng.integers(0, 1000, shape).astype(np.int16), affine) for path in files]
+
+    return make
+
+
+READERS = ("NibabelIO", "NibabelIOWithReorient", "SimpleITKIO", "SimpleITKIOWithReorient")
+
+
+def same(ours, theirs):
+    """Return whether two readers' properties are equal to the last bit, and of the same types."""
+    if isinstance(theirs, dict):
+        return list(ours) == list(theirs) and all(same(ours[key], theirs[key]) for key in theirs)
+    return type(ours) is type(theirs) and np.array_equal(ours, theirs)
+
+
+def rescale(path, *, slope, intercept):
+    image = nib.load(path)
+    image.header.set_slope_inter(slope, intercept)
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine, image.header), path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_agrees_with_nnunet(make_channels, pool, reader):
+    files = make_channels("a")
+    rescale(files[1], slope=0.37, intercept=3.25)
+    channels, properties = read_channels(files, reader=reader, pool=pool)
+    expected, expected_properties = reader_class(reader)().read_images([str(path) for path in files])
+    np.testing.assert_array_equal(np.stack(channels), expected)
+    assert channels[0].dtype == np.float32
+    assert same(properties, expected_properties)
+
+
+@pytest.mark.parametrize("dtype", [">i2", "u1", "f8", ">f4", "i4"])
+def test_every_number_type_agrees_with_nnunet(tmp_path, pool, dtype):
+    path = tmp_path / "a_0000.nii.gz"
+    data = np.random.default_rng(0).uniform(0, 200, (6, 5, 4)).astype(dtype)
+    image = nib.Nifti1Image(data, np.eye(4))
+    image.set_data_dtype(data.dtype)
+    nib.save(image, path)
+    (channel,), _ = read_channels([path], reader="NibabelIO", pool=pool)
+    np.testing.assert_array_equal(channel, reader_class("NibabelIO")().read_images([str(path)])[0][0])
+
+
+def test_uncompressed_and_nifti2_are_read(tmp_path, pool):
+    data = np.arange(120, dtype=np.int16).reshape(6, 5, 4)
+    for kind, name in ((nib.Nifti1Image, "a_0000.nii"), (nib.Nifti2Image, "b_0000.nii.gz")):
+        nib.save(kind(data, np.eye(4)), tmp_path / name)
+        (channel,), _ = read_channels([tmp_path / name], reader="NibabelIOWithReorient", pool=pool)
+        np.testing.assert_array_equal(channel, data.T)
+
+
+def lose_planes(path):
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-600]))
+
+
+def make_4d(path):
+    nib.save(nib.Nifti1Image(np.ones((6, 5, 4, 2), dtype=np.int16), np.eye(4)), path)
+
+
+def make_colour(path):
+    nib.save(nib.Nifti1Image(np.zeros((6, 5, 4), dtype=[(c, "u1") for c in "RGB"]), np.eye(4)), path)
+
+
+def make_text(path):
+    path.write_text("not an image")
+
+
+@pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIO"])
+@pytest.mark.parametrize("damage", [lose_planes, make_4d, make_colour, make_text])
+def test_every_reader_refuses_the_same_damage_and_names_the_file(make_channels, pool, reader, damage):
+    files = make_channels("a")
+    damage(files[1])
+    with pytest.raises(InputFileError) as caught:
+        read_channels(files, reader=reader, pool=pool)
+    assert str(files[1]) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_formats_are_read_by_nnunets_class(tmp_path, rng):
+    data = rng.random((4, 5, 6)).astype(np.float32)
+    image = SimpleITK.GetImageFromArray(data)
+    image.SetSpacing((1, 2, 3))
+    SimpleITK.WriteImage(image, str(tmp_path / "a.mha"))
+    channel, properties = read_channel(tmp_path / "a.mha", reader="SimpleITKIO")
+    np.testing.assert_array_equal(channel, data)
+    assert properties["spacing"] == [3, 2, 1]
+
+
+def test_voxels_that_are_not_numbers_are_refused(tmp_path, pool):
+    path = tmp_path / "a_0000.nii.gz"
+    data = np.zeros((6, 5, 4), dtype=np.float32)
+    data[1, 2, 3] = np.nan
+    nib.save(nib.Nifti1Image(data, np.eye(4)), path)
+    with pytest.raises(InputFileError, match=r"a_0000\.nii\.gz: 1 of 120 voxels are NaN"):
+        read_channels([path], reader="NibabelIOWithReorient", pool=pool)
+
+
+@pytest.mark.parametrize("other", [{"shape": (24, 22, 15)}, {"affine": TURNED @ np.diag([1, 1, 2.0, 1])}])
+def test_channels_of_two_grids_are_refused(make_channels, pool, other):
+    first, second = make_channels("a", channels=1)[0], make_channels("b", channels=1, **other)[0]
+    with pytest.raises(InputFileError, match=r"b_0000\.nii\.gz: has .* but a_0000\.nii\.gz has 22 x 24 x 14"):
+        read_channels([first, second], reader="NibabelIOWithReorient", pool=pool)
+
+
+@pytest.mark.parametrize("reader", ["NibabelIO", "SimpleITKIO"])
+def test_channels_of_two_places_are_taken_with_a_warning(make_channels, pool, caplog, reader):
+    moved = TURNED.copy()
+    moved[0, 3] += 5
+    files = make_channels("a", channels=1) + make_channels("b", channels=1, affine=moved)
+    with caplog.at_level(logging.WARNING):
+        read_channels(files, reader=reader, pool=pool)
+    assert "b_0000.nii.gz: affine differs" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["NaturalImage2DIO", "MyIO"])
+def test_unknown_reader_is_refused(name):
+    with pytest.raises(SGNetError, match=name):
+        reader_class(name)

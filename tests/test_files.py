@@ -1,10 +1,11 @@
-"""A file is there whole or as it was before."""
+"""Atomic writes and JSON files."""
 
 from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.files import atomic_path, write_text
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.files import atomic_path, read_json, write_text
 
 
 def test_text_replaces_what_was_there_in_utf_8(tmp_path: Path):
@@ -29,3 +30,20 @@ def test_failure_in_the_middle_leaves_the_old_file_alone(tmp_path: Path):
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_object_is_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": [1]}')
+    assert read_json(path) == {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(None, "cannot be read"), ("{", "is not JSON"), ("[]", "holds no JSON object")]
+)
+def test_file_without_an_object_is_named_with_the_remedy(tmp_path, content, problem):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputFileError, match=rf"a\.json: {problem}.*; copy it$"):
+        read_json(path, remedy="copy it")
