@@ -41,7 +41,7 @@ def test_volumes_of_the_lesions_are_found_in_mm3(scans: Scans):
     findings = make_case(scans, TARGETS["regions"], "none").findings
     core = scans.masks["core_seg"]
     assert findings.lesion_mm3["core_seg"] == pytest.approx(core.volume_mm3)
-    assert findings.lesion_mm3["whole_seg"] == pytest.approx(scans.masks["whole_seg"].size, rel=0.15)
+    assert findings.lesion_mm3["whole_seg"] == pytest.approx(scans.masks["whole_seg"].volume_mm3, rel=0.15)
 
 
 def test_lesion_cut_off_by_the_t1ce_grid_is_noted(scans: Scans):
