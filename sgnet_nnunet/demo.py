@@ -14,7 +14,7 @@ import numpy as np
 from sgnet_nnunet.dataset.convert import convert_collection
 from sgnet_nnunet.dataset.options import ConversionOptions
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.evaluation.registry import Scores, score
+from sgnet_nnunet.evaluation.measurement import Scores, score
 from sgnet_nnunet.files import atomic_path
 from sgnet_nnunet.nnunet import FOLDER_VARIABLES
 from sgnet_nnunet.phantom.config import PhantomConfig

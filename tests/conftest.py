@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sgnet_nnunet.evaluation.measurement import CASE_COLUMNS, HEADLINE_METRICS, LESION_COLUMNS, Figures
+from sgnet_nnunet.evaluation.measurement import CASE_COLUMNS, LESION_COLUMNS, Figures
+from sgnet_nnunet.evaluation.registry import headline_metrics
 from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results, Target
 from sgnet_nnunet.nifti import Volume, write_volume
 
@@ -190,7 +191,7 @@ def _predict(folder: Path, name: str, reference: np.ndarray, step: int, *, proba
 
 LABEL = "tumour"
 
-FEW_METRICS = (*HEADLINE_METRICS, "lesion_sensitivity_under_5mm")
+FEW_METRICS = (*(metric.name for metric in headline_metrics()), "lesion_sensitivity_under_5mm")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import torch
 from nibabel.affines import voxel_sizes
 
 from sgnet_nnunet.evaluation.lesion_metrics import find_lesions, match_lesions
-from sgnet_nnunet.evaluation.registry import score, surface_dice
+from sgnet_nnunet.evaluation.measurement import score, surface_dice
 from sgnet_nnunet.files import atomic_path
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.training.gate_monitor import count_gates, gates_of_image

@@ -1,6 +1,6 @@
-"""The lesion-wise scores of BraTS-METS 2023 and 2024, as the preset `brats2023`.
+"""Lesion-wise metrics of the BraTS challenges on metastases, as the presets `brats2023` and `brats2026`.
 
-Lesions are 26-connected components. Each lesion of the reference is grown by one voxel in every
+`brats2023` (BraTS-METS 2023 and 2024): each lesion of the reference is grown by one voxel in every
 direction, corners included, and is matched with all predicted lesions that its grown shape meets;
 Dice and HD95 compare the lesion itself with all of these together. Lesions of 2 mm3 or less do not
 count, nor do predicted ones that match them. A missed or a false lesion scores Dice 0 and HD95 374
@@ -9,6 +9,11 @@ is 1 and HD95 is 0. The HD95 is surface-weighted, since the challenge used DeepM
 
 The challenge's own code differs in two points: lesions whose grown shapes touch count there as one,
 and a lesion does not grow to its corners.
+
+`brats2026`: lesions are matched one to one, for the largest sum of Dice. Those below 20 mm3 are scored by
+the F1 of their detection, the others each by Dice, NSD and HD95.
+
+Lesions are 26-connected components in both.
 
 Source: BraTS-METS 2023 (arXiv:2306.00838) and its organisers' announcement, Synapse syn51156910.
 """
@@ -23,15 +28,44 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from sgnet_nnunet.evaluation.lesion_metrics import CONNECTIVITY, Lesions, lesions_of, pair_of_lesion
-from sgnet_nnunet.evaluation.mask_metrics import Dice, Metric, Penalised
+from sgnet_nnunet.evaluation.mask_metrics import Dice
 from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
+from sgnet_nnunet.evaluation.registry import Metric, register_metric
 from sgnet_nnunet.evaluation.surface_metrics import HD95, NSD
+from sgnet_nnunet.nifti import Grid
 
 IGNORED_MM3 = 2.0
 """Lesions of the reference up to this volume do not count."""
 
 PENALTY_MM = 374.0
 """HD95 of a missed or a false lesion: about the diagonal of a BraTS image, 240 x 240 x 155 mm."""
+
+
+@dataclass(frozen=True)
+class _Penalised(Metric):
+    """A mean over lesions, where one without a partner scores a penalty; measured for empty masks too.
+
+    Attributes:
+        penalty: What a missed or a false lesion scores.
+    """
+
+    both_empty = one_empty = "measured"
+    penalty: ClassVar[float]
+
+    def worst(self, grid: Grid) -> float:  # noqa: ARG002
+        """Return the penalty."""
+        return self.penalty
+
+
+@dataclass(frozen=True)
+class _PenalisedShare(_Penalised):
+    best, higher_is_better, limits = 1.0, True, (0.0, 1.0)
+    penalty = 0.0
+
+
+@dataclass(frozen=True)
+class _PenalisedDistance(_Penalised):
+    unit, best, higher_is_better = "mm", 0.0, False
 
 
 @dataclass(frozen=True)
@@ -43,47 +77,37 @@ class _LesionScores:
     unmatched: int
 
 
+@register_metric()
 @dataclass(frozen=True)
-class _Brats2023(Penalised):
-    """The mean over the reference's lesions and the false ones."""
-
-    perfect: ClassVar[float]
-
-    def mean(self, matched: list[float], unmatched: int) -> float:
-        """Return the mean over the matched lesions and the penalties for the others."""
-        number = len(matched) + unmatched
-        return (sum(matched) + self.penalty * unmatched) / number if number else self.perfect
-
-
-@dataclass(frozen=True)
-class Brats2023Dice(_Brats2023):
+class Brats2023Dice(_PenalisedShare):
     """Lesion-wise Dice of BraTS-METS 2023."""
 
-    name, unit, higher_is_better = "brats2023_dice", "", True
-    best = perfect = 1.0
-    penalty = 0.0
+    name, title, preset = "brats2023_dice", "BraTS 2023 Dice", "brats2023"
 
     def measure(self, pair: MaskPair) -> float:
         """Return the mean Dice."""
         scores = _lesion_scores(pair)
-        return self.mean(scores.dice, scores.unmatched)
+        return _mean(scores.dice, scores.unmatched, self)
 
 
+@register_metric()
 @dataclass(frozen=True)
-class Brats2023HD95(_Brats2023):
+class Brats2023HD95(_PenalisedDistance):
     """Lesion-wise HD95 of BraTS-METS 2023."""
 
-    name, unit, higher_is_better = "brats2023_hd95_mm", "mm", False
-    best = perfect = 0.0
+    name, title, preset = "brats2023_hd95_mm", "BraTS 2023 HD95 (mm)", "brats2023"
     penalty = PENALTY_MM
 
     def measure(self, pair: MaskPair) -> float:
         """Return the mean distance in mm."""
         scores = _lesion_scores(pair)
-        return self.mean(scores.hd95_mm, scores.unmatched)
+        return _mean(scores.hd95_mm, scores.unmatched, self)
 
 
-BRATS2023: tuple[Metric, ...] = (Brats2023Dice(), Brats2023HD95())
+def _mean(matched: list[float], unmatched: int, metric: _Penalised) -> float:
+    """Return the mean over matched lesions and the penalties of the others, the best value without any."""
+    number = len(matched) + unmatched
+    return (sum(matched) + metric.penalty * unmatched) / number if number else metric.best
 
 
 @once_per_pair
@@ -162,12 +186,12 @@ def match_one_to_one(pair: MaskPair) -> OneToOne:
     return OneToOne(partners, of_partner, false)
 
 
+@register_metric()
 @dataclass(frozen=True)
-class Brats2026SmallF1(Penalised):
-    """F1 of the detection of small lesions."""
+class Brats2026SmallF1(_PenalisedShare):
+    """F1 of the detection of small lesions (below 20 mm³), by BraTS-METS 2026."""
 
-    name, unit, best, higher_is_better = "brats2026_small_f1", "", 1.0, True
-    penalty = 0.0
+    name, title, preset = "brats2026_small_f1", "BraTS 2026 F1, small lesions", "brats2026"
 
     def measure(self, pair: MaskPair) -> float:
         """Return the share."""
@@ -182,17 +206,17 @@ class Brats2026SmallF1(Penalised):
 
 
 @dataclass(frozen=True)
-class _OfLarge(Penalised):
+class _OfLarge(_Penalised):
     """The mean of a metric over large lesions."""
 
     metric: ClassVar[Metric]
+    preset = "brats2026"
 
     def measure(self, pair: MaskPair) -> float:
         """Return the mean over the reference's large lesions and the false ones."""
         match, matching = lesions_of(pair), match_one_to_one(pair)
-        values = [self.penalty] * int(
-            np.count_nonzero(matching.false & (match.prediction.volumes_mm3 >= SPLIT_MM3))
-        )
+        false = matching.false & (match.prediction.volumes_mm3 >= SPLIT_MM3)
+        values = [self.penalty] * int(np.count_nonzero(false))
         for lesion in map(int, np.flatnonzero(match.reference.volumes_mm3 >= SPLIT_MM3)):
             partner = matching.partners[lesion : lesion + 1]
             matched = partner[0] >= 0
@@ -200,31 +224,29 @@ class _OfLarge(Penalised):
         return float(np.mean(values)) if values else nan
 
 
+@register_metric()
 @dataclass(frozen=True)
-class Brats2026Dice(_OfLarge):
-    """Lesion-wise Dice of large lesions."""
+class Brats2026Dice(_OfLarge, _PenalisedShare):
+    """Lesion-wise Dice of large lesions (20 mm³ or more), by BraTS-METS 2026."""
 
-    name, unit, best, higher_is_better = "brats2026_large_dice", "", 1.0, True
+    name, title = "brats2026_large_dice", "BraTS 2026 Dice, large lesions"
     metric = Dice()
-    penalty = 0.0
 
 
+@register_metric()
 @dataclass(frozen=True)
-class Brats2026NSD(_OfLarge):
-    """Lesion-wise normalised surface Dice of large lesions."""
+class Brats2026NSD(_OfLarge, _PenalisedShare):
+    """Lesion-wise normalised surface Dice at 1 mm of large lesions, by BraTS-METS 2026."""
 
-    name, unit, best, higher_is_better = "brats2026_large_nsd_1mm", "", 1.0, True
+    name, title = "brats2026_large_nsd_1mm", "BraTS 2026 NSD at 1 mm, large lesions"
     metric = NSD(tolerance_mm=1)
-    penalty = 0.0
 
 
+@register_metric()
 @dataclass(frozen=True)
-class Brats2026HD95(_OfLarge):
-    """Lesion-wise HD95 of large lesions."""
+class Brats2026HD95(_OfLarge, _PenalisedDistance):
+    """Lesion-wise HD95 (pooled) of large lesions, by BraTS-METS 2026."""
 
-    name, unit, best, higher_is_better = "brats2026_large_hd95_mm", "mm", 0.0, False
+    name, title = "brats2026_large_hd95_mm", "BraTS 2026 HD95, large lesions (mm)"
     metric = HD95(definition="pooled")
     penalty = BRATS2026_PENALTY_MM
-
-
-BRATS2026: tuple[Metric, ...] = (Brats2026SmallF1(), Brats2026Dice(), Brats2026NSD(), Brats2026HD95())

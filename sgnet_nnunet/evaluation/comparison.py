@@ -1,6 +1,5 @@
-"""What each metric means, in words."""
+"""The statistics of a comparison."""
 
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.evaluation.lesion_metrics import SizeClass
-from sgnet_nnunet.evaluation.mask_metrics import Metric
-from sgnet_nnunet.evaluation.measurement import HEADLINE_METRICS, Figures
-from sgnet_nnunet.evaluation.registry import SIZE_CLASSES
+from sgnet_nnunet.evaluation.lesion_metrics import SIZE_CLASSES, SizeClass
+from sgnet_nnunet.evaluation.measurement import Figures
+from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import (
     CONFIDENCE,
@@ -31,29 +29,6 @@ from sgnet_nnunet.evaluation.statistics import (
     rows_of,
     sums_by_patient,
 )
-from sgnet_nnunet.evaluation.surface_metrics import HD95
-
-TITLES = {
-    "dice": "Dice",
-    "precision": "Precision",
-    "recall": "Recall",
-    "hd95_directed_mm": "HD95 directed (mm)",
-    "hd95_pooled_mm": "HD95 pooled (mm)",
-    "hd95_surface_weighted_mm": "HD95 surface-weighted (mm)",
-    "nsd_1mm": "NSD at 1 mm",
-    "nsd_2mm": "NSD at 2 mm",
-    "lesion_sensitivity": "Lesion sensitivity",
-    "lesion_precision": "Lesion precision",
-    "lesion_f1": "Lesion F1",
-    "false_positives": "False positives per case",
-}
-"""Titles of columns; a metric without one goes by its name."""
-
-HD95_MEANINGS = {
-    "directed": "the larger of the two directed percentiles over surface voxels (MONAI)",
-    "pooled": "the percentile of both directions' distances together (medpy, panoptica)",
-    "surface-weighted": "the larger of the two directed percentiles over surface area (surface-distance)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +58,12 @@ def define(metric: Metric) -> Definition:
     """Return what a metric is."""
     return Definition(
         name=metric.name,
-        title=TITLES.get(metric.name, metric.name),
+        title=metric.title,
         unit=metric.unit,
         higher_is_better=metric.higher_is_better,
         best=metric.best,
-        meaning=_meaning(metric),
-        headline=metric.name in HEADLINE_METRICS,
+        meaning=metric.meaning,
+        headline=metric.headline,
     )
 
 
@@ -101,14 +76,6 @@ def size_in_words(size: SizeClass) -> str:
     if size == SizeClass(smallest_mm=size.smallest_mm):
         return f"of {size.smallest_mm:g} mm or more"
     return f"of {size.smallest_mm:g} to below {size.limit_mm:g} mm"
-
-
-def _meaning(metric: Metric) -> str:
-    sentence = (inspect.getdoc(type(metric)) or "").partition("\n")[0].rstrip(".")
-    if isinstance(metric, HD95):
-        return f"{sentence}: {HD95_MEANINGS[metric.definition]}"
-    size = getattr(metric, "size", SizeClass())
-    return f"{sentence}; lesions {size_in_words(size)} by diameter" if size.suffix else sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,12 +423,12 @@ class _Label:
                     label=self.label,
                     metric=metric.name,
                     resampling=self.resampling,
-                    test=metric.name in HEADLINE_METRICS,
+                    test=metric.headline,
                 )
 
     def ranking(self) -> Ranking:
-        headline = [metric for metric in self.metrics if metric.name in HEADLINE_METRICS]
-        return rank_models(self.rows, label=self.label, metrics=headline, resampling=self.resampling)
+        ranked = [metric for metric in self.metrics if metric.ranked]
+        return rank_models(self.rows, label=self.label, metrics=ranked, resampling=self.resampling)
 
     def pooled(self) -> Iterator[PooledLesions]:
         for model, rows in self.rows.items():

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sgnet_nnunet.evaluation.mask_metrics import Amount, Dice, Metric, Share
+from sgnet_nnunet.evaluation.mask_metrics import Dice
 from sgnet_nnunet.evaluation.pairs import MaskPair, bounding_box, once_per_pair
+from sgnet_nnunet.evaluation.registry import Amount, Description, Metric, Share, register_metric
 from sgnet_nnunet.evaluation.surface_metrics import HD95
 
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
-"""Voxels that share a shim, an edge or a corner belong to one lesion (26-connectivity)."""
+"""Voxels that share a face, an edge or a corner belong to one lesion (26-connectivity)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +149,9 @@ class LesionRow:
         hd95_mm: Their directed HD95 in mm; the image's diagonal if there is none.
         volume_mm3: Volume in mm3.
         diameter_mm: Diameter in mm of the sphere of that volume.
-        centroid_mm: Mean of the voxels' centres in world mm, x, y, z.
+        x_mm: Mean of the voxels' centres in world mm (RAS+).
+        y_mm: The same along y.
+        z_mm: The same along z.
     """
 
     status: Status
@@ -156,12 +159,9 @@ class LesionRow:
     hd95_mm: float
     volume_mm3: float
     diameter_mm: float
-    centroid_mm: tuple[float, float, float]
-
-    @property
-    def detected(self) -> bool:
-        """Whether this is a lesion of the reference that the prediction finds."""
-        return self.status == "detected"
+    x_mm: float
+    y_mm: float
+    z_mm: float
 
 
 @once_per_pair
@@ -187,7 +187,7 @@ def lesion_rows(pair: MaskPair) -> tuple[LesionRow, ...]:
 
 
 def _largest_first(row: LesionRow) -> tuple[float, ...]:
-    return -row.volume_mm3, *row.centroid_mm
+    return -row.volume_mm3, row.x_mm, row.y_mm, row.z_mm
 
 
 def pair_of_lesion(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> MaskPair:
@@ -239,7 +239,7 @@ def _row(
 ) -> LesionRow:
     x, y, z = (float(coordinate) for coordinate in centroids[index])
     volume, diameter = float(lesions.volumes_mm3[index]), float(lesions.diameters_mm[index])
-    return LesionRow(status, *scores, volume, diameter, (x, y, z))
+    return LesionRow(status, *scores, volume, diameter, x, y, z)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,16 +270,32 @@ class SizeClass:
         lower = f"{self.smallest_mm:g}_to" if self.smallest_mm else "under"
         return f"_{lower}_{self.limit_mm:g}mm"
 
+    @property
+    def title(self) -> str:
+        """The class in tables and figures."""
+        if self.limit_mm == inf:
+            return f"≥ {self.smallest_mm:g} mm" if self.smallest_mm else "any size"
+        return (
+            f"{self.smallest_mm:g} to < {self.limit_mm:g} mm"
+            if self.smallest_mm
+            else f"< {self.limit_mm:g} mm"
+        )
+
     def has(self, lesions: Lesions) -> NDArray[np.bool_]:
         """Return whether each lesion belongs to the class, shape (number,)."""
         return (self.smallest_mm <= lesions.diameters_mm) & (lesions.diameters_mm < self.limit_mm)
 
 
+ALL_SIZES = SizeClass()
+SIZE_CLASSES = (SizeClass(limit_mm=5), SizeClass(smallest_mm=5, limit_mm=10), SizeClass(smallest_mm=10))
+_EVERY_SIZE = tuple({"size": size} for size in (ALL_SIZES, *SIZE_CLASSES))
+
+
 @dataclass(frozen=True)
 class _Counts:
-    """Lesions of one size class."""
+    """Lesions of one size class: those of the reference, then those of the prediction."""
 
-    found: int
+    detected: int
     missed: int
     hits: int
     false: int
@@ -294,12 +310,39 @@ class _ByLesion(Metric):
     """
 
     quantity: ClassVar[str]
-    size: SizeClass = SizeClass()
+    quantity_title: ClassVar[str]
+    headline_for_all: ClassVar[bool] = False
+    ranked_for_all: ClassVar[bool] = False
+    size: SizeClass = ALL_SIZES
 
     @property
     def name(self) -> str:
         """Column of a table: the size class is part of it."""
         return self.quantity + self.size.suffix
+
+    @property
+    def title(self) -> str:
+        """Title with the size class."""
+        return f"{self.quantity_title} ({self.size.title})" if self.size.suffix else self.quantity_title
+
+    @property
+    def headline(self) -> bool:
+        """Whether it counts lesions of any size and models are tested on that."""
+        return self.headline_for_all and self.size == ALL_SIZES
+
+    @property
+    def ranked(self) -> bool:
+        """Whether it counts lesions of any size and models are ranked by that."""
+        return self.ranked_for_all and self.size == ALL_SIZES
+
+    @property
+    def meaning(self) -> str:
+        """What is counted, and which lesions."""
+        return (
+            f"{super().meaning}; lesions {self.size.title} in diameter"
+            if self.size.suffix
+            else super().meaning
+        )
 
     def count(self, pair: MaskPair) -> _Counts:
         """Count the lesions of the class."""
@@ -310,23 +353,25 @@ class _ByLesion(Metric):
         return _Counts(found, detected.size - found, right, hits.size - right)
 
 
+@register_metric(*_EVERY_SIZE)
 @dataclass(frozen=True)
 class LesionSensitivity(_ByLesion, Share):
-    """Share of the reference's lesions that are found."""
+    """Share of the reference's lesions that are detected."""
 
-    quantity = "lesion_sensitivity"
+    quantity, quantity_title, headline_for_all = "lesion_sensitivity", "Lesion sensitivity", True
 
     def measure(self, pair: MaskPair) -> float:
         """Return the share."""
         counts = self.count(pair)
-        return _share(counts.found, counts.found + counts.missed)
+        return _share(counts.detected, counts.detected + counts.missed)
 
 
+@register_metric(*_EVERY_SIZE)
 @dataclass(frozen=True)
 class LesionPrecision(_ByLesion, Share):
     """Share of the predicted lesions that meet one of the reference."""
 
-    quantity = "lesion_precision"
+    quantity, quantity_title, headline_for_all = "lesion_precision", "Lesion precision", True
 
     def measure(self, pair: MaskPair) -> float:
         """Return the share."""
@@ -334,31 +379,57 @@ class LesionPrecision(_ByLesion, Share):
         return _share(counts.hits, counts.hits + counts.false)
 
 
+@register_metric(*_EVERY_SIZE)
 @dataclass(frozen=True)
 class LesionF1(_ByLesion, Share):
-    """Twice the lesions found, over twice those and the missed and the false ones."""
+    """Twice the detected lesions, over twice these and the missed and the false ones."""
 
-    quantity = "lesion_f1"
+    quantity, quantity_title = "lesion_f1", "Lesion F1"
+    headline_for_all = ranked_for_all = True
 
     def measure(self, pair: MaskPair) -> float:
         """Return the share."""
         counts = self.count(pair)
-        return _share(2 * counts.found, 2 * counts.found + counts.missed + counts.false)
+        return _share(2 * counts.detected, 2 * counts.detected + counts.missed + counts.false)
 
 
+@register_metric(*_EVERY_SIZE)
 @dataclass(frozen=True)
 class FalsePositives(_ByLesion, Amount):
     """Predicted lesions that meet none of the reference; 0 if both masks are empty."""
 
-    quantity, unit = "false_positives", "lesions"
-
-    def of_empty(self, pair: MaskPair) -> float:
-        """Return the count: a healthy case without a false positive belongs into their mean."""
-        return self.measure(pair)
+    quantity, quantity_title, unit = "false_positives", "False positives per case", "lesions"
+    headline_for_all = ranked_for_all = True
+    both_empty = "measured"
 
     def measure(self, pair: MaskPair) -> float:
         """Return the number of lesions."""
         return float(self.count(pair).false)
+
+
+@register_metric(*_EVERY_SIZE)
+@dataclass(frozen=True)
+class ReferenceLesions(_ByLesion, Description):
+    """Lesions of the reference."""
+
+    quantity, quantity_title, unit = "reference_lesions", "Reference lesions per case", "lesions"
+
+    def measure(self, pair: MaskPair) -> float:
+        """Return the number of lesions."""
+        counts = self.count(pair)
+        return float(counts.detected + counts.missed)
+
+
+@register_metric(*_EVERY_SIZE)
+@dataclass(frozen=True)
+class DetectedLesions(_ByLesion, Description):
+    """Lesions of the reference that are detected."""
+
+    quantity, quantity_title, unit = "detected_lesions", "Detected lesions per case", "lesions"
+
+    def measure(self, pair: MaskPair) -> float:
+        """Return the number of lesions."""
+        return float(self.count(pair).detected)
 
 
 def _share(part: int, whole: int) -> float:

@@ -1,53 +1,38 @@
-"""The figures of a comparison, as the tables that everything else is made from."""
+"""Measuring predicted masks: the tables of cases and of lesions that everything else is made from."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
+import numpy as np
+from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.lesion_metrics import LesionRow, lesion_rows
-from sgnet_nnunet.evaluation.mask_metrics import Metric
+from sgnet_nnunet.evaluation.mask_metrics import Dice, Precision, Recall
 from sgnet_nnunet.evaluation.pairs import MaskPair, read_label_map, read_pairs
-from sgnet_nnunet.evaluation.registry import CASE_METRICS, PRESETS, measure
-from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
+from sgnet_nnunet.evaluation.registry import case_metrics, measure
+from sgnet_nnunet.evaluation.results import PredictedCase, Results, results_of_folders, results_of_models
+from sgnet_nnunet.evaluation.surface_metrics import HD95, NSD
 from sgnet_nnunet.parallel import run_jobs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KEYS = ("model", "fold", "case", "patient", "label")
 """The first columns of both tables; `label` is the name of a label or region."""
 
 CASE_COLUMNS = (*KEYS, "empty", "missing")
-"""Columns of `per_case` before those of the metrics.
+"""Columns of the table of cases before those of the metrics.
 
 `empty` says which mask has no voxel: `prediction`, `reference`, `both` or "". `missing` is true where
 there was no prediction and an empty mask was scored in its place.
 """
 
-LESION_COLUMNS = (
-    *KEYS,
-    "status",
-    "dice",
-    "hd95_mm",
-    "volume_mm3",
-    "diameter_mm",
-    "x_mm",
-    "y_mm",
-    "z_mm",
-)
-"""Columns of `per_lesion`: those of `evaluation.lesion_rows.LesionRow`, its centroid in world mm (RAS+)."""
+LESION_COLUMNS = (*KEYS, *(field.name for field in fields(LesionRow)))
+"""Columns of the table of lesions."""
 
-HEADLINE_METRICS = (
-    "dice",
-    "precision",
-    "recall",
-    "hd95_directed_mm",
-    "nsd_1mm",
-    "lesion_sensitivity",
-    "lesion_precision",
-    "lesion_f1",
-    "false_positives",
-)
-"""The metrics that tables show first and that models are tested on; `evaluation.catalogue` has them all."""
+Row = dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +46,167 @@ class Figures:
     """
 
     results: Results
-    per_case: pd.DataFrame
-    per_lesion: pd.DataFrame
+    per_case: "pd.DataFrame"
+    per_lesion: "pd.DataFrame"
 
 
-def describe_empty(per_case: pd.DataFrame) -> list[str]:
+def evaluate(
+    predictions: Path | str | Mapping[str, Path | str],
+    references: Path | str,
+    *,
+    labels: Path | None = None,
+    patients: Path | None = None,
+    allow_missing: bool = False,
+    presets: Sequence[str] = (),
+    workers: int = 1,
+) -> "pd.DataFrame":
+    """Measure folders of predicted masks against a folder of reference masks of the same names.
+
+    >>> import tempfile
+    >>> from sgnet_nnunet.nifti import Volume, write_volume
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> mask = np.zeros((4, 4, 4), dtype=np.uint8)
+    >>> mask[1:3, 1:3, 1:3] = 1
+    >>> for name in ("reference", "prediction"):
+    ...     (folder / name).mkdir()
+    ...     write_volume(folder / name / "case1.nii.gz", Volume(mask, np.eye(4)))
+    >>> evaluate(folder / "prediction", folder / "reference")[["model", "case", "dice", "lesion_f1"]]
+            model   case  dice  lesion_f1
+    0  prediction  case1   1.0        1.0
+
+    Args:
+        predictions: Folder of predicted masks, or a mapping of such folders by the models' names.
+        references: Folder of reference masks.
+        labels: nnU-Net's `dataset.json`; see `results_of_folders` for what is taken without it.
+        patients: CSV with the columns `case` and `patient`.
+        allow_missing: Score missing predictions as empty masks.
+        presets: Names of BraTS presets whose metrics to add.
+        workers: Number of processes.
+
+    Returns:
+        A row for each model, case and label, in this order: `CASE_COLUMNS`, then a column for each metric.
+
+    Raises:
+        SGNetError: If a folder or a mask cannot be used; the message says which and what to do.
+    """
+    results = results_of_folders(
+        predictions, references, labels=labels, patients=patients, allow_missing=allow_missing
+    )
+    return measure_results(results, presets=presets, workers=workers).per_case
+
+
+def evaluate_models(
+    models: Sequence[str],
+    *,
+    dataset: str,
+    folds: Sequence[str] = ("0", "1", "2", "3", "4"),
+    patients: Path | None = None,
+    allow_missing: bool = False,
+    presets: Sequence[str] = (),
+    workers: int = 1,
+) -> "pd.DataFrame":
+    """Measure the validation predictions of trained models; the table is that of `evaluate`.
+
+    Args:
+        models: Names of the models, `TRAINER[__PLANS[__CONFIGURATION]]`.
+        dataset: Number or name of nnU-Net's data set.
+        folds: The folds, numbers or `all`.
+        patients: CSV with the columns `case` and `patient`.
+        allow_missing: Score missing predictions as empty masks.
+        presets: Names of BraTS presets whose metrics to add.
+        workers: Number of processes.
+
+    Raises:
+        SGNetError: If a model, a fold or a mask is missing or cannot be used.
+    """
+    results = results_of_models(dataset, models, folds, patients=patients, allow_missing=allow_missing)
+    return measure_results(results, presets=presets, workers=workers).per_case
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Every model's prediction of one case, so that its reference is read once."""
+
+    cases: tuple[PredictedCase, ...]
+    results: Results
+    presets: tuple[str, ...]
+
+
+_Measured = tuple[list[Row], list[Row]]
+
+
+def measure_results(
+    results: Results,
+    *,
+    presets: Sequence[str] = (),
+    workers: int = 1,
+    on_start: Callable[[int], object] | None = None,
+    on_done: Callable[[int], object] | None = None,
+) -> Figures:
+    """Measure every model's prediction of every case.
+
+    The rows come in the order of `results.cases`, whatever worker is done first.
+
+    Args:
+        results: Where the masks are.
+        presets: Names of BraTS presets whose metrics to add.
+        workers: Number of processes; each needs less than 1 GB for images of 240 x 240 x 155 voxels.
+        on_start: Called once with the number of predictions.
+        on_done: Called with the number of predictions that have been measured since the last call.
+
+    Raises:
+        SGNetError: If a mask cannot be used, a preset does not exist, or a worker process was killed.
+    """
+    import pandas as pd  # noqa: PLC0415 - half a second
+
+    names = [metric.name for metric in case_metrics(presets)]
+    by_reference: dict[Path, list[PredictedCase]] = {}
+    for case in results.cases:
+        by_reference.setdefault(case.reference, []).append(case)
+    # What a job carries to its worker is pickled each time: the cases of the others stay here.
+    shared = replace(results, cases=())
+    jobs = [
+        _Job(cases=tuple(cases), results=shared, presets=tuple(presets)) for cases in by_reference.values()
+    ]
+    if on_start:
+        on_start(len(results.cases))
+    measured: dict[PredictedCase, _Measured] = {}
+    for job, outcome in run_jobs(_measure_job, jobs, workers=workers):
+        measured.update(zip(job.cases, outcome, strict=True))
+        if on_done:
+            on_done(len(job.cases))
+    ordered = [measured[case] for case in results.cases]
+    per_lesion = pd.DataFrame([row for _, rows in ordered for row in rows], columns=list(LESION_COLUMNS))
+    # Without a lesion there is nothing to tell pandas which columns are numbers.
+    return Figures(
+        results=results,
+        per_case=pd.DataFrame([row for rows, _ in ordered for row in rows], columns=[*CASE_COLUMNS, *names]),
+        per_lesion=per_lesion.astype(dict.fromkeys(LESION_COLUMNS[len(KEYS) + 1 :], float)),
+    )
+
+
+def _measure_job(job: _Job) -> list[_Measured]:
+    reference = read_label_map(job.cases[0].reference, known=job.results.known_values)
+    metrics = case_metrics(job.presets)
+    measured: list[_Measured] = []
+    for case in job.cases:
+        pairs = read_pairs(case, job.results, reference=reference)
+        cases: list[Row] = []
+        lesions: list[Row] = []
+        for target, pair in zip(job.results.targets, pairs, strict=True):
+            keys = dict(zip(KEYS, (case.model, case.fold, case.name, case.patient, target.name), strict=True))
+            state = {"empty": pair.empty or "", "missing": case.prediction is None}
+            cases.append({**keys, **state, **measure(pair, metrics)})
+            lesions += [{**keys, **vars(row)} for row in lesion_rows(pair)]
+        measured.append((cases, lesions))
+    return measured
+
+
+def describe_empty(per_case: "pd.DataFrame") -> list[str]:
     """Return a line for each model and label with an empty mask, and one for missing predictions.
 
     Args:
-        per_case: The table of `comparison.figures.Figures`.
+        per_case: A table of cases.
     """
     lines = []
     for model, rows in per_case.groupby("model", sort=False):
@@ -93,161 +230,53 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-Row = dict[str, object]
+@dataclass(frozen=True)
+class Scores:
+    """The metrics `dice`, `precision`, `recall` and `hd95_directed_mm` of one predicted mask."""
+
+    dice: float
+    precision: float
+    recall: float
+    hd95_mm: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasuredCase:
-    """The rows of one model's answer to one case.
+def score(
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], *, spacing: tuple[float, float, float]
+) -> Scores:
+    """Score a predicted mask.
 
-    Attributes:
-        per_case: A row for each target, as in `Figures.per_case`.
-        per_lesion: A row for each lesion of each target, as in `Figures.per_lesion`.
-    """
+    Two empty masks score NaN; one empty mask scores worst, 0 and the diagonal of the image.
 
-    per_case: tuple[Row, ...]
-    per_lesion: tuple[Row, ...]
-
-
-def metrics_with(presets: Iterable[str]) -> tuple[Metric, ...]:
-    """Return the metrics of every case and those of the named presets.
-
-    Raises:
-        SGNetError: If there is no such preset.
-    """
-    metrics = CASE_METRICS
-    for preset in dict.fromkeys(presets):
-        if preset not in PRESETS:
-            raise SGNetError(f"there is no preset {preset!r}; name {' or '.join(PRESETS)}")
-        metrics += PRESETS[preset]
-    return metrics
-
-
-def measure_case(
-    case: PredictedCase,
-    targets: Sequence[Target],
-    pairs: Sequence[MaskPair],
-    metrics: Sequence[Metric] = CASE_METRICS,
-) -> MeasuredCase:
-    """Measure one model's answer to one case.
+    >>> mask = np.zeros((4, 4, 4), dtype=bool)
+    >>> mask[1:3, 1:3, 1:3] = True
+    >>> score(mask, np.roll(mask, 1, axis=0), spacing=(2.0, 1.0, 1.0))
+    Scores(dice=0.5, precision=0.5, recall=0.5, hd95_mm=2.0)
 
     Args:
-        case: The case.
-        targets: The labels or regions.
-        pairs: The masks of each, as `results.read_pair.read_pairs` returns them.
-        metrics: What to measure.
+        prediction: Predicted mask, shape (x, y, z).
+        reference: Reference mask of the same shape.
+        spacing: Voxel size in mm along x, y, z.
+
+    Raises:
+        ValueError: If the shapes differ.
     """
-    per_case: list[Row] = []
-    per_lesion: list[Row] = []
-    for target, pair in zip(targets, pairs, strict=True):
-        keys: Row = {
-            "model": case.model,
-            "fold": case.fold,
-            "case": case.name,
-            "patient": case.patient,
-            "label": target.name,
-        }
-        state = {"empty": pair.empty or "", "missing": case.prediction is None}
-        per_case.append(keys | state | measure(pair, metrics))
-        per_lesion += [keys | _lesion(row) for row in lesion_rows(pair)]
-    return MeasuredCase(per_case=tuple(per_case), per_lesion=tuple(per_lesion))
+    pair = MaskPair(prediction, reference, affine=np.diag([*spacing, 1.0]))
+    return Scores(*(metric(pair) for metric in (Dice(), Precision(), Recall(), HD95())))
 
 
-def _lesion(row: LesionRow) -> Row:
-    x, y, z = row.centroid_mm
-    return {
-        "status": row.status,
-        "dice": row.dice,
-        "hd95_mm": row.hd95_mm,
-        "volume_mm3": row.volume_mm3,
-        "diameter_mm": row.diameter_mm,
-        "x_mm": x,
-        "y_mm": y,
-        "z_mm": z,
-    }
-
-
-TEXT_OF_LESION = (*KEYS, "status")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """Every model's answer to one case, so that its reference is read once."""
-
-    cases: tuple[PredictedCase, ...]
-    results: Results
-    presets: tuple[str, ...]
-
-
-def measure_results(
-    results: Results,
+def surface_dice(
+    prediction: NDArray[np.bool_],
+    reference: NDArray[np.bool_],
     *,
-    presets: Sequence[str] = (),
-    workers: int = 1,
-    on_start: Callable[[int], object] | None = None,
-    on_done: Callable[[int], object] | None = None,
-) -> Figures:
-    """Measure every model's answer to every case.
-
-    The rows come in the order of `results.cases`, whatever worker is done first.
+    spacing: tuple[float, float, float],
+    tolerance_mm: float,
+) -> float:
+    """Return the normalised surface Dice (`NSD`) of a predicted mask.
 
     Args:
-        results: Where the masks are.
-        presets: Names of BraTS presets whose scores to add.
-        workers: Number of processes; each needs less than 1 GB for images of 240 x 240 x 155 voxels.
-        on_start: Called once with the number of predictions.
-        on_done: Called with the number of predictions that have been measured since the last call.
-
-    Raises:
-        SGNetError: If a mask cannot be used, a preset does not exist, or a worker died.
+        prediction: Predicted mask, shape (x, y, z).
+        reference: Reference mask of the same shape.
+        spacing: Voxel size in mm along x, y, z.
+        tolerance_mm: Distance in mm that counts as agreement.
     """
-    metrics_with(presets)
-    jobs = _jobs(results, tuple(presets))
-    if on_start:
-        on_start(len(results.cases))
-    measured: dict[PredictedCase, MeasuredCase] = {}
-    for job, outcome in run_jobs(_measure, jobs, workers=workers):
-        measured.update(zip(job.cases, outcome, strict=True))
-        if on_done:
-            on_done(len(job.cases))
-    ordered = [measured[case] for case in results.cases]
-    return Figures(
-        results=results,
-        per_case=_table([row for case in ordered for row in case.per_case], CASE_COLUMNS),
-        per_lesion=_lesion_table([row for case in ordered for row in case.per_lesion]),
-    )
-
-
-def _jobs(results: Results, presets: tuple[str, ...]) -> list[_Job]:
-    by_reference: dict[object, list[PredictedCase]] = {}
-    for case in results.cases:
-        by_reference.setdefault(case.reference, []).append(case)
-    # What a job carries to its worker is pickled each time: the cases of the others stay here.
-    shared = Results(
-        dataset=results.dataset,
-        targets=results.targets,
-        known_values=results.known_values,
-        ignored_value=results.ignored_value,
-        models=results.models,
-        cases=(),
-    )
-    return [_Job(cases=tuple(cases), results=shared, presets=presets) for cases in by_reference.values()]
-
-
-def _measure(job: _Job) -> tuple[MeasuredCase, ...]:
-    reference = read_label_map(job.cases[0].reference, known=job.results.known_values)
-    metrics = metrics_with(job.presets)
-    return tuple(
-        measure_case(case, job.results.targets, read_pairs(case, job.results, reference=reference), metrics)
-        for case in job.cases
-    )
-
-
-def _table(rows: list[Row], columns: tuple[str, ...]) -> pd.DataFrame:
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))
-
-
-def _lesion_table(rows: list[Row]) -> pd.DataFrame:
-    table = _table(rows, LESION_COLUMNS)
-    # Without a lesion there is nothing to tell pandas which columns are numbers.
-    return table.astype({name: float for name in LESION_COLUMNS if name not in TEXT_OF_LESION})
+    return NSD(tolerance_mm=tolerance_mm)(MaskPair(prediction, reference, affine=np.diag([*spacing, 1.0])))

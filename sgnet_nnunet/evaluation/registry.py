@@ -1,120 +1,236 @@
-"""The metrics that every case is measured by."""
+"""What a metric is, and all metrics by name.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+A metric is declared once, where it is measured. This is all that a new one needs:
 
-import numpy as np
-from numpy.typing import NDArray
+    @register_metric()
+    @dataclass(frozen=True)
+    class Jaccard(Share):
+        '''Jaccard index: the common voxels over the voxels of either mask.'''
 
-from sgnet_nnunet.evaluation.challenges import BRATS2023, BRATS2026
-from sgnet_nnunet.evaluation.lesion_metrics import (
-    FalsePositives,
-    LesionF1,
-    LesionPrecision,
-    LesionSensitivity,
-    SizeClass,
-)
-from sgnet_nnunet.evaluation.mask_metrics import (
-    Dice,
-    Metric,
-    Precision,
-    PredictedVolume,
-    Recall,
-    ReferenceVolume,
-    VolumeError,
-)
-from sgnet_nnunet.evaluation.pairs import MaskPair
-from sgnet_nnunet.evaluation.surface_metrics import ASSD, HD95, NSD
+        name, title = "jaccard", "Jaccard"
 
-SIZE_CLASSES = (SizeClass(limit_mm=5), SizeClass(smallest_mm=5, limit_mm=10), SizeClass(smallest_mm=10))
-"""Below 5 mm, below 10 mm, and larger."""
+        def measure(self, pair: MaskPair) -> float:
+            return pair.common_voxels / np.count_nonzero(pair.prediction | pair.reference)
 
-VOXEL_METRICS: tuple[Metric, ...] = (
-    Dice(),
-    Precision(),
-    Recall(),
-    ReferenceVolume(),
-    PredictedVolume(),
-    VolumeError(),
-)
-SURFACE_METRICS: tuple[Metric, ...] = (
-    HD95(),
-    HD95(definition="pooled"),
-    HD95(definition="surface-weighted"),
-    ASSD(),
-    NSD(tolerance_mm=1),
-    NSD(tolerance_mm=2),
-)
-LESION_METRICS: tuple[Metric, ...] = tuple(
-    metric(size=size)
-    for size in (SizeClass(), *SIZE_CLASSES)
-    for metric in (LesionSensitivity, LesionPrecision, LesionF1, FalsePositives)
-)
-CASE_METRICS = VOXEL_METRICS + SURFACE_METRICS + LESION_METRICS
+The columns of tables, their titles, the order of colours ("best"), the axes of figures and the definitions
+in reports are read from here.
+"""
 
-PRESETS: dict[str, tuple[Metric, ...]] = {"brats2023": BRATS2023, "brats2026": BRATS2026}
-"""The scores of the BraTS challenges on metastases, by name."""
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from math import inf, nan
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+
+from sgnet_nnunet.errors import SGNetError
+
+if TYPE_CHECKING:
+    from sgnet_nnunet.evaluation.pairs import MaskPair
+    from sgnet_nnunet.nifti import Grid
+
+DECIMALS = {"": 3, "mm": 1, "lesions": 2, "mm3": 0}
+"""Decimals that a metric is shown with, by its unit."""
 
 
-def measure(pair: MaskPair, metrics: Iterable[Metric] = CASE_METRICS) -> dict[str, float]:
-    """Return the value of each metric by its name."""
-    return {metric.name: metric(pair) for metric in metrics}
+class Metric(ABC):
+    """One number for a predicted mask and its reference; call it with a `MaskPair`.
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Agreement of one predicted mask with its reference.
+    A metric is a frozen dataclass; its parameters, such as a tolerance, are fields. `headline` and `ranked`
+    are false unless the metric says otherwise.
 
     Attributes:
-        dice: Dice coefficient, 0 to 1.
-        precision: Share of the predicted voxels that are right.
-        recall: Share of the reference voxels that are found.
-        hd95_mm: Hausdorff distance at the 95th percentile in mm, the larger of the two directed
-            percentiles over voxel surfaces (MONAI's definition).
+        unit: Unit of the value, "" for a share.
+        best: The value of a perfect mask; NaN if there is none.
+        higher_is_better: None if the value does not measure the mask's quality.
+        limits: The smallest and largest possible value.
+        both_empty: The value for two empty masks: `nan`, or whatever `measure` returns.
+        one_empty: The value if one mask is empty: that of `worst`, or whatever `measure` returns.
+        preset: Name of the challenge whose metric it is; "" for those that every case is measured with.
     """
 
-    dice: float
-    precision: float
-    recall: float
-    hd95_mm: float
+    unit: ClassVar[str] = ""
+    best: ClassVar[float] = nan
+    higher_is_better: ClassVar[bool | None] = None
+    limits: ClassVar[tuple[float, float]] = (0.0, inf)
+    both_empty: ClassVar[Literal["nan", "measured"]] = "nan"
+    one_empty: ClassVar[Literal["worst", "measured"]] = "worst"
+    preset: ClassVar[str] = ""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Column of a table, with the unit at its end if there is one."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """Title in tables and figures."""
+
+    @property
+    def headline(self) -> bool:
+        """Whether models are tested on it, and reports show it first."""
+        return False
+
+    @property
+    def ranked(self) -> bool:
+        """Whether models are ranked by it: few metrics, none of which restates another."""
+        return False
+
+    @property
+    def meaning(self) -> str:
+        """Definition: the first line of the class's docstring, without its full stop."""
+        return (inspect.getdoc(type(self)) or "").partition("\n")[0].rstrip(".")
+
+    @property
+    def decimals(self) -> int:
+        """Decimals that it is shown with."""
+        return DECIMALS.get(self.unit, 2)
+
+    @abstractmethod
+    def worst(self, grid: "Grid") -> float:
+        """Return the worst value on an image's grid."""
+
+    @abstractmethod
+    def measure(self, pair: "MaskPair") -> float:
+        """Return the value for two masks, neither of them empty unless the metric says `measured`."""
+
+    def __call__(self, pair: "MaskPair") -> float:
+        """Return the value for any pair of masks."""
+        if pair.empty == "both" and self.both_empty == "nan":
+            return nan
+        if pair.empty in {"prediction", "reference"} and self.one_empty == "worst":
+            return self.worst(pair.grid)
+        return self.measure(pair)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return everything that a reader must know of the metric, by name."""
+        names = ("name", "title", "unit", "higher_is_better", "best", "meaning", "headline", "ranked")
+        return {name: getattr(self, name) for name in names}
 
 
-def score(
-    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], *, spacing: tuple[float, float, float]
-) -> Scores:
-    """Score a predicted mask.
+class Share(Metric):
+    """A metric from 0, the worst, to 1."""
 
-    If both masks are empty, nothing can be scored and every score is NaN; if one is, the scores
-    are the worst there are: 0, and the diagonal of the image for the distance.
+    best, higher_is_better, limits = 1.0, True, (0.0, 1.0)
+
+    def worst(self, grid: "Grid") -> float:  # noqa: ARG002
+        """Return 0."""
+        return 0.0
+
+
+class Distance(Metric):
+    """A metric in mm whose worst value is the image's diagonal."""
+
+    unit, best, higher_is_better = "mm", 0.0, False
+
+    def worst(self, grid: "Grid") -> float:
+        """Return the diagonal in mm."""
+        return grid.diagonal_mm
+
+
+class Amount(Metric):
+    """An amount of something wrong, without an upper limit, measured for one empty mask too."""
+
+    best, higher_is_better, one_empty = 0.0, False, "measured"
+
+    def worst(self, grid: "Grid") -> float:  # noqa: ARG002
+        """Return infinity."""
+        return inf
+
+
+class Description(Metric):
+    """A property of a mask that does not measure its quality; 0 for an empty one."""
+
+    both_empty = one_empty = "measured"
+
+    def worst(self, grid: "Grid") -> float:  # noqa: ARG002
+        """Return NaN: no value is worse than another."""
+        return nan
+
+
+AnyMetric = TypeVar("AnyMetric", bound=Metric)
+
+METRIC_MODULES = tuple(
+    f"sgnet_nnunet.evaluation.{name}"
+    for name in ("mask_metrics", "surface_metrics", "lesion_metrics", "challenges")
+)
+"""Where metrics are declared, in the order of a table's columns."""
+
+_REGISTERED: dict[str, Metric] = {}
+
+
+def register_metric(*variants: Mapping[str, object]) -> Callable[[type[AnyMetric]], type[AnyMetric]]:
+    """Return a decorator that registers a metric class with the given values of its fields.
 
     Args:
-        prediction: Predicted mask, shape (x, y, z).
-        reference: Reference mask of the same shape.
-        spacing: Voxel size in mm along x, y, z.
+        variants: Values of the fields by name, one mapping for each metric to register; without any, the
+            metric is registered with its defaults.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If another metric has the name.
     """
-    pair = MaskPair(prediction, reference, affine=np.diag([*spacing, 1.0]))
-    return Scores(*(metric(pair) for metric in (Dice(), Precision(), Recall(), HD95())))
+
+    def register(metric_class: type[AnyMetric]) -> type[AnyMetric]:
+        for variant in variants or ({},):
+            metric = metric_class(**variant)
+            if metric.name in _REGISTERED:
+                raise ValueError(f"there is a metric named {metric.name!r} already; give another name")
+            _REGISTERED[metric.name] = metric
+        return metric_class
+
+    return register
 
 
-def surface_dice(
-    prediction: NDArray[np.bool_],
-    reference: NDArray[np.bool_],
-    *,
-    spacing: tuple[float, float, float],
-    tolerance_mm: float,
-) -> float:
-    """Return the normalised surface Dice: the share of both surfaces within a tolerance of the other.
+def registered_metrics() -> tuple[Metric, ...]:
+    """Return all metrics in the order of a table's columns, those of the challenges last."""
+    for module in METRIC_MODULES:
+        import_module(module)
+    order = {module: position for position, module in enumerate(METRIC_MODULES)}
+    return tuple(
+        sorted(
+            _REGISTERED.values(), key=lambda metric: order.get(type(metric).__module__, len(METRIC_MODULES))
+        )
+    )
 
-    MONAI's definition, over voxel surfaces (Nikolov et al. 2018, arXiv:1809.04430). NaN if both
-    masks are empty, 0 if one is.
 
-    Args:
-        prediction: Predicted mask, shape (x, y, z).
-        reference: Reference mask of the same shape.
-        spacing: Voxel size in mm along x, y, z.
-        tolerance_mm: Distance in mm that counts as agreement.
+def case_metrics(presets: Iterable[str] = ()) -> tuple[Metric, ...]:
+    """Return the metrics that every case is measured with, and those of the named presets.
+
+    >>> [metric.name for metric in case_metrics() if metric.ranked]
+    ['dice', 'nsd_1mm', 'lesion_f1', 'false_positives']
+
+    Raises:
+        SGNetError: If there is no such preset.
     """
-    return NSD(tolerance_mm=tolerance_mm)(MaskPair(prediction, reference, affine=np.diag([*spacing, 1.0])))
+    registered = registered_metrics()
+    names = tuple(dict.fromkeys(presets))
+    known = tuple(dict.fromkeys(metric.preset for metric in registered if metric.preset))
+    if unknown := [name for name in names if name not in known]:
+        raise SGNetError(f"there is no preset {unknown[0]!r}; name {' or '.join(known)}")
+    return tuple(metric for preset in ("", *names) for metric in registered if metric.preset == preset)
+
+
+def headline_metrics() -> tuple[Metric, ...]:
+    """Return the metrics that models are tested on and that reports show first."""
+    return tuple(metric for metric in registered_metrics() if metric.headline)
+
+
+def find_metric(name: str) -> Metric:
+    """Return a metric by its column's name.
+
+    >>> find_metric("dice").title
+    'Dice'
+
+    Raises:
+        SGNetError: If there is none.
+    """
+    registered_metrics()
+    if name not in _REGISTERED:
+        raise SGNetError(f"there is no metric {name!r}; register it in a module of sgnet_nnunet.evaluation")
+    return _REGISTERED[name]
+
+
+def measure(pair: "MaskPair", metrics: Iterable[Metric] | None = None) -> dict[str, float]:
+    """Return the value of each metric by its name; by default of those that every case is measured with."""
+    return {metric.name: metric(pair) for metric in (case_metrics() if metrics is None else metrics)}

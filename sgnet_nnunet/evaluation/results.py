@@ -1,7 +1,7 @@
-"""One model's answer to one case, as files on disk."""
+"""Predictions on disk: which model predicted which case, where its reference is, and what the labels mean."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,10 @@ from sgnet_nnunet.nnunet import (
     parse_models,
     validation_cases,
 )
+
+logger = logging.getLogger(__name__)
+
+DATASET_JSON = "dataset.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ class PredictedCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is judged: one label, or one region of several labels.
+    """What is evaluated: one label, or one region of several labels.
 
     Attributes:
         name: Its name in `dataset.json`.
@@ -62,7 +66,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model whose predictions are judged.
+    """A model whose predictions are evaluated.
 
     Attributes:
         name: Unique within a comparison.
@@ -78,41 +82,11 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results:
-    """Every model's answer to every case.
-
-    Attributes:
-        dataset: Name of the data set, or of the reference folder.
-        targets: The labels or regions that are judged.
-        known_values: Every value that a mask of the data set may have, the background's 0 among them.
-        ignored_value: Value of the voxels of a reference that count in neither mask; None if there is none.
-        models: The models, in the order they were named.
-        cases: Model by model, then case by case in the order of their names.
-    """
-
-    dataset: str
-    targets: tuple[Target, ...]
-    known_values: frozenset[int]
-    ignored_value: int | None = None
-    models: tuple[Model, ...]
-    cases: tuple[PredictedCase, ...]
-
-    @property
-    def missing(self) -> tuple[PredictedCase, ...]:
-        """The cases without a prediction."""
-        return tuple(case for case in self.cases if case.prediction is None)
-
-
-LARGEST_FOREGROUND = 255
-"""Largest value that is foreground where no `dataset.json` says what the values mean."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Labels:
     """What the values of a data set's masks mean.
 
     Attributes:
-        targets: The labels or regions that are judged, in the order of `dataset.json`.
+        targets: The labels or regions that are evaluated, in the order of `dataset.json`.
         known_values: Every value that a mask may have, the background's 0 among them.
         ignored_value: Value of the voxels of a reference that count in neither mask, as in nnU-Net's
             own evaluation; None if there is none.
@@ -123,6 +97,9 @@ class Labels:
     ignored_value: int | None = None
 
 
+LARGEST_FOREGROUND = 255
+"""Largest value that is foreground where no `dataset.json` says what the values mean."""
+
 FOREGROUND = Labels(
     targets=(Target(name="foreground", values=tuple(range(1, LARGEST_FOREGROUND + 1))),),
     known_values=frozenset(range(LARGEST_FOREGROUND + 1)),
@@ -130,11 +107,31 @@ FOREGROUND = Labels(
 """Everything above 0, for folders of masks without a `dataset.json`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Results(Labels):
+    """Every model's prediction of every case.
+
+    Attributes:
+        dataset: Name of the data set, or of the reference folder.
+        models: The models, in the order they were named.
+        cases: Model by model, then case by case in the order of their names.
+    """
+
+    dataset: str
+    models: tuple[Model, ...]
+    cases: tuple[PredictedCase, ...]
+
+    @property
+    def missing(self) -> tuple[PredictedCase, ...]:
+        """The cases without a prediction."""
+        return tuple(case for case in self.cases if case.prediction is None)
+
+
 def read_labels_of(dataset_json: Path) -> Labels:
     """Return what nnU-Net's `dataset.json` says of the masks.
 
     A label is one value, a region a list of them; background is left out. The label `ignore` is not
-    judged either.
+    evaluated either.
 
     Raises:
         InputFileError: If the file is not there, is not JSON, or has no labels as nnU-Net wants them.
@@ -162,28 +159,24 @@ def _values(dataset_json: Path, name: str, value: object) -> tuple[int, ...]:
     return values
 
 
-logger = logging.getLogger(__name__)
-
-DATASET_JSON = "dataset.json"
-
-
 def results_of_folders(
-    predictions: Path,
-    references: Path,
+    predictions: Path | str | Mapping[str, Path | str],
+    references: Path | str,
     *,
     labels: Path | None = None,
     patients: Path | None = None,
     images: Path | None = None,
     allow_missing: bool = False,
 ) -> Results:
-    """Return one model's predictions beside the references of the same names.
+    """Return the predictions of one or more models beside the references of the same names.
 
     Without `labels`, a `dataset.json` is looked for in the references' folder, in the one above and
-    in the predictions' folder; without any, everything above 0 is judged as `foreground`. Without
+    in the predictions' folders; without any, everything above 0 is evaluated as `foreground`. Without
     `images`, nnU-Net's `imagesTr` beside references in `labelsTr` is taken (`imagesTs` alike).
 
     Args:
-        predictions: Folder of predicted masks, `CASE.nii.gz` or `CASE.nii`.
+        predictions: Folder of predicted masks, `CASE.nii.gz` or `CASE.nii`, whose name is the model's; or
+            a mapping of such folders by the models' names.
         references: Folder of reference masks, named alike.
         labels: nnU-Net's `dataset.json` that says what the masks' values mean.
         patients: CSV with the columns `case` and `patient`.
@@ -193,52 +186,65 @@ def results_of_folders(
     Raises:
         InputFileError: If a folder is empty, has two files of one case, or a prediction is missing.
     """
-    wanted = find_masks(references)
-    found = find_masks(predictions)
-    for name in sorted(set(found) - set(wanted)):
-        logger.warning("%s: has no reference in %s and is left out", found[name], references)
-    if absent := [name for name in wanted if name not in found]:
-        if len(absent) == len(wanted):
-            raise InputFileError(
-                predictions,
-                f"holds no prediction of the cases in {references}",
-                "name folders whose files have the same names",
-            )
-        if not allow_missing:
-            raise InputFileError(
-                predictions / wanted[absent[0]].name,
-                f"there is no such prediction ({len(absent)} of {len(wanted)} are missing)",
-                "predict it, or score it as empty with --allow-missing",
-            )
-    meaning = _labels(labels, references, predictions)
+    references = Path(references)
+    if isinstance(predictions, Mapping):
+        folders = {name: Path(folder) for name, folder in predictions.items()}
+    else:
+        folders = {Path(predictions).resolve().name: Path(predictions)}
+    expected = find_masks(references)
+    found = {
+        model: _find_predictions(folder, references, expected, allow_missing=allow_missing)
+        for model, folder in folders.items()
+    }
     image_folder = images or _images_beside(references)
-    model = Model(name=predictions.resolve().name)
     patient = patients_of(
-        wanted, table=patients, conversion_report=references.parent / "conversion_report.csv"
+        expected, table=patients, conversion_report=references.parent / "conversion_report.csv"
     )
     return Results(
         dataset=references.resolve().name,
-        targets=meaning.targets,
-        known_values=meaning.known_values,
-        ignored_value=meaning.ignored_value,
-        models=(model,),
+        models=tuple(Model(name=name) for name in folders),
         cases=tuple(
             PredictedCase(
-                model=model.name,
+                model=model,
                 name=name,
                 patient=patient[name],
                 reference=reference,
-                prediction=found.get(name),
+                prediction=found[model].get(name),
                 images=find_images(image_folder, name) if image_folder else (),
-                probabilities=find_probabilities(predictions, name),
+                probabilities=find_probabilities(folder, name),
             )
-            for name, reference in wanted.items()
+            for model, folder in folders.items()
+            for name, reference in expected.items()
         ),
+        **vars(_labels(labels, references, folders.values())),
     )
 
 
-def _labels(given: Path | None, references: Path, predictions: Path) -> Labels:
-    beside = (folder / DATASET_JSON for folder in (references, references.parent, predictions))
+def _find_predictions(
+    folder: Path, references: Path, expected: Mapping[str, Path], *, allow_missing: bool
+) -> dict[str, Path]:
+    """Return a folder's prediction of each case that has one."""
+    found = find_masks(folder)
+    for name in sorted(set(found) - set(expected)):
+        logger.warning("%s: has no reference in %s and is left out", found[name], references)
+    absent = [name for name in expected if name not in found]
+    if len(absent) == len(expected):
+        raise InputFileError(
+            folder,
+            f"holds no prediction of the cases in {references}",
+            "name folders whose files have the same names",
+        )
+    if absent and not allow_missing:
+        raise InputFileError(
+            folder / expected[absent[0]].name,
+            f"there is no such prediction ({len(absent)} of {len(expected)} are missing)",
+            "predict it, or score it as empty with --allow-missing",
+        )
+    return found
+
+
+def _labels(given: Path | None, references: Path, predictions: Iterable[Path]) -> Labels:
+    beside = (folder / DATASET_JSON for folder in (references, references.parent, *predictions))
     path = given or next((path for path in beside if path.is_file()), None)
     return FOREGROUND if path is None else read_labels_of(path)
 
@@ -271,7 +277,7 @@ def results_of_models(
 
     Raises:
         SGNetError: If anything is missing or contradicts the rest; the message names it and the
-            command that mends it.
+            command that fixes it.
     """
     names = parse_models(list(models))
     folders = find_dataset(dataset)
@@ -297,11 +303,9 @@ def results_of_models(
     ]
     return Results(
         dataset=folders.name,
-        targets=labels.targets,
-        known_values=labels.known_values,
-        ignored_value=labels.ignored_value,
         models=tuple(Model(name=model.given, folder=folders.model(model)) for model in names),
         cases=tuple(found),
+        **vars(labels),
     )
 
 

@@ -11,9 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.evaluation.mask_metrics import Metric
 from sgnet_nnunet.evaluation.measurement import CASE_COLUMNS
-from sgnet_nnunet.evaluation.registry import CASE_METRICS, PRESETS
+from sgnet_nnunet.evaluation.registry import Metric, registered_metrics
 
 CONFIDENCE = 0.95
 """Confidence of every interval."""
@@ -155,13 +154,13 @@ def metrics_of(per_case: pd.DataFrame) -> tuple[Metric, ...]:
     Raises:
         SGNetError: If a column is not that of a metric.
     """
-    known = (*CASE_METRICS, *(metric for preset in PRESETS.values() for metric in preset))
+    known = registered_metrics()
     names = {metric.name for metric in known}
     unknown = [name for name in per_case.columns if name not in names and name not in CASE_COLUMNS]
     if unknown:
         raise SGNetError(
             f"per_case has the column {unknown[0]!r}, which no metric has; "
-            "add the metric to evaluation/catalogue.py, or leave the column out"
+            "register the metric (evaluation/registry.py), or leave the column out"
         )
     return tuple(metric for metric in known if metric.name in per_case.columns)
 

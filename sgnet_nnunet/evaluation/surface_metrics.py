@@ -1,4 +1,4 @@
-"""Areas of the surface elements between 2x2x2 voxels."""
+"""Metrics of surfaces: distances between the surfaces of two masks, in mm."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from skimage import measure
 
-from sgnet_nnunet.evaluation.mask_metrics import Distance, Share
 from sgnet_nnunet.evaluation.pairs import MaskPair, bounding_box, once_per_pair
+from sgnet_nnunet.evaluation.registry import Distance, Share, register_metric
 from sgnet_nnunet.nifti import Grid
 
 CORNERS = (1 << np.arange(8, dtype=np.uint8)).reshape(2, 2, 2)
@@ -59,6 +59,11 @@ class Distances:
 
     to_reference: NDArray[np.float64]
     to_prediction: NDArray[np.float64]
+
+    @property
+    def pooled(self) -> NDArray[np.float64]:
+        """The distances of both directions, shape (elements of both surfaces,)."""
+        return np.concatenate([self.to_reference, self.to_prediction])
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,49 +177,87 @@ ROUNDING_MM = 1e-5
 """A distance this much above a tolerance equals it: headers store voxel sizes in single precision."""
 
 Hd95Definition = Literal["directed", "pooled", "surface-weighted"]
+HD95_MEANINGS = {
+    "directed": "the larger of the two directed percentiles over surface voxels (MONAI)",
+    "pooled": "the percentile of both directions' distances together (medpy, panoptica, BraTS from 2025 on)",
+    "surface-weighted": "the larger of the two directed percentiles over surface area (surface-distance)",
+}
 
 
+@register_metric(*({"definition": definition} for definition in HD95_MEANINGS))
 @dataclass(frozen=True, kw_only=True)
 class HD95(Distance):
     """Hausdorff distance at the 95th percentile.
 
     Attributes:
-        definition: `directed`, the larger of the two directed percentiles over surface voxels
-            (MONAI); `pooled`, the percentile of both directions' distances together (medpy,
-            panoptica, BraTS from 2025 on); `surface-weighted`, the larger of the two directed
-            percentiles over surface area (DeepMind's surface-distance, BraTS 2023).
+        definition: One of `HD95_MEANINGS`.
 
     Raises:
-        ValueError: If the definition is none of the three.
+        ValueError: If the definition is none of these.
     """
 
     definition: Hd95Definition = "directed"
 
     def __post_init__(self) -> None:
-        if self.definition not in _DEFINITIONS:
-            raise ValueError(f"definition must be one of {', '.join(_DEFINITIONS)}; got {self.definition!r}")
+        if self.definition not in HD95_MEANINGS:
+            raise ValueError(f"definition must be one of {', '.join(HD95_MEANINGS)}; got {self.definition!r}")
 
     @property
     def name(self) -> str:
         """Column of a table: the definition is part of it."""
         return f"hd95_{self.definition.replace('-', '_')}_mm"
 
+    @property
+    def title(self) -> str:
+        """Title with the definition."""
+        return f"HD95 {self.definition} (mm)"
+
+    @property
+    def headline(self) -> bool:
+        """Whether it is the directed one."""
+        return self.definition == "directed"
+
+    @property
+    def meaning(self) -> str:
+        """What is measured, by this definition."""
+        return f"{super().meaning}: {HD95_MEANINGS[self.definition]}"
+
     def measure(self, pair: MaskPair) -> float:
         """Return mm."""
-        return float(_DEFINITIONS[self.definition](pair))
+        if self.definition == "pooled":
+            return float(np.percentile(surface_distances(pair).pooled, PERCENTILE))
+        if self.definition == "directed":
+            distances = surface_distances(pair)
+            directed = distances.to_reference, distances.to_prediction
+            return max(float(np.percentile(direction, PERCENTILE)) for direction in directed)
+        weighted = weighted_surface_distances(pair)
+        return max(
+            _percentile_of_area(weighted.distances.to_reference, weighted.predicted_areas),
+            _percentile_of_area(weighted.distances.to_prediction, weighted.reference_areas),
+        )
 
 
+def _percentile_of_area(distances: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
+    """Return the smallest distance that the percentile's share of the area keeps within."""
+    order = np.argsort(distances)
+    covered = np.cumsum(areas[order])
+    place = np.searchsorted(covered, PERCENTILE / 100 * covered[-1])
+    return float(distances[order[min(int(place), order.size - 1)]])
+
+
+@register_metric()
 @dataclass(frozen=True)
 class ASSD(Distance):
     """Average symmetric surface distance: the mean over the surface voxels of both masks."""
 
-    name = "assd_mm"
+    name, title = "assd_mm", "ASSD (mm)"
 
     def measure(self, pair: MaskPair) -> float:
         """Return mm."""
-        return float(np.mean(_pooled(pair)))
+        return float(np.mean(surface_distances(pair).pooled))
 
 
+@register_metric({"tolerance_mm": 1.0}, {"tolerance_mm": 2.0})
 @dataclass(frozen=True, kw_only=True)
 class NSD(Share):
     """Normalised surface Dice: the share of both surfaces within a tolerance of the other.
@@ -239,44 +282,21 @@ class NSD(Share):
         """Column of a table: the tolerance is part of it."""
         return f"nsd_{self.tolerance_mm:g}mm"
 
+    @property
+    def title(self) -> str:
+        """Title with the tolerance."""
+        return f"NSD at {self.tolerance_mm:g} mm"
+
+    @property
+    def headline(self) -> bool:
+        """Whether the tolerance is 1 mm."""
+        return self.tolerance_mm == 1
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the tolerance is 1 mm."""
+        return self.headline
+
     def measure(self, pair: MaskPair) -> float:
         """Return the share."""
-        return float(np.mean(_pooled(pair) <= self.tolerance_mm + ROUNDING_MM))
-
-
-def _pooled(pair: MaskPair) -> NDArray[np.float64]:
-    distances = surface_distances(pair)
-    return np.concatenate([distances.to_reference, distances.to_prediction])
-
-
-def _directed_percentile(pair: MaskPair) -> float:
-    distances = surface_distances(pair)
-    directed = distances.to_reference, distances.to_prediction
-    return max(float(np.percentile(direction, PERCENTILE)) for direction in directed)
-
-
-def _pooled_percentile(pair: MaskPair) -> float:
-    return float(np.percentile(_pooled(pair), PERCENTILE))
-
-
-def _weighted_percentile(pair: MaskPair) -> float:
-    weighted = weighted_surface_distances(pair)
-    return max(
-        _percentile_of_area(weighted.distances.to_reference, weighted.predicted_areas),
-        _percentile_of_area(weighted.distances.to_prediction, weighted.reference_areas),
-    )
-
-
-def _percentile_of_area(distances: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
-    """Return the smallest distance that the percentile's share of the area keeps within."""
-    order = np.argsort(distances)
-    covered = np.cumsum(areas[order])
-    place = np.searchsorted(covered, PERCENTILE / 100 * covered[-1])
-    return float(distances[order[min(int(place), order.size - 1)]])
-
-
-_DEFINITIONS = {
-    "directed": _directed_percentile,
-    "pooled": _pooled_percentile,
-    "surface-weighted": _weighted_percentile,
-}
+        return float(np.mean(surface_distances(pair).pooled <= self.tolerance_mm + ROUNDING_MM))

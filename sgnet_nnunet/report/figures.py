@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 
-from sgnet_nnunet.evaluation.comparison import TITLES, size_in_words
+from sgnet_nnunet.evaluation.comparison import size_in_words
 from sgnet_nnunet.evaluation.froc import Froc, Tally
-from sgnet_nnunet.evaluation.measurement import HEADLINE_METRICS, Figures
-from sgnet_nnunet.evaluation.registry import SIZE_CLASSES
+from sgnet_nnunet.evaluation.lesion_metrics import SIZE_CLASSES
+from sgnet_nnunet.evaluation.measurement import Figures
+from sgnet_nnunet.evaluation.registry import headline_metrics
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import rows_of
 from sgnet_nnunet.evaluation.tuning import Tuning
@@ -148,7 +149,6 @@ def finite(values: ArrayLike) -> NDArray[np.float64]:
 
 
 COLUMNS = 3
-LOWER_IS_BETTER = ("hd95_directed_mm", "false_positives")
 SHARES_LIMITS = (-0.03, 1.03)
 
 
@@ -159,18 +159,18 @@ def box_plots(rows: Mapping[str, pd.DataFrame], *, look: Look) -> "Figure":
         rows: Each model's rows as `comparison.rows.rows_of` returns them.
         look: The models' colours.
     """
-    metrics = [name for name in HEADLINE_METRICS if all(name in table for table in rows.values())]
+    metrics = [each for each in headline_metrics() if all(each.name in table for table in rows.values())]
     lines = -(-len(metrics) // COLUMNS)
     figure, grid = new_figure(
         width=12, height=lines * (1.2 + 0.38 * len(rows)), rows=lines, columns=COLUMNS, sharey=True
     )
     for spare in grid.flat[len(metrics) :]:
         spare.axis("off")
-    for axes, name in zip(grid.flat, metrics, strict=False):
-        _draw(axes, pd.DataFrame({model: table[name] for model, table in rows.items()}), look)
-        better = "lower" if name in LOWER_IS_BETTER else "higher"
-        axes.set_xlabel(f"{TITLES[name]} – {better} is better", fontsize=9.5, color=INK)
-        if name not in LOWER_IS_BETTER:
+    for axes, metric in zip(grid.flat, metrics, strict=False):
+        _draw(axes, pd.DataFrame({model: table[metric.name] for model, table in rows.items()}), look)
+        better = "higher" if metric.higher_is_better else "lower"
+        axes.set_xlabel(f"{metric.title} – {better} is better", fontsize=9.5, color=INK)
+        if np.isfinite(metric.limits[1]):
             axes.set_xlim(*SHARES_LIMITS)
     first = grid.flat[0]
     first.set_yticks(range(len(rows)), [short(model) for model in rows])

@@ -12,10 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.comparison import HD95_MEANINGS, Definition, Summary, size_in_words
+from sgnet_nnunet.evaluation.comparison import Definition, Summary, size_in_words
 from sgnet_nnunet.evaluation.measurement import Figures
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import CONFIDENCE, Estimate, Interval
+from sgnet_nnunet.evaluation.surface_metrics import HD95_MEANINGS
 from sgnet_nnunet.files import PARTIAL_PREFIX, write_text
 
 NOTHING = "–"

@@ -8,7 +8,7 @@ from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.dataset.convert import ConversionResult, ReportRow
 from sgnet_nnunet.dataset.options import ConversionOptions
 from sgnet_nnunet.demo import DemoPlan, DemoResult
-from sgnet_nnunet.evaluation.registry import Scores
+from sgnet_nnunet.evaluation.measurement import Scores
 
 
 def run(*arguments):

@@ -4,9 +4,8 @@ import pandas as pd
 import pytest
 
 from sgnet_nnunet.evaluation.comparison import pool_lesions
-from sgnet_nnunet.evaluation.lesion_metrics import SizeClass
+from sgnet_nnunet.evaluation.lesion_metrics import SIZE_CLASSES, SizeClass
 from sgnet_nnunet.evaluation.measurement import LESION_COLUMNS
-from sgnet_nnunet.evaluation.registry import SIZE_CLASSES
 from sgnet_nnunet.evaluation.statistics import TOO_FEW_PATIENTS, Resampling, rows_of
 
 pytestmark = pytest.mark.filterwarnings("error")

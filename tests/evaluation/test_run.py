@@ -6,7 +6,7 @@ import pytest
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.measurement import CASE_COLUMNS, LESION_COLUMNS, describe_empty, measure_results
-from sgnet_nnunet.evaluation.registry import CASE_METRICS, PRESETS
+from sgnet_nnunet.evaluation.registry import case_metrics, registered_metrics
 from sgnet_nnunet.evaluation.results import results_of_models
 from sgnet_nnunet.nifti import Volume, write_volume
 
@@ -29,7 +29,7 @@ def replace_prediction(tree, values, *, model="SGNetTrainer", case="YG_P000_YG_A
 
 def test_tables_have_the_agreed_columns(tree):
     figures = measure_results(results_of())
-    assert list(figures.per_case.columns) == [*CASE_COLUMNS, *(metric.name for metric in CASE_METRICS)]
+    assert list(figures.per_case.columns) == [*CASE_COLUMNS, *(metric.name for metric in case_metrics())]
     assert list(figures.per_lesion.columns) == list(LESION_COLUMNS)
     assert figures.per_case["missing"].dtype == bool
 
@@ -74,7 +74,7 @@ def test_each_region_has_a_row(nnunet_paths, make_results):
 
 def test_presets_add_their_columns(tree):
     table = measure_results(results_of(), presets=["brats2023", "brats2026"]).per_case
-    names = [metric.name for preset in PRESETS.values() for metric in preset]
+    names = [metric.name for metric in registered_metrics() if metric.preset]
     assert list(table.columns[-len(names) :]) == names
 
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sgnet_nnunet.evaluation.registry import score, surface_dice
+from sgnet_nnunet.evaluation.measurement import score, surface_dice
 
 
 def box(*corner, size=4, shape=(20, 20, 20)):

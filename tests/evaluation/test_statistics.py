@@ -8,12 +8,12 @@ import pytest
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.comparison import summarise
-from sgnet_nnunet.evaluation.measurement import HEADLINE_METRICS
-from sgnet_nnunet.evaluation.registry import CASE_METRICS
+from sgnet_nnunet.evaluation.registry import case_metrics, headline_metrics
 from sgnet_nnunet.report.tables import to_json
 
 pytestmark = pytest.mark.filterwarnings("error")
-ALL_METRICS = tuple(metric.name for metric in CASE_METRICS)
+ALL_METRICS = tuple(metric.name for metric in case_metrics())
+HEADLINE_METRICS = tuple(metric.name for metric in headline_metrics())
 
 
 def summary_of(figures, *, seed=0, **options):
@@ -30,8 +30,8 @@ def shuffled(figures, *, seed):
 
 def test_it_covers_every_model_metric_and_label(random_figures):
     summary = summary_of(random_figures(models=3, metrics=ALL_METRICS))
-    assert len(summary.descriptions) == 3 * len(CASE_METRICS)
-    assert len(summary.differences) == 2 * len(CASE_METRICS)
+    assert len(summary.descriptions) == 3 * len(ALL_METRICS)
+    assert len(summary.differences) == 2 * len(ALL_METRICS)
     assert len(summary.pooled) == 3 * 4
     assert [len(ranking.standings) for ranking in summary.rankings] == [3]
     assert summary.missing == {"Model_0": (), "Model_1": ("case001",), "Model_2": ()}

@@ -55,18 +55,7 @@ def figures_of_results(results: Results) -> Figures:
             keys = (case.model, case.fold, case.name, case.patient, target.name)
             state = (pair.empty or "", case.prediction is None)
             cases.append(dict(zip(CASE_COLUMNS, (*keys, *state), strict=True)) | measure(pair))
-            lesions += [
-                (
-                    *keys,
-                    row.status,
-                    row.dice,
-                    row.hd95_mm,
-                    row.volume_mm3,
-                    row.diameter_mm,
-                    *row.centroid_mm,
-                )
-                for row in lesion_rows(pair)
-            ]
+            lesions += [(*keys, *vars(row).values()) for row in lesion_rows(pair)]
     return Figures(
         results=results,
         per_case=pd.DataFrame(cases),

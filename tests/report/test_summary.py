@@ -8,10 +8,10 @@ import pytest
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.comparison import summarise
-from sgnet_nnunet.evaluation.registry import CASE_METRICS
+from sgnet_nnunet.evaluation.registry import case_metrics
 from sgnet_nnunet.report.tables import write_summary
 
-METRICS = tuple(metric.name for metric in CASE_METRICS[:17])
+METRICS = tuple(metric.name for metric in case_metrics()[:17])
 pytestmark = pytest.mark.filterwarnings("error")
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from sgnet_nnunet.evaluation.comparison import define, summarise
-from sgnet_nnunet.evaluation.registry import CASE_METRICS
+from sgnet_nnunet.evaluation.registry import case_metrics
 from sgnet_nnunet.evaluation.statistics import (
     ALL_EQUAL,
     INFINITE,
@@ -17,7 +17,7 @@ from sgnet_nnunet.evaluation.statistics import (
 )
 from sgnet_nnunet.report.sentences import tell, verdict, words
 
-DEFINITIONS = {metric.name: define(metric) for metric in CASE_METRICS}
+DEFINITIONS = {metric.name: define(metric) for metric in case_metrics()}
 
 
 def difference(metric, mean, low, high, p, **changes):
