@@ -8,9 +8,41 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = runpy.run_path(str(ROOT / "sgnet_nnunet" / "__init__.py"))["__version__"]
-ORACLES = ["panoptica>=2.1; python_version < '3.14'", "pymeshmetrics>=1.4"]  # no NumPy below 2.3 on 3.14
-OPENVINO = ["openvino>=2025.0"]
-ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
+
+REQUIRED = [
+    "nnunetv2>=2.8,<2.9",  # the range that is tested; it brings most of the others
+    "filelock>=3.12",
+    "monai>=1.4",
+    "nibabel>=5.2",
+    "numpy>=1.24",
+    "packaging",
+    "psutil>=5.9",
+    "rich>=13",
+    "scipy>=1.11",
+    "SimpleITK>=2.3",
+    "torch>=2.1.2",
+    "typer>=0.12",
+]
+"""What converting, planning, training and predicting import; an extra is named where it is missing."""
+
+EXTRAS = {
+    "report": [
+        *("jinja2>=3.1", "matplotlib>=3.8", "pandas>=2", "pillow>=10"),
+        *("scikit-image>=0.21", "statsmodels>=0.14"),
+    ],
+    "phantom": ["nilearn>=0.11"],
+    "cpu": ["openvino>=2025.0"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
+}
+ALL = [requirement for extra in EXTRAS.values() for requirement in extra]
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
+TEST = [
+    *ALL,
+    "panoptica>=2.1; python_version < '3.14'",  # no NumPy below 2.3 on 3.14
+    "pymeshmetrics>=1.4",
+    *("hypothesis", "mypy", "pandas-stubs", "playwright", "pytest", "pytest-cov", "pytest-xdist", "ruff"),
+    "types-psutil",
+]
 
 
 class BuildWithShims(build_py):
@@ -35,47 +67,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["sgnet_nnunet", "sgnet_nnunet.*"]),
     package_data={"sgnet_nnunet": ["py.typed", "report/templates/*", "report/viewer_assets/*"]},
-    install_requires=[
-        "nnunetv2>=2.8,<3",
-        "filelock>=3.12",
-        "jinja2>=3.1",
-        "matplotlib>=3.8",
-        "monai>=1.4",
-        "nibabel>=5.2",
-        "nilearn>=0.11",
-        "numpy>=1.24",
-        "packaging",
-        "pandas>=2",
-        "pillow>=10",
-        "psutil>=5.9",
-        "rich>=13",
-        "scikit-image>=0.21",
-        "scipy>=1.11",
-        "SimpleITK>=2.3",
-        "statsmodels>=0.14",
-        "torch>=2.1.2",
-        "typer>=0.12",
-    ],
-    extras_require={
-        "cpu": OPENVINO,
-        "onnx": ONNX,
-        "test": [
-            *ONNX,
-            *OPENVINO,
-            *ORACLES,
-            *(
-                "hypothesis",
-                "mypy",
-                "pandas-stubs",
-                "playwright",
-                "pytest",
-                "pytest-cov",
-                "pytest-xdist",
-                "ruff",
-                "types-psutil",
-            ),
-        ],
-    },
+    install_requires=REQUIRED,
+    extras_require={**EXTRAS, "all": ALL, "docs": DOCS, "test": TEST},
     entry_points={"console_scripts": ["sgnet=sgnet_nnunet.cli.main:main"]},
     cmdclass={"build_py": BuildWithShims},
     classifiers=[

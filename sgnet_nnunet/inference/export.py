@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError, needs_extra
 from sgnet_nnunet.evaluation.operating_point import FILE_NAME as OPERATING_POINT
 from sgnet_nnunet.evaluation.operating_point import name_of_model
 from sgnet_nnunet.files import atomic_folder, atomic_path, write_text
@@ -85,11 +85,9 @@ def export_onnx(network: nn.Module, path: Path, *, input_channels: int) -> float
 
 
 def _require_extra() -> None:
-    try:
+    with needs_extra("onnx"):
         import onnxruntime  # noqa: F401, PLC0415
         import onnxscript  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise SGNetError(f"{error.name} is not installed; run: pip install 'sgnet-nnunet[onnx]'") from error
 
 
 def _difference(network: nn.Module, path: Path, image: torch.Tensor) -> float:

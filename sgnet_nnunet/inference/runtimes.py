@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError, needs_extra
 from sgnet_nnunet.inference.engines import Engine
 from sgnet_nnunet.inference.sparse import Arrays, Stage
 
@@ -113,10 +113,8 @@ def import_openvino() -> Any:  # noqa: ANN401 - a module
         SGNetError: If it is not installed.
     """
     with _first_use:
-        try:
+        with needs_extra("cpu"):
             import openvino  # noqa: PLC0415
-        except ImportError as error:
-            raise SGNetError("openvino is not installed; run: pip install 'sgnet-nnunet[cpu]'") from error
         # Its binding fills tables on first use and lets go of Python's lock meanwhile: two threads that
         # make their first tensors at once wait for each other for ever.
         assert openvino.Tensor(np.zeros(1, dtype=np.float32), shared_memory=True).data.size  # noqa: S101

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from sgnet_nnunet.errors import needs_extra
 from sgnet_nnunet.nifti import Grid
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.geometry import (
@@ -63,7 +64,8 @@ class Template:
 @lru_cache(maxsize=1)
 def load_template() -> Template:
     """Load the maps from the installed `nilearn`; needs no network. Cached."""
-    from nilearn import datasets  # noqa: PLC0415 - takes a second
+    with needs_extra("phantom"):
+        from nilearn import datasets  # noqa: PLC0415 - takes a second
 
     image = datasets.load_mni152_template(resolution=1)
     t1, gm, wm = (

@@ -1,0 +1,57 @@
+"""The packages in setup.py are those that the code imports."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from sgnet_nnunet.errors import SGNetError, needs_extra
+
+ROOT = Path(__file__).parents[1]
+DISTRIBUTIONS = {"PIL": "pillow", "great_tables": "great-tables", "skimage": "scikit-image"}
+BROUGHT_BY_OTHERS = {"batchgenerators": "nnunetv2", "batchgeneratorsv2": "nnunetv2", "markupsafe": "jinja2"}
+NOT_IMPORTED_HERE = {"onnx"}  # by torch.onnx
+
+
+def listed(name: str) -> set[str]:
+    """Return the names of the packages in a constant of setup.py."""
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
+            texts = [leaf.value for leaf in ast.walk(node.value) if isinstance(leaf, ast.Constant)]
+            return {match[0] for text in texts if (match := re.match(r"[A-Za-z0-9_-]+", text))}
+    raise AssertionError(f"no {name} in setup.py")
+
+
+def imported() -> set[str]:
+    """Return the packages of others that any module of the package imports."""
+    names = set()
+    for path in (ROOT / "sgnet_nnunet").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module or "")
+    packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"sgnet_nnunet"}
+    return {DISTRIBUTIONS.get(name, BROUGHT_BY_OTHERS.get(name, name)) for name in packages}
+
+
+def test_every_import_is_listed_and_every_listed_package_imported():
+    extras = listed("EXTRAS") - {"report", "phantom", "cpu"} - NOT_IMPORTED_HERE
+    assert imported() == listed("REQUIRED") | extras
+
+
+def test_missing_package_of_an_extra_is_named_with_the_command():
+    with (
+        pytest.raises(
+            SGNetError, match=r"^absent is not installed; run: pip install 'sgnet-nnunet\[phantom\]'$"
+        ),
+        needs_extra("phantom"),
+    ):
+        import absent.part  # noqa: F401, PLC0415
+
+
+def test_a_mistake_of_our_own_is_not_blamed_on_an_extra():
+    with pytest.raises(ModuleNotFoundError), needs_extra("phantom"):
+        import sgnet_nnunet.absent  # noqa: F401, PLC0415
