@@ -14,6 +14,9 @@ TRAINERS = {
 }
 """Class names in checkpoints, and in the names of model folders."""
 
+GEOMETRY = {"held_open": "bypassed"}
+"""Fields of a gate in `export.json`."""
+
 WEIGHTS = {
     ".admission.held_open": ".hard_gate.bypassed",
     ".admission.": ".hard_gate.",

@@ -28,7 +28,7 @@ from inference_speed.ways import (
 from sgnet_nnunet.evaluation.lesion_metrics import FalsePositives, LesionSensitivity
 from sgnet_nnunet.evaluation.mask_metrics import Dice, Precision, Recall
 from sgnet_nnunet.evaluation.pairs import MaskPair
-from sgnet_nnunet.inference.torch_engines import describe, torch_run
+from sgnet_nnunet.inference.torch_engines import torch_run
 
 TILES, ONE_TILE = "nnU-Net's tiles", "nnU-Net's one tile"
 
@@ -52,7 +52,7 @@ def measure_agreement(subject: Subject, *, patients: int, picture: Path) -> dict
         ONE_TILE: one_tile(subject),
         TILES: stock_way(subject, use_mirroring=False),
     }
-    background = describe(predictor.network).background
+    background = predictor.network.geometry.background
     spacing = [float(size) for size in predictor.configuration_manager.spacing]
     rows, drawn = [], -1
     for case in islice(subject.cases, patients):
@@ -86,7 +86,7 @@ def measure_agreement(subject: Subject, *, patients: int, picture: Path) -> dict
 
 def dense_pass(predictor: Any) -> Way:  # noqa: ANN401
     """Return one pass of the network in torch, every block of it, over the image padded as our engines do."""
-    return padded(torch_run(predictor.network, torch.device("cpu")), describe(predictor.network).divisor)
+    return padded(torch_run(predictor.network, torch.device("cpu")), predictor.network.geometry.divisor)
 
 
 def one_tile(subject: Subject) -> Way:
@@ -102,7 +102,7 @@ def one_tile(subject: Subject) -> Way:
         predictor.configuration_manager.configuration["patch_size"] = list(batch.shape[2:])
         return window(batch[0])[None]
 
-    return padded(run, describe(predictor.network).divisor)
+    return padded(run, predictor.network.geometry.divisor)
 
 
 def padded(run: Way, divisor: int) -> Way:

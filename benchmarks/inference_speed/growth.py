@@ -15,7 +15,6 @@ from inference_speed.pasting import take_lesion, with_lesions, without_lesions
 from inference_speed.rounds import in_turn, spread
 from inference_speed.subject import Subject
 from inference_speed.ways import Way, mask_of, open_voxels, our_ways
-from sgnet_nnunet.inference.torch_engines import describe
 
 PIECE = 80
 """Voxels along each axis of the piece that is repeated: half a million in all."""
@@ -42,7 +41,7 @@ def measure_growth(subject: Subject, *, rounds: int, million_voxels: float) -> d
     predictor = subject.predictor()
     image, reference = subject.preprocessed(predictor, subject.first)
     way = our_ways(predictor, (SPARSE,))[SPARSE]
-    background = describe(predictor.network).background
+    background = predictor.network.geometry.background
     logits = way(image)
     opened = open_voxels(logits, background)
     piece = typical_piece(image, opened, size=PIECE)

@@ -24,7 +24,6 @@ from inference_speed.ways import (
     sliding_window,
     stock_way,
 )
-from sgnet_nnunet.inference.torch_engines import describe
 
 
 def measure_network(subject: Subject, *, rounds: int, stock_rounds: int) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def measure_network(subject: Subject, *, rounds: int, stock_rounds: int) -> dict
     predictor = subject.predictor()
     image, _ = subject.preprocessed(predictor, subject.first)
     ours = our_ways(predictor, (SPARSE, SPARSE_BF16, WHOLE, SPARSE_TORCH, DENSE))
-    opened = open_voxels(ours[SPARSE](image), describe(predictor.network).background)
+    opened = open_voxels(ours[SPARSE](image), predictor.network.geometry.background)
     stock: dict[str, tuple[Way, NDArray[np.float32]]] = {
         STOCK: (stock_way(subject), image),
         STOCK_FAST: (stock_way(subject, tile_step_size=0.75, use_mirroring=False), image),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from inference_speed.names import SPARSE, SPARSE_BF16
 from inference_speed.subject import Subject
 from sgnet_nnunet.inference.runtimes import supports_bf16
-from sgnet_nnunet.inference.torch_engines import DenseEngine, build_engine, torch_run
+from sgnet_nnunet.inference.torch_engines import DenseEngine, activation_memory, build_engine, torch_run
 
 Logits = NDArray[np.float32]
 Way = Callable[[NDArray[np.float32]], Logits]
@@ -23,11 +23,11 @@ DENSE = "one dense pass, torch f32"
 DEFAULT_NETWORK = "nnU-Net's default network and plan, untrained, step 0.75, no mirroring"
 
 _ENGINES: dict[str, dict[str, Any]] = {
-    SPARSE: {"wanted": "sparse", "runtime": "openvino"},
-    SPARSE_BF16: {"wanted": "sparse", "runtime": "openvino", "precision": "bf16"},
-    WHOLE: {"wanted": "whole", "runtime": "openvino"},
-    SPARSE_TORCH: {"wanted": "sparse", "runtime": "torch"},
-    WHOLE_TORCH: {"wanted": "whole", "runtime": "torch"},
+    SPARSE: {"requested": "sparse", "runtime": "openvino"},
+    SPARSE_BF16: {"requested": "sparse", "runtime": "openvino", "precision": "bf16"},
+    WHOLE: {"requested": "whole", "runtime": "openvino"},
+    SPARSE_TORCH: {"requested": "sparse", "runtime": "torch"},
+    WHOLE_TORCH: {"requested": "whole", "runtime": "torch"},
 }
 
 
@@ -42,9 +42,8 @@ def our_ways(predictor: Any, names: tuple[str, ...]) -> dict[str, Way]:  # noqa:
     ways: dict[str, Way] = {}
     for name in names:
         if name == DENSE:
-            heads = predictor.label_manager.num_segmentation_heads
-            channels = len(predictor.dataset_json["channel_names"])
-            ways[name] = DenseEngine(torch_run(network, cpu), channels=channels, heads=heads).logits
+            memory = activation_memory(network, cpu)
+            ways[name] = DenseEngine(torch_run(network, cpu), network, memory).logits
         elif name != SPARSE_BF16 or supports_bf16():
             engine = build_engine(network, predictor.list_of_parameters, device=cpu, **_ENGINES[name])
             assert engine is not None  # noqa: S101 - only `tiled` is none

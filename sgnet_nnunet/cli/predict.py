@@ -35,7 +35,6 @@ class Precision(str, Enum):
 
     F32 = "f32"
     BF16 = "bf16"
-    AUTO = "auto"
 
 
 def predict(

@@ -1,6 +1,8 @@
-"""What every engine is, and how several of them make one."""
+"""What every engine is, and engines made of others: an ensemble, mirrored images, chunks along z."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol
 
@@ -9,7 +11,8 @@ import psutil
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.inference.sparse import DEEP_VOXELS, Description, StagedEngine, rounded_up
+
+logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -92,20 +95,73 @@ class Mirrored:
 
 
 BYTES = np.dtype(np.float32).itemsize
-GIB = 2**30
+GB = 10**9
 
 
-class SlabEngine:
-    """Runs a staged engine on slabs, each with the margin beyond which nothing changes its logits.
+@dataclass(frozen=True)
+class MemoryNeed:
+    """The memory that an engine takes for an image, in bytes.
+
+    Attributes:
+        fixed: Whatever the image's size.
+        per_voxel: For each voxel of the image, or of the chunk of it that is run.
+        per_logit: For each logit kept: of the whole image, and of the chunk.
+    """
+
+    fixed: float
+    per_voxel: float
+    per_logit: float
+
+
+class ChunkableEngine(Engine, Protocol):
+    """An engine that can be run on chunks of an image.
+
+    Attributes:
+        divisor: Multiple, in voxels, that it pads images to.
+        margin: Voxels around a chunk beyond which nothing changes the chunk's logits; a multiple of
+            the divisor.
+        memory: What it takes.
+    """
+
+    divisor: int
+    margin: int
+    memory: MemoryNeed
+
+
+def free_host_memory(max_memory: int | None) -> float:
+    """Return the bytes that this process may still take.
+
+    Args:
+        max_memory: Bytes that it may take in all; None for what is free.
+    """
+    available = psutil.virtual_memory().available
+    if max_memory is None:
+        return float(available)
+    return float(min(max_memory - psutil.Process().memory_info().rss, available))
+
+
+class ChunkedEngine:
+    """Runs an engine on chunks along z where a whole image does not fit into memory.
+
+    Each chunk has the margin beyond which nothing changes its logits. Where memory runs out all the
+    same, the chunks are halved.
 
     Args:
         engine: The engine.
-        max_memory: Bytes that this process may take in all; None for what is free when it is called.
+        max_memory: Bytes that may be taken in all; None for what is free when it is called.
+        free_memory: Returns the bytes that are left of `max_memory`.
     """
 
-    def __init__(self, engine: StagedEngine, *, max_memory: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: ChunkableEngine,
+        *,
+        max_memory: int | None = None,
+        free_memory: Callable[[int | None], float] = free_host_memory,
+    ) -> None:
         self.engine = engine
         self.max_memory = max_memory
+        self.free_memory = free_memory
         self.channels = engine.channels
         self.heads = engine.heads
 
@@ -113,67 +169,52 @@ class SlabEngine:
         """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x).
 
         Raises:
-            SGNetError: If not even the thinnest slab fits into the budget.
+            SGNetError: If not even the thinnest chunk fits into the memory.
         """
-        _, z, y, x = image.shape
-        description = self.engine.description
         thickness = self._thickness(image.shape)
+        while True:
+            try:
+                return self._chunked(image, thickness)
+            except MemoryError as error:
+                if thickness <= self.engine.divisor:
+                    raise SGNetError(f"{_size(image.shape)}: {error or 'out of memory'}; {_REMEDY}") from None
+            planes = min(thickness, image.shape[1])
+            thickness = max(planes // 2 // self.engine.divisor, 1) * self.engine.divisor
+            logger.warning("out of memory; continuing with chunks of %d voxels along z", thickness)
+
+    def _chunked(self, image: NDArray[np.float32], thickness: int) -> NDArray[np.float32]:
+        _, z, y, x = image.shape
         if thickness >= z:
             return self.engine.logits(image)
         logits = np.empty((self.heads, z, y, x), dtype=np.float32)
         for first in range(0, z, thickness):
             last = min(first + thickness, z)
-            low, high = max(first - description.margin, 0), min(last + description.margin, z)
-            slab = self.engine.logits(image[:, low:high])
-            logits[:, first:last] = slab[:, first - low : last - low]
+            low, high = max(first - self.engine.margin, 0), min(last + self.engine.margin, z)
+            chunk = self.engine.logits(image[:, low:high])
+            logits[:, first:last] = chunk[:, first - low : last - low]
         return logits
 
     def _thickness(self, shape: tuple[int, ...]) -> int:
-        """Return how many voxels along z of an image can be done at once, without the margins."""
+        """Return how many voxels along z of an image can be run at once, without the margins."""
         _, z, y, x = shape
-        description, divisor = self.engine.description, self.engine.description.divisor
-        planes, rows, columns = rounded_up((z, y, x), divisor)
-        plane = bytes_per_voxel(description) * rows * columns
-        fixed = bytes_of_deep(description)
-        free = self._free()
-        if free >= fixed + plane * planes + BYTES * self.heads * z * y * x:
+        need, divisor = self.engine.memory, self.engine.divisor
+        planes, rows, columns = (-(-length // divisor) * divisor for length in (z, y, x))
+        plane = need.per_voxel * rows * columns
+        logits_plane = need.per_logit * self.heads * y * x
+        free = self.free_memory(self.max_memory) - need.fixed - logits_plane * z
+        if free >= plane * planes:
             return z
-        # The logits of the whole image, and those of a slab.
-        free -= fixed + BYTES * self.heads * z * y * x
-        plane += BYTES * self.heads * y * x
-        thickness = int(free // plane) - 2 * description.margin
+        # A chunk's logits are kept next to those of the whole image.
+        plane += logits_plane
+        thickness = int(free // plane) - 2 * self.engine.margin
         if thickness < divisor:
-            short = (divisor - thickness) * plane / GIB
-            raise SGNetError(
-                f"an image of {z} x {y} x {x} voxels needs {short:.1f} GB more than the budget leaves; "
-                "raise --max-memory, or close other programs"
-            )
+            short = (divisor - thickness) * plane / GB
+            raise SGNetError(f"{_size(shape)} needs {short:.1f} GB more than the budget leaves; {_REMEDY}")
         return thickness // divisor * divisor
 
-    def _free(self) -> float:
-        available = psutil.virtual_memory().available
-        if self.max_memory is None:
-            return float(available)
-        return float(min(self.max_memory - psutil.Process().memory_info().rss, available))
+
+_REMEDY = "raise --max-memory, close other programs, or use -device cpu or --engine tiled"
 
 
-def bytes_per_voxel(description: Description) -> float:
-    """Return what the staged engine keeps for each voxel of an image, its gates wide open.
-
-    At most two neighbouring decoder levels are kept at once, next to the skip features.
-    """
-    shares = [features / 8**level for level, features in enumerate(description.features)]
-    floats = sum(shares[1:]) + sum(shares[1:3]) + description.features[1] / 64
-    masks = 2.5
-    return BYTES * floats + masks
-
-
-def bytes_of_deep(description: Description) -> float:
-    """Return what the encoder's deeper levels take at most while they run.
-
-    Their input and each level's result, once in the runtime and once in its own layout.
-    """
-    floats = description.features[1] + sum(
-        features / 8**level for level, features in enumerate(description.features[2:])
-    )
-    return 3 * BYTES * floats * DEEP_VOXELS
+def _size(shape: tuple[int, ...]) -> str:
+    return f"an image of {shape[1]} x {shape[2]} x {shape[3]} voxels"

@@ -16,9 +16,9 @@ from sgnet_nnunet.evaluation.operating_point import name_of_model
 from sgnet_nnunet.files import atomic_folder, atomic_path, write_text
 from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, open_exported
 from sgnet_nnunet.inference.runtimes import import_openvino
-from sgnet_nnunet.inference.sparse import Description
-from sgnet_nnunet.inference.torch_engines import can_be_staged, describe, staged_models
+from sgnet_nnunet.inference.torch_engines import can_be_staged, staged_models
 from sgnet_nnunet.inference.trained_model import load_predictor
+from sgnet_nnunet.networks.geometry import NetworkGeometry
 from sgnet_nnunet.networks.sgnet import SGNet
 
 OPSET = 18
@@ -110,7 +110,7 @@ CHECKED_SIZE = (40, 56, 72)
 def export_openvino(
     model_folder: Path, output: Path, *, folds: Sequence[str], checkpoint: str = "checkpoint_final.pth"
 ) -> float:
-    """Write a trained model for OpenVINO, with nnU-Net's description of it beside the networks.
+    """Write a trained model for OpenVINO, with nnU-Net's files on it beside the networks.
 
     Args:
         model_folder: nnU-Net's folder of the training.
@@ -129,20 +129,18 @@ def export_openvino(
     openvino = import_openvino()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputFileError(output, "is there already", "name another folder by -o, or delete it")
-    descriptions: dict[str, Description] = {}
+    geometries: dict[str, NetworkGeometry] = {}
     networks: dict[str, SGNet] = {}
     with atomic_folder(output) as partial:
         for fold in folds:
             predictor = load_predictor(model_folder, fold=fold, checkpoint=checkpoint)
             networks[fold] = _staged_network(predictor.network)
-            descriptions[fold] = describe(networks[fold])
+            geometries[fold] = networks[fold].geometry
             target = partial / f"fold_{fold}"
             target.mkdir()
             for name, stage in staged_models(networks[fold]).items():
                 openvino.save_model(stage, str(target / f"{name}.xml"), compress_to_fp16=False)
-        _describe(
-            partial, model_folder, folds=descriptions, network=networks[folds[0]], checkpoint=checkpoint
-        )
+        _describe(partial, model_folder, folds=geometries, network=networks[folds[0]], checkpoint=checkpoint)
         return max(_check(network, partial, fold) for fold, network in networks.items())
 
 
@@ -159,7 +157,7 @@ def _describe(
     folder: Path,
     model_folder: Path,
     *,
-    folds: Mapping[str, Description],
+    folds: Mapping[str, NetworkGeometry],
     network: SGNet,
     checkpoint: str,
 ) -> None:
@@ -173,7 +171,7 @@ def _describe(
         "configuration": checkpoint_content["init_args"]["configuration"],
         "mirroring_axes": list(checkpoint_content["inference_allowed_mirroring_axes"] or ()),
         "background_head": network.background_head,
-        "folds": {fold: description.as_dict() for fold, description in folds.items()},
+        "folds": {fold: geometry.as_dict() for fold, geometry in folds.items()},
     }
     write_text(folder / FILE_NAME, json.dumps(content, indent=2) + "\n")
     for name in ("plans.json", "dataset.json", OPERATING_POINT):
@@ -196,7 +194,7 @@ def _check(network: SGNet, folder: Path, fold: str) -> float:
     with torch.inference_mode():
         expected = network.eval()(image)[0].numpy()
     logits = engine.logits(image[0].numpy())
-    background = np.asarray(describe(network).background, dtype=np.float32)[:, None, None, None]
+    background = np.asarray(network.geometry.background, dtype=np.float32)[:, None, None, None]
     closed, expected_closed = ((each == background).all(axis=0) for each in (logits, expected))
     difference = float(np.abs(logits - expected)[:, closed == expected_closed].max())
     ties = float((closed != expected_closed).mean())

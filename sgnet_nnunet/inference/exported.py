@@ -7,9 +7,10 @@ from pathlib import Path
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
-from sgnet_nnunet.inference.engines import Engine, Ensemble, SlabEngine
-from sgnet_nnunet.inference.runtimes import OpenVINORuntime, Precision, at_precision
-from sgnet_nnunet.inference.sparse import Description, StagedEngine
+from sgnet_nnunet.inference.engines import ChunkedEngine, Engine, Ensemble
+from sgnet_nnunet.inference.runtimes import OpenVINORuntime, checked_precision
+from sgnet_nnunet.inference.sparse import BlockSparseEngine
+from sgnet_nnunet.networks.geometry import NetworkGeometry
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Export:
     configuration: str
     background_head: bool
     mirroring_axes: tuple[int, ...]
-    folds: Mapping[str, Description]
+    folds: Mapping[str, NetworkGeometry]
 
 
 def is_exported(folder: Path) -> bool:
@@ -65,7 +66,7 @@ def read_export(folder: Path) -> Export:
             configuration=content["configuration"],
             background_head=content["background_head"],
             mirroring_axes=tuple(content["mirroring_axes"]),
-            folds={name: Description.from_dict(values) for name, values in content["folds"].items()},
+            folds={name: NetworkGeometry.from_dict(values) for name, values in content["folds"].items()},
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputFileError(path, f"lacks or garbles {error}", _REMEDY) from error
@@ -84,49 +85,46 @@ def open_exported(
     Args:
         folder: Written by `sgnet export`.
         folds: The folds; all by default.
-        precision: `f32`, `bf16`, or `auto` for bf16 if the first image's mask allows it.
+        precision: `f32` or `bf16`.
         engine: `whole`, `sparse`, or `auto` for `sparse` where the gates allow it.
         max_memory: Bytes that the process may take in all; None for what is free.
 
     Raises:
         InputFileError: If a file is missing or damaged.
-        SGNetError: If the network or this machine does not allow what is wanted.
+        SGNetError: If the network or this machine does not allow what is requested.
     """
     export = read_export(folder)
-    wanted = folds or tuple(export.folds)
-    for fold in wanted:
+    requested = folds or tuple(export.folds)
+    for fold in requested:
         if fold not in export.folds:
             raise InputFileError(
                 folder, f"has no fold {fold}", f"it has {', '.join(export.folds)}; name one of them by -f"
             )
     engines = [
-        _open_fold(export, fold, precision=precision, engine=engine, max_memory=max_memory) for fold in wanted
+        _open_fold(export, fold, precision=precision, engine=engine, max_memory=max_memory)
+        for fold in requested
     ]
     return engines[0] if len(engines) == 1 else Ensemble(engines)
 
 
 def _open_fold(export: Export, fold: str, *, precision: str, engine: str, max_memory: int | None) -> Engine:
-    description = export.folds[fold]
-    if engine == "sparse" and not description.can_skip:
+    geometry = export.folds[fold]
+    if engine == "sparse" and not geometry.can_skip:
         raise SGNetError(
             "--engine sparse: the network has no nested hard spatial gate at every level of its decoder; "
             "use --engine auto"
         )
-    skip = engine != "whole" and description.can_skip
+    skip = engine != "whole" and geometry.can_skip
     models = {path.stem: path for path in sorted((export.folder / f"fold_{fold}").glob("*.xml"))}
-    for name in stage_names(description):
+    for name in stage_names(geometry):
         if name not in models:
             raise InputFileError(export.folder / f"fold_{fold}", f"lacks {name}.xml", _REMEDY)
 
-    def build(computed_in: Precision) -> Engine:
-        runtime = OpenVINORuntime(models, precision=computed_in)
-        return SlabEngine(StagedEngine(description, runtime, skip=skip), max_memory=max_memory)
-
-    chosen = at_precision(precision, build, background_head=export.background_head)
+    runtime = OpenVINORuntime(models, precision=checked_precision(precision))
     logger.info("engine: %s, runtime: openvino, precision: %s", "sparse" if skip else "whole", precision)
-    return chosen
+    return ChunkedEngine(BlockSparseEngine(geometry, runtime, skip=skip), max_memory=max_memory)
 
 
-def stage_names(description: Description) -> list[str]:
+def stage_names(geometry: NetworkGeometry) -> list[str]:
     """Return the names of a network's stages."""
-    return ["stem", "deep", *(f"up{level}" for level in range(len(description.features) - 1))]
+    return ["stem", "deep", *(f"up{level}" for level in range(len(geometry.features) - 1))]

@@ -320,7 +320,7 @@ def load_for_prediction(model_folder: Path, options: PredictionOptions) -> SGNet
         build_engine,
         predictor.network,
         predictor.list_of_parameters,
-        wanted=options.engine,
+        requested=options.engine,
         runtime=options.runtime,
         precision=options.precision,
         device=device,

@@ -43,7 +43,7 @@ class PredictionOptions:
         device: cpu, cuda or mps; None for cuda if there is one, else cpu.
         engine: auto, tiled (nnU-Net's sliding window), whole or sparse.
         runtime: auto, torch or openvino.
-        precision: f32, bf16 or auto; of OpenVINO.
+        precision: What OpenVINO computes in, f32 or bf16.
         max_memory: Memory that the network may take, in bytes; None to go by what is free.
         step_size: Step of the sliding window in patches.
         mirroring: Also predict mirrored images, and average: up to 8 times slower.

@@ -3,15 +3,18 @@
 Arrays have their channels last, so that the rows which a window is copied by are long.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from threading import local
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sgnet_nnunet.inference.engines import BYTES, MemoryNeed
+from sgnet_nnunet.networks.geometry import GateGeometry, NetworkGeometry
 
 Size = tuple[int, int, int]
 """z, y, x in voxels."""
@@ -134,76 +137,6 @@ def moved(start: Size, by: int) -> Size:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
-    """An hard spatial gate; see `networks.gates.HardSpatialGate`.
-
-    Attributes:
-        score_threshold: A voxel is admitted where its score, a logit, is above it.
-        dilation: Voxels of the gate's grid that the admitted region grows by.
-        nested: Whether it stays within the coarser gate.
-        bypassed: Whether it admits everything.
-    """
-
-    score_threshold: float
-    dilation: int
-    nested: bool
-    bypassed: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """The geometry of an SG-Net that is run in stages.
-
-    Attributes:
-        channels: Image channels.
-        heads: Output heads.
-        features: Channels of each encoder level, full resolution first; three or more.
-        gates: The gate of each decoder level, coarsest first; None where there is none.
-        background: Logits of the heads outside the finest gate.
-    """
-
-    channels: int
-    heads: int
-    features: tuple[int, ...]
-    gates: tuple[Gate | None, ...]
-    background: tuple[float, ...]
-
-    @property
-    def divisor(self) -> int:
-        """The multiple that the network's sizes must have along each axis, in voxels."""
-        return int(2 ** (len(self.features) - 1))
-
-    @property
-    def margin(self) -> int:
-        """Voxels around a piece of an image beyond which nothing changes the piece's logits.
-
-        Each 3x3x3 convolution reaches one voxel of its level further, and so does each voxel of a
-        gate's dilation on its grid. Rounded up to the divisor.
-        """
-        levels = len(self.features)
-        reach = 2**levels - 1
-        for gate, level in zip(self.gates, reversed(range(levels - 1)), strict=True):
-            reach += 2**level + (gate.dilation * 2 ** (level + 1) if gate is not None else 0)
-        return -(-reach // self.divisor) * self.divisor
-
-    @property
-    def can_skip(self) -> bool:
-        """Whether nothing behind a closed gate matters: every level has a gate nested in the one before."""
-        return all(gate is not None and (gate.nested or level == 0) for level, gate in enumerate(self.gates))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the description as JSON can hold it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Description":
-        """Return a description from what `as_dict` gave."""
-        gates = tuple(None if gate is None else Gate(**gate) for gate in values["gates"])
-        lists = {name: tuple(values[name]) for name in ("features", "background")}
-        return cls(**{**values, **lists, "gates": gates})
-
-
-@dataclass(frozen=True, kw_only=True)
 class Blocks:
     """Blocks that a stage works on.
 
@@ -234,20 +167,20 @@ def blocks_of(level: int) -> Blocks:
     return (_FULL, _HALF, _COARSER)[min(level, 2)]
 
 
-def input_shapes(description: Description) -> dict[str, list[list[int]]]:
+def input_shapes(geometry: NetworkGeometry) -> dict[str, list[list[int]]]:
     """Return the shapes that each stage is called with, (blocks, z, y, x, channels); -1 where any will do."""
 
     def shape(blocks: Blocks, coarser: int, halo: int, channels: int) -> list[int]:
         return [blocks.batch, *(length // coarser + halo for length in blocks.size), channels]
 
-    features = description.features
+    features = geometry.features
     shapes = {
-        "stem": [shape(STEM_BLOCKS, 1, 6, description.channels), shape(STEM_BLOCKS, 2, 2, 1)],
+        "stem": [shape(STEM_BLOCKS, 1, 6, geometry.channels), shape(STEM_BLOCKS, 2, 2, 1)],
         "deep": [[1, -1, -1, -1, features[1]]],
     }
     for level in range(len(features) - 1):
         blocks = blocks_of(level)
-        fine = shape(blocks, 1, 2, features[level]) if level else shape(blocks, 1, 4, description.channels)
+        fine = shape(blocks, 1, 2, features[level]) if level else shape(blocks, 1, 4, geometry.channels)
         shapes[f"up{level}"] = [shape(blocks, 2, 2, features[level + 1]), shape(blocks, 1, 2, 1), fine]
     return shapes
 
@@ -256,7 +189,7 @@ Mask = NDArray[np.bool_]
 """Shape (z, y, x)."""
 
 
-def decide(gate: Gate, score: NDArray[np.float32], parent: Mask | None) -> Mask:
+def decide(gate: GateGeometry, score: NDArray[np.float32], parent: Mask | None) -> Mask:
     """Return what a gate admits; see `networks.gates.HardSpatialGate.forward`."""
     admitted = score > gate.score_threshold
     allowed = on_grid(parent, score.shape) if gate.nested and parent is not None else None
@@ -342,11 +275,30 @@ DEEP_VOXELS = 2**18
 """Voxels, at a quarter of the resolution, of the encoder's deeper levels that are run at once."""
 
 
-class StagedEngine:
+def memory_of(geometry: NetworkGeometry) -> MemoryNeed:
+    """Return what the block-sparse engine takes at most, with the gates open everywhere.
+
+    At most two neighbouring decoder levels are kept at once, next to the skip features. The encoder's
+    deeper levels keep their input and each level's result, once in the runtime and once in its own layout.
+    """
+    shares = [features / 8**level for level, features in enumerate(geometry.features)]
+    floats = sum(shares[1:]) + sum(shares[1:3]) + geometry.features[1] / 64
+    masks = 2.5
+    deep_floats = geometry.features[1] + sum(
+        features / 8**level for level, features in enumerate(geometry.features[2:])
+    )
+    return MemoryNeed(
+        fixed=3 * BYTES * deep_floats * DEEP_VOXELS,
+        per_voxel=BYTES * floats + masks,
+        per_logit=BYTES,
+    )
+
+
+class BlockSparseEngine:
     """Runs an SG-Net on a whole image.
 
     Args:
-        description: The network's geometry.
+        geometry: The network's geometry.
         runtime: What computes its stages.
         skip: Leave out what cannot matter: decoder blocks behind closed gates, and encoder blocks of
             nothing but background.
@@ -355,15 +307,18 @@ class StagedEngine:
         ValueError: If something is to be left out that the network's gates do not allow.
     """
 
-    def __init__(self, description: Description, runtime: Runtime, *, skip: bool) -> None:
-        if skip and not description.can_skip:
+    def __init__(self, geometry: NetworkGeometry, runtime: Runtime, *, skip: bool) -> None:
+        if skip and not geometry.can_skip:
             msg = "only a network with a nested gate at every level of its decoder can be run sparsely"
             raise ValueError(msg)
-        self.description = description
+        self.geometry = geometry
         self.runtime = runtime
         self.skip = skip
-        self.channels = description.channels
-        self.heads = description.heads
+        self.channels = geometry.channels
+        self.heads = geometry.heads
+        self.divisor = geometry.divisor
+        self.margin = geometry.margin
+        self.memory = memory_of(geometry)
         self._background: dict[bytes, list[Feature]] = {}
         # Kept from image to image, with what the runtime keeps for each of its threads.
         self._pool = ThreadPoolExecutor(runtime.threads)
@@ -373,13 +328,13 @@ class StagedEngine:
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x)."""
         image = np.asarray(image, dtype=np.float32)
-        extent = rounded_up(image.shape[1:], self.description.divisor)
+        extent = rounded_up(image.shape[1:], self.geometry.divisor)
         half, pooled = self._stem(image, extent)
         deeper, score = self._deep(pooled)
         del pooled
         *skips, feature = half, *deeper
         finest: Mask | None = None
-        for gate, level in zip(self.description.gates, reversed(range(len(skips) + 1)), strict=True):
+        for gate, level in zip(self.geometry.gates, reversed(range(len(skips) + 1)), strict=True):
             if gate is not None and score is not None:
                 finest = decide(gate, score[..., 0], finest)
             admitted = np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
@@ -391,7 +346,7 @@ class StagedEngine:
 
     def _stem(self, image: Image, extent: Size) -> tuple[Feature, Feature]:
         """Return the feature at half the resolution, and that pooled to a quarter of it."""
-        features, stage, size = self.description.features, self.runtime.block_stage("stem"), STEM_BLOCKS.size
+        features, stage, size = self.geometry.features, self.runtime.block_stage("stem"), STEM_BLOCKS.size
         half = self._workspace.take("half", (*divided(extent, 2), features[1]))
         pooled = self._workspace.take("pooled", (*divided(extent, 4), features[1]))
         inside_size = moved(divided(size, 2), 2)
@@ -415,7 +370,7 @@ class StagedEngine:
 
     def _deep(self, pooled: Feature) -> tuple[list[Feature], Feature | None]:
         """Return the deeper features, finest first, and the first gate's score."""
-        stage, levels = self.runtime.whole_stage("deep"), len(self.description.features) - 2
+        stage, levels = self.runtime.whole_stage("deep"), len(self.geometry.features) - 2
         unit = 2 ** (levels - 1)
         margin = 2 * unit
         plane = pooled.shape[1] * pooled.shape[2]
@@ -440,8 +395,8 @@ class StagedEngine:
         """Return a decoder level's feature and the next gate's score."""
         fine = repeat_twice(admitted)
         # What no block writes holds anything: the next level and its gate look only where this one is open.
-        feature = self._workspace.take(f"up{level}", (*fine.shape, self.description.features[level]))
-        scored = self.description.gates[-level] is not None
+        feature = self._workspace.take(f"up{level}", (*fine.shape, self.geometry.features[level]))
+        scored = self.geometry.gates[-level] is not None
         score = self._workspace.take(f"score{level}", (*fine.shape, 1)) if scored else None
 
         def write(start: Size, _: NDArray[np.float32], results: Arrays) -> None:
@@ -456,7 +411,7 @@ class StagedEngine:
         self, coarse: Feature, admitted: Mask, finest: Mask | None, image: Image
     ) -> NDArray[np.float32]:
         """Return the logits, (heads, z, y, x), the background's wherever the finest gate is closed."""
-        background = np.asarray(self.description.background, dtype=np.float32)
+        background = np.asarray(self.geometry.background, dtype=np.float32)
         logits = np.empty((self.heads, *image.shape[1:]), dtype=np.float32)
         logits[...] = background[:, None, None, None]
         channels_last = np.moveaxis(logits, 0, -1)

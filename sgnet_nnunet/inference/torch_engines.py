@@ -9,31 +9,36 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd
 from torch.nn.utils import fuse_conv_bn_eval
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.inference.engines import Engine, Ensemble, SlabEngine
+from sgnet_nnunet.inference.engines import (
+    BYTES,
+    ChunkedEngine,
+    Engine,
+    Ensemble,
+    MemoryNeed,
+    free_host_memory,
+)
 from sgnet_nnunet.inference.runtimes import (
     OpenVINORuntime,
     Precision,
-    at_precision,
+    checked_precision,
     import_openvino,
     usable_cores,
 )
-from sgnet_nnunet.inference.sparse import Arrays, Description, Gate, Stage, StagedEngine, input_shapes
+from sgnet_nnunet.inference.sparse import Arrays, BlockSparseEngine, Stage, input_shapes
+from sgnet_nnunet.networks import WholeImageNetwork, allows_whole_image
 from sgnet_nnunet.networks.gates import HardSpatialGate
+from sgnet_nnunet.networks.geometry import NetworkGeometry
 from sgnet_nnunet.networks.sgnet import ConvBlock, SGNet, UpBlock
 
 if TYPE_CHECKING:
@@ -42,36 +47,9 @@ if TYPE_CHECKING:
 FEWEST_LEVELS = 3
 
 
-def can_be_staged(network: nn.Module) -> bool:
+def can_be_staged(network: nn.Module) -> TypeGuard[SGNet]:
     """Whether the staged engine can run a network."""
     return isinstance(network, SGNet) and len(network.encoder) >= FEWEST_LEVELS
-
-
-def describe(network: SGNet) -> Description:
-    """Return what the staged engine has to know of a network."""
-    blocks = [block for block in network.decoder if isinstance(block, UpBlock)]
-    convolutions = [_first(block) for block in network.encoder]
-    background = [network.background_logit] * network.head.out_channels
-    if network.background_head:
-        background[0] = 0.0
-    return Description(
-        channels=convolutions[0].in_channels,
-        heads=network.head.out_channels,
-        features=tuple(convolution.out_channels for convolution in convolutions),
-        gates=tuple(_gate(block.hard_gate) for block in blocks),
-        background=tuple(background),
-    )
-
-
-def _gate(gate: HardSpatialGate | None) -> Gate | None:
-    if gate is None:
-        return None
-    return Gate(
-        score_threshold=gate.score_threshold,
-        dilation=gate.dilation,
-        nested=gate.nested,
-        bypassed=bool(gate.bypassed),
-    )
 
 
 def stages_of(network: SGNet) -> dict[str, nn.Module]:
@@ -86,19 +64,19 @@ def stages_of(network: SGNet) -> dict[str, nn.Module]:
     return {name: stage.eval().requires_grad_(requires_grad=False) for name, stage in stages.items()}
 
 
-def example_inputs(description: Description) -> dict[str, tuple[Tensor, ...]]:
+def example_inputs(geometry: NetworkGeometry) -> dict[str, tuple[Tensor, ...]]:
     """Return a small input of each stage, for what traces it."""
-    features = description.features
+    features = geometry.features
 
     def zeros(length: int, channels: int) -> Tensor:
         return torch.zeros(1, length, length, length, channels)
 
     inputs = {
-        "stem": (zeros(4 + 6, description.channels), zeros(2 + 2, 1)),
-        "deep": (zeros(description.divisor, features[1]),),
+        "stem": (zeros(4 + 6, geometry.channels), zeros(2 + 2, 1)),
+        "deep": (zeros(geometry.divisor, features[1]),),
     }
     for level in range(len(features) - 1):
-        fine = zeros(4 + 2, features[level]) if level else zeros(4 + 4, description.channels)
+        fine = zeros(4 + 2, features[level]) if level else zeros(4 + 4, geometry.channels)
         inputs[f"up{level}"] = (zeros(2 + 2, features[level + 1]), zeros(4 + 2, 1), fine)
     return inputs
 
@@ -229,7 +207,7 @@ class TorchRuntime:
         module = self.stages[name]
 
         def run(*inputs: NDArray[np.float32]) -> Arrays:
-            # PyTorch keeps the number, and whether gradients are wanted, for each thread.
+            # PyTorch keeps the number, and whether gradients are requested, for each thread.
             torch.set_num_threads(threads)
             with torch.inference_mode():
                 results = module(*(torch.from_numpy(array) for array in inputs))
@@ -244,8 +222,8 @@ def staged_models(network: SGNet) -> "dict[str, openvino.Model]":
     Raises:
         SGNetError: If OpenVINO is not installed.
     """
-    description = describe(network)
-    examples, shapes = example_inputs(description), input_shapes(description)
+    geometry = network.geometry
+    examples, shapes = example_inputs(geometry), input_shapes(geometry)
     return {
         name: to_openvino(stage, examples[name], shapes[name]) for name, stage in stages_of(network).items()
     }
@@ -281,49 +259,32 @@ def to_openvino(
     return model
 
 
-DIVISOR = 32
-"""Images are padded with zeros to multiples of it: enough for networks of up to six levels."""
-
-_DEPEND_ON_THE_TILE = (
-    _InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.Linear,
-    nn.MultiheadAttention,
-    _AdaptiveAvgPoolNd,
-    _AdaptiveMaxPoolNd,
-)
-
-
-def is_fully_convolutional(network: nn.Module) -> bool:
-    """Whether a voxel's logits depend on what surrounds it, and not on how large the image is."""
-    modules = list(network.modules())
-    norms = [module for module in modules if isinstance(module, _BatchNorm)]
-    return not any(isinstance(module, _DEPEND_ON_THE_TILE) for module in modules) and all(
-        norm.track_running_stats for norm in norms
-    )
-
-
 class DenseEngine:
     """Runs a network once over the whole image.
 
     Args:
         run: Takes an image, shape (1, channels, z, y, x), and returns logits, (1, heads, z, y, x).
-        channels: Image channels.
-        heads: Output heads.
+        sizes: The network, for its sizes.
+        memory: What `run` takes.
     """
 
     def __init__(
-        self, run: Callable[[NDArray[np.float32]], NDArray[np.float32]], *, channels: int, heads: int
+        self,
+        run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        sizes: WholeImageNetwork,
+        memory: MemoryNeed,
     ) -> None:
         self.run = run
-        self.channels = channels
-        self.heads = heads
+        self.channels = sizes.input_channels
+        self.heads = sizes.num_classes
+        self.divisor = sizes.divisor
+        self.margin = sizes.margin
+        self.memory = memory
 
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x)."""
         _, z, y, x = image.shape
-        padding = [(0, 0), *((0, -length % DIVISOR) for length in (z, y, x))]
+        padding = [(0, 0), *((0, -length % self.divisor) for length in (z, y, x))]
         padded = np.pad(np.asarray(image, dtype=np.float32), padding)
         return self.run(padded[None])[0, :, :z, :y, :x]
 
@@ -331,15 +292,78 @@ class DenseEngine:
 def torch_run(
     network: nn.Module, device: torch.device
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Return a function that runs a network with PyTorch, in half precision on a GPU as nnU-Net does."""
+    """Return a function that runs a network with PyTorch, in half precision on a GPU as nnU-Net does.
+
+    Args:
+        network: Moved to the device; its weights must not change afterwards.
+        device: Where to compute.
+
+    Raises:
+        MemoryError: By the function, if the device runs out of memory.
+    """
     network = network.to(device).eval()
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode(), torch.autocast(device.type, enabled=device.type == "cuda"):
-            logits: torch.Tensor = network(torch.from_numpy(image).to(device))
-        return logits.float().cpu().numpy()
+        try:
+            with torch.inference_mode(), torch.autocast(device.type, enabled=device.type == "cuda"):
+                logits: torch.Tensor = network(torch.from_numpy(image).to(device))
+                return logits.float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            short = str(error).split(".")[0]
+        # Outside of the handler, whose traceback would keep the tensors.
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise MemoryError(short)
 
     return run
+
+
+def sizes_of(network: Any) -> WholeImageNetwork:  # noqa: ANN401 - a module, whose attributes have no types
+    """Return the sizes that a network of `networks.whole_image` has."""
+    sizes: WholeImageNetwork = network
+    return sizes
+
+
+def activation_memory(network: nn.Module, device: torch.device) -> MemoryNeed:
+    """Return the memory that one pass of a network takes: the results of all its layers.
+
+    That is more than are needed at once, to leave room for what the layers need while they run.
+
+    Args:
+        network: A `WholeImageNetwork` on the CPU, in evaluation mode.
+        device: Where it will run.
+    """
+    floats = 0
+
+    def count(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal floats
+        floats += output.numel() if isinstance(output, Tensor) else 0
+
+    layers = [module for module in network.modules() if not any(module.children())]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    sizes = sizes_of(network)
+    image = torch.zeros(1, sizes.input_channels, *[2 * sizes.divisor] * 3)
+    with torch.inference_mode():
+        network(image)
+    for hook in hooks:
+        hook.remove()
+    per_voxel = BYTES * (floats / image[0, 0].numel() + sizes.input_channels)
+    # On a device, a chunk's logits are among the layers' results, and the whole image's elsewhere.
+    return MemoryNeed(fixed=0, per_voxel=per_voxel, per_logit=BYTES if device.type == "cpu" else 0)
+
+
+def free_device_memory(device: torch.device) -> Callable[[int | None], float]:
+    """Return a function like `engines.free_host_memory` for a device."""
+    if device.type != "cuda":
+        return free_host_memory
+
+    def free(max_memory: int | None) -> float:
+        taken = torch.cuda.memory_allocated(device)
+        # What PyTorch has reserved and does not use is free for it too.
+        available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - taken
+        return float(available if max_memory is None else min(max_memory - taken, available))
+
+    return free
 
 
 logger = logging.getLogger(__name__)
@@ -349,7 +373,7 @@ def build_engine(
     network: nn.Module,
     weights: Sequence[Mapping[str, Tensor]],
     *,
-    wanted: str = "auto",
+    requested: str = "auto",
     runtime: str = "auto",
     precision: str = "f32",
     device: torch.device,
@@ -358,21 +382,25 @@ def build_engine(
     """Return the engine for a network, or None for nnU-Net's sliding window (`tiled`).
 
     `auto` takes the fastest that changes nothing: `sparse` where the gates allow it, else `whole` for a
-    network whose logits do not depend on the size of what it is shown, else `tiled`.
+    network that is registered for it (`networks.whole_image`), else `tiled`.
 
     Args:
-        network: The network.
+        network: The network; it is copied, and its own weights stay as they are.
         weights: Weights of one or more folds; their logits are averaged.
-        wanted: `tiled`, `whole`, `sparse` or `auto`.
+        requested: `tiled`, `whole`, `sparse` or `auto`.
         runtime: `torch`, `openvino` or `auto`, which is OpenVINO on a CPU if it is installed.
-        precision: What OpenVINO computes in; see `precision.at_precision`.
+        precision: What OpenVINO computes in, `f32` or `bf16`.
         device: Where to compute.
-        max_memory: Bytes that the process may take in all; None for what is free.
+        max_memory: Bytes that may be taken in all, of the device if it is a GPU, else by the process;
+            None for what is free.
 
     Raises:
-        SGNetError: If the network, or this machine, does not allow what is wanted.
+        SGNetError: If the network, or this machine, does not allow what is requested.
     """
-    engine = _engine_for(network, wanted, device)
+    # nnU-Net may have compiled it.
+    network = getattr(network, "_orig_mod", network)
+    precision = checked_precision(precision)
+    engine = _engine_for(network, requested, device)
     if engine == "tiled":
         if runtime == "openvino" or precision != "f32":
             raise SGNetError(
@@ -388,40 +416,39 @@ def build_engine(
         )
     logger.info("engine: %s, runtime: %s on %s, precision: %s", engine, runtime, device.type, precision)
     folds: list[Engine] = []
-    for one in weights:
-        network.load_state_dict(dict(one))
-        build = partial(_build, network.eval(), engine, runtime, device, max_memory)
-        background_head = getattr(network, "background_head", True)
-        folds.append(at_precision(precision, build, background_head=background_head))
+    for fold_weights in weights:
+        own = copy.deepcopy(network).cpu().eval()
+        own.load_state_dict(dict(fold_weights))
+        folds.append(_build(own, engine, runtime, device, max_memory, precision))
     return folds[0] if len(folds) == 1 else Ensemble(folds)
 
 
-def _engine_for(network: nn.Module, wanted: str, device: torch.device) -> str:
+def _engine_for(network: nn.Module, requested: str, device: torch.device) -> str:
     name = type(network).__name__
-    whole = is_fully_convolutional(network)
-    sparse = isinstance(network, SGNet) and can_be_staged(network) and describe(network).can_skip
-    if wanted == "auto":
+    whole = allows_whole_image(network)
+    sparse = whole and can_be_staged(network) and network.geometry.can_skip
+    if requested == "auto":
         return "sparse" if sparse and device.type == "cpu" else "whole" if whole else "tiled"
-    if wanted == "whole" and not whole:
+    if requested == "whole" and not whole:
         raise SGNetError(
-            f"--engine whole: what {name} says of a voxel depends on the size of the tile (its norms do); "
-            "use --engine tiled"
+            f"--engine whole: {name} is not registered as a network whose logits are independent of the "
+            "size of its input; use --engine tiled"
         )
-    if wanted == "sparse" and not sparse:
+    if requested == "sparse" and not sparse:
         raise SGNetError(
             f"--engine sparse: {name} has no nested hard spatial gate at every level of its decoder; "
             "use --engine auto"
         )
-    if wanted == "sparse" and device.type != "cpu":
+    if requested == "sparse" and device.type != "cpu":
         raise SGNetError(f"--engine sparse runs on the CPU, not on {device.type}; use --engine whole there")
-    return wanted
+    return requested
 
 
-def _runtime_for(wanted: str, device: torch.device) -> str:
-    if wanted == "openvino" and device.type != "cpu":
+def _runtime_for(requested: str, device: torch.device) -> str:
+    if requested == "openvino" and device.type != "cpu":
         raise SGNetError(f"--runtime openvino runs on the CPU, not on {device.type}; use --runtime torch")
-    if wanted != "auto":
-        return wanted
+    if requested != "auto":
+        return requested
     return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
 
 
@@ -438,24 +465,19 @@ def _build(
             stages: TorchRuntime | OpenVINORuntime = TorchRuntime(stages_of(network))
         else:
             stages = OpenVINORuntime(staged_models(network), precision=precision)
-        staged = StagedEngine(describe(network), stages, skip=engine == "sparse")
-        return SlabEngine(staged, max_memory=max_memory)
-    channels, heads = _channels_and_heads(network)
-    run = torch_run(network, device) if runtime == "torch" else _openvino_run(network, channels, precision)
-    return DenseEngine(run, channels=channels, heads=heads)
+        blocks = BlockSparseEngine(network.geometry, stages, skip=engine == "sparse")
+        return ChunkedEngine(blocks, max_memory=max_memory)
+    memory = activation_memory(network, device)
+    run = torch_run(network, device) if runtime == "torch" else _openvino_run(network, precision)
+    dense = DenseEngine(run, sizes_of(network), memory)
+    return ChunkedEngine(dense, max_memory=max_memory, free_memory=free_device_memory(device))
 
 
 def _openvino_run(
-    network: nn.Module, channels: int, precision: Precision
+    network: nn.Module, precision: Precision
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-
+    channels = sizes_of(network).input_channels
     example = (torch.zeros(1, channels, 64, 64, 64),)
     model = to_openvino(network, example, [[1, channels, -1, -1, -1]])
     stage = OpenVINORuntime({"network": model}, precision=precision).whole_stage("network")
     return lambda image: stage(image)[0]
-
-
-def _channels_and_heads(network: nn.Module) -> tuple[int, int]:
-    """Return a network's channels and heads, from its first and last convolution."""
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
-    return convolutions[0].in_channels, convolutions[-1].out_channels

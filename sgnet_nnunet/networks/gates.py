@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from sgnet_nnunet.networks.geometry import GateGeometry
+
 Combination = Literal["max", "mean"]
 
 
@@ -95,6 +97,16 @@ class HardSpatialGate(nn.Module):
         self.score = nn.Conv3d(channels, groups, kernel_size=1, groups=groups)
         # Part of the weights, so that a checkpoint saved while warming up is used as it was validated.
         self.register_buffer("bypassed", torch.tensor(False))
+
+    @property
+    def geometry(self) -> GateGeometry:
+        """What an engine has to know of the gate."""
+        return GateGeometry(
+            score_threshold=self.score_threshold,
+            dilation=self.dilation,
+            nested=self.nested,
+            bypassed=bool(self.bypassed),
+        )
 
     def combined_score(self, coarse: Tensor) -> Tensor:
         """Return the gate logit of each voxel of `coarse`, shape (batch, 1, z, y, x)."""

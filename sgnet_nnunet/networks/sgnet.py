@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sgnet_nnunet import former_names
+from sgnet_nnunet.networks import whole_image
 from sgnet_nnunet.networks.gates import GATES, SKIP_GATES, GateDecision, HardSpatialGate, on_grid_of
+from sgnet_nnunet.networks.geometry import NetworkGeometry
 
 
 class GatedOutput(NamedTuple):
@@ -82,6 +84,7 @@ class UpBlock(nn.Module):
         return self.conv(torch.cat((upsampled, skip), dim=1)), decision
 
 
+@whole_image
 class SGNet(nn.Module):
     """Encoder, bottleneck and gated decoder, one convolution a level.
 
@@ -126,7 +129,9 @@ class SGNet(nn.Module):
         levels = len(features_per_stage) - 1
         gated = range(levels) if gated_levels is None else gated_levels
         _check_arguments(levels=levels, gate=gate, gated=gated, background_logit=background_logit)
-        self.divisor = 2**levels
+        self.input_channels = input_channels
+        self.num_classes = num_classes
+        self.features_per_stage = tuple(features_per_stage)
         self.background_head = background_head
         self.background_logit = background_logit
         self.return_gates = False
@@ -143,6 +148,31 @@ class SGNet(nn.Module):
             nn.Conv3d(channels, num_classes, kernel_size=1)
             for channels in (features_per_stage[1:-1] if deep_supervision else ())
         )
+
+    @property
+    def geometry(self) -> NetworkGeometry:
+        """The network's sizes and gates, as an engine needs them."""
+        background = [self.background_logit] * self.num_classes
+        if self.background_head:
+            background[0] = 0.0
+        gates = [block.hard_gate for block in self.decoder if isinstance(block, UpBlock)]
+        return NetworkGeometry(
+            channels=self.input_channels,
+            heads=self.num_classes,
+            features=self.features_per_stage,
+            gates=tuple(None if gate is None else gate.geometry for gate in gates),
+            background=tuple(background),
+        )
+
+    @property
+    def divisor(self) -> int:
+        """The multiple that the image's size must be along each axis, in voxels."""
+        return int(2 ** len(self.decoder))
+
+    @property
+    def margin(self) -> int:
+        """Voxels around a piece of an image beyond which nothing changes the piece's logits."""
+        return self.geometry.margin
 
     @property
     def gate_names(self) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.inference.plan import read_plan
-from sgnet_nnunet.inference.torch_engines import TorchRuntime, describe, stages_of
+from sgnet_nnunet.inference.torch_engines import TorchRuntime, stages_of
 from sgnet_nnunet.networks.gates import HardSpatialGate
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.nifti import Volume, write_volume
@@ -81,7 +81,7 @@ def _torch_runtime(network):
 @pytest.fixture
 def gated(make_network):
     network = make_network()
-    return describe(network), _torch_runtime(network)
+    return network.geometry, _torch_runtime(network)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.exported import FILE_NAME, open_exported, read_export, stage_names
 from sgnet_nnunet.inference.runtimes import import_openvino
-from sgnet_nnunet.inference.torch_engines import describe, staged_models
+from sgnet_nnunet.inference.torch_engines import staged_models
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def written(make_network, tmp_path_factory):
         "configuration": "3d_fullres",
         "background_head": True,
         "mirroring_axes": [0, 2],
-        "folds": {fold: describe(network).as_dict() for fold, network in networks.items()},
+        "folds": {fold: network.geometry.as_dict() for fold, network in networks.items()},
     }
     (folder / FILE_NAME).write_text(json.dumps(content))
     for fold, network in networks.items():
@@ -85,6 +85,12 @@ def test_description_that_cannot_be_used_is_told(folder, change, message):
         read_export(folder)
 
 
+def test_geometry_of_version_0_1_0_is_read(folder):
+    path = folder / FILE_NAME
+    path.write_text(path.read_text().replace('"bypassed"', '"held_open"'))
+    assert read_export(folder).folds["0"].gates[0].bypassed is False
+
+
 def test_ungated_network_is_not_opened_sparsely(folder, make_network):
     content = json.loads((folder / FILE_NAME).read_text())
     content["folds"]["0"]["gates"][1] = None
@@ -94,4 +100,4 @@ def test_ungated_network_is_not_opened_sparsely(folder, make_network):
 
 
 def test_names_of_the_stages(make_network):
-    assert stage_names(describe(make_network())) == ["stem", "deep", "up0", "up1", "up2"]
+    assert stage_names(make_network().geometry) == ["stem", "deep", "up0", "up1", "up2"]

@@ -62,7 +62,7 @@ def test_engine_is_built_from_all_folds_as_the_options_say(model, images, engine
     assert len(engine.weights) == 2
     assert isinstance(engine.network, torch.nn.Module)
     assert engine.options == {
-        "wanted": "whole",
+        "requested": "whole",
         "runtime": "torch",
         "precision": "bf16",
         "device": torch.device("cpu"),

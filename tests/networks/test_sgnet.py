@@ -54,7 +54,7 @@ def test_widths_set_the_depth_and_so_the_divisor():
     ("kwargs", "message"),
     [
         ({"features_per_stage": (16,)}, "two stages or more; got 1"),
-        ({"gate": "revolving"}, "'revolving'; choose one of none, decision, straight_through, soft"),
+        ({"gate": "revolving"}, "'revolving'; choose one of none, hard_spatial, straight_through, soft"),
         ({"gated_levels": [3]}, r"between 0 and 2; got \[3\]"),
         ({"background_logit": 1.0}, "negative; got 1.0"),
     ],

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from sgnet_nnunet.inference.engines import ChunkedEngine
 from sgnet_nnunet.inference.runtimes import OpenVINORuntime, supports_bf16
-from sgnet_nnunet.inference.sparse import StagedEngine
-from sgnet_nnunet.inference.torch_engines import describe, staged_models
+from sgnet_nnunet.inference.sparse import BlockSparseEngine
+from sgnet_nnunet.inference.torch_engines import staged_models
 
 SHAPE = (21, 40, 36)
 
@@ -41,7 +42,7 @@ def test_every_block_run_gives_the_networks_own_logits(
 ):
     network = make_network(**options)
     image = smooth_image(rng, SHAPE)
-    engine = StagedEngine(describe(network), torch_runtime(network), skip=False)
+    engine = BlockSparseEngine(network.geometry, torch_runtime(network), skip=False)
     logits = engine.logits(image)
     assert logits.shape == (network.head.out_channels, *SHAPE)
     np.testing.assert_allclose(logits, dense_logits(network, image), atol=1e-4)
@@ -57,7 +58,7 @@ def test_leaving_out_closed_blocks_changes_no_bit(
     image[:, :, :, 40:] = 0
     assert 0 < open_share(network, image)[-1] < 1
     sparse, whole = (
-        StagedEngine(describe(network), torch_runtime(network), skip=skip).logits(image)
+        BlockSparseEngine(network.geometry, torch_runtime(network), skip=skip).logits(image)
         for skip in (True, False)
     )
     assert np.array_equal(sparse, whole)
@@ -68,7 +69,7 @@ def test_openvino_gives_pytorchs_logits_and_leaves_out_no_bit(make_network, rng,
     image = smooth_image(rng, SHAPE)
     models = staged_models(network)
     sparse, whole = (
-        StagedEngine(describe(network), OpenVINORuntime(models, threads=2), skip=skip).logits(image)
+        BlockSparseEngine(network.geometry, OpenVINORuntime(models, threads=2), skip=skip).logits(image)
         for skip in (True, False)
     )
     assert np.array_equal(sparse, whole)
@@ -82,7 +83,7 @@ def test_bf16_is_near_and_leaves_out_no_bit(make_network, rng, smooth_image, den
     image = smooth_image(rng, SHAPE)
     runtime = OpenVINORuntime(staged_models(network), precision="bf16", threads=2)
     sparse, whole = (
-        StagedEngine(describe(network), runtime, skip=skip).logits(image) for skip in (True, False)
+        BlockSparseEngine(network.geometry, runtime, skip=skip).logits(image) for skip in (True, False)
     )
     assert np.array_equal(sparse, whole)
     difference = np.abs(whole - dense_logits(network, image))
@@ -90,12 +91,12 @@ def test_bf16_is_near_and_leaves_out_no_bit(make_network, rng, smooth_image, den
 
 
 def test_closed_blocks_and_known_background_are_not_run(gated, rng, smooth_image):
-    description, runtime = gated
+    geometry, runtime = gated
     image = smooth_image(rng, (40, 48, 64))
     image[:, :, :, 16:] = 0
     every, sparse = Counting(runtime), Counting(runtime)
-    StagedEngine(description, every, skip=False).logits(image)
-    engine = StagedEngine(description, sparse, skip=True)
+    BlockSparseEngine(geometry, every, skip=False).logits(image)
+    engine = BlockSparseEngine(geometry, sparse, skip=True)
     engine.logits(image)
     assert sparse.calls["up0"] < every.calls["up0"]
     sparse.calls.clear()
@@ -107,7 +108,7 @@ def test_gates_closed_over_everything_leave_the_background(make_network, rng, sm
     network = make_network()
     for gate in (block.hard_gate for block in network.decoder):
         gate.score.bias.data.fill_(-100)
-    logits = StagedEngine(describe(network), torch_runtime(network), skip=True).logits(
+    logits = BlockSparseEngine(network.geometry, torch_runtime(network), skip=True).logits(
         smooth_image(rng, SHAPE)
     )
     assert np.array_equal(np.unique(logits[0]), [0])
@@ -118,7 +119,7 @@ def test_gates_held_open_admit_everything(make_network, rng, smooth_image, dense
     network = make_network(open_share=0.05)
     network.bypass_gates(True)
     image = smooth_image(rng, SHAPE)
-    logits = StagedEngine(describe(network), torch_runtime(network), skip=True).logits(image)
+    logits = BlockSparseEngine(network.geometry, torch_runtime(network), skip=True).logits(image)
     np.testing.assert_allclose(logits, dense_logits(network, image), atol=1e-4)
 
 
@@ -126,12 +127,12 @@ def test_gates_held_open_admit_everything(make_network, rng, smooth_image, dense
 def test_network_without_nested_gates_cannot_be_run_sparsely(make_network, options, torch_runtime):
     network = make_network(**options)
     with pytest.raises(ValueError, match="only a network with a nested gate"):
-        StagedEngine(describe(network), torch_runtime(network), skip=True)
+        BlockSparseEngine(network.geometry, torch_runtime(network), skip=True)
 
 
 def test_an_engine_keeps_nothing_of_the_image_before(gated, rng, smooth_image):
-    description, runtime = gated
-    engine = StagedEngine(description, runtime, skip=True)
+    geometry, runtime = gated
+    engine = BlockSparseEngine(geometry, runtime, skip=True)
     first, second = smooth_image(rng, (24, 40, 36)), smooth_image(rng, (33, 20, 50))
     expected = engine.logits(first)
     engine.logits(second)
@@ -140,11 +141,11 @@ def test_an_engine_keeps_nothing_of_the_image_before(gated, rng, smooth_image):
 
 @pytest.mark.parametrize("deep_voxels", [1, 300])
 def test_deeper_levels_in_slabs_are_those_of_the_whole(gated, rng, monkeypatch, deep_voxels, smooth_image):
-    description, runtime = gated
+    geometry, runtime = gated
     image = smooth_image(rng, (72, 24, 24))
-    whole = StagedEngine(description, runtime, skip=True).logits(image)
+    whole = BlockSparseEngine(geometry, runtime, skip=True).logits(image)
     monkeypatch.setattr("sgnet_nnunet.inference.sparse.DEEP_VOXELS", deep_voxels)
-    slabs = StagedEngine(description, runtime, skip=True).logits(image)
+    slabs = BlockSparseEngine(geometry, runtime, skip=True).logits(image)
     np.testing.assert_allclose(slabs, whole, atol=1e-5)
 
 
@@ -168,3 +169,27 @@ class Counting:
             return stage(*inputs)
 
         return run
+
+
+def test_chunks_with_their_margin_give_the_logits_of_the_whole_image(gated, rng, smooth_image):
+    engine = BlockSparseEngine(*gated, skip=True)
+    image = smooth_image(rng, (160, 24, 24))
+    whole = engine.logits(image)
+    budget = engine.memory.fixed + 4 * 2 * 160 * 576 + 96 * (engine.memory.per_voxel + 4 * 2) * 576
+    chunked = ChunkedEngine(engine, free_memory=lambda _: budget)
+    assert chunked._thickness(image.shape) == 16
+    np.testing.assert_allclose(chunked.logits(image), whole, atol=1e-5)
+    assert np.array_equal(chunked.logits(image).argmax(0), whole.argmax(0))
+
+
+def test_nothing_beyond_the_margin_changes_a_logit(gated, rng, smooth_image):
+    engine = BlockSparseEngine(*gated, skip=True)
+    reach = 39  # rounded up to the margin of 40
+    middle = slice(40, 48)
+    image = smooth_image(rng, (96, 24, 24))
+    changed = image.copy()
+    changed[:, : middle.start - reach] = 0
+    changed[:, middle.stop + reach :] = 1
+    logits = engine.logits(image)
+    assert not np.array_equal(engine.logits(changed), logits)
+    np.testing.assert_allclose(engine.logits(changed)[:, middle], logits[:, middle], atol=1e-6)
