@@ -1,7 +1,7 @@
 """Bootstrap intervals over patients."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan, nan
 from typing import Literal
@@ -108,20 +108,36 @@ def estimate_ratio(
     """
     counted = wholes > 0
     parts, wholes = parts[counted], wholes[counted]
-    value = float(parts.sum() / wholes.sum()) if parts.size else nan
     if not np.isfinite(parts).all():
-        return Estimate(value=value, interval=no_interval(INFINITE))
-    if parts.size < FEWEST_PATIENTS:
+        return Estimate(value=float(_ratio(parts, wholes)), interval=no_interval(INFINITE))
+    return estimate(_ratio, (parts, wholes), resampling=resampling) if parts.size else Estimate()
+
+
+def estimate(
+    statistic: Callable[..., NDArray[np.float64]],
+    columns: tuple[NDArray[np.float64], ...],
+    *,
+    resampling: Resampling,
+) -> Estimate:
+    """Return a statistic of all patients with its interval (BCa, or percentile where it is not defined).
+
+    Args:
+        statistic: Called with the columns, each of shape (..., patients), and the axis of the patients.
+        columns: Values of each patient, shape (patients,).
+        resampling: How patients are drawn.
+    """
+    value = float(statistic(*columns, axis=-1))
+    if columns[0].size < FEWEST_PATIENTS:
         return Estimate(value=value)
-    interval = _interval(parts, wholes, "BCa", resampling)
+    interval = _interval(statistic, columns, "BCa", resampling)
     if not np.isfinite([interval.low, interval.high]).all():
-        interval = _interval(parts, wholes, "percentile", resampling)
+        interval = _interval(statistic, columns, "percentile", resampling)
     return Estimate(value=value, interval=interval)
 
 
 def _interval(
-    parts: NDArray[np.float64],
-    wholes: NDArray[np.float64],
+    statistic: Callable[..., NDArray[np.float64]],
+    columns: tuple[NDArray[np.float64], ...],
     method: Literal["BCa", "percentile"],
     resampling: Resampling,
 ) -> Interval:
@@ -132,8 +148,8 @@ def _interval(
         # Where BCa is not defined, as for patients who are all alike, SciPy warns and returns NaN.
         warnings.simplefilter("ignore")
         low, high = bootstrap(
-            (parts, wholes),
-            _ratio,
+            columns,
+            statistic,
             paired=True,
             vectorized=True,
             n_resamples=resampling.number,
