@@ -11,8 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from sgnet_nnunet.dataset.convert import convert_collection
-from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.measurement import Scores, score
 from sgnet_nnunet.files import atomic_path
@@ -197,8 +196,14 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
     )
 
     done = _Counter("converting", plan.patients, report)
-    options = ConversionOptions(dataset_id=DATASET_ID, split="paper", workers=workers)
-    raw = convert_collection(collection, folder / "nnUNet_raw", options, on_done=done).dataset_folder
+    raw = convert(
+        collection,
+        folder / "nnUNet_raw",
+        dataset_id=DATASET_ID,
+        split="paper",
+        workers=workers,
+        on_done=done,
+    ).dataset_folder
 
     def command(stage: str, *arguments: str, steps: int = 1, step_pattern: str = r"$^") -> None:
         counter = _Counter(stage, steps, report)

@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import atomic_path
+from sgnet_nnunet.nnunet import NIFTI_SUFFIXES
 
 if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".nii.gz", ".nii")
 DIMENSIONS = 3
 
 SMALLEST_VOXEL_MM3 = 1e-9
@@ -323,7 +323,7 @@ def read_channel(path: Path, *, reader: str) -> Channel:
     if reader in _NIBABEL_READERS:
         channel, properties = _as_nibabel_reader(path, reorient=reader == "NibabelIOWithReorient")
     else:
-        if path.name.endswith(SUFFIXES):
+        if path.name.endswith(NIFTI_SUFFIXES):
             # ITK takes a truncated file for a whole one and leaves the rest of the image blank.
             _decode(path)
         with _one_line_errors(path):

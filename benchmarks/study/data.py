@@ -7,8 +7,7 @@ from pathlib import Path
 
 import SimpleITK as sitk  # noqa: N813
 
-from sgnet_nnunet.dataset.convert import convert_collection
-from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.demo import run_command
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import write_phantoms
@@ -52,8 +51,7 @@ def prepare(folder: Path, config: StudyConfig) -> None:
     ):
         collection = folder / f"phantoms{part}"
         write_phantoms(collection, patients=patients, seed=seed, workers=workers, config=POPULATION)
-        options = ConversionOptions(dataset_id=501, workers=workers)
-        converted = convert_collection(collection, folder / f"converted{part}", options).dataset_folder
+        converted = convert(collection, folder / f"converted{part}", workers=workers).dataset_folder
         _shrink(converted, folder / "nnUNet_raw" / DATASET, part, config.shrink)
     _describe(folder / "convertedTr" / DATASET, folder / "nnUNet_raw" / DATASET, config)
     _plan(folder, config, workers)

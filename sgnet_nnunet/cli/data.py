@@ -57,23 +57,17 @@ def convert(
 
     Exit status 2 if nothing could be converted, 3 if only some files could.
     """
-    from sgnet_nnunet.dataset.convert import convert_collection  # noqa: PLC0415
-    from sgnet_nnunet.dataset.options import ConversionOptions  # noqa: PLC0415
-    from sgnet_nnunet.nnunet import nnunet_folder  # noqa: PLC0415
+    from sgnet_nnunet.dataset.convert import convert as convert_collection  # noqa: PLC0415
 
-    options = ConversionOptions(
-        dataset_id=dataset_id,
-        target=target.value,
-        register=register.value,
-        split=split.value,
-        strict=strict,
-        workers=workers,
-    )
     with progress_bar() as progress:
         result = convert_collection(
             root,
-            nnunet_folder("nnUNet_raw"),
-            options,
+            dataset_id=dataset_id,
+            target=target.value,
+            register=register.value,
+            split=split.value,
+            strict=strict,
+            workers=workers,
             on_start=lambda total: progress.add_task("converting", total=total),
             on_done=lambda _: progress.advance(progress.task_ids[0]),
         )

@@ -152,5 +152,5 @@ def _check_overlap(
         raise InputFileError(
             paths[part],
             f"its grid does not overlap that of {paths[other_part].name}",
-            "mend its affine, or check that both files are of one visit",
+            "fix its affine, or check that both files are of one visit",
         )

@@ -2,7 +2,8 @@
 
 One accession (one MRI visit) of one patient is four files side by side:
 `<root>/<PATIENT>/<ACCESSION>_<part>.nii.gz`, `part` being one of `PARTS`. The core was drawn
-on T1ce, the whole tumour on FLAIR, each on the native grid of its image.
+on T1ce, the whole tumour on FLAIR, each on the native grid of its image. TCIA ships `.nii.gz`; a widely
+used copy on Kaggle is plain `.nii`.
 """
 
 import re
@@ -12,15 +13,13 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.nnunet import NIFTI_SUFFIXES
 
 Part = Literal["t1ce_img", "flair_img", "core_seg", "whole_seg"]
 
 PARTS: tuple[Part, ...] = get_args(Part)
-SUFFIXES = (".nii.gz", ".nii")
-"""TCIA ships `.nii.gz`; a widely used copy on Kaggle is plain `.nii`."""
-
 _FILE_NAME = re.compile(
-    rf"(?P<accession>[^.].*)_(?P<part>{'|'.join(PARTS)})({'|'.join(map(re.escape, SUFFIXES))})"
+    rf"(?P<accession>[^.].*)_(?P<part>{'|'.join(PARTS)})({'|'.join(map(re.escape, NIFTI_SUFFIXES))})"
 )
 
 
@@ -30,19 +29,18 @@ class Accession:
 
     Attributes:
         patient: Name of the patient's folder.
-        accession: What the visit's file names start with.
-        files: For each part that is there, the files that claim to be it: one, or two where
-            both `.nii` and `.nii.gz` lie side by side.
+        name: What the visit's file names start with.
+        files: For each part that is there, its file, or two files where both `.nii` and `.nii.gz` exist.
     """
 
     patient: str
-    accession: str
+    name: str
     files: Mapping[Part, tuple[Path, ...]]
 
     @property
     def case(self) -> str:
         """Name of the nnU-Net case."""
-        return f"{self.patient}_{self.accession}"
+        return f"{self.patient}_{self.name}"
 
     def missing(self, parts: Iterable[Part]) -> tuple[Part, ...]:
         """Return those of `parts` that have no file."""
@@ -56,7 +54,7 @@ class Accession:
         """
         first, *others = self.files[part]
         if others:
-            raise InputFileError(first, f"{others[0].name} lies beside it", "keep one of the two")
+            raise InputFileError(first, f"{others[0].name} is next to it", "keep one of the two")
         return first
 
 
@@ -68,7 +66,7 @@ def part_path(root: Path, patient: str, accession: str, part: Part, suffix: str 
 def scan_collection(root: Path) -> list[Accession]:
     """Return the accessions below `root`, sorted by patient and accession.
 
-    Files and folders that are not named like a part (tables, histology slides) are passed over.
+    Files and folders that are not named like a part (tables, histology slides) are ignored.
 
     Raises:
         SGNetError: `root` cannot be listed or holds no accession.
@@ -82,7 +80,7 @@ def scan_collection(root: Path) -> list[Accession]:
         ]
     except OSError as error:
         raise SGNetError(
-            f"{error.filename or root}: cannot be listed ({error.strerror}); give the folder that holds the "
+            f"{error.filename or root}: cannot be listed ({error.strerror}); give the folder of the "
             "collection's patient folders"
         ) from error
     if not accessions:

@@ -1,4 +1,8 @@
-"""conversion_report.csv: what became of each accession."""
+"""Convert the TCIA collection into a raw data set of nnU-Net, resumable at any point.
+
+Each accession is a job that runs in a worker process; `dataset.json`, the splits and
+`conversion_report.csv` are written at the end.
+"""
 
 import csv
 import io
@@ -15,28 +19,36 @@ from filelock import FileLock, Timeout
 from sgnet_nnunet import __version__
 from sgnet_nnunet.dataset.accession import Findings, make_case, read_scans
 from sgnet_nnunet.dataset.collection import Accession, Part, scan_collection
-from sgnet_nnunet.dataset.options import TARGETS, ConversionOptions, Registration, TargetName
+from sgnet_nnunet.dataset.options import TARGETS, ConversionOptions, Registration, Split, TargetName
 from sgnet_nnunet.dataset.records import (
     FILE_ENDING,
     HIDDEN_FOLDER,
     IMAGE_FOLDERS,
     CaseRecord,
     claim_folder,
-    discard_case,
+    delete_case,
+    delete_partial_files,
     fingerprint,
     is_current,
     provenance,
     read_record,
     recorded_cases,
     refuse_foreign_folder,
-    sweep_partial_files,
     write_record,
 )
 from sgnet_nnunet.dataset.splits import Splits, Subset, grouped_splits, paper_splits, paper_subsets
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import write_text
 from sgnet_nnunet.nifti import write_volume
+from sgnet_nnunet.nnunet import nnunet_folder
 from sgnet_nnunet.parallel import run_jobs
+
+logger = logging.getLogger(__name__)
+
+REPORT_NAME = "conversion_report.csv"
+
+EXIT_WITH_FAILURES = 3
+"""Exit status if some accessions failed and the others were converted."""
 
 Status = Literal["used", "left out", "failed"]
 
@@ -84,10 +96,6 @@ def _cell(value: str | float | None) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return value or ""
-
-
-EXIT_WITH_FAILURES = 3
-"""Exit status if some accessions failed and the others were converted."""
 
 
 @dataclass(frozen=True)
@@ -195,10 +203,10 @@ def run_job(job: CaseJob) -> Findings | InputFileError:
         record = read_record(folder, case)
         if record and record.findings and is_current(folder, record, sources, job.files):
             return record.findings
-        discard_case(folder, case)
+        delete_case(folder, case)
         return _convert(job, paths, sources)
     except InputFileError as error:
-        discard_case(folder, case)
+        delete_case(folder, case)
         return error
 
 
@@ -223,28 +231,37 @@ def _source_fingerprint(path: Path) -> str:
         ) from error
 
 
-logger = logging.getLogger(__name__)
-
-REPORT_NAME = "conversion_report.csv"
-
-
-def convert_collection(
-    root: Path,
-    nnunet_raw: Path,
-    options: ConversionOptions,
+def convert(
+    root: Path | str,
+    nnunet_raw: Path | str | None = None,
     *,
+    dataset_id: int = ConversionOptions.dataset_id,
+    name: str = ConversionOptions.name,
+    target: TargetName = ConversionOptions.target,
+    register: Registration = ConversionOptions.register,
+    split: Split = ConversionOptions.split,
+    strict: bool = ConversionOptions.strict,
+    workers: int = ConversionOptions.workers,
     on_start: Callable[[int], object] | None = None,
     on_done: Callable[[str], object] | None = None,
 ) -> ConversionResult:
-    """Convert the collection below `root` into a data set in `nnunet_raw`.
+    """Convert the collection below `root` into a raw data set of nnU-Net.
 
-    May be killed and run again: finished cases are kept, and the result is that of one go. Cases
+    May be killed and run again: finished cases are kept, and the result is that of one run. Cases
     whose source files have gone are deleted, so that the data set is what `root` gives now.
 
     Args:
         root: The collection, laid out as `sgnet_nnunet.dataset.collection` describes.
-        nnunet_raw: nnU-Net's folder of raw data sets; made if it is not there.
-        options: What to make of it.
+        nnunet_raw: nnU-Net's folder of raw data sets, made if needed; `$nnUNet_raw` by default.
+        dataset_id: nnU-Net's number of the data set, 1 to 999.
+        name: nnU-Net's name of the data set: letters, digits, `-` and `_`.
+        target: `whole` (T1ce, FLAIR and the whole tumour, as in the paper), `core` (the tumour core
+            instead) or `regions` (both, 1 = oedema, 2 = core).
+        register: `rigid` moves FLAIR, and the whole tumour drawn on it, onto T1ce by mutual
+            information; `none` trusts the affines.
+        split: `cv` for five folds grouped by patient, `paper` for 70/10/20 % of the sorted patients.
+        strict: Stop at the first bad file instead of continuing with the others.
+        workers: Processes that convert accessions in parallel; each needs 1 to 2 GB.
         on_start: Called once with the number of accessions to convert.
         on_done: Called with each case's name as it is finished, also if it failed or was already done.
 
@@ -252,21 +269,54 @@ def convert_collection(
         Where the data set is and what became of each accession.
 
     Raises:
-        SGNetError: Nothing could be used, the folder holds something else, or cannot be written.
-        InputFileError: With `options.strict`, for the first bad file.
+        SGNetError: An option is out of range, nothing could be used, or the folder holds something else
+            or cannot be written.
+        InputFileError: With `strict`, for the first bad file.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from sgnet_nnunet.nifti import Volume
+        >>> folder, tiny = Path(tempfile.mkdtemp()), Volume(np.eye(8, dtype=np.uint8)[None], np.eye(4))
+        >>> for patient in ("A", "B"):
+        ...     (folder / "collection" / patient).mkdir(parents=True)
+        ...     for part in ("t1ce_img", "flair_img", "whole_seg"):
+        ...         write_volume(folder / "collection" / patient / f"1_{part}.nii.gz", tiny)
+        >>> result = convert(folder / "collection", folder / "nnUNet_raw", workers=1)
+        >>> result.dataset_folder.name, result.used
+        ('Dataset501_BrainMetsLung', 2)
     """
-    accessions = scan_collection(root)
+    options = ConversionOptions(
+        dataset_id=dataset_id,
+        name=name,
+        target=target,
+        register=register,
+        split=split,
+        strict=strict,
+        workers=workers,
+    )
+    raw = nnunet_folder("nnUNet_raw") if nnunet_raw is None else Path(nnunet_raw)
+    accessions = scan_collection(Path(root))
     _check_names(accessions)
-    complete = [a for a in accessions if not a.missing(TARGETS[options.target].parts)]
-    subsets = paper_subsets([a.patient for a in complete]) if options.split == "paper" else {}
-    with _open_folder(nnunet_raw, options) as folder:
-        _check_same_collection(folder, root, accessions)
+    complete = [one for one in accessions if not one.missing(TARGETS[target].parts)]
+    subsets = paper_subsets([one.patient for one in complete]) if split == "paper" else {}
+    with _open_folder(raw, options) as folder:
+        _check_same_collection(folder, Path(root), accessions)
         if on_start:
             on_start(len(complete))
+        jobs = [
+            CaseJob(
+                accession=one,
+                dataset_folder=folder,
+                for_test=subsets.get(one.patient) == "test",
+                target=target,
+                register=register,
+            )
+            for one in complete
+        ]
         outcomes: dict[str, Findings | InputFileError] = {}
-        jobs = [_job(accession, folder, options, subsets) for accession in complete]
-        for job, outcome in run_jobs(run_job, jobs, workers=options.workers):
-            if options.strict and isinstance(outcome, InputFileError):
+        for job, outcome in run_jobs(run_job, jobs, workers=workers):
+            if strict and isinstance(outcome, InputFileError):
                 raise outcome
             outcomes[job.accession.case] = outcome
             if on_done:
@@ -276,7 +326,7 @@ def convert_collection(
 
 @contextmanager
 def _open_folder(nnunet_raw: Path, options: ConversionOptions) -> Iterator[Path]:
-    """Yield the data set's folder, made, claimed and locked; turn failures to write into one line."""
+    """Yield the data set's folder, made, claimed and locked; turn write errors into one line."""
     folder = nnunet_raw / options.folder_name
     try:
         if namesakes := sorted(set(nnunet_raw.glob(f"Dataset{options.dataset_id:03d}_*")) - {folder}):
@@ -285,7 +335,7 @@ def _open_folder(nnunet_raw: Path, options: ConversionOptions) -> Iterator[Path]
         (folder / HIDDEN_FOLDER / "cases").mkdir(parents=True, exist_ok=True)
         with FileLock(folder / HIDDEN_FOLDER / "lock", timeout=0):
             claim_folder(folder, options)
-            sweep_partial_files(folder)
+            delete_partial_files(folder)
             for name in IMAGE_FOLDERS if options.split == "paper" else IMAGE_FOLDERS[:2]:
                 (folder / name).mkdir(exist_ok=True)
             yield folder
@@ -294,7 +344,7 @@ def _open_folder(nnunet_raw: Path, options: ConversionOptions) -> Iterator[Path]
     except OSError as error:
         raise SGNetError(
             f"{error.filename or folder}: cannot be written ({error.strerror or error}); free space or "
-            "check the permissions, then run again: what is done is kept"
+            "check the permissions, then run again: finished cases are kept"
         ) from error
 
 
@@ -304,8 +354,8 @@ def _check_names(accessions: Sequence[Accession]) -> None:
         other = by_case.setdefault(accession.case, accession)
         if other is not accession:
             raise SGNetError(
-                f"{accession.case}: is the case of {other.patient}/{other.accession} and of "
-                f"{accession.patient}/{accession.accession}; rename one of the two"
+                f"{accession.case}: is the case of {other.patient}/{other.name} and of "
+                f"{accession.patient}/{accession.name}; rename one of the two"
             )
 
 
@@ -316,18 +366,6 @@ def _check_same_collection(folder: Path, root: Path, accessions: Sequence[Access
             f"{folder}: holds another collection than {root}, with no case in common; "
             "use another -d or delete the folder"
         )
-
-
-def _job(
-    accession: Accession, folder: Path, options: ConversionOptions, subsets: Mapping[str, Subset]
-) -> CaseJob:
-    return CaseJob(
-        accession=accession,
-        dataset_folder=folder,
-        for_test=subsets.get(accession.patient) == "test",
-        target=options.target,
-        register=options.register,
-    )
 
 
 def _finish(
@@ -341,14 +379,14 @@ def _finish(
     used = {a.case: a.patient for a in accessions if isinstance(outcomes.get(a.case), Findings)}
     for stale in sorted(recorded_cases(folder) - set(used)):
         logger.info("%s: no longer in the collection, deleted from the data set", stale)
-        discard_case(folder, stale)
+        delete_case(folder, stale)
     training = [case for case, patient in used.items() if subsets.get(patient) != "test"]
     splits = paper_splits(used, subsets) if subsets else grouped_splits(used)
     split_of_case = {
         case: subsets[patient] if subsets else _fold_of(case, splits) for case, patient in used.items()
     }
     rows = tuple(
-        _row(accession, outcomes.get(accession.case), split_of_case.get(accession.case, ""), options)
+        _row(accession, outcomes.get(accession.case), split_of_case.get(accession.case, ""), options.target)
         for accession in accessions
     )
     write_text(folder / REPORT_NAME, report_csv(rows))
@@ -373,25 +411,25 @@ def _fold_of(case: str, splits: Splits) -> str:
 
 
 def _row(
-    accession: Accession, outcome: Findings | InputFileError | None, split: str, options: ConversionOptions
+    accession: Accession, outcome: Findings | InputFileError | None, split: str, target: TargetName
 ) -> ReportRow:
-    def row(status: Status, reason: str, findings: Findings = Findings()) -> ReportRow:  # noqa: B008
-        return ReportRow(
-            patient=accession.patient,
-            accession=accession.accession,
-            case=accession.case,
-            status=status,
-            split=split,
-            reason=reason,
-            mi_before=findings.mi_before,
-            mi_after=findings.mi_after,
-            whole_mm3=findings.lesion_mm3.get("whole_seg"),
-            core_mm3=findings.lesion_mm3.get("core_seg"),
-        )
-
+    status: Status = "used"
+    findings = Findings()
     if outcome is None:
-        missing = accession.missing(TARGETS[options.target].parts)
-        return row("left out", f"missing: {', '.join(missing)}")
-    if isinstance(outcome, InputFileError):
-        return row("failed", f"{outcome.path.name}: {outcome.problem}; {outcome.remedy}")
-    return row("used", "; ".join(outcome.notes), outcome)
+        status, reason = "left out", f"missing: {', '.join(accession.missing(TARGETS[target].parts))}"
+    elif isinstance(outcome, InputFileError):
+        status, reason = "failed", f"{outcome.path.name}: {outcome.problem}; {outcome.remedy}"
+    else:
+        findings, reason = outcome, "; ".join(outcome.notes)
+    return ReportRow(
+        patient=accession.patient,
+        accession=accession.name,
+        case=accession.case,
+        status=status,
+        split=split,
+        reason=reason,
+        mi_before=findings.mi_before,
+        mi_after=findings.mi_after,
+        whole_mm3=findings.lesion_mm3.get("whole_seg"),
+        core_mm3=findings.lesion_mm3.get("core_seg"),
+    )

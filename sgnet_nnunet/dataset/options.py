@@ -1,4 +1,4 @@
-"""What the user can choose about a conversion."""
+"""Options of a conversion, and the targets that it can segment."""
 
 import os
 import re
@@ -22,18 +22,7 @@ LARGEST_DATASET_ID = 999
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionOptions:
-    """Options of `convert_collection`.
-
-    Attributes:
-        dataset_id: nnU-Net's number of the data set, 1 to 999.
-        name: nnU-Net's name of the data set: letters, digits, `-` and `_`.
-        target: `whole` (T1ce, FLAIR and the whole tumour, as in the paper), `core` (the tumour core
-            instead) or `regions` (both, 1 = oedema, 2 = core).
-        register: `rigid` moves FLAIR, and the whole tumour drawn on it, onto T1ce by mutual
-            information; `none` trusts the affines.
-        split: `cv` for five folds grouped by patient, `paper` for 70/10/20 % of the sorted patients.
-        strict: Stop at the first bad file instead of going on with the others.
-        workers: Processes that convert accessions side by side; each needs 1 to 2 GB.
+    """Validated options of `convert`, which describes them.
 
     Raises:
         SGNetError: The id, the name or the number of workers is out of range.
@@ -48,13 +37,13 @@ class ConversionOptions:
     workers: int = min(4, os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
-        """Refuse what nnU-Net or the pool of workers would choke on later."""
+        """Refuse what nnU-Net or the worker pool would fail on later."""
         if not 1 <= self.dataset_id <= LARGEST_DATASET_ID:
             raise SGNetError(f"data set id {self.dataset_id} is not between 1 and {LARGEST_DATASET_ID}")
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
             raise SGNetError(f"data set name {self.name!r} may only hold letters, digits, - and _")
         if self.workers < 1:
-            raise SGNetError(f"{self.workers} workers cannot convert anything; ask for 1 or more")
+            raise SGNetError(f"{self.workers} workers; give 1 or more")
 
     @property
     def folder_name(self) -> str:

@@ -1,8 +1,8 @@
-"""The hidden files by which a conversion knows what it has done: claims on the folder and its cases.
+"""Records that make a conversion resumable, in a hidden folder of the data set.
 
-`.sgnet_conversion/options.json` says with which options the folder was made. Beside it,
-`cases/<case>.json` names the case's files before the first is written, and their hashes after
-the last. A file in nnU-Net's folders that no record names is somebody else's and is never touched.
+`.sgnet_conversion/options.json` holds the options that the data set was made with. Next to it,
+`cases/<case>.json` lists a case's files before the first is written, and their hashes after
+the last. A file in nnU-Net's folders that no record lists is foreign and is never touched.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 FILE_ENDING = ".nii.gz"
 
 FORMAT = 1
-"""Raise it when the same sources and options come to give other voxels or other records."""
+"""To be raised when the same sources and options give other voxels or other records than before."""
 
 _REMEDY = "delete the data set's folder and convert anew"
 
@@ -56,40 +56,40 @@ def provenance(options: ConversionOptions) -> dict[str, Any]:
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """See, before anything is written, that a folder is new, empty or claimed by a conversion.
+    """Check, before anything is written, that a folder is new, empty or of a conversion.
 
     Raises:
         SGNetError: It holds another data set.
     """
     others = folder.exists() and any(entry.name != HIDDEN_FOLDER for entry in folder.iterdir())
-    if others and not _claim_path(folder).exists():
+    if others and not _options_path(folder).exists():
         raise SGNetError(f"{folder}: holds another data set; use another -d or delete the folder")
 
 
 def claim_folder(folder: Path, options: ConversionOptions) -> None:
-    """Make the data set's folder ours, or see that it is.
+    """Record the options in the data set's folder, or check that they are those recorded.
 
     Raises:
-        SGNetError: It holds a data set made with other options, files not from here, or a damaged claim.
+        SGNetError: It holds a data set made with other options, foreign files, or a damaged record.
     """
-    claim = _claim_path(folder)
-    wanted = provenance(options)
-    if claim.exists():
-        held = read_json(claim, remedy=_REMEDY)
-        if held != wanted:
+    path = _options_path(folder)
+    requested = provenance(options)
+    if path.exists():
+        held = read_json(path, remedy=_REMEDY)
+        if held != requested:
             listed = ", ".join(
                 f"{key} {held.get(key)} (now {value})"
-                for key, value in wanted.items()
+                for key, value in requested.items()
                 if held.get(key) != value
             )
             raise SGNetError(
                 f"{folder}: holds a data set converted with other options: {listed}; "
                 "use another -d or delete the folder"
             )
-        if strangers := sorted(_files(folder) - _claimed_files(folder)):
-            raise SGNetError(f"{folder / strangers[0]}: not made by this conversion; move it elsewhere")
+        if foreign := sorted(_files(folder) - _recorded_files(folder)):
+            raise SGNetError(f"{folder / foreign[0]}: not made by this conversion; move it elsewhere")
     else:
-        write_text(claim, _to_json(wanted))
+        write_text(path, _to_json(requested))
 
 
 def read_record(folder: Path, case: str) -> CaseRecord | None:
@@ -114,7 +114,7 @@ def write_record(folder: Path, case: str, record: CaseRecord) -> None:
 
 
 def is_current(folder: Path, record: CaseRecord, sources: Mapping[Part, str], files: list[str]) -> bool:
-    """Whether a case was finished from the same sources and its files are still what was written."""
+    """Return whether a case was finished from the same sources and its files are still what was written."""
     return (
         record.sources == sources
         and list(record.files) == files
@@ -125,7 +125,7 @@ def is_current(folder: Path, record: CaseRecord, sources: Mapping[Part, str], fi
     )
 
 
-def discard_case(folder: Path, case: str) -> None:
+def delete_case(folder: Path, case: str) -> None:
     """Delete the files of a case, then its record."""
     record = read_record(folder, case)
     if record is not None:
@@ -140,8 +140,8 @@ def recorded_cases(folder: Path) -> set[str]:
     return {path.stem for path in cases.glob("*.json") if not path.name.startswith(PARTIAL_PREFIX)}
 
 
-def sweep_partial_files(folder: Path) -> None:
-    """Delete what a killed conversion was writing; nnU-Net would take it for a case."""
+def delete_partial_files(folder: Path) -> None:
+    """Delete the unfinished files of a killed conversion; nnU-Net would take them for cases."""
     for path in folder.rglob(f"{PARTIAL_PREFIX}*"):
         path.unlink()
 
@@ -165,12 +165,12 @@ def _files(folder: Path) -> set[str]:
     }
 
 
-def _claimed_files(folder: Path) -> set[str]:
+def _recorded_files(folder: Path) -> set[str]:
     records = (read_record(folder, case) for case in recorded_cases(folder))
     return {name for record in records if record is not None for name in record.files}
 
 
-def _claim_path(folder: Path) -> Path:
+def _options_path(folder: Path) -> Path:
     return folder / HIDDEN_FOLDER / "options.json"
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.dataset.convert import ConversionResult, ReportRow
-from sgnet_nnunet.dataset.options import ConversionOptions
 from sgnet_nnunet.demo import DemoPlan, DemoResult
 from sgnet_nnunet.evaluation.measurement import Scores
 
@@ -22,14 +21,13 @@ def conversions(monkeypatch, tmp_path):
     """Replace the conversion; return the calls, and the rows it will report."""
     calls, rows = [], []
 
-    def convert_collection(root, raw, options, *, on_start, on_done):
-        calls.append((root, raw, options))
+    def convert(root, *, on_start, on_done, **options):
+        calls.append((root, options))
         on_start(1)
         on_done("case")
         return ConversionResult(tmp_path / "Dataset501_BrainMetsLung", tuple(rows))
 
-    monkeypatch.setattr("sgnet_nnunet.dataset.convert.convert_collection", convert_collection)
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    monkeypatch.setattr("sgnet_nnunet.dataset.convert.convert", convert)
     return calls, rows
 
 
@@ -37,7 +35,7 @@ def row(status, reason=""):
     return ReportRow(patient="YG_1", accession="YG_2", case="YG_1_YG_2", status=status, reason=reason)
 
 
-def test_convert_passes_its_options_on(conversions, tmp_path):
+def test_convert_passes_its_options_on(conversions):
     arguments = [
         "-d",
         "7",
@@ -52,15 +50,20 @@ def test_convert_passes_its_options_on(conversions, tmp_path):
         "3",
     ]
     assert run("convert", "/data", *arguments) == 0
-    expected = ConversionOptions(
-        dataset_id=7, target="regions", register="rigid", split="paper", strict=True, workers=3
-    )
-    assert conversions[0] == [(Path("/data"), tmp_path, expected)]
+    expected = {
+        "dataset_id": 7,
+        "target": "regions",
+        "register": "rigid",
+        "split": "paper",
+        "strict": True,
+        "workers": 3,
+    }
+    assert conversions[0] == [(Path("/data"), expected)]
 
 
 def test_convert_defaults_to_the_papers_target(conversions):
     run("convert", "/data")
-    assert conversions[0][0][2] == ConversionOptions()
+    assert conversions[0][0][1].items() >= {"dataset_id": 501, "target": "whole", "register": "none"}.items()
 
 
 @pytest.mark.parametrize(

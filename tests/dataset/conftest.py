@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from sgnet_nnunet.dataset import convert as convert_module
 from sgnet_nnunet.dataset.collection import PARTS, Part, part_path
-from sgnet_nnunet.dataset.convert import ConversionResult, convert_collection
-from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.dataset.convert import ConversionResult
 
 T1CE_SHAPE = (20, 18, 12)
 T1CE_AFFINE = np.array([[-1.0, 0, 0, 10], [0, -1.0, 0, 9], [0, 0, 2.0, -12], [0, 0, 0, 1]])
@@ -81,7 +81,7 @@ def convert(collection: MiniCollection, raw: Path) -> Callable[..., ConversionRe
     """Return a function that converts the collection in this process, with the given options."""
 
     def run(*, root: Path = collection.root, **options) -> ConversionResult:
-        return convert_collection(root, raw, ConversionOptions(**{"workers": 1, **options}))
+        return convert_module.convert(root, raw, **{"workers": 1, **options})
 
     return run
 

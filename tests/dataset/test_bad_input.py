@@ -77,7 +77,7 @@ BAD_FILES = {
     "both .nii and .nii.gz": (
         T1CE,
         add_plain_copy,
-        "A01_t1ce_img.nii.gz lies beside it; keep one of the two",
+        "A01_t1ce_img.nii.gz is next to it; keep one of the two",
     ),
     "truncated gzip": (T1CE, truncate, "cannot be read (Compressed file ended"),
     "no image": (FLAIR, garble, "cannot be read ("),
@@ -104,7 +104,7 @@ BAD_FILES = {
     "mask elsewhere": (
         WHOLE,
         move_affine(move_away),
-        "its grid does not overlap that of A01_flair_img.nii.gz; mend its affine",
+        "its grid does not overlap that of A01_flair_img.nii.gz; fix its affine",
     ),
     "FLAIR elsewhere": (
         FLAIR,

@@ -48,7 +48,7 @@ def test_compressed_and_plain_copy_of_one_file_are_refused_when_asked_for(tmp_pa
     touch(tmp_path, "YG_A/YG_1_t1ce_img.nii", "YG_A/YG_1_t1ce_img.nii.gz", "YG_A/YG_1_flair_img.nii")
     (accession,) = scan_collection(tmp_path)
     assert accession.path("flair_img").name == "YG_1_flair_img.nii"
-    with pytest.raises(InputFileError, match=r"YG_1_t1ce_img\.nii: .*\.nii\.gz lies beside it; keep one"):
+    with pytest.raises(InputFileError, match=r"YG_1_t1ce_img\.nii: .*\.nii\.gz is next to it; keep one"):
         accession.path("t1ce_img")
 
 

@@ -12,8 +12,6 @@ import pytest
 from filelock import FileLock
 
 from sgnet_nnunet.dataset import convert as job_module
-from sgnet_nnunet.dataset.convert import convert_collection
-from sgnet_nnunet.dataset.options import ConversionOptions
 from sgnet_nnunet.dataset.records import HIDDEN_FOLDER
 from sgnet_nnunet.errors import InputFileError, SGNetError
 
@@ -173,13 +171,12 @@ def test_strict_stops_at_the_first_bad_file_and_keeps_what_is_done(collection, c
     assert not (folder / "dataset.json").exists()
 
 
-def test_progress_is_told_for_every_case(collection, raw: Path):
+def test_progress_is_told_for_every_case(collection, convert):
     collection.add_patients(3)
     collection.add("P03", "A03", parts=("t1ce_img",))
     collection.path("P01", "A01", "t1ce_img").write_bytes(b"broken")
     totals, done = [], []
-    options = ConversionOptions(workers=2)
-    convert_collection(collection.root, raw, options, on_start=totals.append, on_done=done.append)
+    convert(root=collection.root, workers=2, on_start=totals.append, on_done=done.append)
     assert totals == [3]
     assert sorted(done) == ["P00_A00", "P01_A01", "P02_A02"]
 
@@ -383,11 +380,10 @@ def test_full_disk_ends_the_run_in_one_line_and_the_next_one_finishes(
     def fill_disk(_: int) -> None:
         full.symlink_to("/dev/full")
 
-    options = ConversionOptions(workers=workers)
     with pytest.raises(
         SGNetError, match=r"cannot be written \(No space left on device\); free space"
     ) as caught:
-        convert_collection(collection.root, raw, options, on_start=fill_disk)
+        convert(workers=workers, on_start=fill_disk)
     assert "\n" not in str(caught.value)
     assert not (folder / "dataset.json").exists()
     convert()

@@ -11,16 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sgnet_nnunet.dataset.convert import convert_collection
+from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.dataset.options import ConversionOptions
 from sgnet_nnunet.dataset.records import HIDDEN_FOLDER
 
 CONVERT = """
 import sys
-from pathlib import Path
-from sgnet_nnunet.dataset.convert import convert_collection
-from sgnet_nnunet.dataset.options import ConversionOptions
-convert_collection(Path(sys.argv[1]), Path(sys.argv[2]), ConversionOptions(target="regions", workers=3))
+from sgnet_nnunet.dataset.convert import convert
+convert(sys.argv[1], sys.argv[2], target="regions", workers=3)
 """
 CASES = 16
 SHAPE = (64, 64, 48)
@@ -103,9 +101,8 @@ def test_killed_conversions_end_as_one_in_one_go(large_collection: Path, tmp_pat
         run_and_kill(large_collection, raw, moment, delays.uniform(0, 0.02))
         assert not (folder / "dataset.json").exists()
     assert 8 <= count(folder, "labelsTr/P*.nii.gz") < CASES
-    options = ConversionOptions(target="regions", workers=1)
-    convert_collection(large_collection, raw, options)
-    convert_collection(large_collection, tmp_path / "in_one_go", options)
+    for folder in (raw, tmp_path / "in_one_go"):
+        convert(large_collection, folder, target="regions", workers=1)
     expected = contents(tmp_path / "in_one_go")
     found = contents(raw)
     assert sorted(found) == sorted(expected)

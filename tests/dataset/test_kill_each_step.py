@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.dataset.convert import convert_collection
-from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.dataset.convert import convert
 
-ONE = ConversionOptions(workers=1)
+FOLDER = "Dataset501_BrainMetsLung"
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -36,7 +35,7 @@ def convert_and_die(root: Path, raw: Path, at: int, damage: Callable[[Path], Non
         real(source, target)
 
     os.replace = replace
-    convert_collection(root, raw, ONE)
+    convert(root, raw, workers=1)
 
 
 def exit_code(*args) -> int | None:
@@ -49,11 +48,11 @@ def exit_code(*args) -> int | None:
 @pytest.mark.parametrize("damage", [leave_whole, cut_in_half])
 def test_killed_at_each_file_it_ends_with_the_same_bytes(collection, raw: Path, contents: Callable, damage):
     collection.add_patients(2)
-    expected = contents(convert_collection(collection.root, raw / "clean", ONE).dataset_folder)
+    expected = contents(convert(collection.root, raw / "clean", workers=1).dataset_folder)
     kills = 0
     while (code := exit_code(collection.root, raw / str(kills), kills, damage)) == -signal.SIGKILL:
-        assert not (raw / str(kills) / ONE.folder_name / "dataset.json").exists()
-        result = convert_collection(collection.root, raw / str(kills), ONE)
+        assert not (raw / str(kills) / FOLDER / "dataset.json").exists()
+        result = convert(collection.root, raw / str(kills), workers=1)
         assert contents(result.dataset_folder) == expected
         kills += 1
     assert code == 0
@@ -63,8 +62,8 @@ def test_killed_at_each_file_it_ends_with_the_same_bytes(collection, raw: Path, 
 def test_source_removed_after_a_kill_leaves_nothing_behind(collection, raw: Path, contents: Callable):
     collection.add_patients(3)
     assert exit_code(collection.root, raw, 3, leave_whole) == -signal.SIGKILL
-    assert list((raw / ONE.folder_name).rglob("*P00_A00*"))
+    assert list((raw / FOLDER).rglob("*P00_A00*"))
     collection.path("P00", "A00", "flair_img").unlink()
-    result = convert_collection(collection.root, raw, ONE)
-    clean = convert_collection(collection.root, raw / "clean", ONE)
+    result = convert(collection.root, raw, workers=1)
+    clean = convert(collection.root, raw / "clean", workers=1)
     assert contents(result.dataset_folder) == contents(clean.dataset_folder)

@@ -20,7 +20,7 @@ def test_folder_is_named_as_nnunet_wants_it():
         ({"dataset_id": 1000}, "1000"),
         ({"name": "a/b"}, "letters, digits"),
         ({"name": ""}, "letters, digits"),
-        ({"workers": 0}, "ask for 1 or more"),
+        ({"workers": 0}, "give 1 or more"),
     ],
 )
 def test_impossible_options_are_refused(wrong: dict, message: str):

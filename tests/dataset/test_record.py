@@ -11,13 +11,13 @@ from sgnet_nnunet.dataset.records import (
     HIDDEN_FOLDER,
     CaseRecord,
     claim_folder,
-    discard_case,
+    delete_case,
+    delete_partial_files,
     fingerprint,
     is_current,
     read_record,
     recorded_cases,
     refuse_foreign_folder,
-    sweep_partial_files,
     write_record,
 )
 from sgnet_nnunet.errors import SGNetError
@@ -59,7 +59,7 @@ def test_record_comes_back_to_the_last_digit(folder: Path, findings: Findings | 
 def test_case_without_a_record_is_unknown(folder: Path):
     assert read_record(folder, "P_A") is None
     assert recorded_cases(folder) == set()
-    discard_case(folder, "P_A")
+    delete_case(folder, "P_A")
     assert (folder / IMAGE).exists()
 
 
@@ -82,7 +82,7 @@ def test_case_being_written_is_not_current(folder: Path):
 def test_discarding_a_case_deletes_its_own_files_only(folder: Path, record: CaseRecord):
     (folder / "labelsTr/P_A_2.nii.gz").write_bytes(b"mine")
     (folder / IMAGE).unlink()  # as after a kill in the middle of discarding
-    discard_case(folder, "P_A")
+    delete_case(folder, "P_A")
     assert [path.name for path in sorted((folder / "labelsTr").iterdir())] == ["P_A_2.nii.gz"]
     assert recorded_cases(folder) == set()
 
@@ -96,7 +96,7 @@ def test_half_written_files_are_swept_and_not_taken_for_cases(folder: Path, reco
     for half in halves:
         half.touch()
     assert recorded_cases(folder) == {"P_A"}
-    sweep_partial_files(folder)
+    delete_partial_files(folder)
     assert not any(half.exists() for half in halves)
     assert (folder / IMAGE).exists()
 
