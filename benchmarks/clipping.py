@@ -1,4 +1,4 @@
-"""What clipping at the 99.5th percentile takes from the tumours of an nnU-Net data set.
+"""Tumour contrast that clipping at the 99.5th percentile removes, in an nnU-Net data set.
 
     python benchmarks/clipping.py nnUNet_raw/Dataset501_BrainMetsLung
 
@@ -6,15 +6,17 @@ Cases are cropped, and masked or not, as nnU-Net does before it normalises.
 """
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import typer
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from numpy.typing import NDArray
+from timing import markdown
 
 from sgnet_nnunet.planning.normalization import (
     MASKED_BELOW,
@@ -23,18 +25,24 @@ from sgnet_nnunet.planning.normalization import (
 )
 
 BRIGHT = 90
-"""Percentile of a tumour's voxels that stands for what enhances."""
+"""Percentile of a tumour's voxels that stands for its enhancing part."""
+
+TITLES = {
+    "clipped": "tumour voxels clipped",
+    "unclipped_contrast": "bright tumour above brain, SD",
+    "clipped_contrast": "the same, clipped",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clipping:
-    """What the clip does to a channel of a case.
+    """Effect of the clipping on one channel of a case.
 
     Attributes:
         clipped: Share of the tumour's voxels above the upper percentile, 0 to 1.
-        unclipped_contrast: How far the tumour's bright voxels lie above the median of the other brain,
-            in standard deviations of the latter, clipped nowhere.
-        clipped_contrast: The same after the clip.
+        unclipped_contrast: Distance of the tumour's bright voxels from the median of the other brain, in
+            standard deviations of the latter, without clipping.
+        clipped_contrast: The same after clipping.
     """
 
     clipped: float
@@ -92,17 +100,12 @@ def _crop(label: Path) -> tuple[NDArray[np.float32], NDArray[np.int8], int]:
 
 def main(raw: Annotated[Path, typer.Argument(help="Data set in nnU-Net's raw format.")]) -> None:
     """Print a table, medians over the cases."""
-    cases = clippings(raw)
-    typer.echo(
-        "| channel | cases | tumour voxels clipped | bright tumour above brain, SD | the same, clipped |"
-    )
-    typer.echo("|---|---|---|---|---|")
-    for channel, found in enumerate(zip(*cases, strict=True)):
-        clipped, before, after = (
-            statistics.median(getattr(figures, name) for figures in found)
-            for name in ("clipped", "unclipped_contrast", "clipped_contrast")
-        )
-        typer.echo(f"| {channel} | {len(found)} | {clipped:.0%} | {before:.1f} | {after:.1f} |")
+    rows = [{"channel": n} | asdict(found) for case in clippings(raw) for n, found in enumerate(case)]
+    grouped = pd.DataFrame(rows).groupby("channel")
+    table = grouped.median()
+    table.insert(0, "cases", grouped.size())
+    table["clipped"] = table["clipped"].map("{:.0%}".format)
+    typer.echo(markdown(table.reset_index().round(1).rename(columns=TITLES)))
 
 
 if __name__ == "__main__":

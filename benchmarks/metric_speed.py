@@ -1,10 +1,10 @@
-"""Time our metrics beside MONAI's and panoptica's on the same masks, in one run.
+"""Speed of the metrics compared with MONAI's and panoptica's, on the same masks in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/metric_speed.py references [predictions]
+    OMP_NUM_THREADS=1 python benchmarks/metric_speed.py REFERENCES
 
-Without predictions every reference is compared with itself after its edge was moved by smooth noise
-and eight false positives were strewn in. The figures are processor seconds of one thread, so that other
-work on the machine does not count; masks in memory, files read beforehand, imports done.
+Each reference is compared with a copy whose edge is moved by smooth noise and that has eight false
+positives. Times are processor seconds of one thread, so that other work on the machine does not count; files
+are read and modules imported beforehand.
 """
 
 import statistics
@@ -16,15 +16,16 @@ from typing import Annotated
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import panoptica
 import torch
 import typer
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
-from monai.metrics.surface_distance import compute_average_surface_distance
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
+from timing import markdown
 
 from sgnet_nnunet.evaluation.lesion_metrics import lesion_rows
 from sgnet_nnunet.evaluation.pairs import MaskPair
@@ -45,86 +46,60 @@ EVALUATOR = panoptica.Panoptica_Evaluator(
 )
 
 
-def every_metric(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
-    """All our metrics of a case and the rows of its lesions."""
+def ours(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
+    """Compute every metric of a case and the rows of its lesions."""
     pair = MaskPair(prediction, reference, affine=affine)
     measure(pair)
     lesion_rows(pair)
 
 
-def every_metric_and_preset(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
-    """The same and both presets."""
-    pair = MaskPair(prediction, reference, affine=affine)
-    measure(pair, case_metrics(("brats2023", "brats2026")))
-    lesion_rows(pair)
-
-
-def our_two(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
-    """Our HD95 and NSD alone."""
+def ours_hd95_nsd(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
+    """Compute HD95 and NSD."""
     measure(MaskPair(prediction, reference, affine=affine), (HD95(), NSD(tolerance_mm=1)))
 
 
-def monais_two(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
-    """MONAI's HD95 and NSD."""
+def monai_hd95_nsd(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
+    """Compute MONAI's HD95 and NSD."""
     masks = torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None]
     spacing = [float(size) for size in voxel_sizes(affine)]
     compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing)
     compute_surface_dice(*masks, [1.0], include_background=True, spacing=spacing)
 
 
-def monais_surface(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
-    """MONAI's HD95, NSD at 1 and 2 mm, and average distance."""
-    monais_two(prediction, reference, affine)
-    masks = torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None]
-    spacing = [float(size) for size in voxel_sizes(affine)]
-    compute_surface_dice(*masks, [2.0], include_background=True, spacing=spacing)
-    compute_average_surface_distance(*masks, include_background=True, symmetric=True, spacing=spacing)
-
-
-def panopticas(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
-    """Panoptica's HD95, and its lesions matched one to one with their Dice."""
+def panoptica_hd95_lesions(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
+    """Compute panoptica's HD95, and the Dice of its lesions, matched one to one."""
     spacing = tuple(float(size) for size in voxel_sizes(affine))
     EVALUATOR.evaluate(prediction.astype(np.uint8), reference.astype(np.uint8))
     panoptica.Metric.HD95(reference, prediction, voxelspacing=spacing)
 
 
 TIMED: dict[str, Timed] = {
-    f"ours: all {len(case_metrics())} metrics, every lesion": every_metric,
-    "ours: the same and both BraTS presets": every_metric_and_preset,
-    "ours: HD95, NSD": our_two,
-    "MONAI: HD95, NSD": monais_two,
-    "MONAI: HD95, NSD at 1 and 2 mm, ASSD": monais_surface,
-    "panoptica: HD95, lesions one to one, Dice": panopticas,
+    f"ours: all {len(case_metrics())} metrics, every lesion": ours,
+    "ours: HD95, NSD": ours_hd95_nsd,
+    "MONAI: HD95, NSD": monai_hd95_nsd,
+    "panoptica: HD95, lesions one to one, Dice": panoptica_hd95_lesions,
 }
 
 
 def main(
     references: Annotated[Path, typer.Argument(help="Folder of reference masks, searched through.")],
-    predictions: Annotated[Path | None, typer.Argument(help="Folder of masks of the same names.")] = None,
     pattern: Annotated[str, typer.Option(help="Which files are masks.")] = "*.nii.gz",
     rounds: Annotated[int, typer.Option(min=1, help="How often each case is timed; the median counts.")] = 5,
 ) -> None:
     """Print a table of seconds a case: median and maximum over the cases."""
     warnings.simplefilter("ignore", FutureWarning)
     torch.set_num_threads(1)
-    cases = [_read(path, predictions) for path in sorted(references.rglob(pattern))]
-    shapes = sorted({" x ".join(map(str, reference.shape)) for _, reference, _ in cases})
-    typer.echo(f"{len(cases)} cases of {', '.join(shapes)} voxels, median of {rounds} rounds\n")
-    typer.echo(f"| {'what':<45} | median, s | maximum, s |\n|{'-' * 47}|----------:|-----------:|")
-    seconds: dict[str, list[float]] = {name: [] for name in TIMED}
+    rows: dict[str, list[float]] = {name: [] for name in TIMED}
+    images = [nib.load(path) for path in sorted(references.rglob(pattern))]
+    masks = [np.asarray(image.dataobj) > 0 for image in images]
+    cases = [(_imitate(mask), mask, image.affine) for mask, image in zip(masks, images, strict=True)]
     for case in cases:
         for name, function in TIMED.items():
-            seconds[name].append(_median_time(function, case, rounds))
-    for name, values in seconds.items():
-        typer.echo(f"| {name:<45} | {statistics.median(values):9.3f} | {max(values):10.3f} |")
-
-
-def _read(path: Path, predictions: Path | None) -> tuple[Mask, Mask, NDArray[np.float64]]:
-    image = nib.load(path)
-    reference = np.asarray(image.dataobj) > 0
-    if predictions is None:
-        return _imitate(reference), reference, image.affine
-    return np.asarray(nib.load(predictions / path.name).dataobj) > 0, reference, image.affine
+            rows[name].append(_median_time(function, case, rounds))
+    shapes = sorted({" x ".join(map(str, reference.shape)) for _, reference, _ in cases})
+    typer.echo(f"{len(cases)} cases of {', '.join(shapes)} voxels, median of {rounds} rounds\n")
+    frame = pd.DataFrame(rows).agg(["median", "max"]).T.round(3)
+    typer.echo(markdown(frame.rename_axis("processor seconds a case").reset_index()))
 
 
 def _imitate(reference: Mask) -> Mask:

@@ -1,347 +1,253 @@
-"""The inference benchmark's arithmetic, its tables, and a run of its command."""
+"""The inference benchmark on a tiny gated network: every part once, and its tables."""
 
 import json
-import os
-import sys
+import shutil
+from pathlib import Path
 
 import inference
+import inference_engines
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import typer
-from inference_speed import commands, growth, memory, network, patient, pinning
-from inference_speed.agreement import difference, masks_differ, padded, scores
-from inference_speed.bars import rows_of_bars
-from inference_speed.growth import typical_piece
-from inference_speed.markdown import table, to_markdown
-from inference_speed.memory import repeated
-from inference_speed.names import EXPORTED, SPARSE, STOCK
-from inference_speed.pasting import take_lesion, with_lesions, without_lesions
-from inference_speed.patient import padded_to, write_padded
-from inference_speed.picture import worst_slice
-from inference_speed.processes import run_measured
-from inference_speed.results import add_part, read_results
-from inference_speed.rounds import in_turn, ratio, spread
-from inference_speed.subject import Subject, find_subject
-from inference_speed.ways import mask_of, open_voxels
+from inference import (
+    EXPORTED,
+    STOCK,
+    TRAINED,
+    add_part,
+    measure_batch,
+    measure_memory,
+    measure_patient,
+    read_results,
+    write_padded,
+)
+from inference_engines import (
+    SLIDING_WINDOW,
+    SPARSE,
+    TILES,
+    compare_masks,
+    find_subject,
+    measure_agreement,
+    measure_growth,
+    measure_network,
+    padded,
+    worst_slice,
+)
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from timing import Spent
 from typer.testing import CliRunner
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.networks.gates import HardSpatialGate
+from sgnet_nnunet.nifti import Volume, write_volume
+from sgnet_nnunet.planning.planner import SGNetPlanner
+from sgnet_nnunet.training.sgnet_trainer import SGNetTrainer
 
-MACHINE = {"cpu": "a CPU", "cores": 2, "threads": 2, "python": "3.11", "versions": {"torch": "2"}}
+pytest.importorskip("openvino")
+
+MACHINE = {
+    "cpu": "a CPU", "cores": 2, "threads": 2, "device": "cpu", "python": "3.11", "versions": {"torch": "2"},
+}  # fmt: skip
 CIRCUMSTANCES = {"machine": MACHINE, "command": "python benchmarks/inference.py", "load_before": 0.1}
+FEATURES = [4, 8, 8, 16]
 
 
-def test_in_a_round_every_way_has_its_turn_until_its_rounds_are_over():
-    calls = []
-    ways = {name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}
-    assert in_turn(ways, {"a": 3, "b": 1}) == {"a": [1, 3, 4], "b": [2]}
-    assert calls == ["a", "b", "a", "a"]
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory, make_dataset, write_fingerprint):
+    root = tmp_path_factory.mktemp("nnunet")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (root / name).mkdir()
+            patch.setenv(name, str(root / name))
+        raw = make_dataset(root / "nnUNet_raw", cases=2)
+        write_fingerprint(root / "nnUNet_preprocessed/Dataset501_Tiny")
+        plans = SGNetPlanner(501).plan_experiment()
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration["patch_size"] = [24, 40, 24]
+    configuration["architecture"]["arch_kwargs"]["features_per_stage"] = FEATURES
+    model = root / "SGNetTrainer__nnUNetPlans__3d_fullres"
+    (model / "fold_0").mkdir(parents=True)
+    save(model, weights(plans))
+    (model / "plans.json").write_text(json.dumps(plans))
+    shutil.copy(raw / "dataset.json", model)
+    shutil.copy(root / "nnUNet_preprocessed/Dataset501_Tiny/dataset_fingerprint.json", model)
+    found = find_subject(model, write_patients(root), root / "work")
+    predictor = found.predictor()
+    image = torch.from_numpy(found.preprocessed(predictor, "a")[0])[None, :, :16, :32, :32]
+    open_in_places(predictor.network, image)
+    save(model, predictor.network.state_dict())
+    return found
 
 
-def test_ratios_are_of_medians_and_the_spread_of_extremes():
-    assert ratio([30.0, 10.0, 500.0], [2.0, 1.0, 40.0]) == 15
-    assert spread([2.0, 3.0, 2.5]) == 1.5
+def weights(plans):
+    torch.manual_seed(0)
+    manager = PlansManager(plans)
+    return SGNetTrainer.build_network_architecture(
+        manager, manager.get_configuration("3d_fullres"), 2, 2, enable_deep_supervision=False
+    ).state_dict()
 
 
-def test_masks_are_cut_for_labels_and_for_regions():
-    logits = np.array([[1.0, -1.0, -2.0], [0.0, 2.0, -3.0]], dtype=np.float32)[:, None, None]
-    assert mask_of(logits, background_head=True).ravel().tolist() == [False, True, False]
-    assert mask_of(logits, background_head=False).ravel().tolist() == [True, True, False]
+def save(model, state):
+    checkpoint = {
+        "trainer_name": "SGNetTrainer",
+        "init_args": {"configuration": "3d_fullres"},
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+        "network_weights": state,
+    }
+    torch.save(checkpoint, model / "fold_0/checkpoint_final.pth")
 
 
-def test_logits_are_compared_where_the_gates_agree():
-    background = (0.0, -8.0)
-    expected = np.array([[0.0, 1.0, 0.0], [-8.0, 2.0, -8.0]], dtype=np.float32)[:, None, None]
-    found = np.array([[0.0, 1.5, 5.0], [-8.0, 2.0, 9.0]], dtype=np.float32)[:, None, None]
-    assert open_voxels(found, background).ravel().tolist() == [False, True, True]
-    assert difference(found, expected, background) == {"largest": 0.5, "ties": 1}
+def open_in_places(tiny, image):
+    """Shift the scores of a network, as if trained, and its head's until it sees a tumour."""
+    tiny.return_gates = True
+    gates = [module for module in tiny.modules() if isinstance(module, HardSpatialGate)]
+    norms = [module for module in tiny.modules() if isinstance(module, torch.nn.BatchNorm3d)]
+    with torch.inference_mode():
+        for norm in norms:
+            norm.momentum = 1.0
+        tiny.train()(image)
+        tiny.eval()
+        for index, gate in enumerate(gates):
+            score = tiny(image).decisions[index].score
+            gate.score.bias -= torch.quantile(score.flatten(), 0.8).item() - gate.score_threshold
+        tiny.return_gates = False
+        tiny.head.weight *= 100
+        logits = tiny(image)[0]
+        admitted = logits[:, logits[1] != tiny.background_logit]
+        tiny.head.bias -= admitted.median(dim=1).values
 
 
-def test_masks_are_compared_voxel_by_voxel():
-    mask, other = np.zeros((2, 4, 4), dtype=bool), np.zeros((2, 4, 4), dtype=bool)
-    assert masks_differ(mask, other) == {"dice": 1.0, "voxels": 0}
-    mask[0, 0, :2], other[0, 0, 1:4] = True, True
-    assert masks_differ(mask, other) == {"dice": 0.4, "voxels": 3}
+def write_patients(root):
+    images, labels, rng = root / "imagesTs", root / "labelsTs", np.random.default_rng(0)
+    for folder in (images, labels):
+        folder.mkdir()
+    for name in "ab":
+        label = np.zeros((36, 34, 20), dtype=np.uint8)
+        label[8:12, 10:14, 4:8] = 1
+        write_volume(labels / f"{name}.nii.gz", Volume(label, np.eye(4)))
+        for channel in range(2):
+            data = rng.normal(300, 30, label.shape) + 400.0 * label
+            write_volume(images / f"{name}_{channel:04d}.nii.gz", Volume(data.astype(np.int16), np.eye(4)))
+    return images
 
 
-def test_scores_are_the_evaluations_own():
-    reference = np.zeros((12, 12, 12), dtype=bool)
-    reference[2:4, 2:4, 2:4] = reference[8:10, 8:10, 8:10] = True
-    mask = reference.copy()
-    mask[8:10, 8:10, 8:10] = False
-    mask[2:4, 8:10, 8:10] = True
-    found = scores(mask, reference, (1.0, 1.0, 1.0))
-    assert found["dice"] == found["precision"] == found["recall"] == found["lesion_sensitivity"] == 0.5
-    assert found["false_positives"] == 1
+@pytest.fixture
+def commands_run(monkeypatch, subject):
+    """Replace commands by ones that only write a mask, and return the list of them."""
+    run = []
+
+    def pretend(arguments, *, log):
+        run.append([Path(part).name if isinstance(part, Path) else part for part in arguments])
+        output = arguments[arguments.index("-o") + 1]
+        output.mkdir(parents=True, exist_ok=True)
+        mask = np.zeros((40, 36, 24), dtype=np.uint8)
+        mask[: 2 if "--max-memory" in arguments else 3, 0, 0] = 1
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), output / "large.nii.gz")
+        return Spent(seconds=60.0 if arguments[0].startswith("nnUNet") else 2.0, peak_mb=100.0)
+
+    monkeypatch.setattr(inference, "run_measured", pretend)
+    monkeypatch.setattr(inference, "PATIENT_SHAPE", (40, 30, 24))
+    return run
 
 
-def test_an_image_is_padded_at_its_ends_only():
-    shapes = []
+def written(tmp_path, part, figures):
+    """Return the Markdown of one part."""
+    add_part(tmp_path, part, CIRCUMSTANCES | figures)
+    assert list(read_results(tmp_path)) == [part]
+    return (tmp_path / "inference.md").read_text()
 
-    def run(batch):
-        shapes.append(batch.shape)
-        return batch[:, :1]
 
+def test_only_rows_of_the_same_mirroring_are_compared(subject, tmp_path):
+    figures = measure_network(subject, rounds=2, stock_rounds=1)
+    rows = {(row["name"], row["step"], row["mirroring"]): row for row in figures["rows"]}
+    ours, mirrored = rows[SPARSE, None, False], rows[SPARSE, None, True]
+    assert len(ours["rounds"]) == 2
+    for row, mirroring in ((ours, False), (mirrored, True)):
+        stock = rows[SLIDING_WINDOW, 0.5, mirroring]
+        assert row["times_step_0.5"] == pytest.approx(stock["seconds"] / row["seconds"])
+    assert "times_step_0.75" not in mirrored
+    assert figures["shape"] == [2, 20, 34, 36]
+    assert 0 < figures["open_share"] < 1
+    text = written(tmp_path, "network", figures)
+    assert f"| {SPARSE} | whole image | no | " in text
+    assert f"| {SLIDING_WINDOW} | 0.5 | yes | " in text
+    assert "times as fast as step 0.75, same mirroring |" in text
+
+
+def test_masks_of_whole_images_and_of_tiles_are_compared_and_drawn(subject, tmp_path):
+    figures = measure_agreement(subject, patients=1, picture=tmp_path / "difference.png")
+    rows = {row["other"]: row for row in figures["rows"]}
+    assert rows["nnU-Net, one tile"]["dice"] > 0.999
+    assert rows[TILES]["voxels"] > 0
+    assert [row["prediction"] for row in figures["scores"]] == [SPARSE, TILES]
+    assert (tmp_path / "difference.png").stat().st_size > 1000
+    assert f"| a | {TILES} | " in written(tmp_path, "agreement", figures)
+
+
+def test_growth_repeats_the_image_up_to_the_largest_size(subject, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference_engines, "REPEATS", ((1, 1, 1), (2, 1, 1), (90, 9, 9)))
+    figures = measure_growth(subject, rounds=1, million_voxels=1)
+    assert [round(row["million voxels"], 4) for row in figures["rows"]] == [0.0245, 0.049]
+    assert "| ns per voxel | peak MB |" in written(tmp_path, "growth", figures)
+
+
+def test_a_patient_is_padded_and_timed_in_fresh_processes(subject, commands_run, tmp_path):
+    figures = measure_patient(subject, rounds=2, stock_rounds=1)
+    assert figures["shape_xyz"] == [40, 34, 24]
+    ours = figures["rows"][0]
+    assert (ours["name"], ours["mirroring"], ours["times_step_0.5"], ours["times_step_0.75"]) == (
+        EXPORTED, False, 30, 30,
+    )  # fmt: skip
+    for command in commands_run:
+        stock = command[0].startswith("nnUNet")
+        assert ("--disable_tta" in command) <= stock
+    assert f"| {STOCK} | 0.5 | no | 60 | 1 | 100 | – | – |" in written(tmp_path, "patient", figures)
+
+
+def test_batches_are_patients_under_other_names(subject, commands_run, tmp_path):
+    figures = measure_batch(subject, rounds=1, stock_rounds=1, patients=3, stock_patients=2)
+    assert [(row["name"], row["patients"]) for row in figures["rows"]] == [
+        (EXPORTED, 1), (EXPORTED, 3), (TRAINED, 3), (STOCK, 2),
+    ]  # fmt: skip
+    names = sorted(path.name for path in (subject.work / "batch_3").iterdir())
+    assert names[::2] == [f"patient00{number}_0000.nii.gz" for number in range(3)]
+    assert f"| {STOCK} | 0.5 | no | 2 | 30.00 |" in written(tmp_path, "batch", figures)
+
+
+def test_a_large_image_is_predicted_with_and_without_a_limit(subject, commands_run, tmp_path):
+    figures = measure_memory(subject, shape=(40, 36, 24), max_memory=1.5)
+    assert commands_run[0][4:6] == ["--max-memory", "1.5"]
+    assert "--max-memory" not in commands_run[1]
+    assert (figures["voxels_that_differ"], figures["mask_voxels"]) == (1, 3)
+    assert nib.load(subject.work / "large/large_0001.nii.gz").shape == (40, 36, 24)
+    assert "| 1.5 GB | 2.0 | 100.0 |" in written(tmp_path, "memory", figures)
+
+
+def test_an_image_is_padded_at_its_ends_and_a_file_on_all_sides(tmp_path):
     image = np.random.default_rng(0).random((2, 5, 8, 9), dtype=np.float32)
-    assert np.array_equal(padded(run, 8)(image), image[:1])
-    assert shapes == [(1, 2, 8, 8, 16)]
-
-
-def test_the_slice_with_most_differences_is_shown_or_else_the_fullest():
-    mask, other = np.zeros((4, 3, 3), dtype=bool), np.zeros((4, 3, 3), dtype=bool)
-    mask[1] = other[1] = True
-    assert worst_slice(mask, other) == 1
-    mask[2, 0, 0] = True
-    assert worst_slice(mask, other) == 2
-
-
-def test_the_piece_is_the_one_most_like_the_whole():
-    image, opened = np.zeros((2, 48, 16, 16), dtype=np.float32), np.zeros((48, 16, 16), dtype=bool)
-    image[:, :8] = image[:, 16:40] = np.random.default_rng(0).random((1, 24, 16, 16))[:, :1] + 1
-    opened[20, :8] = opened[34, :4] = True
-    assert np.array_equal(typical_piece(image, opened, size=16), image[:, 32:])
-    assert typical_piece(image, opened, size=80).shape == image.shape
-
-
-def test_lesions_are_taken_out_and_pasted_apart():
-    image = np.ones((2, 30, 40, 80), dtype=np.float32)
-    image[:, :, :, :4] = image[:, :, :, -4:] = 0
-    lesions = np.zeros(image.shape[1:], dtype=bool)
-    lesions[10:13, 10:13, 20:23] = True
-    image[:, lesions] = 5
-    healthy = without_lesions(image, lesions)
-    assert set(np.unique(healthy)) == {0, 1}
-    lesion = take_lesion(image, lesions)
-    assert lesion.values.shape == (2, 11, 11, 11)
-    pasted, count = with_lesions(healthy, lesion, 3, rng=np.random.default_rng(0))
-    assert count == 3
-    assert np.count_nonzero(pasted[0] == 5) == 3 * 27
-    _, count = with_lesions(healthy, lesion, 1000, rng=np.random.default_rng(0))
-    assert 3 < count < 80
-
-
-def test_a_volume_is_padded_round_its_middle_and_never_cut(tmp_path):
-    assert padded_to(np.ones((2, 5, 3)), (4, 4, 6)).shape == (4, 5, 6)
+    assert np.array_equal(padded(lambda batch: batch[:, :1], 8)(image), image[:1])
     affine = np.diag([2.0, 1.0, 1.0, 1.0])
     nib.save(nib.Nifti1Image(np.full((2, 5, 3), 7, np.int16), affine), tmp_path / "a_0000.nii.gz")
     assert write_padded([tmp_path / "a_0000.nii.gz"], tmp_path / "out", (4, 4, 6)) == (4, 5, 6)
-    image = nib.load(tmp_path / "out/a_0000.nii.gz")
-    assert image.get_data_dtype() == np.int16
-    assert np.argwhere(np.asarray(image.dataobj) == 7).min(axis=0).tolist() == [1, 0, 1]
-    assert (image.affine @ [1, 0, 1, 1])[:3].tolist() == [0, 0, 0]
+    found = nib.load(tmp_path / "out/a_0000.nii.gz")
+    assert np.argwhere(np.asarray(found.dataobj) == 7).min(axis=0).tolist() == [1, 0, 1]
+    assert (found.affine @ [1, 0, 1, 1])[:3].tolist() == [0, 0, 0]
 
 
-def test_a_volume_is_repeated_to_a_shape():
-    assert repeated(np.arange(3)[:, None, None], (5, 2, 1))[:, 1, 0].tolist() == [0, 1, 2, 0, 1]
+def test_masks_are_compared_and_the_worst_slice_is_found():
+    mask, other = np.zeros((4, 4, 4), dtype=bool), np.zeros((4, 4, 4), dtype=bool)
+    assert compare_masks(mask, other) == {"dice": 1.0, "voxels": 0}
+    mask[1] = other[1] = True
+    assert worst_slice(mask, other) == 1
+    other[2, 0, :2] = True
+    assert compare_masks(mask, other) == {"dice": pytest.approx(32 / 34), "voxels": 2}
+    assert worst_slice(mask, other) == 2
 
 
-def test_a_command_is_measured_with_its_children(tmp_path):
-    code = "import time; a = bytearray(80_000_000); time.sleep(0.4)"
-    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
-    spent = run_measured([sys.executable, "-c", nested], log=tmp_path / "logs/log")
-    assert 0.4 < spent.seconds < 30
-    if sys.platform == "linux":
-        assert spent.processes == 2
-        assert 80 < spent.peak_mb < 160
-
-
-def test_a_command_that_fails_is_told_with_its_last_words(tmp_path):
-    with pytest.raises(SGNetError, match=r"status 3; see .*log\nsorry"):
-        run_measured([sys.executable, "-c", "print('sorry'); raise SystemExit(3)"], log=tmp_path / "log")
-
-
-def test_pinning_keeps_cores_and_threads(monkeypatch):
-    pinned = []
-    monkeypatch.setattr(pinning.os, "environ", {})
-    monkeypatch.setattr(pinning.os, "sched_getaffinity", lambda _: {7, 3, 5}, raising=False)
-    monkeypatch.setattr(pinning.os, "sched_setaffinity", lambda *given: pinned.append(given), raising=False)
-    pinning.pin(2)
-    assert pinned == [(0, [3, 5])]
-    assert pinning.os.environ["OMP_NUM_THREADS"] == "2"
-
-
-def test_a_table_has_a_head():
-    assert table([("a", "b"), ("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
-
-
-ROWS = [
-    {"name": "ours", "seconds": 0.3, "rounds": [0.3] * 5, "peak_mb": 900.0, "processes": 1},
-    {"name": "stock", "seconds": 90.0, "rounds": [90.0], "peak_mb": 7000.0, "processes": 9},
-]
-FIGURES = {
-    "network": {
-        "shape": [2, 100, 200, 200],
-        "brain_share": 0.5,
-        "open_share": 0.0123,
-        "default_patch_size": [128, 128, 128],
-        "rows": ROWS,
-        "times_faster": {"ours": {"stock": 300.0}},
-    },
-    "agreement": {
-        "patch_size": [32, 96, 96],
-        "cases": [
-            {
-                "case": "p",
-                "sparse_is_whole_openvino": True,
-                "sparse_is_whole_torch": False,
-                "openvino_to_torch": {"largest": 4e-6, "ties": 2, "dice": 1.0, "voxels": 0},
-                "torch_to_dense": {"largest": 4e-6, "ties": 0, "dice": 1.0, "voxels": 0},
-                "bf16": None,
-                "one_tile": {"dice": 1.0, "voxels": 0},
-                "tiles": {"dice": 0.95, "voxels": 321},
-                "scores": {"ours": {"dice": 0.75}},
-            }
-        ],
-    },
-    "patient": {
-        "shape_xyz": [240, 240, 155],
-        "channels": 2,
-        "rows": ROWS,
-        "times_faster": {"ours": {"stock": 300.0}},
-    },
-    "batch": {
-        "distinct": 2,
-        "rows": [{"way": "ours", "patients": 20, "seconds": 30.0, "rounds": [30.0], "peak_mb": 900.0}],
-    },
-    "growth": {
-        "way": "sparse",
-        "time_per_voxel_spread": 1.23,
-        "voxels": [
-            {
-                "shape": [80, 80, 80],
-                "open_share": 0.02,
-                "seconds": 0.1,
-                "peak_mb": 800.0,
-                "rounds": [0.1] * 3,
-            }
-        ],
-        "lesions": [{"lesions": 10, "open_share": 0.03, "seconds": 0.4, "rounds": [0.4] * 3}],
-    },
-    "memory": {
-        "shape_xyz": [512, 512, 400],
-        "channels": 2,
-        "command_line": "sgnet predict",
-        "budget_mb": 4000.0,
-        "voxels_that_differ": 0,
-        "mask_voxels": 1234,
-        "rows": [{"name": "4 GB", "seconds": 60.0, "peak_mb": 3900.0}],
-    },
-}
-
-
-def test_every_part_has_its_table_and_the_machine_is_told_once():
-    text = to_markdown({part: CIRCUMSTANCES | figures for part, figures in FIGURES.items()})
-    assert text.count("a CPU, pinned to 2 cores") == 1
-    for line in (
-        "| ours | 0.3 | 5 | 300.0 |",
-        "| stock | 90 | 1 | – |",
-        "4.00 million, of which 50% brain; the finest gate is open at 1.23%",
-        "| p | sparse and whole, openvino | the same bits |",
-        "| p | sparse and whole, torch | DIFFERENT |",
-        "| p | OpenVINO f32 and torch | 4.0e-06; 2 ties; 0 voxels of the mask differ |",
-        "| p | sparse and nnU-Net's tiles | Dice 0.9500; 321 voxels differ |",
-        "| p | ours | 0.750 |",
-        "| ours | 0.3 | 5 | 900 | 1 | 300.0 |",
-        "| ours | 20 | 30.0 | 1.50 | 1 | 900 |",
-        "| 0.51 | 80x80x80 | 2.00% | 0.1 | 195 | 3 | 800 |",
-        "| 10 | 3.00% | 0.4 | 3 |",
-        "| 4 GB | 60.0 | 3900 |",
-    ):
-        assert line in text, line
-    assert "bf16" not in text
-
-
-def test_bars_are_set_beside_the_figures_that_there_are():
-    figures = FIGURES | {"network": FIGURES["network"] | {"times_faster": {SPARSE: {STOCK: 149.0}}}}
-    figures["network"]["rows"] = [ROWS[0] | {"name": SPARSE}]
-    found = {what: (measured, met) for what, _, measured, met in rows_of_bars(figures)}
-    assert found["network stage, f32, s"] == ("0.3", "met")
-    assert found[f"f32, times faster: {STOCK}"] == ("149", "MISSED")
-    assert found["sparse and whole with other bits, patients"] == ("1", "MISSED")
-    assert found["the same, voxels of the mask but ties"] == ("0", "met")
-    assert found["nnU-Net without tile borders, Dice"] == ("1", "met")
-    assert found["memory of the large image, share of its budget"] == ("0.975", "met")
-    assert not any("bf16" in what for what in found)
-    assert list(rows_of_bars({})) == [("what", "bar", "measured", "")]
-
-
-def test_a_batch_is_judged_by_the_largest():
-    rows = [{"way": EXPORTED, "patients": n, "seconds": s} for n, s in ((1, 4.0), (20, 60.0))]
-    found = dict(row[::2] for row in rows_of_bars({"batch": {"rows": rows}}))
-    assert found["a patient in a batch, exported model, s"] == "3"
-
-
-def test_parts_are_added_to_those_there_are(tmp_path):
-    add_part(tmp_path / "results", "memory", CIRCUMSTANCES | FIGURES["memory"])
-    add_part(tmp_path / "results", "network", CIRCUMSTANCES | FIGURES["network"])
-    assert list(read_results(tmp_path / "results")) == ["network", "memory"]
-    text = (tmp_path / "results/inference.md").read_text()
-    assert text.index("## Network") < text.index("## Memory")
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """Return a function that runs the command, and have the environment as it was afterwards."""
+def test_an_unknown_part_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "pin", lambda _: None)
-    monkeypatch.setattr(inference.os, "environ", dict(os.environ))
     app = typer.Typer()
     app.command()(inference.main)
-
-    def invoke(*arguments):
-        return CliRunner().invoke(app, list(map(str, arguments)))
-
-    return invoke
-
-
-@pytest.fixture
-def folders(tmp_path):
-    model, images = tmp_path / "model", tmp_path / "imagesTs"
-    (model / "fold_0").mkdir(parents=True)
-    (model / "fold_0/checkpoint_final.pth").touch()
-    dataset = {"file_ending": ".nii.gz", "channel_names": {"0": "T1ce"}}
-    (model / "dataset.json").write_text(json.dumps(dataset))
-    images.mkdir()
-    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.int16), np.eye(4)), images / "p_0000.nii.gz")
-    return model, images
-
-
-def test_the_command_measures_what_is_missing_and_what_is_named(run, folders, tmp_path, monkeypatch):
-    asked = []
-
-    def record(part):
-        return lambda _, **options: asked.append((part, options)) or FIGURES[part]
-
-    for module in (network, patient, growth, memory):
-        part = module.__name__.rpartition(".")[2]
-        monkeypatch.setattr(module, f"measure_{part}", record(part))
-    results = tmp_path / "results"
-    for part in ("agreement", "batch", "memory"):
-        add_part(results, part, CIRCUMSTANCES | FIGURES[part])
-    assert run(*folders, results, "--rounds", 3).exit_code == 0
-    assert [part for part, _ in asked] == ["network", "patient", "growth"]
-    assert asked[0][1] == {"rounds": 3, "stock_rounds": 5}
-    assert set(read_results(results)) == set(FIGURES)
-    asked.clear()
-    assert run(*folders, results, "--parts", "memory", "--volume", "64,48,32").exit_code == 0
-    assert asked == [("memory", {"shape": (64, 48, 32), "max_memory": 4.0})]
-
-
-def test_an_unknown_part_or_model_is_refused(run, folders, tmp_path):
-    model, images = folders
-    found = run(model, images, tmp_path / "results", "--parts", "networks")
-    assert found.exit_code == 2
-    assert "there is no such part" in found.output
-    found = run(tmp_path, images, tmp_path / "results", "--parts", "network")
-    assert "checkpoint_final.pth" in str(found.exception)
-
-
-def test_the_commands_are_those_a_user_types(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "supports_bf16", lambda: True)
-    subject = find_subject(*folders, tmp_path / "work")
-    monkeypatch.setattr(Subject, "exported", tmp_path / "work/exported")
-    found = {name: " ".join(map(str, command)) for name, command in commands.commands_of(subject).items()}
-    assert found[EXPORTED] == f"sgnet predict -m {subject.exported}"
-    assert found[commands.EXPORTED_BF16].endswith("--precision bf16")
-    assert found[commands.STOCK].endswith("-f 0 -device cpu")
-    assert found[commands.STOCK_FAST].endswith("-f 0 -device cpu --disable_tta -step_size 0.75")
+    result = CliRunner().invoke(app, ["model", "images", str(tmp_path), "--parts", "network,speed"])
+    assert result.exit_code == 2
+    assert "unknown parts: speed" in result.output

@@ -1,1 +1,0 @@
-"""The phantom study: every network, the same phantoms, the same budget, several seeds."""

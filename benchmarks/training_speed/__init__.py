@@ -1,1 +1,0 @@
-"""Where a training step's time goes: the parts of `benchmarks/training.py`."""
