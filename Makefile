@@ -54,7 +54,6 @@ STUDY ?= study_output
 BUDGET ?= cpu
 study: $(VENV)/installed ## Train every network on phantoms and write benchmarks/results; hours, resumable
 	$(BIN)/python benchmarks/phantom_study.py run $(STUDY) --budget $(BUDGET) -np 2
-	$(BIN)/python benchmarks/phantom_study.py thresholds $(STUDY)
 	$(BIN)/python benchmarks/phantom_study.py speed $(STUDY)
 	$(BIN)/python benchmarks/phantom_study.py report $(STUDY) benchmarks/results
 
@@ -62,7 +61,7 @@ DEMO_MODEL ?= demo_output/nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__
 DEMO_IMAGES ?= demo_output/nnUNet_raw/Dataset501_BrainMetsLung/imagesTs
 speed: $(VENV)/installed ## Time inference (of the demo's model) and training; an hour, on an idle machine
 	$(BIN)/python benchmarks/inference.py $(DEMO_MODEL) $(DEMO_IMAGES) benchmarks/results
-	$(BIN)/python benchmarks/training.py benchmarks/results --no-default --iters 1 --batches 8
+	$(BIN)/python benchmarks/training.py benchmarks/results --no-default --batches 8
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) .venv-newest build dist *.egg-info demo_output study_output .coverage .mypy_cache .pytest_cache .ruff_cache

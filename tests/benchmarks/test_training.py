@@ -1,10 +1,12 @@
 """The training benchmark on a tiny network: phases of a step, transforms, tables."""
 
 import json
+from functools import partial
 from time import sleep
 from types import SimpleNamespace
 
 import numpy as np
+import phantom_study
 import pytest
 import torch
 import training
@@ -40,9 +42,13 @@ def invoke(tmp_path, monkeypatch):
 
 
 def test_a_step_is_the_sum_of_its_phases_scaled_to_the_batch(planned, monkeypatch):
-    batch = {"data": torch.rand(2, 2, 16, 32, 32), "target": torch.zeros(2, 1, 16, 32, 32, dtype=torch.int16)}
-    loader = SimpleNamespace(generate_train_batch=lambda: batch)
-    monkeypatch.setattr(training, "make_loader", lambda _: loader)
+    monkeypatch.setattr(phantom_study, "TIMED_BATCH", 2)
+    monkeypatch.setattr(phantom_study, "TIMED_PATCH", (16, 32, 32))
+
+    def make_loader(trainer):
+        return SimpleNamespace(generate_train_batch=partial(phantom_study._batch, trainer))
+
+    monkeypatch.setattr(training, "make_loader", make_loader)
     one_patch = training.Training(name="one patch", trainer="SGNetTrainer", cpu_patches=1)
     (row,) = training.measure_steps((one_patch,), CPU, rounds=2)
     assert (row["batch_size"], row["patches_computed"], row["patch_size"]) == (2, 1, [16, 32, 32])
