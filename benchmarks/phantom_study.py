@@ -23,8 +23,7 @@ import typer
 from study_results import SCORES, collect, run_folder, score_run, write_tables
 from timing import in_turn, seconds
 
-from sgnet_nnunet.dataset.convert import convert_collection
-from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.demo import run_command
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.phantom.config import PhantomConfig
@@ -197,8 +196,7 @@ def prepare(folder: Path, config: StudyConfig) -> None:
     ):
         collection = folder / f"phantoms{part}"
         write_phantoms(collection, patients=patients, seed=seed, workers=workers, config=POPULATION)
-        options = ConversionOptions(dataset_id=501, workers=workers)
-        converted = convert_collection(collection, folder / f"converted{part}", options).dataset_folder
+        converted = convert(collection, folder / f"converted{part}", workers=workers).dataset_folder
         _shrink(converted, raw, part, config.shrink)
     shutil.copy(folder / "convertedTr" / DATASET / "dataset.json", raw)
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (raw / "labelsTr").glob("*.nii.gz"))

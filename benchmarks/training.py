@@ -37,8 +37,7 @@ from timing import (
     seconds,
 )
 
-from sgnet_nnunet.dataset.convert import convert_collection
-from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.demo import run_command
 from sgnet_nnunet.files import write_text
 from sgnet_nnunet.phantom.population import write_phantoms
@@ -108,8 +107,7 @@ def prepare(folder: Path, *, patients: int, memory_gb: float) -> None:
     workers = os.cpu_count() or 1
     environment = environment_of(folder)
     write_phantoms(folder / "phantoms", patients=patients, seed=1, workers=workers)
-    options = ConversionOptions(dataset_id=501, workers=workers)
-    converted = convert_collection(folder / "phantoms", folder / "nnUNet_raw", options).dataset_folder
+    converted = convert(folder / "phantoms", folder / "nnUNet_raw", workers=workers).dataset_folder
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (converted / "labelsTr").iterdir())
     write_text(converted / "splits_final.json", json.dumps([{"train": cases[:-1], "val": cases[-1:]}]))
     command = ("nnUNetv2_plan_and_preprocess", "-d", "501", "-c", "3d_fullres")
