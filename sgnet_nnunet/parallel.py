@@ -1,17 +1,16 @@
-"""Running jobs in several processes that neither hang nor outlive their parent."""
+"""Work side by side: independent jobs in processes, and the stages of a pipeline in threads."""
 
 import multiprocessing
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import get_context
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from sgnet_nnunet.errors import SGNetError
 
@@ -32,24 +31,28 @@ def run_jobs(
         workers: Number of processes.
 
     Raises:
-        SGNetError: A worker died or ran out of memory.
+        SGNetError: A worker process was killed, or memory ran out.
         Exception: What `function` raised.
     """
+    workers = min(workers, len(jobs))
     try:
-        if min(workers, len(jobs)) <= 1:
+        if workers <= 1:
             yield from ((job, function(job)) for job in jobs)
         else:
-            yield from _run_in_pool(function, jobs, min(workers, len(jobs)))
-    except (BrokenProcessPool, MemoryError) as error:
+            yield from _run_in_pool(function, jobs, workers)
+    except BrokenProcessPool as error:
         raise SGNetError(
-            f"a worker died, probably for want of memory, with {workers} of them; run again with fewer"
+            f"a worker process was killed (out of memory?); retry with fewer than {workers} workers"
         ) from error
+    except MemoryError as error:
+        remedy = f"retry with fewer than {workers} workers" if workers > 1 else "close other programs"
+        raise SGNetError(f"out of memory; {remedy}") from error
 
 
 def _run_in_pool(
     function: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int
 ) -> Iterator[tuple[Job, Outcome]]:
-    # spawn, for a fork of a process with threads (torch, ITK, progress bars) can deadlock.
+    # A process with threads (torch, ITK, progress bars) can deadlock when it is forked.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     try:
@@ -61,7 +64,7 @@ def _run_in_pool(
 
 
 def _start_worker() -> None:
-    """Let the worker end with its parent; else it waits for ever, and may write beside the next run."""
+    """Let the worker end with its parent; else it waits for ever, and may write during the next run."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -72,56 +75,72 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-WAITING = 2
-"""Predictions that may wait for each export process, as in nnU-Net, lest they fill the memory."""
-
-
+@contextmanager
 def ahead(
-    function: Callable[[Job], Outcome], jobs: Iterable[Job], *, processes: int = 0
-) -> Iterator[Outcome]:
-    """Return an iterator over the outcome of each job, in order; the next ones are made while one is used.
+    function: Callable[[Job], Outcome],
+    jobs: Iterable[Job],
+    *,
+    threads: int = 1,
+    alone: Callable[[Outcome], bool] = lambda _: False,
+) -> Iterator[Iterator[Outcome]]:
+    """Yield an iterator over the outcome of each job, in order; the next ones are made meanwhile.
 
-    The first ones are begun at once.
+    The first ones are begun at once. Leaving the block drops the jobs that have not begun.
 
     Args:
-        function: Called with one job; picklable if there are processes.
+        function: Called with one job.
         jobs: Its arguments.
-        processes: Processes that work one job each; 0 for one thread of this process.
+        threads: Jobs that are worked on at a time.
+        alone: Whether the job after an outcome must wait until that outcome has been used.
 
     Raises:
-        SGNetError: If a process died.
         Exception: What `function` raised, in its job's turn.
     """
     remaining = iter(jobs)
-    pool = _pool(processes)
-    waiting = deque(pool.submit(function, job) for job in islice(remaining, max(processes, 1)))
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Outcome]] = deque()
+
+    def begin(number: int) -> None:
+        waiting.extend(pool.submit(function, job) for job in islice(remaining, number))
 
     def in_turn() -> Iterator[Outcome]:
-        with pool, _death_told():
-            while waiting:
-                outcome = waiting.popleft().result()
-                waiting.extend(pool.submit(function, job) for job in islice(remaining, 1))
-                yield outcome
+        while waiting:
+            # Popped as it is handed over: this generator must not keep an image alive.
+            outcome = [waiting.popleft().result()]
+            following = int(not alone(outcome[0]))
+            begin(following)
+            yield outcome.pop()
+            begin(1 - following)
 
-    return in_turn()
+    begin(threads)
+    try:
+        yield in_turn()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Submit(Protocol):
+    """Has the function of `behind` called later."""
+
+    def __call__(self, *arguments: object, now: bool = False) -> None:
+        """Hand over a call; with `now`, return only when it and those before it are finished."""
 
 
 @contextmanager
 def behind(
-    *, processes: int = 0, on_done: Callable[[], object] = lambda: None
-) -> Iterator[Callable[..., None]]:
-    """Yield a function that calls another one later, and waits if too many calls are waiting.
+    function: Callable[..., object], *, threads: int = 1, on_done: Callable[[], object] = lambda: None
+) -> Iterator[Submit]:
+    """Yield a function that hands calls of `function` to other threads, and waits if all are at work.
 
     Leaving the block waits for all calls.
 
     Args:
-        processes: Processes that make the calls; 0 for one thread of this process, which makes one call
-            while one waits.
+        function: What to call.
+        threads: Calls that are made at a time.
         on_done: Called in this thread for each call that has succeeded.
 
     Raises:
-        SGNetError: If a process died.
-        Exception: What a call raised, at the next one or on leaving the block.
+        Exception: What a call raised, at a later one or on leaving the block.
     """
     waiting: deque[Future[object]] = deque()
 
@@ -130,26 +149,13 @@ def behind(
             waiting.popleft().result()
             on_done()
 
-    with _pool(processes) as pool, _death_told():
+    with ThreadPoolExecutor(threads) as pool:
 
-        def submit(function: Callable[..., object], *arguments: object) -> None:
-            finish((WAITING * processes or 1) - 1)
+        def submit(*arguments: object, now: bool = False) -> None:
+            finish(threads - 1)
             waiting.append(pool.submit(function, *arguments))
+            if now:
+                finish(0)
 
         yield submit
         finish(0)
-
-
-def _pool(processes: int) -> Executor:
-    # spawn, for a fork of a process with threads can deadlock.
-    return ProcessPoolExecutor(processes, get_context("spawn")) if processes else ThreadPoolExecutor(1)
-
-
-@contextmanager
-def _death_told() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise SGNetError(
-            "a process of -npp or -nps died, probably for want of memory; run again with fewer of them"
-        ) from error

@@ -1,13 +1,16 @@
-"""Workers neither hang nor hide what went wrong."""
+"""Workers neither hang nor hide what went wrong, and the stages of a pipeline overlap."""
 
 import math
 import operator
 import os
+import threading
+import time
 
 import pytest
 
-from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.parallel import run_jobs
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import read_json
+from sgnet_nnunet.parallel import ahead, behind, run_jobs
 
 
 def out_of_memory(_: int) -> None:
@@ -28,11 +31,139 @@ def test_errors_cross_the_process_border():
         list(run_jobs(operator.index, ["a", "b"], workers=2))
 
 
-def test_dying_worker_ends_the_run_with_advice():
-    with pytest.raises(SGNetError, match=r"a worker died.*run again with fewer"):
+def test_killed_worker_ends_the_run_with_advice():
+    with pytest.raises(SGNetError, match=r"a worker process was killed .* fewer than 2 workers"):
         list(run_jobs(os._exit, [1, 1, 1], workers=2))
 
 
 def test_lack_of_memory_ends_the_run_with_advice():
-    with pytest.raises(SGNetError, match="run again with fewer"):
+    with pytest.raises(SGNetError, match="out of memory"):
         list(run_jobs(out_of_memory, [1], workers=1))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 9])
+def test_outcomes_come_in_order(threads: int):
+    with ahead(operator.neg, [3, 1, 2, 5], threads=threads) as outcomes:
+        assert list(outcomes) == [-3, -1, -2, -5]
+    with ahead(operator.neg, [], threads=threads) as outcomes:
+        assert list(outcomes) == []
+
+
+def test_error_comes_in_its_jobs_turn(tmp_path):
+    (tmp_path / "good.json").write_text("{}")
+    (tmp_path / "bad.json").write_text("{")
+    with ahead(read_json, [tmp_path / f"{name}.json" for name in ("good", "bad", "good")]) as outcomes:
+        assert next(outcomes) == {}
+        with pytest.raises(InputFileError, match=r"bad\.json: is not JSON"):
+            next(outcomes)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_more_jobs_are_begun_than_there_are_threads(threads: int):
+    begun = []
+    with ahead(begun.append, range(6), threads=threads) as outcomes:
+        next(outcomes)
+        deadline = time.monotonic() + 5
+        while len(begun) < 1 + threads and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.02)
+        assert begun == list(range(1 + threads))
+    assert len(begun) == 1 + threads
+
+
+def test_first_job_begins_before_it_is_asked_for():
+    begun = threading.Event()
+    with ahead(lambda _: begun.set(), [1]) as outcomes:
+        assert begun.wait(5)
+        assert list(outcomes) == [None]
+
+
+def test_next_job_waits_for_an_outcome_that_is_to_be_alone():
+    begun = []
+    with ahead(lambda job: begun.append(job) or job, range(3), alone=lambda job: job == 1) as outcomes:
+        assert [next(outcomes), next(outcomes)] == [0, 1]
+        time.sleep(0.02)
+        assert begun == [0, 1]
+        assert next(outcomes) == 2
+
+
+def test_stages_overlap():
+    """Each stage waits until another one is at work on its neighbour, which can only be if they overlap."""
+    barrier = threading.Barrier(2, timeout=10)
+    written = []
+
+    def write(case):
+        barrier.wait()
+        written.append(case)
+
+    with ahead(lambda case: case, range(3)) as cases, behind(write) as submit:
+        for case in cases:
+            submit(case)
+            barrier.wait()
+    assert written == [0, 1, 2]
+
+
+def test_one_call_is_made_behind_and_no_more():
+    release, started, submitted = threading.Event(), [], []
+
+    def write(case):
+        started.append(case)
+        assert release.wait(10)
+
+    def produce():
+        with behind(write) as submit:
+            for case in range(3):
+                submit(case)
+                submitted.append(case)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    time.sleep(0.05)
+    assert submitted == [0]
+    release.set()
+    thread.join(10)
+    assert started == submitted == [0, 1, 2]
+
+
+def test_call_can_be_waited_for():
+    written = []
+    with behind(lambda case: time.sleep(0.02) or written.append(case), threads=2) as submit:
+        submit(1)
+        submit(2, now=True)
+        assert sorted(written) == [1, 2]
+
+
+def test_calls_are_counted_when_they_have_succeeded():
+    done = []
+
+    def check(number):
+        if number < 0:
+            raise InputFileError(f"{number}.nii.gz", "is damaged", "copy it again")
+
+    def run(numbers):
+        with behind(check, on_done=lambda: done.append(1)) as submit:
+            for number in numbers:
+                submit(number)
+
+    run([1, 2])
+    assert len(done) == 2
+    with pytest.raises(InputFileError, match="is damaged"):
+        run([3, -1, 4])
+    assert len(done) == 3
+
+
+def test_error_of_the_block_waits_for_the_calls():
+    written = []
+
+    def write(case):
+        time.sleep(0.02)
+        written.append(case)
+
+    def fail():
+        with behind(write) as submit:
+            submit(1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert written == [1]

@@ -10,7 +10,9 @@ import typer
 
 from sgnet_nnunet.cli.console import err, out, progress_bar
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.inference.predictor import PredictionOptions, predict_images
+from sgnet_nnunet.inference.predictor import PredictionOptions
+from sgnet_nnunet.inference.predictor import predict as predict_folder
+from sgnet_nnunet.nnunet import find_model_folder, prints_to_log
 
 
 class Engine(str, Enum):
@@ -83,11 +85,13 @@ def predict(
     mirroring: Annotated[
         bool, typer.Option("--tta/--disable_tta", help="Average over mirrored images, up to 8 times slower.")
     ] = False,
-    preprocessing_processes: Annotated[
-        int | None, typer.Option("-npp", min=0, help="Processes that preprocess; 3 with a GPU, else none.")
+    preprocessing_threads: Annotated[
+        int | None,
+        typer.Option("-npp", min=0, help="Cases to read and preprocess at a time; 1, or 3 with a GPU."),
     ] = None,
-    export_processes: Annotated[
-        int | None, typer.Option("-nps", min=0, help="Processes that write; 3 with a GPU, else none.")
+    export_threads: Annotated[
+        int | None,
+        typer.Option("-nps", min=0, help="Cases to resample and write at a time; 1, or 3 with a GPU."),
     ] = None,
     continue_prediction: Annotated[
         bool, typer.Option("--continue_prediction", help="Keep the masks that are there already.")
@@ -120,21 +124,18 @@ def predict(
         max_memory=None if max_memory is None else round(max_memory * 1e9),
         step_size=step_size,
         mirroring=mirroring,
-        preprocessing_processes=preprocessing_processes,
-        export_processes=export_processes,
+        preprocessing_threads=preprocessing_threads,
+        export_threads=export_threads,
         continue_prediction=continue_prediction,
         save_probabilities=save_probabilities,
         num_parts=num_parts,
         part_id=part_id,
     )
     if models is None:
-        # nnU-Net takes seconds to import, and an exported model does without it.
-        from sgnet_nnunet.nnunet import find_model_folder  # noqa: PLC0415
-
         models = [find_model_folder(str(dataset), f"{trainer}__{plans}__{configuration}")]
     bar = progress_bar()
-    with bar if err.is_terminal else nullcontext():
-        cases = predict_images(
+    with prints_to_log(), bar if err.is_terminal else nullcontext():
+        cases = predict_folder(
             images,
             output,
             model_folders=models,

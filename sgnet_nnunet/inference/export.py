@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from sgnet_nnunet.errors import InputFileError, SGNetError, needs_extra
 from sgnet_nnunet.evaluation.operating_point import FILE_NAME as OPERATING_POINT
-from sgnet_nnunet.evaluation.operating_point import name_of_model
+from sgnet_nnunet.evaluation.operating_point import checksum_of, name_of_model
 from sgnet_nnunet.files import atomic_folder, atomic_path, write_text
 from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, open_exported
 from sgnet_nnunet.inference.runtimes import import_openvino
@@ -172,6 +172,7 @@ def _describe(
         "mirroring_axes": list(checkpoint_content["inference_allowed_mirroring_axes"] or ()),
         "background_head": network.background_head,
         "folds": {fold: geometry.as_dict() for fold, geometry in folds.items()},
+        "weights_sha256": {fold: checksum_of(model_folder / f"fold_{fold}" / checkpoint) for fold in folds},
     }
     write_text(folder / FILE_NAME, json.dumps(content, indent=2) + "\n")
     for name in ("plans.json", "dataset.json", OPERATING_POINT):

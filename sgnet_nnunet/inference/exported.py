@@ -32,6 +32,8 @@ class Export:
         background_head: Whether head 0 is the background.
         mirroring_axes: Spatial axes that may be mirrored, 0 for z.
         folds: The geometry of each fold's network, by the fold's name.
+        weights_sha256: Checksum of the checkpoint that each fold was exported from; empty for folders of
+            version 0.1.0.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Export:
     background_head: bool
     mirroring_axes: tuple[int, ...]
     folds: Mapping[str, NetworkGeometry]
+    weights_sha256: Mapping[str, str]
 
 
 def is_exported(folder: Path) -> bool:
@@ -67,6 +70,7 @@ def read_export(folder: Path) -> Export:
             background_head=content["background_head"],
             mirroring_axes=tuple(content["mirroring_axes"]),
             folds={name: NetworkGeometry.from_dict(values) for name, values in content["folds"].items()},
+            weights_sha256=content.get("weights_sha256", {}),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputFileError(path, f"lacks or garbles {error}", _REMEDY) from error

@@ -1,7 +1,12 @@
-"""What a network's heads stand for; nnU-Net's own `LabelManager` needs PyTorch."""
+"""A model's plan and labels, read without PyTorch.
+
+`read_description` reads what every model's folder says; `read_plan` adds the configuration's pre- and
+postprocessing, and refuses with `UnsupportedPlanError` what cannot be reproduced exactly without PyTorch.
+"""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,17 +73,21 @@ def labels_of(names: Mapping[str, Any], regions_class_order: Sequence[int] | Non
 
 
 RESAMPLING = "resample_torch_fornnunet"
-"""nnU-Net's linear interpolation by PyTorch, which `standalone.resample` equals."""
+"""nnU-Net's linear interpolation by PyTorch, which `preprocessing.resample` equals."""
 
 DIMENSIONS = 3
 
-_REMEDY = "export the model anew"
-_WITH_PYTORCH = "predict the trained model's own folder instead, with PyTorch"
+_REMEDY = "copy the model's folder again, or export the model again"
+_WITH_PYTORCH = "predict with the trained model's own folder"
+
+
+class UnsupportedPlanError(InputFileError):
+    """A valid plan whose pre- or postprocessing needs nnU-Net's own code, and PyTorch."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How images become the network's input, and its logits masks.
+class ModelDescription:
+    """What `plans.json` and `dataset.json` say of a model, whatever its configuration.
 
     Attributes:
         plans: The content of `plans.json`.
@@ -87,12 +96,6 @@ class Plan:
         file_ending: Ending of images and masks, such as `.nii.gz`.
         channels: Names of the image channels, in order.
         labels: What the network's heads stand for.
-        transpose_forward: Axis of the image for each of the network's axes.
-        transpose_backward: The way back.
-        spacing: Voxel size in mm that the network works at, along its own z, y, x.
-        normalisations: Name of nnU-Net's normalisation, for each channel.
-        masked: Whether it looks at non-zero voxels alone, for each channel.
-        intensities: Intensity statistics of the training images, for each channel.
     """
 
     plans: dict[str, Any]
@@ -101,12 +104,50 @@ class Plan:
     file_ending: str
     channels: tuple[str, ...]
     labels: Labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(ModelDescription):
+    """How images become the network's input, and its logits masks.
+
+    Attributes:
+        transpose_forward: Axis of the image for each of the network's axes.
+        transpose_backward: The inverse of it.
+        spacing: Voxel size in mm that the network works at, along its own z, y, x.
+        normalisations: Name of nnU-Net's normalisation, for each channel.
+        masked: Whether it looks at non-zero voxels alone, for each channel.
+        intensities: Intensity statistics of the training images, for each channel.
+    """
+
     transpose_forward: tuple[int, int, int]
     transpose_backward: tuple[int, int, int]
     spacing: tuple[float, float, float]
     normalisations: tuple[str, ...]
     masked: tuple[bool, ...]
     intensities: tuple[dict[str, float], ...]
+
+
+def read_description(folder: Path) -> ModelDescription:
+    """Read what a model's folder says of its images and labels.
+
+    Args:
+        folder: Folder with nnU-Net's `plans.json` and `dataset.json`.
+
+    Raises:
+        InputFileError: If a file cannot be read or lacks something.
+    """
+    path = folder / "plans.json"
+    plans, dataset = (read_json(each, remedy=_REMEDY) for each in (path, folder / "dataset.json"))
+    with _usable(path):
+        names = dataset["channel_names"] if "channel_names" in dataset else dataset["modality"]
+        return ModelDescription(
+            plans=plans,
+            dataset=dataset,
+            reader=plans["image_reader_writer"],
+            file_ending=dataset["file_ending"],
+            channels=tuple(str(name) for name in names.values()),
+            labels=labels_of(dataset["labels"], dataset.get("regions_class_order")),
+        )
 
 
 def read_plan(folder: Path, configuration: str) -> Plan:
@@ -117,26 +158,19 @@ def read_plan(folder: Path, configuration: str) -> Plan:
         configuration: Name of the plan's configuration, such as `3d_fullres`.
 
     Raises:
-        InputFileError: If a file cannot be read or lacks something, or the plan asks for something
-            that cannot be done exactly without PyTorch.
+        UnsupportedPlanError: If the plan asks for something that cannot be done exactly without PyTorch.
+        InputFileError: If a file cannot be read or lacks something.
     """
-    path = folder / "plans.json"
-    plans, dataset = (read_json(each, remedy=_REMEDY) for each in (path, folder / "dataset.json"))
-    try:
-        settings = _configuration(path, plans, configuration)
+    path, description = folder / "plans.json", read_description(folder)
+    plans, channels = description.plans, description.channels
+    with _usable(path):
+        settings = configuration_of(path, plans, configuration)
         _check_supported(path, plans, settings)
-        names = dataset["channel_names"] if "channel_names" in dataset else dataset["modality"]
-        channels = tuple(str(name) for name in names.values())
         statistics = plans.get("foreground_intensity_properties_per_channel")
         if statistics is None:
             statistics = plans["foreground_intensity_properties_by_modality"]
         return Plan(
-            plans=plans,
-            dataset=dataset,
-            reader=plans["image_reader_writer"],
-            file_ending=dataset["file_ending"],
-            channels=channels,
-            labels=labels_of(dataset["labels"], dataset.get("regions_class_order")),
+            **vars(description),
             transpose_forward=_three(plans["transpose_forward"], int),
             transpose_backward=_three(plans["transpose_backward"], int),
             spacing=_three(settings["spacing"], float),
@@ -144,13 +178,29 @@ def read_plan(folder: Path, configuration: str) -> Plan:
             masked=_each(settings["use_mask_for_norm"], channels, bool),
             intensities=tuple(statistics[str(channel)] for channel in range(len(channels))),
         )
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Turn whatever a garbled file leads to into one error that names it."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         detail = f"nothing called {error}" if isinstance(error, KeyError) else str(error)
         raise InputFileError(path, f"with dataset.json, holds no usable plan ({detail})", _REMEDY) from error
 
 
-def _configuration(path: Path, plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration with what it inherits from others."""
+def configuration_of(path: Path, plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a configuration's settings with what it inherits from others.
+
+    Args:
+        path: The file, for errors.
+        plans: Its content.
+        name: Name of the configuration.
+
+    Raises:
+        InputFileError: If the plans have no such configuration.
+    """
     configurations = plans["configurations"]
     merged: dict[str, Any] = {}
     seen: list[str] = []
@@ -170,9 +220,9 @@ def _configuration(path: Path, plans: Mapping[str, Any], name: str) -> dict[str,
 def _check_supported(path: Path, plans: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Refuse whatever would have to be approximated."""
     if settings.get("previous_stage") is not None:
-        raise InputFileError(path, "is the second stage of a cascade", _WITH_PYTORCH)
+        raise UnsupportedPlanError(path, "is the second stage of a cascade", _WITH_PYTORCH)
     if len(settings["spacing"]) != DIMENSIONS:
-        raise InputFileError(path, "is a 2D configuration", _WITH_PYTORCH)
+        raise UnsupportedPlanError(path, "is a 2D configuration", _WITH_PYTORCH)
     for key, given, supported in (
         ("preprocessor", settings.get("preprocessor_name", "DefaultPreprocessor"), "DefaultPreprocessor"),
         ("label manager", plans.get("label_manager", "LabelManager"), "LabelManager"),
@@ -180,15 +230,30 @@ def _check_supported(path: Path, plans: Mapping[str, Any], settings: Mapping[str
         ("resampling of probabilities", settings["resampling_fn_probabilities"], RESAMPLING),
     ):
         if given != supported:
-            raise InputFileError(path, f"{key} {given} needs PyTorch, {supported} does not", _WITH_PYTORCH)
+            raise UnsupportedPlanError(
+                path, f"{key} {given} needs PyTorch, {supported} does not", _WITH_PYTORCH
+            )
+    for scheme in settings["normalization_schemes"]:
+        if not _is_known_normalisation(scheme):
+            raise UnsupportedPlanError(
+                path, f"normalisation {scheme} is neither nnU-Net's own nor SG-Net's", _WITH_PYTORCH
+            )
     for key in ("resampling_fn_data_kwargs", "resampling_fn_probabilities_kwargs"):
         options = settings[key]
         if options.get("is_seg", False) or options.get("force_separate_z") is not False:
-            raise InputFileError(
+            raise UnsupportedPlanError(
                 path,
                 f"{key} must say is_seg false and force_separate_z false; got {json.dumps(options)}",
                 _WITH_PYTORCH,
             )
+
+
+def _is_known_normalisation(name: str) -> bool:
+    from nnunetv2.preprocessing.normalization import default_normalization_schemes  # noqa: PLC0415
+
+    from sgnet_nnunet.planning.normalization import PERCENTILE_SCHEMES  # noqa: PLC0415
+
+    return name in PERCENTILE_SCHEMES or hasattr(default_normalization_schemes, name)
 
 
 def _three(values: Sequence[object], kind: Callable[[Any], object]) -> tuple[Any, Any, Any]:

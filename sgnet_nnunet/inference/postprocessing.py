@@ -1,8 +1,12 @@
-"""Masks and probabilities out, whole or not at all, as nnU-Net writes them."""
+"""From logits to the files that nnU-Net writes: resampling, segmentation, masks and probabilities.
+
+Logits are resampled to the image's grid in blocks, and only where a voxel may become foreground.
+"""
 
 import json
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from math import log
 from pathlib import Path
@@ -11,48 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.operating_point import OperatingPoint
 from sgnet_nnunet.files import atomic_path, write_text
-from sgnet_nnunet.inference.plan import Labels, Plan
+from sgnet_nnunet.inference.plan import Labels, ModelDescription, Plan
 from sgnet_nnunet.inference.preprocessing import AxisWeights, Box, Shape, grid_weights, resample
 from sgnet_nnunet.nifti import reader_class
-
-
-def write_mask(path: Path, mask: NDArray[np.generic], properties: dict[str, Any], *, reader: str) -> None:
-    """Write a mask by nnU-Net's writer.
-
-    Args:
-        path: The file.
-        mask: Values of labels, shape (z, y, x).
-        properties: Those that the reader gave.
-        reader: Name of nnU-Net's class.
-    """
-    with atomic_path(path) as partial:
-        reader_class(reader)().write_seg(mask, str(partial), properties)
-
-
-def write_probabilities(
-    folder: Path, name: str, probabilities: NDArray[np.float32], properties: dict[str, Any]
-) -> None:
-    """Write the `.npz` and `.pkl` that nnU-Net's ensembles, and `sgnet tune`, read."""
-    with atomic_path(folder / f"{name}.npz") as partial:
-        np.savez_compressed(partial, probabilities=probabilities)
-    with atomic_path(folder / f"{name}.pkl") as partial:
-        partial.write_bytes(pickle.dumps(properties))
-
-
-def write_beside(folder: Path, plan: Plan, arguments: dict[str, Any]) -> None:
-    """Write the three files that `nnUNetv2_predict` leaves beside its masks.
-
-    Args:
-        folder: Where the masks go.
-        plan: The model's plan.
-        arguments: Those of nnU-Net's `predict_from_files`.
-    """
-    write_text(folder / "predict_from_raw_data_args.json", json.dumps(arguments, indent=4, sort_keys=True))
-    write_text(folder / "dataset.json", json.dumps(plan.dataset, indent=4))
-    write_text(folder / "plans.json", json.dumps(plan.plans, indent=4))
-
 
 BLOCK = 32
 """Length of a block of the image in voxels."""
@@ -206,14 +174,83 @@ def _probabilities(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.fl
 
 
 def _classes(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.uint16]:
-    """Return the value that each voxel of shape (heads, z, y, x) gets."""
-    classes = np.zeros(logits.shape[1:], dtype=np.uint16)
+    """Return the value that each voxel of logits, shape (heads, z, y, x), gets."""
     if labels.has_regions:
-        for region, value in zip(_probabilities(logits, labels), labels.regions_class_order, strict=True):
+        logits = _probabilities(logits, labels)
+    return classes_of(logits, labels)
+
+
+def classes_of(scores: NDArray[np.float32], labels: Labels) -> NDArray[np.uint16]:
+    """Return the value of each voxel: the likeliest label, or the last region above one half.
+
+    Args:
+        scores: Probabilities, shape (heads, z, y, x); without regions logits give the same.
+        labels: What the heads stand for.
+    """
+    classes = np.zeros(scores.shape[1:], dtype=np.uint16)
+    if labels.has_regions:
+        for region, value in zip(scores, labels.regions_class_order, strict=True):
             classes[region > HALF] = value
         return classes
-    best = logits[0].copy()
+    best = scores[0].copy()
     for label in range(1, labels.heads):
-        classes[logits[label] > best] = label
-        np.maximum(best, logits[label], out=best)
+        classes[scores[label] > best] = label
+        np.maximum(best, scores[label], out=best)
     return classes
+
+
+def write_mask(path: Path, mask: NDArray[np.generic], properties: dict[str, Any], *, reader: str) -> None:
+    """Write a mask by nnU-Net's writer.
+
+    Args:
+        path: The file.
+        mask: Values of labels, shape (z, y, x).
+        properties: Those that the reader gave.
+        reader: Name of nnU-Net's class.
+
+    Raises:
+        InputFileError: If the file cannot be written.
+    """
+    with _writing(path) as partial:
+        reader_class(reader)().write_seg(mask, str(partial), properties)
+
+
+def write_probabilities(
+    folder: Path, name: str, probabilities: NDArray[np.float32], properties: dict[str, Any]
+) -> None:
+    """Write the `.npz` and `.pkl` that nnU-Net's ensembles read.
+
+    Raises:
+        InputFileError: If a file cannot be written.
+    """
+    with _writing(folder / f"{name}.npz") as partial:
+        np.savez_compressed(partial, probabilities=probabilities)
+    with _writing(folder / f"{name}.pkl") as partial:
+        partial.write_bytes(pickle.dumps(properties))
+
+
+def write_model_files(folder: Path, model: ModelDescription, arguments: dict[str, Any]) -> None:
+    """Write the three files that `nnUNetv2_predict` leaves next to its masks.
+
+    Args:
+        folder: Folder of the masks, which is made if it is not there.
+        model: The model.
+        arguments: Those of nnU-Net's `predict_from_files`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "predict_from_raw_data_args.json", json.dumps(arguments, indent=4, sort_keys=True))
+    write_text(folder / "dataset.json", json.dumps(model.dataset, indent=4))
+    write_text(folder / "plans.json", json.dumps(model.plans, indent=4))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    try:
+        with atomic_path(path) as partial:
+            yield partial
+    except OSError as error:
+        raise InputFileError(
+            path,
+            f"cannot be written ({error.strerror or error})",
+            "free disk space or name another -o, and go on with --continue_prediction",
+        ) from error

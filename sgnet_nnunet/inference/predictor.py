@@ -1,41 +1,58 @@
-"""How to predict, free of PyTorch so that a command line can be read without it."""
+"""Prediction of a folder of images: find cases, read, preprocess, run the engine, postprocess, write.
+
+Every kind of model goes through the same stages and differs in its engine: one fold or several (logits
+averaged), one model or several (probabilities averaged on the image's grid), trained or exported. PyTorch
+is imported by trained models only.
+"""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.operating_point import (
-    FILE_NAME,
     OperatingPoint,
-    name_of_model,
-    read_operating_point,
+    Provenance,
+    apply_operating_point,
+    combine_checksums,
+    find_operating_point,
     warn_of_unused_points,
 )
 from sgnet_nnunet.inference.engines import Engine, Mirrored
-from sgnet_nnunet.inference.exported import is_exported, open_exported, read_export
-from sgnet_nnunet.inference.plan import Plan, read_plan
+from sgnet_nnunet.inference.exported import Export, is_exported, open_exported, read_export
+from sgnet_nnunet.inference.plan import ModelDescription, Plan, read_description, read_plan
 from sgnet_nnunet.inference.postprocessing import (
+    classes_of,
     probabilities_on_image,
     segment,
-    write_beside,
     write_mask,
+    write_model_files,
     write_probabilities,
 )
-from sgnet_nnunet.inference.preprocessing import Prepared, preprocess
-from sgnet_nnunet.nifti import reader_class
+from sgnet_nnunet.inference.preprocessing import Prepared, prepare
+from sgnet_nnunet.nifti import read_channels
 from sgnet_nnunet.nnunet import find_cases
+from sgnet_nnunet.parallel import ahead, behind
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES_NEXT_TO_OTHERS = 1 << 28
+"""Bytes of a preprocessed image: a larger one has the memory to itself, from reading to writing."""
+
+GPU_THREADS = 3
+"""Cases that are preprocessed, and written, at a time by default next to a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionOptions:
-    """How to predict; the defaults are fit for a CPU.
+    """How to predict; the defaults suit a CPU.
 
     Attributes:
         folds: Folds whose networks are averaged; none for all that are trained.
@@ -47,8 +64,9 @@ class PredictionOptions:
         max_memory: Memory that the network may take, in bytes; None to go by what is free.
         step_size: Step of the sliding window in patches.
         mirroring: Also predict mirrored images, and average: up to 8 times slower.
-        preprocessing_processes: Processes that preprocess; None for 0 without a GPU.
-        export_processes: Processes that resample and write; None for 0 without a GPU.
+        preprocessing_threads: Cases that are read and preprocessed at a time while the network works;
+            None for 1, or 3 next to a GPU; 0 means 1.
+        export_threads: Cases that are resampled and written at a time, likewise.
         continue_prediction: Keep the masks that are there already.
         save_probabilities: Also write each case's probabilities as `.npz`.
         num_parts: Parts that the cases are dealt out to, one a run.
@@ -67,8 +85,8 @@ class PredictionOptions:
     max_memory: int | None = None
     step_size: float = 0.5
     mirroring: bool = False
-    preprocessing_processes: int | None = None
-    export_processes: int | None = None
+    preprocessing_threads: int | None = None
+    export_threads: int | None = None
     continue_prediction: bool = False
     save_probabilities: bool = False
     num_parts: int = 1
@@ -77,270 +95,457 @@ class PredictionOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.part_id < self.num_parts:
             raise SGNetError(
-                f"--part-id {self.part_id}: of {self.num_parts} parts there are 0 to {self.num_parts - 1}; "
-                "give one of them, and --num-parts"
+                f"--part-id {self.part_id}: with --num-parts {self.num_parts} it must be 0 to "
+                f"{self.num_parts - 1}"
             )
 
 
-logger = logging.getLogger(__name__)
-
-
-def find_operating_point(
-    wanted: str, model_folder: Path, *, model: str | None = None
-) -> OperatingPoint | None:
-    """Return the operating point to predict at.
-
-    Args:
-        wanted: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder, if any.
-        model_folder: nnU-Net's folder of the training, or one of `sgnet export`.
-        model: The data set's name and the model folder's; None to read them in the folder.
-
-    Raises:
-        InputFileError: If the file cannot be used.
-        SGNetError: If it was tuned for another model.
-    """
-    path = model_folder / FILE_NAME if wanted == "auto" else Path(wanted)
-    if wanted == "none" or (wanted == "auto" and not path.exists()):
-        logger.info("no operating point: nnU-Net's own segmentation")
-        return None
-    record, model = read_operating_point(path), model or name_of_model(model_folder)
-    if record.tuned_for.model != model:
-        raise SGNetError(
-            f"{path}: was tuned for {record.tuned_for.model}, not for {model}; "
-            "tune this model with sgnet tune, or predict with --operating-point none"
-        )
-    logger.info("operating point of %s: %s", path, record.point)
-    return record.point
-
-
-LARGEST_BESIDE_OTHERS = 1 << 28
-"""Bytes of a preprocessed image: a larger one has the memory to itself, from reading to writing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What to predict, and what to write.
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A case on the image's grid, axes in the order that the reader gave (z, y, x for NIfTI).
 
     Attributes:
-        continue_prediction: Keep the masks that are there already.
-        save_probabilities: Also write each case's probabilities as `.npz`.
-        num_parts: Parts that the cases are dealt out to, one a run.
-        part_id: The part to predict, from 0.
+        mask: Values of labels, shape (z, y, x).
+        probabilities: Shape (heads, z, y, x); None unless they are asked for.
     """
 
-    continue_prediction: bool = False
-    save_probabilities: bool = False
-    num_parts: int = 1
-    part_id: int = 0
+    mask: NDArray[np.integer]
+    probabilities: NDArray[np.float32] | None
 
 
-def predict_folder(
-    images: Path,
-    output: Path,
-    *,
-    plan: Plan,
-    open_engine: Callable[[], Engine],
-    point: OperatingPoint | None = None,
-    options: Options | None = None,
-    on_start: Callable[[int], object] = lambda _: None,
-    on_done: Callable[[], object] = lambda: None,
-) -> int:
-    """Predict the cases of a folder, and return how many were predicted.
+class Processing(Protocol):
+    """How a plan turns images into the network's input, and logits into masks."""
 
-    Args:
-        images: nnU-Net's folder of images.
-        output: Folder to write the masks to, and beside them the files that nnU-Net leaves there.
+    def prepare(
+        self, channels: Sequence[NDArray[np.float32]], properties: dict[str, Any], *, pool: Executor
+    ) -> Prepared:
+        """Return the preprocessed image of a case that has been read; may overwrite the channels."""
+        ...
+
+    def probabilities(self, logits: NDArray[np.float32], properties: dict[str, Any]) -> NDArray[np.float32]:
+        """Return probabilities on the image's grid, shape (heads, z, y, x)."""
+        ...
+
+    def postprocess(
+        self,
+        logits: NDArray[np.float32],
+        properties: dict[str, Any],
+        *,
+        point: OperatingPoint | None,
+        with_probabilities: bool,
+    ) -> Prediction:
+        """Return a case's mask and, if they are asked for, its probabilities."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlanProcessing:
+    """The torch-free processing, which equals nnU-Net's to 1e-6 for the plans that `read_plan` accepts.
+
+    Attributes:
         plan: The model's plan.
-        open_engine: Returns the network; called while the first case is read.
-        point: Where to cut; None for nnU-Net's own segmentation.
-        options: What to predict, and what to write.
-        on_start: Called with the number of cases that will be predicted.
-        on_done: Called after each case, in another thread.
-
-    Raises:
-        InputFileError: If an image is missing, damaged or of another grid than its case's first.
-        SGNetError: If the network or the reader does not fit the plan.
     """
-    options = options or Options()
-    reader_class(plan.reader)
-    cases = find_cases(images, file_ending=plan.file_ending, channels=len(plan.channels))
-    output.mkdir(parents=True, exist_ok=True)
-    write_beside(output, plan, _arguments(images, output, options))
-    cases = _wanted(cases, output, plan, options)
-    on_start(len(cases))
 
-    def export(name: str, properties: dict[str, Any], logits: NDArray[np.float32]) -> None:
-        _export(output, name, properties, logits, plan, point, options)
-        on_done()
+    plan: Plan
 
-    # Two threads read channels, one prepares the next case and one exports: NumPy and zlib run without
-    # the interpreter's lock.
-    with (
-        ThreadPoolExecutor(2) as channels,
-        ThreadPoolExecutor(1) as reading,
-        ThreadPoolExecutor(1) as writing,
-    ):
-        _run(cases, plan, open_engine, export, channels=channels, reading=reading, writing=writing)
-    return len(cases)
+    def prepare(
+        self, channels: Sequence[NDArray[np.float32]], properties: dict[str, Any], *, pool: Executor
+    ) -> Prepared:
+        """Return the preprocessed image; see `preprocessing.prepare`."""
+        return prepare(channels, properties, self.plan, pool=pool)
 
+    def probabilities(self, logits: NDArray[np.float32], properties: dict[str, Any]) -> NDArray[np.float32]:
+        """Return probabilities on the image's grid; see `postprocessing.probabilities_on_image`."""
+        return probabilities_on_image(logits, properties, self.plan)
 
-def _run(
-    cases: Mapping[str, list[Path]],
-    plan: Plan,
-    open_engine: Callable[[], Engine],
-    export: Callable[[str, dict[str, Any], NDArray[np.float32]], None],
-    *,
-    channels: Executor,
-    reading: Executor,
-    writing: Executor,
-) -> None:
-    """Take every case through the network: one is read ahead, and one waits to be written."""
-
-    def read_next() -> Future[Prepared] | None:
-        paths = next(following, None)
-        return None if paths is None else reading.submit(preprocess, paths, plan, pool=channels)
-
-    if not cases:
-        return
-    following = iter(cases.values())
-    ahead = read_next()
-    engine = _fitting(open_engine(), plan)
-    behind: Future[None] | None = None
-    for name in cases:
-        assert ahead is not None  # noqa: S101 - one is read for each name
-        prepared = ahead.result()
-        alone = prepared.image.nbytes > LARGEST_BESIDE_OTHERS
-        ahead = None if alone else read_next()
-        logits = engine.logits(prepared.image)
-        if behind is not None:
-            behind.result()
-        behind = writing.submit(export, name, prepared.properties, logits)
-        del prepared, logits
-        if alone:
-            behind.result()
-            ahead = read_next()
-    if behind is not None:
-        behind.result()
+    def postprocess(
+        self,
+        logits: NDArray[np.float32],
+        properties: dict[str, Any],
+        *,
+        point: OperatingPoint | None,
+        with_probabilities: bool,
+    ) -> Prediction:
+        """Return a case's mask and, if they are asked for, its probabilities."""
+        probabilities = self.probabilities(logits, properties) if with_probabilities else None
+        return Prediction(segment(logits, properties, self.plan, point=point), probabilities)
 
 
-def _fitting(engine: Engine, plan: Plan) -> Engine:
-    has, needed = (engine.channels, engine.heads), (len(plan.channels), plan.labels.heads)
-    if has != needed:
-        raise SGNetError(
-            f"the network has {has[0]} channels and {has[1]} heads, plans.json and dataset.json ask for "
-            f"{needed[0]} and {needed[1]}; export the model anew"
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """One model, trained or exported.
+
+    Attributes:
+        folder: Its folder.
+        name: The data set's name and the training folder's.
+        description: What its `plans.json` and `dataset.json` say.
+        processing: Its pre- and postprocessing.
+        build_engine: Builds its engine.
+        engine_name: Name of the engine: tiled, whole or sparse.
+        device: Where the engine computes: cpu, cuda or mps.
+        folds: Folds whose networks are averaged, sorted.
+        mirroring: Whether predictions of mirrored images are averaged.
+        checksums: Returns the SHA-256 checksum of each fold's checkpoint.
+    """
+
+    folder: Path
+    name: str
+    description: ModelDescription
+    processing: Processing
+    build_engine: Callable[[], Engine]
+    engine_name: str
+    device: str
+    folds: tuple[str, ...]
+    mirroring: bool
+    checksums: Callable[[], Sequence[str]]
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine, built when it is first asked for, which can take seconds.
+
+        Raises:
+            SGNetError: If the network does not fit `plans.json` and `dataset.json`, or cannot be opened.
+        """
+        engine = self.build_engine()
+        has, needed = (engine.channels, engine.heads), self.channels_and_heads
+        if has != needed:
+            raise SGNetError(
+                f"{self.folder}: the network has {has[0]} channels and {has[1]} heads, plans.json and "
+                f"dataset.json ask for {needed[0]} and {needed[1]}; train or export the model again"
+            )
+        return engine
+
+    @property
+    def channels_and_heads(self) -> tuple[int, int]:
+        """Image channels that the network must take, and heads that it must have."""
+        return len(self.description.channels), self.description.labels.heads
+
+    @property
+    def provenance(self) -> Provenance:
+        """What an operating point must have been tuned for."""
+        return Provenance(
+            model=self.name,
+            engine=self.engine_name,
+            folds=self.folds,
+            weights_sha256=combine_checksums(self.checksums()),
+            mirroring=self.mirroring,
         )
-    return engine
 
 
-def _wanted(
-    cases: dict[str, list[Path]], output: Path, plan: Plan, options: Options
-) -> dict[str, list[Path]]:
-    """Return this part's cases, without those that are there and to be kept."""
-    part = dict(list(cases.items())[options.part_id :: options.num_parts])
-    if not options.continue_prediction:
-        return part
-    endings = [plan.file_ending, ".npz"] if options.save_probabilities else [plan.file_ending]
-    return {
-        name: paths
-        for name, paths in part.items()
-        if not all((output / f"{name}{ending}").is_file() for ending in endings)
-    }
+class Predictor:
+    """Predicts cases with one model or the average of several.
+
+    Args:
+        models: The models, which take the same images and have the same labels.
+        options: How to predict.
+        point: Operating point of the masks; None for nnU-Net's own segmentation.
+    """
+
+    def __init__(
+        self, models: Sequence[Model], *, options: PredictionOptions, point: OperatingPoint | None = None
+    ) -> None:
+        self.models = tuple(models)
+        self.options = options
+        self.point = point
+        self.description = models[0].description
+        # NumPy and zlib run without the interpreter's lock.
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="channels")
+
+    @classmethod
+    def open(
+        cls,
+        model_folders: Sequence[Path],
+        *,
+        options: PredictionOptions | None = None,
+        operating_point: str = "auto",
+    ) -> "Predictor":
+        """Return the predictor of one or several models; the engines are built when they are first used.
+
+        Args:
+            model_folders: nnU-Net's folders of trainings, or folders of `sgnet export`.
+            options: How to predict; the defaults suit a CPU.
+            operating_point: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder.
+                An average of several models has none.
+
+        Raises:
+            InputFileError: If a file of a model is missing or damaged, or the operating point was tuned
+                for other networks or settings.
+            SGNetError: If the models do not fit together, or an option does not fit them.
+        """
+        options = options or PredictionOptions()
+        check_alike(model_folders)
+        if len(model_folders) > 1:
+            warn_of_unused_points(operating_point, model_folders)
+        models = [open_model(folder, options) for folder in model_folders]
+        point = None
+        if len(models) == 1:
+            point = find_operating_point(operating_point, model_folders[0], provenance=models[0].provenance)
+        return cls(models, options=options, point=point)
+
+    @property
+    def provenance(self) -> Provenance:
+        """The networks and settings that a single model predicts with.
+
+        Raises:
+            SGNetError: If there are several models.
+        """
+        if len(self.models) > 1:
+            raise SGNetError("an average of several models has no provenance; open one model")
+        return self.models[0].provenance
+
+    def predict_folder(
+        self,
+        images: Path,
+        output: Path,
+        *,
+        on_start: Callable[[int], object] = lambda _: None,
+        on_done: Callable[[], object] = lambda: None,
+    ) -> int:
+        """Predict the cases of a folder, and return how many were predicted.
+
+        While the engine works on one case, the next is read and preprocessed, and the one before is
+        postprocessed and written.
+
+        Args:
+            images: nnU-Net's folder of images.
+            output: Folder to write the masks to, with the files that nnU-Net leaves there.
+            on_start: Called with the number of cases that will be predicted.
+            on_done: Called after each case.
+
+        Raises:
+            InputFileError: If an image is missing, damaged or on another grid than its case's first, or a
+                mask cannot be written.
+            SGNetError: If an engine cannot be built, or an image does not fit into memory.
+        """
+        cases = self.cases_to_predict(images, output)
+        threads = GPU_THREADS if any(model.device == "cuda" for model in self.models) else 1
+        reading, writing = (
+            threads if asked is None else max(asked, 1)
+            for asked in (self.options.preprocessing_threads, self.options.export_threads)
+        )
+        with ahead(self._read_and_preprocess, cases.values(), threads=reading, alone=_is_large) as prepared:
+            if cases:
+                self.build_engines()
+            write_model_files(output, self.description, self._arguments(images, output))
+            on_start(len(cases))
+            with behind(self._postprocess_and_write, threads=writing, on_done=on_done) as write:
+                for name, inputs in zip(cases, prepared, strict=True):
+                    alone, properties = _is_large(inputs), [each.properties for each in inputs]
+                    logits = self.run_engines(inputs)
+                    del inputs
+                    write(output, name, logits, properties, now=alone)
+                    del logits
+        return len(cases)
+
+    def probabilities(self, paths: Sequence[Path]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Predict one case, and return its probabilities on the image's grid.
+
+        Args:
+            paths: Its files, one a channel.
+
+        Returns:
+            Probabilities, shape (heads, z, y, x) with the axes that the reader gave, and the properties
+            that nnU-Net's reader and preprocessor give, `spacing` in mm along z, y, x among them.
+
+        Raises:
+            InputFileError: As for `predict_folder`.
+            SGNetError: As for `predict_folder`.
+        """
+        inputs = self._read_and_preprocess(paths)
+        properties = [each.properties for each in inputs]
+        return self._mean_probabilities(self.run_engines(inputs), properties), properties[0]
+
+    def cases_to_predict(self, images: Path, output: Path) -> dict[str, list[Path]]:
+        """Find the cases of this run's part, without those whose masks are there and to be kept.
+
+        Returns:
+            The files of each case, one a channel, by the case's name.
+
+        Raises:
+            InputFileError: If the folder has no case, or a case has too few channels or too many.
+        """
+        ending, options = self.description.file_ending, self.options
+        cases = find_cases(images, file_ending=ending, channels=len(self.description.channels))
+        part = dict(list(cases.items())[options.part_id :: options.num_parts])
+        if not options.continue_prediction:
+            return part
+        endings = [ending, ".npz"] if options.save_probabilities else [ending]
+        return {
+            name: paths
+            for name, paths in part.items()
+            if not all((output / f"{name}{ending}").is_file() for ending in endings)
+        }
+
+    def read(self, paths: Sequence[Path]) -> tuple[list[NDArray[np.float32]], dict[str, Any]]:
+        """Read and check the channels of a case; see `read_channels`."""
+        return read_channels(paths, reader=self.description.reader, pool=self._pool)
+
+    def preprocess(
+        self, channels: Sequence[NDArray[np.float32]], properties: dict[str, Any]
+    ) -> list[Prepared]:
+        """Preprocess a case for each model; models with the same plan share the image.
+
+        Args:
+            channels: Each of shape (z, y, x); overwritten.
+            properties: The reader's.
+        """
+        inputs: list[Prepared] = []
+        for index, model in enumerate(self.models):
+            processings = [other.processing for other in self.models[:index]]
+            if model.processing in processings:
+                inputs.append(inputs[processings.index(model.processing)])
+                continue
+            is_last = index == len(self.models) - 1
+            own = channels if is_last else [channel.copy() for channel in channels]
+            inputs.append(model.processing.prepare(own, properties, pool=self._pool))
+        return inputs
+
+    def build_engines(self) -> None:
+        """Build the engines that are not built yet."""
+        for model in self.models:
+            _ = model.engine
+
+    def run_engines(self, inputs: Sequence[Prepared]) -> list[NDArray[np.float32]]:
+        """Return each model's logits, shape (heads, z, y, x) on its network's grid."""
+        return [
+            model.engine.logits(prepared.image) for model, prepared in zip(self.models, inputs, strict=True)
+        ]
+
+    def postprocess(
+        self, logits: Sequence[NDArray[np.float32]], properties: Sequence[dict[str, Any]]
+    ) -> Prediction:
+        """Resample logits to the image's grid and segment them, at the operating point if there is one.
+
+        Args:
+            logits: Those of each model.
+            properties: What the reader and each model's preprocessing know of the case.
+        """
+        with_probabilities = self.options.save_probabilities
+        if len(self.models) == 1:
+            return self.models[0].processing.postprocess(
+                logits[0], properties[0], point=self.point, with_probabilities=with_probabilities
+            )
+        mean, labels = self._mean_probabilities(logits, properties), self.description.labels
+        if self.point is None:
+            mask: NDArray[np.integer] = classes_of(mean, labels).astype(labels.mask_type, copy=False)
+        else:
+            mask = apply_operating_point(mean, self.point, labels, tuple(properties[0]["spacing"]))
+        return Prediction(mask, mean if with_probabilities else None)
+
+    def write(self, output: Path, name: str, prediction: Prediction, properties: dict[str, Any]) -> None:
+        """Write a case's files, the mask last: by it `--continue_prediction` knows what is done."""
+        if prediction.probabilities is not None:
+            write_probabilities(output, name, prediction.probabilities, properties)
+        path = output / f"{name}{self.description.file_ending}"
+        write_mask(path, prediction.mask, properties, reader=self.description.reader)
+
+    def _read_and_preprocess(self, paths: Sequence[Path]) -> list[Prepared]:
+        return self.preprocess(*self.read(paths))
+
+    def _postprocess_and_write(
+        self, output: Path, name: str, logits: list[NDArray[np.float32]], properties: list[dict[str, Any]]
+    ) -> None:
+        self.write(output, name, self.postprocess(logits, properties), properties[0])
+
+    def _mean_probabilities(
+        self, logits: Sequence[NDArray[np.float32]], properties: Sequence[dict[str, Any]]
+    ) -> NDArray[np.float32]:
+        total: NDArray[np.float32] | None = None
+        for model, its_logits, its_properties in zip(self.models, logits, properties, strict=True):
+            probabilities = model.processing.probabilities(its_logits, its_properties)
+            total = probabilities if total is None else total + probabilities
+        assert total is not None  # noqa: S101 - there is a model
+        return total if len(self.models) == 1 else np.asarray(total / len(self.models), dtype=np.float32)
+
+    def _arguments(self, images: Path, output: Path) -> dict[str, object]:
+        """Return the arguments that nnU-Net's `predict_from_files` would have had."""
+        return {
+            "list_of_lists_or_source_folder": str(images),
+            "output_folder_or_list_of_truncated_output_files": str(output),
+            "save_probabilities": self.options.save_probabilities,
+            "overwrite": not self.options.continue_prediction,
+            "num_processes_preprocessing": self.options.preprocessing_threads or 0,
+            "num_processes_segmentation_export": self.options.export_threads or 0,
+            "folder_with_segs_from_prev_stage": None,
+            "num_parts": self.options.num_parts,
+            "part_id": self.options.part_id,
+        }
 
 
-def _export(
-    output: Path,
-    name: str,
-    properties: dict[str, Any],
-    logits: NDArray[np.float32],
-    plan: Plan,
-    point: OperatingPoint | None,
-    options: Options,
-) -> None:
-    if options.save_probabilities:
-        write_probabilities(output, name, probabilities_on_image(logits, properties, plan), properties)
-    mask = segment(logits, properties, plan, point=point)
-    write_mask(output / f"{name}{plan.file_ending}", mask, properties, reader=plan.reader)
-
-
-def _arguments(images: Path, output: Path, options: Options) -> dict[str, object]:
-    """Return the arguments that nnU-Net's `predict_from_files` would have had."""
-    return {
-        "list_of_lists_or_source_folder": str(images),
-        "output_folder_or_list_of_truncated_output_files": str(output),
-        "save_probabilities": options.save_probabilities,
-        "overwrite": not options.continue_prediction,
-        "num_processes_preprocessing": 0,
-        "num_processes_segmentation_export": 0,
-        "folder_with_segs_from_prev_stage": None,
-        "num_parts": options.num_parts,
-        "part_id": options.part_id,
-    }
-
-
-FOR_TRAINED_MODELS = {
-    "checkpoint": "-chk",
-    "step_size": "-step_size",
-    "preprocessing_processes": "-npp",
-    "export_processes": "-nps",
-}
-"""Options that an exported model has no use for, by their flags."""
-
-
-def predict_exported(
+def predict(
     images: Path,
     output: Path,
     *,
-    model_folder: Path,
-    operating_point: str,
-    options: PredictionOptions,
+    model_folders: Sequence[Path],
+    operating_point: str = "auto",
+    options: PredictionOptions | None = None,
     on_start: Callable[[int], object] = lambda _: None,
     on_done: Callable[[], object] = lambda: None,
 ) -> int:
-    """Predict every case of a folder, and return how many were predicted.
+    """Predict every case of a folder, as `sgnet predict` does, and return how many were predicted.
 
     Args:
-        images: nnU-Net's folder of images.
+        images: Folder of images, named as for nnU-Net.
         output: Folder to write the masks to.
-        model_folder: Written by `sgnet export`.
+        model_folders: Trained models, or models of `sgnet export`; several are averaged.
         operating_point: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder.
-        options: How to predict.
+        options: How to predict; the defaults suit a CPU.
         on_start: Called with the number of cases that will be predicted.
         on_done: Called after each case.
 
     Raises:
-        InputFileError: If a file is missing or damaged.
-        SGNetError: If an option is for trained models, or the model does not allow it.
+        InputFileError: If a file is missing or damaged, or a mask cannot be written.
+        SGNetError: If the models, or what the options ask of them, are not available.
     """
+    predictor = Predictor.open(model_folders, options=options, operating_point=operating_point)
+    return predictor.predict_folder(images, output, on_start=on_start, on_done=on_done)
+
+
+def open_model(folder: Path, options: PredictionOptions) -> Model:
+    """Open a folder of `sgnet export`, or one of nnU-Net's trainings.
+
+    Raises:
+        InputFileError: If a file is missing or damaged.
+        SGNetError: If an option does not fit the model.
+    """
+    if is_exported(folder):
+        return _open_exported(folder, options)
+    # PyTorch takes seconds to import, and an exported model does without it.
+    from sgnet_nnunet.inference.trained_model import open_trained  # noqa: PLC0415
+
+    return open_trained(folder, options)
+
+
+def _open_exported(folder: Path, options: PredictionOptions) -> Model:
     refuse_options(options)
-    export = read_export(model_folder)
-    axes = export.mirroring_axes if options.mirroring else ()
-
-    def open_engine() -> Engine:
-        engine = open_exported(
-            model_folder,
-            folds=options.folds,
-            precision=options.precision,
-            engine=options.engine,
-            max_memory=options.max_memory,
-        )
-        return Mirrored(engine, axes) if axes else engine
-
-    return predict_folder(
-        images,
-        output,
-        plan=read_plan(model_folder, export.configuration),
-        open_engine=open_engine,
-        point=find_operating_point(operating_point, model_folder, model=export.model),
-        options=Options(
-            continue_prediction=options.continue_prediction,
-            save_probabilities=options.save_probabilities,
-            num_parts=options.num_parts,
-            part_id=options.part_id,
-        ),
-        on_start=on_start,
-        on_done=on_done,
+    export = read_export(folder)
+    plan = read_plan(folder, export.configuration)
+    folds = tuple(sorted(options.folds or export.folds))
+    mirroring = options.mirroring and bool(export.mirroring_axes)
+    can_skip = all(export.folds[fold].can_skip for fold in folds if fold in export.folds)
+    return Model(
+        folder=folder,
+        name=export.model,
+        description=plan,
+        processing=PlanProcessing(plan),
+        build_engine=partial(_build_exported_engine, export, options, mirroring=mirroring),
+        engine_name="sparse" if can_skip and options.engine != "whole" else "whole",
+        device="cpu",
+        folds=folds,
+        mirroring=mirroring,
+        checksums=lambda: [export.weights_sha256.get(fold, "") for fold in folds],
     )
+
+
+def _build_exported_engine(export: Export, options: PredictionOptions, *, mirroring: bool) -> Engine:
+    engine = open_exported(
+        export.folder,
+        folds=options.folds,
+        precision=options.precision,
+        engine=options.engine,
+        max_memory=options.max_memory,
+    )
+    return Mirrored(engine, export.mirroring_axes) if mirroring else engine
 
 
 def refuse_options(options: PredictionOptions) -> None:
@@ -350,11 +555,8 @@ def refuse_options(options: PredictionOptions) -> None:
         SGNetError: If an option is for trained models.
     """
     default = PredictionOptions()
-    given = [
-        flag
-        for name, flag in FOR_TRAINED_MODELS.items()
-        if getattr(options, name) not in {getattr(default, name), 0}
-    ]
+    flags = {"checkpoint": "-chk", "step_size": "-step_size"}
+    given = [flag for name, flag in flags.items() if getattr(options, name) != getattr(default, name)]
     given += [f"--engine {options.engine}"] if options.engine == "tiled" else []
     given += [f"--runtime {options.runtime}"] if options.runtime == "torch" else []
     given += [f"-device {options.device}"] if options.device not in {None, "cpu"} else []
@@ -365,60 +567,28 @@ def refuse_options(options: PredictionOptions) -> None:
         )
 
 
-def predict_images(
-    images: Path,
-    output: Path,
-    *,
-    model_folders: Sequence[Path],
-    operating_point: str = "auto",
-    options: PredictionOptions,
-    on_start: Callable[[int], object] = lambda _: None,
-    on_done: Callable[[], object] = lambda: None,
-) -> int:
-    """Predict every case of a folder with trained models or an exported one; return how many there are.
-
-    Args:
-        images: Folder of images, named as for nnU-Net.
-        output: Folder to write the masks to.
-        model_folders: Trained models, or one that `sgnet export` has written.
-        operating_point: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder.
-        options: How to predict.
-        on_start: Called with the number of cases that will be predicted.
-        on_done: Called after each case.
+def check_alike(model_folders: Sequence[Path]) -> None:
+    """Check that models can be averaged.
 
     Raises:
-        InputFileError: If a file is missing or damaged.
-        SGNetError: If the models, or what the options ask of them, cannot be had.
+        InputFileError: If a model's `plans.json` or `dataset.json` cannot be used.
+        SGNetError: If there is no model, or they differ in labels, channels, file ending or reader.
     """
-    # PyTorch and nnU-Net take seconds to import, so each way imports its own.
-    if any(is_exported(folder) for folder in model_folders):
-        if len(model_folders) > 1:
-            raise SGNetError("-m: an exported model is predicted alone; name one, or trained models only")
+    if not model_folders:
+        raise SGNetError("no model is named; name one by -m")
+    first, *others = model_folders
+    expected = read_description(first)
+    for folder in others:
+        description = read_description(folder)
+        # Another reader may give the axes in another order.
+        for key in ("labels", "channels", "file_ending", "reader"):
+            here, there = getattr(description, key), getattr(expected, key)
+            if here != there:
+                raise SGNetError(
+                    f"{folder}: {key.replace('_', ' ')} {here}, but {first} has {there}; average models of "
+                    "one data set"
+                )
 
-        return predict_exported(
-            images,
-            output,
-            model_folder=model_folders[0],
-            operating_point=operating_point,
-            options=options,
-            on_start=on_start,
-            on_done=on_done,
-        )
-    if len(model_folders) > 1:
-        warn_of_unused_points(operating_point, model_folders)
-        from sgnet_nnunet.inference.nnunet_adapter import predict_with_models  # noqa: PLC0415
 
-        return predict_with_models(
-            images, output, model_folders=model_folders, options=options, on_start=on_start, on_done=on_done
-        )
-    from sgnet_nnunet.inference.nnunet_adapter import predict_folder  # noqa: PLC0415
-
-    return predict_folder(
-        images,
-        output,
-        model_folder=model_folders[0],
-        operating_point=find_operating_point(operating_point, model_folders[0]),
-        options=options,
-        on_start=on_start,
-        on_done=on_done,
-    )
+def _is_large(inputs: Sequence[Prepared]) -> bool:
+    return sum(prepared.image.nbytes for prepared in inputs) > MOST_BYTES_NEXT_TO_OTHERS

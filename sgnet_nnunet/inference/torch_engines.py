@@ -400,7 +400,7 @@ def build_engine(
     # nnU-Net may have compiled it.
     network = getattr(network, "_orig_mod", network)
     precision = checked_precision(precision)
-    engine = _engine_for(network, requested, device)
+    engine = choose_engine(network, requested, device)
     if engine == "tiled":
         if runtime == "openvino" or precision != "f32":
             raise SGNetError(
@@ -423,7 +423,12 @@ def build_engine(
     return folds[0] if len(folds) == 1 else Ensemble(folds)
 
 
-def _engine_for(network: nn.Module, requested: str, device: torch.device) -> str:
+def choose_engine(network: nn.Module, requested: str, device: torch.device) -> str:
+    """Return the name of the engine that `build_engine` builds: `tiled`, `whole` or `sparse`.
+
+    Raises:
+        SGNetError: If the network or the device does not allow what is requested.
+    """
     name = type(network).__name__
     whole = allows_whole_image(network)
     sparse = whole and can_be_staged(network) and network.geometry.can_skip

@@ -1,78 +1,271 @@
-"""A model's network and weights, without nnU-Net's trainer where the plan alone describes the network."""
+"""A trained model opened for prediction: its network, its weights and its engine.
 
-from collections.abc import Sequence
+nnU-Net's predictor is not needed for that, and neither is its trainer where the plan alone describes
+the network: looking a trainer up imports Matplotlib, pandas and scikit-learn, which takes seconds.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
 
-from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.files import read_json
+from sgnet_nnunet import former_names
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.evaluation.operating_point import checksum_of, name_of_model
+from sgnet_nnunet.inference.engines import Engine, Mirrored
+from sgnet_nnunet.inference.plan import (
+    ModelDescription,
+    UnsupportedPlanError,
+    configuration_of,
+    read_description,
+    read_plan,
+)
+from sgnet_nnunet.inference.predictor import Model, PlanProcessing, PredictionOptions, Processing
+from sgnet_nnunet.inference.torch_engines import build_engine, choose_engine
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.nnunet import prints_to_log
+
+if TYPE_CHECKING:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 PLANNED = "SGNetTrainer"
 """The trainer that trains the plan's SG-Net as it is; its subclasses change it."""
 
 
-def initialise(predictor: nnUNetPredictor, model_folder: Path, folds: Sequence[str], checkpoint: str) -> None:
-    """Give a predictor its network, the weights of the folds, and what the model's folder says.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainedModel:
+    """The content of a training's folder.
 
-    nnU-Net looks up the trainer for that, which imports Matplotlib, pandas and scikit-learn: more than a
-    second. Other trainers than `PLANNED` go that way.
+    Attributes:
+        folder: nnU-Net's folder of the training.
+        description: What its `plans.json` and `dataset.json` say.
+        configuration: Name of the plan's configuration.
+        trainer: Name of the trainer.
+        checkpoints: The file of each fold's weights, by the fold's name, sorted.
+        weights: The weights of these folds' networks, in the same order.
+        network: The network with the first fold's weights, in evaluation mode, on the CPU.
+        mirroring_axes: Spatial axes that may be mirrored, 0 for z.
+    """
+
+    folder: Path
+    description: ModelDescription
+    configuration: str
+    trainer: str
+    checkpoints: dict[str, Path]
+    weights: tuple[Mapping[str, torch.Tensor], ...]
+    network: nn.Module
+    mirroring_axes: tuple[int, ...]
+
+
+def load_trained_model(
+    folder: Path, *, folds: Sequence[str] = (), checkpoint: str = "checkpoint_final.pth"
+) -> TrainedModel:
+    """Load the network and the weights of a trained model.
 
     Args:
-        predictor: The predictor.
-        model_folder: nnU-Net's folder of the training.
-        folds: Folds that have weights.
+        folder: nnU-Net's folder of the training, such as
+            `nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres`.
+        folds: Folds to load; none for all that are trained.
         checkpoint: File name of the weights.
 
     Raises:
-        InputFileError: If `plans.json` or `dataset.json` is missing or is not JSON.
+        InputFileError: If weights, `plans.json` or `dataset.json` are missing or cannot be used.
     """
-    weights = [
-        torch.load(model_folder / f"fold_{fold}" / checkpoint, map_location="cpu", weights_only=False)
-        for fold in folds
-    ]
-    first = weights[0]
-    plans = PlansManager(read_json(model_folder / "plans.json"))
-    dataset = read_json(model_folder / "dataset.json")
-    configuration = plans.get_configuration(first["init_args"]["configuration"])
-    network = configuration.network_arch_class_name
-    if first["trainer_name"] != PLANNED or network != f"{SGNet.__module__}.{SGNet.__name__}":
-        predictor.initialize_from_trained_model_folder(str(model_folder), tuple(folds), checkpoint)
-        return
-    predictor.manual_initialization(
-        get_network_from_plans(
-            network,
-            configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import,
-            determine_num_input_channels(plans, configuration, dataset),
-            plans.get_label_manager(dataset).num_segmentation_heads,
-            allow_init=False,
-        ),
-        plans,
-        configuration,
-        [one["network_weights"] for one in weights],
-        dataset,
-        first["trainer_name"],
-        first.get("inference_allowed_mirroring_axes"),
+    files = {
+        fold: folder / f"fold_{fold}" / checkpoint for fold in folds or _trained_folds(folder, checkpoint)
+    }
+    for path in files.values():
+        if not path.is_file():
+            raise InputFileError(path, "there is no such file", "name a trained model, its -f and its -chk")
+    files = dict(sorted(files.items()))
+    description = read_description(folder)
+    loaded = [torch.load(path, map_location="cpu", weights_only=False) for path in files.values()]
+    configuration = loaded[0]["init_args"]["configuration"]
+    trainer = former_names.present_trainer(loaded[0]["trainer_name"])
+    network = build_network(folder, description, configuration, trainer)
+    try:
+        network.load_state_dict(dict(loaded[0]["network_weights"]))
+    except RuntimeError as error:
+        raise InputFileError(
+            next(iter(files.values())),
+            f"does not fit the network of plans.json ({' '.join(str(error).split())[:200]})",
+            "name the folder that the checkpoint was trained in",
+        ) from error
+    return TrainedModel(
+        folder=folder,
+        description=description,
+        configuration=configuration,
+        trainer=trainer,
+        checkpoints=files,
+        weights=tuple(one["network_weights"] for one in loaded),
+        network=network.eval(),
+        mirroring_axes=tuple(loaded[0].get("inference_allowed_mirroring_axes") or ()),
     )
+
+
+def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
+    """Return the numbered folds that have weights, else the fold `all`."""
+    folds = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
+    if not folds:
+        raise InputFileError(
+            folder, f"holds no fold_*/{checkpoint}", "train the model, or name another -d, -tr, -p, -c"
+        )
+    return tuple(fold for fold in folds if fold != "all") or ("all",)
+
+
+def build_network(folder: Path, description: ModelDescription, configuration: str, trainer: str) -> nn.Module:
+    """Build the network of a trained model, its weights still random.
+
+    Args:
+        folder: nnU-Net's folder of the training, for errors.
+        description: What it says of the model.
+        configuration: Name of the plan's configuration.
+        trainer: Name of the trainer.
+
+    Raises:
+        SGNetError: If the trainer is not installed.
+    """
+    architecture = configuration_of(folder / "plans.json", description.plans, configuration).get(
+        "architecture", {}
+    )
+    if trainer == PLANNED and architecture.get("network_class_name") == f"{SGNet.__module__}.SGNet":
+        return SGNet(len(description.channels), description.labels.heads, **architecture["arch_kwargs"])
+    return _network_of_trainer(folder, description, configuration, trainer)
+
+
+def _network_of_trainer(
+    folder: Path, description: ModelDescription, configuration: str, trainer: str
+) -> nn.Module:
+    """Build a network as nnU-Net's `initialize_from_trained_model_folder` does."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name  # noqa: PLC0415
+    from nnunetv2.utilities.label_handling.label_handling import (  # noqa: PLC0415
+        determine_num_input_channels,
+    )
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: PLC0415
+
+    plans = PlansManager(description.plans)
+    settings = plans.get_configuration(configuration)
+    try:
+        kind = recursive_find_trainer_class_by_name(trainer)
+    except RuntimeError as error:
+        raise SGNetError(
+            f"{folder}: its trainer {trainer} is not installed; install its package, or run sgnet doctor"
+        ) from error
+    if "plans_manager" in inspect.signature(kind.build_network_architecture).parameters:
+        planned: tuple[Any, ...] = (plans, settings)
+    else:
+        # The signature of nnU-Net before 2.8.
+        planned = (
+            settings.network_arch_class_name,
+            settings.network_arch_init_kwargs,
+            settings.network_arch_init_kwargs_req_import,
+        )
+    network: nn.Module = kind.build_network_architecture(
+        *planned,
+        determine_num_input_channels(plans, settings, description.dataset),
+        plans.get_label_manager(description.dataset).num_segmentation_heads,
+        enable_deep_supervision=False,
+    )
+    return network
+
+
+def open_trained(folder: Path, options: PredictionOptions) -> Model:
+    """Return a trained model, its engine still to be built.
+
+    Args:
+        folder: nnU-Net's folder of the training.
+        options: How to predict.
+
+    Raises:
+        InputFileError: If weights are missing, or the plan cannot be used.
+        SGNetError: If the device is not there, or the network does not allow the engine.
+    """
+    device = find_device(options.device)
+    return model_of(
+        load_trained_model(folder, folds=options.folds, checkpoint=options.checkpoint), options, device
+    )
+
+
+def model_of(trained: TrainedModel, options: PredictionOptions, device: torch.device) -> Model:
+    """Return a loaded model as the predictor takes it; see `open_trained`."""
+    engine_name = choose_engine(trained.network, options.engine, device)
+    return Model(
+        folder=trained.folder,
+        name=name_of_model(trained.folder),
+        description=trained.description,
+        processing=_processing_of(trained, engine_name),
+        build_engine=partial(_build_engine, trained, options, device),
+        engine_name=engine_name,
+        device=device.type,
+        folds=tuple(trained.checkpoints),
+        mirroring=options.mirroring and bool(trained.mirroring_axes),
+        checksums=lambda: [checksum_of(path) for path in trained.checkpoints.values()],
+    )
+
+
+def find_device(name: str | None) -> torch.device:
+    """Return a device by nnU-Net's name for it; None for cuda if there is one, else the CPU.
+
+    Raises:
+        SGNetError: If there is no such device.
+    """
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    name = name or ("cuda" if usable["cuda"] else "cpu")
+    if not usable.get(name):
+        choices = " or ".join(device for device, is_usable in usable.items() if is_usable)
+        raise SGNetError(f"-device {name}: not available on this machine; use {choices}")
+    return torch.device(name)
+
+
+def _processing_of(trained: TrainedModel, engine_name: str) -> Processing:
+    """Return the torch-free processing where it equals nnU-Net's, else nnU-Net's own."""
+    try:
+        return PlanProcessing(read_plan(trained.folder, trained.configuration))
+    except UnsupportedPlanError:
+        from sgnet_nnunet.inference.nnunet_adapter import NnunetProcessing  # noqa: PLC0415
+
+        return NnunetProcessing(
+            trained.folder,
+            trained.description,
+            trained.configuration,
+            # nnU-Net's sliding window gives half precision, and its resampling rounds to it.
+            logits_type=np.float16 if engine_name == "tiled" else np.float32,
+        )
+
+
+def _build_engine(trained: TrainedModel, options: PredictionOptions, device: torch.device) -> Engine:
+    engine = build_engine(
+        trained.network,
+        trained.weights,
+        requested=options.engine,
+        runtime=options.runtime,
+        precision=options.precision,
+        device=device,
+        max_memory=options.max_memory,
+    )
+    if engine is None:
+        from sgnet_nnunet.inference.nnunet_adapter import TiledEngine  # noqa: PLC0415
+
+        return TiledEngine(trained, device=device, step_size=options.step_size, mirroring=options.mirroring)
+    if options.mirroring and trained.mirroring_axes:
+        return Mirrored(engine, trained.mirroring_axes)
+    return engine
 
 
 def load_predictor(
     model_folder: Path, *, fold: str = "0", checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
-) -> nnUNetPredictor:
+) -> "nnUNetPredictor":
     """Return nnU-Net's predictor with one fold's weights in its network, in evaluation mode.
 
     It neither mirrors nor steps closer than 3/4 of a patch, as in the SG-Net README.
 
     Args:
-        model_folder: nnU-Net's folder of the training, such as
-            `nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres`.
+        model_folder: nnU-Net's folder of the training.
         fold: The fold, a number or `all`.
         checkpoint: File name of the weights.
         device: Device in nnU-Net's words: cpu, cuda or mps.
@@ -80,18 +273,9 @@ def load_predictor(
     Raises:
         InputFileError: If the weights are not there.
     """
-    weights = model_folder / f"fold_{fold}" / checkpoint
-    if not weights.is_file():
-        raise InputFileError(weights, "there is no such file", "name a trained model's folder, fold and -chk")
-    with prints_to_log():
-        predictor = nnUNetPredictor(
-            tile_step_size=0.75,
-            use_mirroring=False,
-            perform_everything_on_device=device == "cuda",
-            device=torch.device(device),
-            allow_tqdm=False,
-        )
-        initialise(predictor, model_folder, (fold,), checkpoint)
-    predictor.network.load_state_dict(predictor.list_of_parameters[0])
+    from sgnet_nnunet.inference.nnunet_adapter import TiledEngine  # noqa: PLC0415
+
+    trained = load_trained_model(model_folder, folds=(fold,), checkpoint=checkpoint)
+    predictor = TiledEngine(trained, device=torch.device(device), step_size=0.75).predictor
     predictor.network.to(predictor.device).eval()
     return predictor

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet import nnunet as find
 from sgnet_nnunet.cli import predict as module
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.inference.predictor import PredictionOptions
@@ -21,14 +20,14 @@ def calls(monkeypatch):
     """Replace the prediction; return the calls."""
     calls = []
 
-    def predict_images(images, output, *, on_start, on_done, **options):
+    def predict_folder(images, output, *, on_start, on_done, **options):
         on_start(1)
         on_done()
         calls.append((images, output, options))
         return 3
 
-    monkeypatch.setattr(module, "predict_images", predict_images)
-    monkeypatch.setattr(find, "find_model_folder", lambda dataset, name: Path("results", dataset, name))
+    monkeypatch.setattr(module, "predict_folder", predict_folder)
+    monkeypatch.setattr(module, "find_model_folder", lambda dataset, name: Path("results", dataset, name))
     return calls
 
 
@@ -56,8 +55,8 @@ def test_options_of_nnunet_are_passed_on(calls):
             device="cpu",
             step_size=0.75,
             mirroring=True,
-            preprocessing_processes=1,
-            export_processes=2,
+            preprocessing_threads=1,
+            export_threads=2,
             continue_prediction=True,
             save_probabilities=True,
         ),

@@ -1,0 +1,110 @@
+"""What goes through nnU-Net's own code gives what nnU-Net gives, behind the same reading and options."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.evaluation.operating_point import OperatingPoint
+from sgnet_nnunet.inference.nnunet_adapter import NnunetProcessing, TiledEngine
+from sgnet_nnunet.inference.plan import read_description
+from sgnet_nnunet.inference.predictor import PlanProcessing, PredictionOptions, Predictor, predict
+
+TILED = PredictionOptions(device="cpu", engine="tiled", folds=("0",), step_size=1)
+
+
+def with_plan(model, folder, **changes):
+    """Copy a model and change its plan's configuration."""
+    path = shutil.copytree(model, folder) / "plans.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"]["3d_fullres"] |= changes
+    path.write_text(json.dumps(plans))
+    return folder
+
+
+@pytest.fixture
+def foreign(model, tmp_path):
+    """Return a model whose plan resamples as nnU-Net's default does."""
+    options = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    return with_plan(
+        model,
+        tmp_path / "foreign",
+        resampling_fn_data="resample_data_or_seg_to_shape",
+        resampling_fn_data_kwargs=options,
+        resampling_fn_probabilities="resample_data_or_seg_to_shape",
+        resampling_fn_probabilities_kwargs=options,
+    )
+
+
+def test_plan_that_is_not_reproduced_gives_the_files_of_nnunet(foreign, images, tmp_path):
+    expected = tmp_path / "stock"
+    expected.mkdir()
+    predictor = nnUNetPredictor(1, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(foreign), (0,), "checkpoint_final.pth")
+    predictor.predict_from_files_sequential(str(images), str(expected), save_probabilities=True)
+    options = PredictionOptions(
+        device="cpu", engine="tiled", folds=("0",), step_size=1, save_probabilities=True
+    )
+    ours = Predictor.open([foreign], options=options)
+    assert isinstance(ours.models[0].processing, NnunetProcessing)
+    ours.predict_folder(images, tmp_path / "ours")
+    for name in ("a", "b"):
+        mask = f"{name}.nii.gz"
+        assert (tmp_path / "ours" / mask).read_bytes() == (expected / mask).read_bytes()
+        saved, their = (
+            np.load(folder / f"{name}.npz")["probabilities"] for folder in (tmp_path / "ours", expected)
+        )
+        np.testing.assert_allclose(saved, their, atol=1e-6)
+
+
+def test_operating_point_is_applied_to_nnunets_probabilities(foreign, images, tmp_path):
+    predictor = Predictor.open([foreign], options=TILED)
+    sizes = []
+    for threshold in (0.3, 0.7):
+        predictor.point = OperatingPoint(threshold=threshold)
+        predictor.predict_folder(images, tmp_path / "out")
+        sizes.append(np.count_nonzero(nib.load(tmp_path / "out/b.nii.gz").dataobj))
+    assert sizes[0] > sizes[1] > 0
+
+
+def test_images_are_read_strictly(foreign, images, tmp_path):
+    copies = shutil.copytree(images, tmp_path / "images")
+    damaged = copies / "b_0001.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    with pytest.raises(InputFileError, match=r"b_0001\.nii\.gz"):
+        predict(copies, tmp_path / "out", model_folders=[foreign], options=TILED)
+    assert (tmp_path / "out/a.nii.gz").is_file()
+
+
+def test_unknown_normalisation_and_2d_plans_are_left_to_nnunet(model, tmp_path):
+    for index, changes in enumerate(
+        [{"normalization_schemes": ["TheirNormalization"] * 2}, {"spacing": [1.0, 1.0]}]
+    ):
+        folder = with_plan(model, tmp_path / str(index), **changes)
+        processing = Predictor.open([folder], options=TILED).models[0].processing
+        assert isinstance(processing, NnunetProcessing)
+    assert isinstance(Predictor.open([model], options=TILED).models[0].processing, PlanProcessing)
+
+
+def test_cascade_is_refused(model, tmp_path):
+    folder = with_plan(model, tmp_path / "cascade", previous_stage="3d_lowres")
+    with pytest.raises(InputFileError, match=r"second stage of a cascade; .*nnUNetv2_predict"):
+        NnunetProcessing(folder, read_description(folder), "3d_fullres")
+
+
+def test_tiled_engine_is_nnunets_sliding_window_over_the_folds(model, images):
+    options = PredictionOptions(device="cpu", engine="tiled", step_size=0.5, mirroring=True)
+    opened = Predictor.open([model], options=options)
+    engine = opened.models[0].engine
+    assert isinstance(engine, TiledEngine)
+    assert opened.provenance.engine == "tiled"
+    predictor = nnUNetPredictor(0.5, use_mirroring=True, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), (0, 1), "checkpoint_final.pth")
+    image = np.random.default_rng(0).random((2, 20, 36, 34), dtype=np.float32)
+    expected = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image))
+    np.testing.assert_array_equal(engine.logits(image), expected.float().numpy())
