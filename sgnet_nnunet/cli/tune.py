@@ -1,95 +1,119 @@
 """`sgnet tune`."""
 
-import os
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from sgnet_nnunet.cli.console import out, progress_bar
+from sgnet_nnunet.cli.console import CHECKPOINT, out, progress_bar, say
+from sgnet_nnunet.cli.predict import Engine
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.evaluation.froc import Tally
-from sgnet_nnunet.evaluation.operating_point import FILE_NAME
-from sgnet_nnunet.evaluation.results import results_of_models
-from sgnet_nnunet.evaluation.tuning import Difference, Objective, Tuning, write_record
-from sgnet_nnunet.evaluation.tuning import tune as tune_model
-from sgnet_nnunet.nnunet import find_dataset
-from sgnet_nnunet.report.figures import draw_tuning
+
+if TYPE_CHECKING:
+    from sgnet_nnunet.evaluation.tuning import Tuning
+
+FILE_NAME = "operating_point.json"
+RATES = {
+    "f1": "lesion F1",
+    "sensitivity": "lesion sensitivity",
+    "false_positives_per_case": "false positives per case",
+}
+
+
+_model = partial(typer.Option, rich_help_panel="Model")
+_prediction = partial(typer.Option, rich_help_panel="Prediction")
+_choice = partial(typer.Option, rich_help_panel="Choice of the operating point")
 
 
 def tune(
-    dataset: Annotated[str, typer.Option("-d", help="Data set, its number or name.")],
-    trainer: Annotated[str, typer.Option("-tr", help="Trainer.")] = "nnUNetTrainer",
-    plans: Annotated[str, typer.Option("-p", help="Plans.")] = "nnUNetPlans",
-    configuration: Annotated[str, typer.Option("-c", help="Configuration.")] = "3d_fullres",
+    dataset: Annotated[str, _model("-d", metavar="ID", help="Data set, its number or name.")],
+    trainer: Annotated[str, _model("-tr", metavar="NAME", help="Trainer.")] = "SGNetTrainer",
+    plans: Annotated[str, _model("-p", metavar="NAME", help="Plans.")] = "nnUNetPlans",
+    configuration: Annotated[str, _model("-c", metavar="NAME", help="Configuration.")] = "3d_fullres",
     folds: Annotated[
-        list[str], typer.Option("-f", help="Folds, predicted with --npz: one or several numbers.")
-    ] = ["0", "1", "2", "3", "4"],  # noqa: B006 - typer copies it
+        list[str] | None, _model("-f", metavar="N", help="Folds; all that are trained by default.")
+    ] = None,
+    checkpoint: Annotated[str, _model("-chk", metavar="NAME", help="Checkpoint.")] = CHECKPOINT,
+    device: Annotated[
+        str | None,
+        _prediction("-device", metavar="NAME", help="cpu, cuda or mps; cuda by default if there is one."),
+    ] = None,
+    engine: Annotated[
+        Engine, _prediction(metavar="NAME", help="auto, tiled, whole or sparse, as for sgnet predict.")
+    ] = Engine.AUTO,
+    mirroring: Annotated[
+        bool,
+        _prediction("--tta/--disable_tta", help="Average over mirrored images; then predict with --tta too."),
+    ] = False,
+    threads: Annotated[
+        int, _prediction("-np", min=1, metavar="N", help="Cases whose lesions are counted at the same time.")
+    ] = 1,
     sensitivity: Annotated[
         float | None,
-        typer.Option(
-            min=0.01, max=1, help="Lesion sensitivity to hold at the fewest false positives, not the best F1."
+        _choice(
+            min=0.01,
+            max=1,
+            metavar="SHARE",
+            help="Lesion sensitivity to reach, instead of the best lesion F1.",
         ),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", help=f"JSON to write; {FILE_NAME} in the model's folder by default.")
-    ] = None,
     patients: Annotated[
-        Path | None, typer.Option(help="CSV with the columns case and patient; else sgnet convert's report.")
+        Path | None,
+        _choice(metavar="CSV", help="Columns case and patient; the report of sgnet convert by default."),
     ] = None,
-    workers: Annotated[
-        int, typer.Option("-np", min=1, help="Processes; each needs about 1 GB.")
-    ] = os.cpu_count() or 1,
+    output: Annotated[
+        Path | None,
+        _choice("-o", metavar="JSON", help=f"File to write; {FILE_NAME} in the model's folder by default."),
+    ] = None,
 ) -> None:
-    """Choose the threshold and the smallest lesion kept, and say what they honestly gain.
+    """Choose the threshold and the minimum lesion volume, and report the cross-validated improvement.
 
-    Needs fold predictions saved with probabilities: nnUNetv2_train ... --npz, or --val --npz.
+    Each fold's network predicts its own validation cases as sgnet predict does; --npz files are not used.
+
+    The point is for predictions that average the same folds.
     """
-    name = f"{trainer}__{plans}__{configuration}"
-    # Only the probabilities are needed, and their absence is told with the command that makes them.
-    results = results_of_models(dataset, [name], folds, patients=patients, allow_missing=True)
-    folder = find_dataset(dataset).results / name
-    path = output or folder / FILE_NAME
+    from sgnet_nnunet.evaluation.tuning import tune as tune_model  # noqa: PLC0415
+    from sgnet_nnunet.evaluation.tuning import write_tuning  # noqa: PLC0415
+    from sgnet_nnunet.inference.predictor import PredictionOptions  # noqa: PLC0415
+    from sgnet_nnunet.nnunet import find_model_folder  # noqa: PLC0415
+    from sgnet_nnunet.report.figures import draw_tuning  # noqa: PLC0415
+
+    model = f"{trainer}__{plans}__{configuration}"
+    path = output or find_model_folder(dataset, model) / FILE_NAME
     if path.suffix != ".json" or path.is_dir():
         raise SGNetError(f"-o {path}: is not the name of a JSON file; give one such as {FILE_NAME}")
     with progress_bar() as progress:
-        task = progress.add_task("tuning", total=len(results.cases))
         tuning = tune_model(
-            results.cases,
-            model_folder=folder,
-            objective=Objective(sensitivity=sensitivity),
-            workers=workers,
-            on_done=lambda _: progress.advance(task),
+            dataset,
+            model=model,
+            folds=folds or (),
+            sensitivity=sensitivity,
+            options=PredictionOptions(
+                checkpoint=checkpoint, device=device, engine=engine.value, mirroring=mirroring
+            ),
+            patients=patients,
+            threads=threads,
+            on_start=lambda total: progress.add_task("tuning", total=total),
+            on_done=lambda _: progress.advance(progress.task_ids[0]),
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_tuning(path, tuning)
     draw_tuning(tuning, path.with_suffix(".png"))
-    write_record(path, tuning)
     out.print(_table(tuning))
-    out.print(f"{tuning.objective}: {tuning.point}", highlight=False, soft_wrap=True)
-    out.print(f"{path}, and {path.with_suffix('.png').name} beside it", highlight=False, soft_wrap=True)
+    say(f"{tuning.objective}: {tuning.point}")
+    say(f"for predictions with folds {' '.join(tuning.provenance.folds)}: {path} (and .png)")
 
 
-def _table(tuning: Tuning) -> Table:
-    table = Table("", "lesion F1", "sensitivity", "false positives/case")
-    for name, tally in (
-        ("default", tuning.default),
-        ("cross-fitted, to expect", tuning.cross_fitted),
-        ("chosen, on cases it saw", tuning.resubstitution),
-    ):
-        table.add_row(name, *_figures(tally))
-    gain = tuning.gain
-    table.add_row(
-        "gain to expect, 95 % interval",
-        *(_with_interval(d) for d in (gain.f1, gain.sensitivity, gain.false_positives_per_case)),
-    )
+def _table(tuning: "Tuning") -> Table:
+    table = Table("", "default", "tuned*", "improvement*, 95 % interval", caption="* cross-validated")
+    for name, title in RATES.items():
+        default, tuned = (
+            f"{float(getattr(counts, name)):.3f}" for counts in (tuning.default, tuning.cross_validated)
+        )
+        estimate = tuning.improvement[name]
+        low, high = estimate.interval.low, estimate.interval.high
+        # The backslash keeps rich from reading the bracket as a style.
+        table.add_row(title, default, tuned, f"{estimate.value:+.3f} \\[{low:+.3f}, {high:+.3f}]")
     return table
-
-
-def _figures(tally: Tally) -> tuple[str, ...]:
-    return f"{tally.f1:.3f}", f"{tally.sensitivity:.3f}", f"{tally.false_positives_per_case:.2f}"
-
-
-def _with_interval(difference: Difference) -> str:
-    # A backslash, for rich would take the bracket for a style.
-    return f"{difference.value:+.3f} \\[{difference.low:+.3f}, {difference.high:+.3f}]"

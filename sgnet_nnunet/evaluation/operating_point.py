@@ -3,10 +3,9 @@
 import hashlib
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,6 @@ from numpy.typing import NDArray
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.inference.plan import FEWEST_LABELS_OF_UINT16, Labels
-
-if TYPE_CHECKING:
-    from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +60,7 @@ def is_kept(volumes_mm3: NDArray[np.float64], minimum_mm3: float | NDArray[np.fl
     return np.asarray(volumes_mm3 >= minimum_mm3 * (1 - VOLUME_TOLERANCE), dtype=np.bool_)
 
 
-def foreground_probability(
-    probabilities: NDArray[np.floating], labels: "Labels | LabelManager"
-) -> NDArray[np.floating]:
+def foreground_probability(probabilities: NDArray[np.floating], labels: Labels) -> NDArray[np.floating]:
     """Return the probability that a voxel is foreground of any class.
 
     It is the probability of the one foreground class, 1 minus that of the background with several
@@ -87,7 +81,7 @@ def foreground_probability(
 def apply_operating_point(
     probabilities: NDArray[np.floating],
     point: OperatingPoint,
-    labels: "Labels | LabelManager",
+    labels: Labels,
     spacing: tuple[float, ...],
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Return the segmentation at an operating point.
@@ -117,9 +111,7 @@ def apply_operating_point(
     return segmentation
 
 
-def _classes(
-    probabilities: NDArray[np.floating], threshold: float, labels: "Labels | LabelManager"
-) -> NDArray[np.intp]:
+def _classes(probabilities: NDArray[np.floating], threshold: float, labels: Labels) -> NDArray[np.intp]:
     """Return the class of foreground voxels; shapes (heads, n) and (n,)."""
     if not labels.has_regions:
         return probabilities[1:].argmax(axis=0) + 1
@@ -228,18 +220,10 @@ def read_operating_point(path: Path) -> OperatingPointRecord:
         raise InputFileError(path, f"has version {version}; this program reads {VERSION}", _TUNE_AGAIN)
     try:
         point = OperatingPoint(**{name: float(value) for name, value in content["point"].items()})
-        return OperatingPointRecord(path=path, point=point, tuned_for=_provenance(content["tuned_for"]))
+        tuned_for = {**content["tuned_for"], "folds": tuple(content["tuned_for"]["folds"])}
+        return OperatingPointRecord(path=path, point=point, tuned_for=Provenance(**tuned_for))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputFileError(path, f"holds no usable operating point ({error})", _TUNE_AGAIN) from error
-
-
-def _provenance(content: dict[str, Any]) -> Provenance:
-    return Provenance(**{**content, "folds": tuple(content["folds"])})
-
-
-def describe_provenance(provenance: Provenance) -> dict[str, Any]:
-    """Return the content of `tuned_for` in the file of `sgnet tune`."""
-    return {**asdict(provenance), "folds": list(provenance.folds)}
 
 
 def find_operating_point(

@@ -1,28 +1,32 @@
-"""Choosing one point of the grid."""
+"""Tuning of a model's operating point on its validation cases, predicted as `sgnet predict` does."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from math import isfinite, nan
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.froc import (
-    SMALLEST_SHARE,
-    Counts,
+    DEFAULT_THRESHOLD,
+    MIN_TRUE_SHARE,
+    RATES,
     Froc,
-    Grid,
-    Tally,
-    count,
+    LesionCounts,
+    SearchGrid,
+    ThresholdedCase,
     count_default,
-    cut_cases,
+    count_lesions,
     froc_at,
-    probabilities_path,
-    read_model,
+    has_ignore_label,
+    threshold_on_reference,
 )
 from sgnet_nnunet.evaluation.operating_point import (
     FORMAT,
@@ -31,129 +35,94 @@ from sgnet_nnunet.evaluation.operating_point import (
     Provenance,
     checksum_of,
     combine_checksums,
-    describe_provenance,
-    name_of_model,
 )
-from sgnet_nnunet.evaluation.results import PredictedCase
+from sgnet_nnunet.evaluation.results import PredictedCase, results_of_models
 from sgnet_nnunet.files import write_text
+from sgnet_nnunet.inference.plan import read_description
+from sgnet_nnunet.nnunet import ModelName, find_dataset
 
-DEFAULT_THRESHOLD = 0.5
+if TYPE_CHECKING:
+    from sgnet_nnunet.evaluation.statistics import Estimate
+    from sgnet_nnunet.inference.predictor import PredictionOptions
 
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """What an operating point is chosen for.
-
-    Attributes:
-        sensitivity: Lesion sensitivity to hold at the fewest false positives; None for the highest
-            lesion F1.
-
-    Raises:
-        ValueError: If the sensitivity is not above 0 and at most 1.
-    """
-
-    sensitivity: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.sensitivity is not None and not 0 < self.sensitivity <= 1:
-            raise ValueError(f"the sensitivity must be above 0 and at most 1; got {self.sensitivity}")
-
-    def __str__(self) -> str:
-        if self.sensitivity is None:
-            return "highest lesion F1"
-        return f"fewest false positives at a lesion sensitivity of {self.sensitivity:g}"
-
-    def check_reachable(self, tally: Tally) -> None:
-        """Check that a point of the grid has the wanted sensitivity.
-
-        Raises:
-            SGNetError: If none has; it tells the best that is reachable.
-        """
-        best = float(tally.sensitivity.max())
-        if self.sensitivity is not None and not best >= self.sensitivity:
-            raise SGNetError(
-                f"no operating point reaches a lesion sensitivity of {self.sensitivity:g}: the best is "
-                f"{best:.3f}, {tally.found.max()} of {tally.lesions} lesions; ask for less or train longer"
-            )
+GROUPS_OF_ONE_FOLD = 5
+SEED = 0
 
 
-def choose(tally: Tally, objective: Objective, grid: Grid) -> tuple[int, int]:
-    """Return the index of (threshold, volume) that serves an objective best.
+def choose(counts: LesionCounts, grid: SearchGrid, *, sensitivity: float | None = None) -> tuple[int, int]:
+    """Return the index of the best (threshold, volume).
 
-    Points that serve it alike are told apart by how near to the default they are: first by the
-    threshold's distance from 0.5, then by the volume. Where none has the wanted sensitivity, the most
-    sensitive are the best.
+    Among equal points the one nearest to nnU-Net's own is taken: first by the threshold's distance from
+    0.5, then by the volume. Where no point reaches the sensitivity, the most sensitive ones are the best.
 
     Args:
-        tally: Lesions counted at each point, shape (thresholds, volumes).
-        objective: What to choose for.
+        counts: Lesions at each point of the grid.
         grid: The points.
+        sensitivity: Lesion sensitivity to reach with the fewest false positives; None for the highest
+            lesion F1.
     """
     threshold, volume = np.meshgrid(grid.thresholds, grid.volumes_mm3, indexing="ij")
-    keys = (volume, np.abs(threshold - DEFAULT_THRESHOLD), *_losses(tally, objective))
-    # lexsort's last key is its first concern.
+    losses: tuple[NDArray[np.float64], ...] = (-counts.f1,)
+    if sensitivity is not None:
+        short = np.maximum(sensitivity - counts.sensitivity, 0)
+        losses = (-counts.sensitivity, counts.false_positives_per_case, short)
+    # lexsort's last key is its first criterion.
+    keys = (volume, np.abs(threshold - DEFAULT_THRESHOLD), *losses)
     best = int(np.lexsort([key.ravel() for key in keys])[0])
     return best // len(grid.volumes_mm3), best % len(grid.volumes_mm3)
 
 
-def _losses(tally: Tally, objective: Objective) -> tuple[NDArray[np.float64], ...]:
-    """Return what a good point has little of, the first concern last, each (thresholds, volumes)."""
-    if objective.sensitivity is None:
-        return (-tally.f1,)
-    short = np.maximum(objective.sensitivity - tally.sensitivity, 0)
-    return -tally.sensitivity, tally.false_positives_per_case, short
+def check_reachable(counts: LesionCounts, sensitivity: float) -> None:
+    """Check that a point of the grid reaches a lesion sensitivity.
 
-
-GROUPS_OF_ONE_FOLD = 5
-
-
-@dataclass(frozen=True, eq=False)
-class CrossFit:
-    """What was chosen for each group of cases on the others.
-
-    Attributes:
-        groups: Name of each case's group, shape (cases,).
-        chosen: Index of (threshold, volume) for each group.
+    Raises:
+        SGNetError: If none does; the message gives the highest sensitivity.
     """
+    best = float(counts.sensitivity.max())
+    if not best >= sensitivity:
+        raise SGNetError(
+            f"no operating point reaches a lesion sensitivity of {sensitivity:g}: the highest is "
+            f"{best:.3f}, {counts.found.sum(axis=0).max()} of {counts.total_lesions} lesions; "
+            "give a lower --sensitivity, or train longer"
+        )
 
-    groups: NDArray[np.str_]
-    chosen: dict[str, tuple[int, int]]
 
-    @property
-    def points(self) -> NDArray[np.intp]:
-        """Index of (threshold, volume) of each case's point, shape (cases, 2)."""
-        return np.array([self.chosen[str(group)] for group in self.groups], dtype=np.intp)
-
-
-def cross_fit(
-    cases: Sequence[PredictedCase], counts: Counts, *, objective: Objective, grid: Grid
-) -> CrossFit:
+def cross_validate(
+    cases: Sequence[PredictedCase],
+    counts: LesionCounts,
+    grid: SearchGrid,
+    *,
+    sensitivity: float | None = None,
+) -> tuple[LesionCounts, dict[str, tuple[int, int]]]:
     """Choose a point for each group of cases on the cases of all other groups and patients.
 
-    The groups are the folds; with one fold they are its patients, dealt out to five groups.
+    The groups are the folds; a single fold is divided into five groups of its patients.
 
     Args:
         cases: The cases.
-        counts: Their lesions, in the same order.
-        objective: What to choose for.
+        counts: Their lesions at each point of the grid, in the same order.
         grid: The points to choose from.
+        sensitivity: As for `choose`.
+
+    Returns:
+        Each case's lesions at the point of its group, and the index of each group's point by its name.
 
     Raises:
-        SGNetError: If a group would leave no patient, or no lesion, to choose on.
+        SGNetError: If without a group no patient, or no lesion, is left.
     """
     groups = _groups(cases)
     patients = np.array([case.patient for case in cases])
-    chosen = {}
+    chosen: dict[str, tuple[int, int]] = {}
     for group in dict.fromkeys(map(str, groups)):
         # A patient may have scans in several folds: nnU-Net's own splits do not look at patients.
-        others = ~np.isin(patients, patients[groups == group])
-        if not counts.lesions[others].sum():
+        others = counts.of(~np.isin(patients, patients[groups == group]))
+        if not others.total_lesions:
             raise SGNetError(
-                f"nothing to choose an operating point on without {group}: no other patient has a lesion; "
-                "take more folds or cases"
+                f"no operating point can be chosen without {group}: no other patient has a lesion; "
+                "give more folds or cases"
             )
-        chosen[group] = choose(counts.of(others).pooled, objective, grid)
-    return CrossFit(groups, chosen)
+        chosen[group] = choose(others, grid, sensitivity=sensitivity)
+    return counts.at(np.array([chosen[str(group)] for group in groups])), chosen
 
 
 def _groups(cases: Sequence[PredictedCase]) -> NDArray[np.str_]:
@@ -164,100 +133,35 @@ def _groups(cases: Sequence[PredictedCase]) -> NDArray[np.str_]:
     return np.array([f"group {group[case.patient]}" for case in cases])
 
 
-SEED = 0
-RESAMPLES = 2000
-CONFIDENCE = 0.95
+def improvement_of(
+    tuned: LesionCounts, default: LesionCounts, *, patients: Sequence[str]
+) -> dict[str, "Estimate"]:
+    """Return each of the `RATES` at tuned points minus that of nnU-Net's own segmentation.
 
-_Sums = NDArray[np.float64]
-_Figure = Callable[[_Sums, _Sums, _Sums, _Sums], _Sums]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A difference of two figures over all cases, with its 95 % interval over patients.
-
-    Attributes:
-        value: The difference.
-        low: Lower end of the interval; NaN with a single patient.
-        high: Upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gain:
-    """Figures at tuned points less those by default.
-
-    Attributes:
-        f1: Lesion F1.
-        sensitivity: Lesion sensitivity.
-        false_positives_per_case: False positives per case; fewer are better.
-    """
-
-    f1: Difference
-    sensitivity: Difference
-    false_positives_per_case: Difference
-
-
-def gain_of(tuned: Counts, default: Counts, *, patients: Sequence[str]) -> Gain:
-    """Return what tuned points gain, with intervals over patients (percentile bootstrap).
-
-    Patients are drawn again with all their scans, the two counts of a scan together. The points stay
-    as they were chosen, so the intervals do not tell how much these would vary.
+    The intervals are bootstrapped over patients: a resampled patient brings all of their scans. The points
+    stay as they were chosen, so the intervals do not include how much the choice itself varies.
 
     Args:
         tuned: Lesions of each case at its point, shape (cases,).
-        default: Lesions of each case by default, shape (cases,).
+        default: Lesions of each case in nnU-Net's own segmentation, shape (cases,).
         patients: The patient of each case.
     """
+    from sgnet_nnunet.evaluation.statistics import Resampling, estimate  # noqa: PLC0415 - it needs pandas
+
     _, patient = np.unique(patients, return_inverse=True)
-    lesions, cases, *counts = (
+    counts = (tuned.found, tuned.false_positives, default.found, default.false_positives)
+    sums = tuple(
         np.bincount(patient, weights=column).astype(np.float64)
-        for column in (
-            tuned.lesions,
-            np.ones_like(tuned.lesions),
-            tuned.found,
-            tuned.false,
-            default.found,
-            default.false,
-        )
+        for column in (default.lesions, np.ones_like(default.lesions), *counts)
     )
 
-    def difference(figure: _Figure) -> Difference:
-        return _difference(figure, (lesions, cases, *counts))
+    def difference(name: str, *columns: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+        lesions, cases, found, false, default_found, default_false = (c.sum(axis=axis) for c in columns)
+        rate = RATES[name]
+        return rate(lesions, cases, found, false) - rate(lesions, cases, default_found, default_false)
 
-    return Gain(
-        f1=difference(lambda lesions, _, found, false: 2 * found / np.maximum(found + false + lesions, 1)),
-        sensitivity=difference(lambda lesions, _, found, __: found / np.maximum(lesions, 1)),
-        false_positives_per_case=difference(lambda _, cases, __, false: false / cases),
-    )
-
-
-def _difference(figure: _Figure, columns: tuple[_Sums, ...]) -> Difference:
-    """Return a figure's gain; the columns, each (patients,), are added up over the patients drawn."""
-    from scipy.stats import bootstrap  # noqa: PLC0415 - it takes a second to import
-
-    def gain(*drawn: _Sums, axis: int = -1) -> _Sums:
-        lesions, cases, found, false, default_found, default_false = (c.sum(axis=axis) for c in drawn)
-        return figure(lesions, cases, found, false) - figure(lesions, cases, default_found, default_false)
-
-    value = float(gain(*columns))
-    if columns[0].size < 2:  # noqa: PLR2004
-        return Difference(value=value, low=nan, high=nan)
-    low, high = bootstrap(
-        columns,
-        gain,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        random_state=np.random.default_rng(SEED),  # its name before SciPy 1.15, and still understood
-    ).confidence_interval
-    return Difference(value=value, low=float(low), high=float(high))
+    resampling = Resampling(seed=SEED)
+    return {name: estimate(partial(difference, name), sums, resampling=resampling) for name in RATES}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -265,155 +169,255 @@ class Tuning:
     """A model's operating point and how it was found.
 
     Attributes:
-        provenance: The networks and settings it is tuned for.
+        provenance: The networks and settings that the point was tuned for.
         patients: Number of patients.
-        objective: What the point was chosen for.
+        sensitivity: Lesion sensitivity that was requested; None for the highest lesion F1.
         grid: The points to choose from.
         point: The point chosen on all cases.
-        default: All lesions in nnU-Net's own segmentation.
-        cross_fitted: All lesions, each case's at a point that was chosen without it: what to expect.
-        resubstitution: All lesions at the chosen point, which has seen them: too good.
-        gain: The cross-fitted figures less the default's.
+        default: Lesions in nnU-Net's own segmentation.
+        cross_validated: Lesions of each case at a point that was chosen without it: what to expect.
+        resubstitution: Lesions at the chosen point, on the cases it was chosen on: optimistically biased.
+        improvement: The cross-validated rates minus those of the default, with 95 % intervals over patients.
         fold_points: The point that was chosen for each group of cases on the others.
-        frocs: The FROC curve with nothing removed, and with what the point removes if that is anything.
+        frocs: The FROC curve with nothing removed, and with the point's minimum volume if it has one.
     """
 
     provenance: Provenance
     patients: int
-    objective: Objective
-    grid: Grid
+    sensitivity: float | None
+    grid: SearchGrid
     point: OperatingPoint
-    default: Tally
-    cross_fitted: Tally
-    resubstitution: Tally
-    gain: Gain
+    default: LesionCounts
+    cross_validated: LesionCounts
+    resubstitution: LesionCounts
+    improvement: dict[str, "Estimate"]
     fold_points: dict[str, OperatingPoint]
     frocs: tuple[Froc, ...]
 
+    @property
+    def objective(self) -> str:
+        """What the point was chosen for, in words."""
+        if self.sensitivity is None:
+            return "highest lesion F1"
+        return f"fewest false positives at a lesion sensitivity of {self.sensitivity:g}"
+
 
 def tune(
-    cases: Sequence[PredictedCase],
+    dataset: str | int,
     *,
-    model_folder: Path,
-    objective: Objective | None = None,
-    grid: Grid | None = None,
-    workers: int = 1,
+    model: str = "SGNetTrainer",
+    folds: Sequence[str] = (),
+    sensitivity: float | None = None,
+    options: "PredictionOptions | None" = None,
+    patients: Path | None = None,
+    grid: SearchGrid | None = None,
+    threads: int = 1,
+    on_start: Callable[[int], object] = lambda _: None,
     on_done: Callable[[PredictedCase], object] = lambda _: None,
 ) -> Tuning:
-    """Choose a model's operating point from its fold predictions.
+    """Choose a model's operating point on its validation cases.
+
+    Each fold's network predicts the cases that it was validated on, with the engine and settings of
+    `sgnet predict`. The point is meant for predictions that average the networks of all these folds.
 
     Args:
-        cases: Validation cases of one or more folds, predicted with `--npz`.
-        model_folder: nnU-Net's folder of the training, TRAINER__PLANS__CONFIGURATION.
-        objective: What to choose for; the highest lesion F1 by default.
+        dataset: Number or name of the data set.
+        model: The model, `TRAINER[__PLANS[__CONFIGURATION]]`.
+        folds: Numbers of the folds; all that are trained by default.
+        sensitivity: Lesion sensitivity to reach with the fewest false positives; None for the highest
+            lesion F1.
+        options: How to predict; its folds are ignored.
+        patients: CSV with the columns `case` and `patient`; the report of `sgnet convert` by default.
         grid: The points to choose from.
-        workers: Processes; each holds one case's probabilities.
-        on_done: Called with each case as it is read.
+        threads: Cases whose lesions are counted at the same time, while the next one is predicted.
+        on_start: Called with the number of cases.
+        on_done: Called with each case.
 
     Raises:
-        InputFileError: As `operating_point.saved.read_case`.
-        SGNetError: If there is no lesion to find, no other patient to choose on, or no point with the
-            wanted sensitivity.
+        InputFileError: If weights, an image or a reference is missing or cannot be used.
+        SGNetError: If the data set has no lesion or an ignore label, if no other patient is left to
+            choose a point on, or no point reaches the sensitivity.
+
+    Example:
+        >>> from sgnet_nnunet import tune  # doctest: +SKIP
+        >>> tuning = tune(501, model="SGNetTrainer", folds=["0", "1"])  # doctest: +SKIP
+        >>> tuning.point  # doctest: +SKIP
+        OperatingPoint(threshold=0.4, min_lesion_volume_mm3=10.0)
     """
-    objective, grid = objective or Objective(), grid or Grid()
-    model = read_model(model_folder)
-    for case in cases:
-        _check_honest(case)
-        probabilities_path(case, model)
-    levels = cut_cases(
-        cases, model_folder=model_folder, thresholds=grid.thresholds, workers=workers, on_done=on_done
+    from sgnet_nnunet.inference.predictor import PredictionOptions  # noqa: PLC0415 - nnU-Net behind it
+
+    options, grid = options or PredictionOptions(), grid or SearchGrid()
+    if sensitivity is not None and not 0 < sensitivity <= 1:
+        raise ValueError(f"sensitivity must be above 0 and at most 1; got {sensitivity}")
+    name, folders = ModelName.parse(model), find_dataset(str(dataset))
+    folder = folders.model(name)
+    folds = tuple(folds) or _trained_folds(folder, options.checkpoint)
+    cases = results_of_models(folders.name, [model], folds, patients=patients, allow_missing=True).cases
+    _check(cases, folder)
+    for fold in folds:
+        weights = folder / f"fold_{fold}" / options.checkpoint
+        if not weights.is_file():
+            remedy = f"run {name.train_command(folders.name, fold)}"
+            raise InputFileError(weights, "there is no such file", remedy)
+    on_start(len(cases))
+    thresholded, provenance = _predict(
+        cases, folder, options=options, thresholds=grid.thresholds, threads=threads, on_done=on_done
     )
-    counts = count(levels, grid.volumes_mm3)
-    if not counts.lesions.sum():
-        raise SGNetError(
-            f"{model.name}: no reference has a lesion, so there is nothing to find; name other folds"
-        )
-    objective.check_reachable(counts.pooled)
-    index = choose(counts.pooled, objective, grid)
-    default = count_default(levels)
-    fit = cross_fit(cases, counts, objective=objective, grid=grid)
-    fitted = counts.at(fit.points)
+    return choose_operating_point(
+        cases, thresholded, provenance=provenance, grid=grid, sensitivity=sensitivity
+    )
+
+
+def choose_operating_point(
+    cases: Sequence[PredictedCase],
+    thresholded: Sequence[ThresholdedCase],
+    *,
+    provenance: Provenance,
+    grid: SearchGrid,
+    sensitivity: float | None = None,
+) -> Tuning:
+    """Choose the operating point of cases that have been predicted.
+
+    Args:
+        cases: Validation cases of one or more folds.
+        thresholded: Their lesions at the grid's thresholds, in the same order.
+        provenance: The networks and settings that predicted them.
+        grid: The points to choose from.
+        sensitivity: As for `tune`.
+
+    Raises:
+        SGNetError: As for `tune`.
+    """
+    counts, default = count_lesions(thresholded, grid.volumes_mm3), count_default(thresholded)
+    if not counts.total_lesions:
+        raise SGNetError(f"{provenance.model}: no reference has a lesion; give other folds")
+    if sensitivity is not None:
+        check_reachable(counts, sensitivity)
+    index = choose(counts, grid, sensitivity=sensitivity)
+    validated, fold_points = cross_validate(cases, counts, grid, sensitivity=sensitivity)
+    patients = [case.patient for case in cases]
     return Tuning(
-        provenance=_provenance(model_folder, tuple(sorted({case.fold for case in cases}))),
-        patients=len({case.patient for case in cases}),
-        objective=objective,
+        provenance=provenance,
+        patients=len(set(patients)),
+        sensitivity=sensitivity,
         grid=grid,
         point=grid.point(index),
-        default=default.pooled,
-        cross_fitted=fitted.pooled,
-        resubstitution=counts.at(np.tile(index, (len(cases), 1))).pooled,
-        gain=gain_of(fitted, default, patients=[case.patient for case in cases]),
-        fold_points={group: grid.point(chosen) for group, chosen in fit.chosen.items()},
+        default=default,
+        cross_validated=validated,
+        resubstitution=counts.at(np.array(index)),
+        improvement=improvement_of(validated, default, patients=patients),
+        fold_points={group: grid.point(chosen) for group, chosen in fold_points.items()},
         frocs=tuple(froc_at(counts, grid, volume=volume) for volume in sorted({0, index[1]})),
     )
 
 
-def _provenance(model_folder: Path, folds: tuple[str, ...]) -> Provenance:
-    checkpoints = (model_folder / f"fold_{fold}" / "checkpoint_final.pth" for fold in folds)
-    return Provenance(
-        model=name_of_model(model_folder),
-        engine="tiled",
-        folds=folds,
-        weights_sha256=combine_checksums(checksum_of(path) for path in checkpoints if path.is_file()),
-        mirroring=True,
-    )
+def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
+    """Return the numbered folds that have weights, else the fold `all`, else 0, which will be missed."""
+    folds = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
+    return tuple(fold for fold in folds if fold != "all") or tuple(folds) or ("0",)
 
 
-def _check_honest(case: PredictedCase) -> None:
-    if case.fold == "all":
+def _check(cases: Sequence[PredictedCase], folder: Path) -> None:
+    """Check what can be checked before minutes of prediction."""
+    if any(case.fold == "all" for case in cases):
         raise SGNetError(
-            f"{case.model}: fold all is validated on the cases it was trained on, where every network looks "
-            "better than it is; train folds 0 to 4 and name those"
+            f"{folder.name}: fold all is validated on its own training cases, where every network is "
+            "optimistically biased; train folds 0 to 4 and tune on those"
         )
+    description = read_description(folder)
+    if has_ignore_label(description):
+        raise SGNetError(
+            f"{folder.name}: the data set has an ignore label, and a lesion found there is neither true nor "
+            "false; tune on a data set without one"
+        )
+    for case in cases:
+        if len(case.images) != len(description.channels):
+            raise InputFileError(
+                case.reference,
+                f"has {len(case.images)} images in imagesTr of nnUNet_raw, the model takes "
+                f"{len(description.channels)}",
+                "set nnUNet_raw to the folder of the training images",
+            )
 
 
-FIGURES = ("f1", "sensitivity", "false_positives_per_case")
+def _predict(
+    cases: Sequence[PredictedCase],
+    folder: Path,
+    *,
+    options: "PredictionOptions",
+    thresholds: tuple[float, ...],
+    threads: int,
+    on_done: Callable[[PredictedCase], object],
+) -> tuple[list[ThresholdedCase], Provenance]:
+    """Predict each case with the network of the fold that it validates, and threshold it.
+
+    Returns:
+        The cases in their order, and the provenance of predictions with all folds.
+    """
+    from sgnet_nnunet.inference.predictor import Predictor  # noqa: PLC0415
+
+    threshold = partial(threshold_on_reference, model=read_description(folder), thresholds=thresholds)
+    folds = tuple(sorted({case.fold for case in cases}))
+    thresholded: dict[PredictedCase, ThresholdedCase] = {}
+    waiting: deque[tuple[PredictedCase, Future[ThresholdedCase]]] = deque()
+
+    def finish(most: int) -> None:
+        while len(waiting) > most:
+            case, outcome = waiting.popleft()
+            thresholded[case] = outcome.result()
+            on_done(case)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for fold in folds:
+            predictor = Predictor.open(
+                [folder], options=replace(options, folds=(fold,)), operating_point="none"
+            )
+            for case in (case for case in cases if case.fold == fold):
+                probabilities, _ = predictor.probabilities(case.images)
+                waiting.append((case, pool.submit(threshold, probabilities, case.reference)))
+                finish(threads)
+        finish(0)
+    checksums = [checksum_of(folder / f"fold_{fold}" / options.checkpoint) for fold in folds]
+    provenance = replace(predictor.provenance, folds=folds, weights_sha256=combine_checksums(checksums))
+    return [thresholded[case] for case in cases], provenance
 
 
-def write_record(path: Path, tuning: Tuning) -> None:
-    """Write a tuning as JSON, atomically. A figure that does not exist is null."""
-    write_text(path, json.dumps(_content(tuning), indent=2, allow_nan=False) + "\n")
-
-
-def _content(tuning: Tuning) -> dict[str, Any]:
-    return {
+def write_tuning(path: Path, tuning: Tuning) -> None:
+    """Write a tuning as JSON, atomically; a rate that is not finite is null."""
+    content = {
         "format": FORMAT,
         "version": VERSION,
-        "tuned_for": describe_provenance(tuning.provenance),
+        "tuned_for": asdict(tuning.provenance),
+        "point": asdict(tuning.point),
+        "objective": tuning.objective,
+        "requested_sensitivity": tuning.sensitivity,
         "cases": tuning.default.cases,
         "patients": tuning.patients,
-        "lesions": tuning.default.lesions,
-        "smallest_share_of_true_lesions": SMALLEST_SHARE,
-        "objective": str(tuning.objective),
-        "wanted_sensitivity": tuning.objective.sensitivity,
-        "point": asdict(tuning.point),
-        "default": _figures(tuning.default),
-        "cross_fitted": _figures(tuning.cross_fitted),
-        "resubstitution": _figures(tuning.resubstitution),
-        "gain": {name: _record_difference(getattr(tuning.gain, name)) for name in FIGURES},
+        "lesions": tuning.default.total_lesions,
+        "min_true_share": MIN_TRUE_SHARE,
+        "default": _rates(tuning.default),
+        "cross_validated": _rates(tuning.cross_validated),
+        "resubstitution": _rates(tuning.resubstitution),
+        "improvement": {name: _difference(estimate) for name, estimate in tuning.improvement.items()},
         "points_chosen_without": {group: asdict(point) for group, point in tuning.fold_points.items()},
         "grid": asdict(tuning.grid),
-        "froc": [_froc(froc) for froc in tuning.frocs],
+        "froc": [
+            {name: np.asarray(value).tolist() for name, value in vars(froc).items()} for froc in tuning.frocs
+        ],
     }
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def _figures(tally: Tally) -> dict[str, float]:
+def _rates(counts: LesionCounts) -> dict[str, float]:
+    found = int(counts.found.sum())
     return {
-        **{name: float(getattr(tally, name)) for name in FIGURES},
-        "found": int(tally.found),
-        "missed": tally.lesions - int(tally.found),
-        "false_positives": int(tally.false),
+        **{name: float(getattr(counts, name)) for name in RATES},
+        "found": found,
+        "missed": counts.total_lesions - found,
+        "false_positives": int(counts.false_positives.sum()),
     }
 
 
-def _record_difference(difference: Difference) -> dict[str, float | None]:
-    return {name: value if isfinite(value) else None for name, value in asdict(difference).items()}
-
-
-def _froc(froc: Froc) -> dict[str, Any]:
-    return {
-        "min_lesion_volume_mm3": froc.min_lesion_volume_mm3,
-        "thresholds": froc.thresholds.tolist(),
-        "sensitivity": froc.sensitivity.tolist(),
-        "false_positives_per_case": froc.false_positives_per_case.tolist(),
-    }
+def _difference(estimate: "Estimate") -> dict[str, float | None]:
+    values = {"value": estimate.value, "low": estimate.interval.low, "high": estimate.interval.high}
+    return {name: value if isfinite(value) else None for name, value in values.items()}

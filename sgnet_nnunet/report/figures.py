@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 
 from sgnet_nnunet.evaluation.comparison import size_in_words
-from sgnet_nnunet.evaluation.froc import Froc, Tally
+from sgnet_nnunet.evaluation.froc import Froc, LesionCounts
 from sgnet_nnunet.evaluation.lesion_metrics import SIZE_CLASSES
 from sgnet_nnunet.evaluation.measurement import Figures
 from sgnet_nnunet.evaluation.registry import headline_metrics
@@ -496,13 +496,13 @@ def draw_tuning(tuning: Tuning, path: Path) -> None:
             color=colour,
             label=_name(froc),
         )
-    for tally, marker, colour, label in (
+    for counts, marker, colour, label in (
         (tuning.default, "s", "#111111", "default"),
         (tuning.resubstitution, "*", "#d62728", f"chosen: {tuning.point}"),
-        (tuning.cross_fitted, "D", "#2ca02c", "cross-fitted: what to expect of it"),
+        (tuning.cross_validated, "D", "#2ca02c", "cross-validated: what to expect"),
     ):
         axes.plot(
-            *_place(tally),
+            *_place(counts),
             marker,
             color=colour,
             markersize=12 if marker == "*" else 7,
@@ -517,15 +517,15 @@ def draw_tuning(tuning: Tuning, path: Path) -> None:
     axes.set_xlabel("false positives per case")
     axes.set_ylabel("lesion sensitivity")
     cases = f"{tuning.default.cases} cases of {tuning.patients} patients"
-    axes.set_title(f"{tuning.provenance.model}\n{cases}, {tuning.default.lesions} lesions", fontsize=10)
+    axes.set_title(f"{tuning.provenance.model}\n{cases}, {tuning.default.total_lesions} lesions", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=9)
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=120)
 
 
-def _place(tally: Tally) -> tuple[float, float]:
-    return float(tally.false_positives_per_case), float(tally.sensitivity)
+def _place(counts: LesionCounts) -> tuple[float, float]:
+    return float(counts.false_positives_per_case), float(counts.sensitivity)
 
 
 def _name(froc: Froc) -> str:

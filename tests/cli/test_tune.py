@@ -1,10 +1,15 @@
-"""`sgnet tune` on results as nnU-Net leaves them."""
+"""`sgnet tune` on results as nnU-Net leaves them, with a predictor that returns known probabilities."""
 
 import json
+from dataclasses import replace
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from sgnet_nnunet.cli.main import main
+from sgnet_nnunet.evaluation.operating_point import Provenance, checksum_of, combine_checksums
+from sgnet_nnunet.inference import predictor
 
 MODEL = "SGNetTrainer__nnUNetPlans__3d_fullres"
 
@@ -15,16 +20,48 @@ def run(*arguments):
     return ended.value.code or 0
 
 
+class SavedMasks:
+    """A predictor that gives 0.9 where the mask in the fold's validation folder is set, else 0.1."""
+
+    opened: list = []  # noqa: RUF012
+
+    def __init__(self, folder, options):
+        (self.fold,) = options.folds
+        self.folder = folder
+        self.provenance = Provenance(
+            model=f"Dataset501_Tiny/{folder.name}",
+            engine="sparse",
+            folds=options.folds,
+            weights_sha256="of one fold",
+            mirroring=options.mirroring,
+        )
+
+    @classmethod
+    def open(cls, model_folders, *, options, operating_point):
+        assert operating_point == "none"
+        cls.opened.append(options)
+        return cls(model_folders[0], options)
+
+    def probabilities(self, paths):
+        name = paths[0].name.removesuffix("_0000.nii.gz")
+        mask = nib.load(self.folder / f"fold_{self.fold}/validation/{name}.nii.gz")
+        tumour = (0.1 + 0.8 * np.asarray(mask.dataobj).T).astype(np.float32)
+        return np.stack([1 - tumour, tumour]), {}
+
+
 @pytest.fixture
-def model(nnunet_paths, make_results):
-    """Return the folder of a model with probabilities, in the paths that nnU-Net is told."""
+def model(nnunet_paths, make_results, monkeypatch):
+    """Return the folder of a model whose masks are shifted by a voxel and have a false positive each."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (nnunet_paths / name).rmdir()
-    make_results(nnunet_paths, models=("BaselineUNetTrainer", "SGNetTrainer"), probabilities=True)
+    make_results(nnunet_paths, models=("BaselineUNetTrainer", "SGNetTrainer"))
     folder = nnunet_paths / "nnUNet_results/Dataset501_Tiny" / MODEL
-    plans = {"dataset_name": "Dataset501_Tiny", "plans_name": "nnUNetPlans", "configurations": {}}
-    plans |= {"image_reader_writer": "NibabelIO", "label_manager": "LabelManager"}
+    plans = {"dataset_name": "Dataset501_Tiny", "image_reader_writer": "NibabelIO"}
     (folder / "plans.json").write_text(json.dumps(plans))
+    for fold in range(3):
+        (folder / f"fold_{fold}/checkpoint_final.pth").write_bytes(b"weights %d" % fold)
+    monkeypatch.setattr(predictor, "Predictor", SavedMasks)
+    monkeypatch.setattr(SavedMasks, "opened", [])
     return folder
 
 
@@ -33,27 +70,45 @@ def files(folder):
 
 
 def test_point_and_picture_are_written_into_the_models_folder(model, capsys):
-    assert run("-d", "501", "-tr", "SGNetTrainer", "-f", "0", "1", "2", "-np", "1") == 0
+    assert run("-d", "501") == 0
     content = json.loads((model / "operating_point.json").read_text())
-    assert content["tuned_for"]["model"] == f"Dataset501_Tiny/{MODEL}"
-    assert (content["cases"], content["patients"], content["tuned_for"]["folds"]) == (6, 3, ["0", "1", "2"])
-    # The second model's masks are shifted by a voxel and each has a false positive of 16 mm3.
+    checksums = (checksum_of(model / f"fold_{fold}/checkpoint_final.pth") for fold in range(3))
+    assert content["tuned_for"] == {
+        "model": f"Dataset501_Tiny/{MODEL}",
+        "engine": "sparse",
+        "folds": ["0", "1", "2"],
+        "weights_sha256": combine_checksums(checksums),
+        "mirroring": False,
+    }
+    assert (content["cases"], content["patients"]) == (6, 3)
     assert content["default"]["false_positives_per_case"] == 1
-    assert content["point"]["min_lesion_volume_mm3"] > 16
-    assert content["cross_fitted"]["false_positives_per_case"] == 0
+    assert content["point"]["min_lesion_volume_mm3"] > 16  # the volume of the false positives
+    assert content["cross_validated"]["false_positives_per_case"] == 0
     assert files(model) == {"dataset.json", "plans.json", "operating_point.json", "operating_point.png"}
     shown = " ".join(capsys.readouterr().out.split())
+    assert "false positives per case │ 1.000 │ 0.000 │ -1.000 [-1.000, -1.000]" in shown
     assert "highest lesion F1: threshold 0.5, lesions below 20 mm3 removed" in shown
 
 
-def test_output_and_one_fold_can_be_named(model, tmp_path):
+def test_every_fold_is_predicted_with_its_own_weights_and_the_options_given(model):
+    assert run("-d", "501", "-f", "1", "0", "--tta", "--engine", "tiled", "-device", "cpu") == 0
+    assert [options.folds for options in SavedMasks.opened] == [("0",), ("1",)]
+    first = replace(SavedMasks.opened[0], folds=())
+    assert (first.mirroring, first.engine, first.device) == (True, "tiled", "cpu")
+    content = json.loads((model / "operating_point.json").read_text())
+    assert (content["tuned_for"]["folds"], content["tuned_for"]["mirroring"]) == (["0", "1"], True)
+
+
+def test_several_threads_choose_the_same_point(model, tmp_path):
+    for threads in ("1", "3"):
+        assert run("-d", "501", "-np", threads, "-o", str(tmp_path / f"{threads}.json")) == 0
+    assert (tmp_path / "1.json").read_text() == (tmp_path / "3.json").read_text()
+
+
+def test_output_and_sensitivity_can_be_given(model, tmp_path):
     path = tmp_path / "new/point.json"
-    status = run(
-        *("-d", "501", "-tr", "SGNetTrainer", "-f", "0", "1", "--sensitivity", "0.9"),
-        *("-o", str(path), "-np", "1"),
-    )
-    assert status == 0
-    assert json.loads(path.read_text())["wanted_sensitivity"] == 0.9
+    assert run("-d", "501", "-f", "0", "1", "--sensitivity", "0.9", "-o", str(path)) == 0
+    assert json.loads(path.read_text())["requested_sensitivity"] == 0.9
     assert files(path.parent) == {"point.json", "point.png"}
     assert files(model) == {"dataset.json", "plans.json"}
 
@@ -62,41 +117,40 @@ def test_output_and_one_fold_can_be_named(model, tmp_path):
     ("arguments", "message"),
     [
         (["-f", "7"], "has 3 folds, no fold 7"),
-        (["-f", "all"], "fold all is validated on the cases it was trained on"),
-        (
-            ["-f", "0", "1", "--sensitivity", "1"],
-            "no operating point reaches a lesion sensitivity of 1: the best is",
-        ),
-        (["-f", "0", "-p", "otherPlans"], "there is no such model"),
-        (["-f", "0", "-o", "froc.png"], "-o froc.png: is not the name of a JSON file"),
+        (["-f", "all"], "fold all is validated on its own training cases"),
+        (["-f", "0", "1", "--sensitivity", "1"], "no operating point reaches a lesion sensitivity of 1"),
+        (["-p", "otherPlans"], "there is no such model"),
+        (["-o", "froc.png"], "-o froc.png: is not the name of a JSON file"),
+        (["-chk", "best.pth"], "fold_0/best.pth: there is no such file; run nnUNetv2_train 501 3d_fullres 0"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(model, capsys, monkeypatch, arguments, message):
+def test_bad_input_is_one_line_and_leaves_nothing(model, capsys, arguments, message):
     if "--sensitivity" in arguments:
         references = model.parents[2] / "nnUNet_preprocessed/Dataset501_Tiny/gt_segmentations"
-        move_a_lesion(next(references.glob("*A000.nii.gz")))
-    assert run("-d", "501", "-tr", "SGNetTrainer", "-np", "1", *arguments) == 2
+        add_a_lesion(next(references.glob("*A000.nii.gz")))
+    assert run("-d", "501", *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len([line for line in error.splitlines() if line.startswith("sgnet: ")]) == 1
     assert files(model) == {"dataset.json", "plans.json"}
 
 
-def test_missing_probabilities_name_the_file_and_the_command(model, capsys):
-    (model / "fold_1/validation/YG_P002_YG_A004.npz").unlink()
-    assert run("-d", "501", "-tr", "SGNetTrainer", "-f", "0", "1", "-np", "1") == 2
-    error = capsys.readouterr().err
-    assert (
-        "fold_1/validation/YG_P002_YG_A004.npz: there is no such file; run nnUNetv2_train 501 3d_fullres 1"
-        in error
-    )
-    assert "-tr SGNetTrainer --val --npz" in error
+def test_case_without_images_is_named_before_anything_is_predicted(model, capsys, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw")
+    assert run("-d", "501") == 2
+    assert "has 0 images in imagesTr of nnUNet_raw, the model takes 2" in capsys.readouterr().err
+    assert not SavedMasks.opened
 
 
-def move_a_lesion(path):
-    import nibabel as nib  # noqa: PLC0415
-    import numpy as np  # noqa: PLC0415
+def test_ignore_label_is_refused(model, capsys):
+    content = json.loads((model / "dataset.json").read_text())
+    content["labels"]["ignore"] = 2
+    (model / "dataset.json").write_text(json.dumps(content))
+    assert run("-d", "501") == 2
+    assert "has an ignore label" in capsys.readouterr().err
 
+
+def add_a_lesion(path):
     image = nib.load(path)
     data = np.asarray(image.dataobj).copy()
     data[20:22, 0:2, 0:2] = 1

@@ -63,7 +63,12 @@ def make_model(tmp_path) -> Callable[..., Path]:
         plans = {"dataset_name": "Dataset501_Tiny", "plans_name": "nnUNetPlans", "configurations": {}}
         plans |= {"image_reader_writer": reader, "label_manager": "LabelManager"}
         (folder / "plans.json").write_text(json.dumps(plans))
-        description = {"labels": labels or ONE_LABEL, "file_ending": ".nii.gz", **extra}
+        description = {
+            "channel_names": {"0": "T1ce"},
+            "labels": labels or ONE_LABEL,
+            "file_ending": ".nii.gz",
+            **extra,
+        }
         (folder / "dataset.json").write_text(json.dumps(description))
         return folder
 

@@ -1,16 +1,153 @@
+"""Lesions at many thresholds, their counts, and FROC curves from nnU-Net's saved probabilities."""
+
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy import ndimage
 
-from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.froc import Grid, cut_cases, froc_of
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.evaluation.froc import (
+    LesionCounts,
+    SearchGrid,
+    count_default,
+    count_lesions,
+    froc_of,
+    read_probabilities,
+    threshold_case,
+    threshold_on_reference,
+)
+from sgnet_nnunet.evaluation.lesion_metrics import find_lesions
+from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
+from sgnet_nnunet.inference.plan import labels_of, read_description
+from sgnet_nnunet.nifti import reader_class
 
-GRID = Grid(thresholds=(0.2, 0.5, 0.8))
+MODEL = "SGNetTrainer__nnUNetPlans__3d_fullres"
+THRESHOLDS = (0.2, 0.5, 0.8)
+LABELS = {
+    "one label": labels_of({"background": 0, "tumour": 1}, None),
+    "three labels": labels_of({"background": 0, "oedema": 1, "core": 2, "cyst": 3}, None),
+    "regions": labels_of({"background": 0, "whole": [1, 2], "core": [2]}, [1, 2]),
+}
+
+
+def one_label(tumour):
+    return np.stack([1 - tumour, tumour]).astype(np.float32)
+
+
+def threshold(tumour, reference, *, spacing=(1.0, 1.0, 1.0), thresholds=THRESHOLDS):
+    return threshold_case(
+        one_label(tumour), reference, thresholds=thresholds, labels=LABELS["one label"], spacing=spacing
+    )
+
+
+def test_volumes_of_found_and_false_lesions_are_those_worked_by_hand():
+    reference, tumour = np.zeros((2, 8, 12), dtype=bool), np.zeros((2, 8, 12))
+    reference[0, 0, 0:3] = True  # found up to 0.5: three voxels at 0.2, two at 0.5
+    tumour[0, 0, 0:3] = 0.6, 0.6, 0.3
+    reference[0, 4, 0] = True  # met by two predicted lesions at 0.5, which are one at 0.2
+    reference[0, 4, 2] = True
+    tumour[0, 4, 0:5] = 0.9, 0.3, 0.9, 0.9, 0.9
+    reference[0, 7, 11] = True  # missed
+    tumour[1, 7, 0:2] = 0.7  # false
+    result = threshold(tumour, reference, spacing=(4.0, 0.5, 0.5))
+    assert result.lesions == 4
+    found = [level.found_mm3.tolist() for level in result.at_thresholds]
+    assert found == [[3, 5, 5, 0], [2, 1, 3, 0], [0, 1, 3, 0]]
+    assert [level.false_mm3.tolist() for level in result.at_thresholds] == [[2], [2], []]
+    assert result.default.found_mm3.tolist() == [2, 1, 3, 0]
+
+
+def blobs(rng, shape, sigma):
+    field = ndimage.gaussian_filter(rng.normal(size=shape), sigma)
+    return field / field.std()
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("one label", 2), ("three labels", 4), ("regions", 2)])
+def test_every_count_is_that_of_the_mask_which_prediction_writes(label_managers, kind, heads):
+    manager, rng = label_managers[kind], np.random.default_rng(7)
+    shape, spacing, volumes = (10, 24, 26), (3.0, 0.7, 0.8), (0.0, 5.04, 20.0, 60.0)
+    logits = np.stack([blobs(rng, shape, 1.2) * 2 - 2 * (head > 0) for head in range(heads)])
+    exp = np.exp(logits)
+    probabilities = (exp / (1 + exp) if kind == "regions" else exp / exp.sum(axis=0)).astype(np.float32)
+    reference = blobs(rng, shape, 1.5) > 1.5
+    labels = LABELS[kind]
+    result = threshold_case(probabilities, reference, thresholds=THRESHOLDS, labels=labels, spacing=spacing)
+    counts, default = count_lesions([result], volumes), count_default([result])
+    lesions = find_lesions(reference, spacing=spacing)
+    assert counts.lesions.tolist() == [lesions.number]
+
+    def counted(mask):
+        components, number = ndimage.label(mask > 0, structure=np.ones((3, 3, 3)))
+        true = [i for i in range(1, number + 1) if reference[components == i].mean() >= 0.1]
+        found = set(lesions.labels[np.isin(components, true) & reference])
+        return len(found), number - len(true)
+
+    for i, threshold in enumerate(THRESHOLDS):
+        for j, smallest in enumerate(volumes):
+            point = OperatingPoint(threshold=threshold, min_lesion_volume_mm3=smallest)
+            mask = apply_operating_point(probabilities, point, labels, spacing)
+            assert (counts.found[0, i, j], counts.false_positives[0, i, j]) == counted(mask)
+    own = counted(manager.convert_probabilities_to_segmentation(probabilities))
+    assert (default.found[0], default.false_positives[0]) == own
+    assert counts.false_positives[0].min() < counts.false_positives[0].max()
+
+
+def test_default_foreground_below_the_lowest_threshold_is_not_cropped_away():
+    tumour, reference = np.zeros((4, 5, 6)), np.zeros((4, 5, 6), dtype=bool)
+    tumour[1, 1, 1] = 0.6
+    result = threshold(tumour, reference, thresholds=(0.9,))
+    assert result.default.false_mm3.tolist() == [1]
+    assert result.at_thresholds[0].false_mm3.size == 0
+
+
+def test_flood_that_meets_every_lesion_finds_none():
+    reference, tumour = np.zeros((5, 10, 10), dtype=bool), np.full((5, 10, 10), 0.3)
+    reference[0, 0, :3] = reference[4, 9, :3] = reference[2, 5, 5:8] = True
+    tumour[reference] = 0.9
+    flood, *clean = threshold(tumour, reference).at_thresholds
+    assert (flood.found_mm3.tolist(), flood.false_mm3.tolist()) == ([0, 0, 0], [500])
+    assert all((level.found_mm3.tolist(), level.false_mm3.size) == ([3, 3, 3], 0) for level in clean)
+
+
+def test_predicted_lesion_is_true_from_a_tenth_of_its_voxels_on():
+    reference, tumour = np.zeros((1, 1, 11), dtype=bool), np.zeros((1, 1, 11))
+    reference[0, 0, 0] = True
+    for length, true in [(10, True), (11, False)]:
+        tumour[0, 0, :length] = 0.9
+        result = threshold(tumour, reference, thresholds=(0.5,)).at_thresholds[0]
+        assert (result.found_mm3.tolist() == [length], result.false_mm3.size == 0) == (true, true)
+
+
+def test_case_without_lesions_or_predictions_counts_nothing():
+    nothing = np.zeros((4, 5, 6))
+    result = threshold(nothing, nothing > 0)
+    counts = count_lesions([result], (0.0, 10.0))
+    assert counts.lesions.tolist() == [0]
+    assert not counts.found.any()
+    assert not counts.false_positives.any()
+
+
+def test_rates_are_micro_averaged():
+    counts = LesionCounts(np.array([6, 4]), np.array([6, 2]), np.array([0, 2]))
+    assert counts.sensitivity == 0.8
+    assert counts.false_positives_per_case == 1
+    assert counts.f1 == 2 * 8 / (2 * 8 + 2 + 2)
+
+
+def test_references_without_a_lesion_give_no_curve(make_model, add_case):
+    folder = make_model()
+    cases = [add_case(folder, "a", np.ones((3, 3, 3)), np.zeros((3, 3, 3)))]
+    assert froc_of(cases, model_folder=folder) is None
+
+
+GRID = SearchGrid(thresholds=(0.2, 0.5, 0.8))
 
 
 @pytest.fixture
-def model(make_model, add_case):
+def two_cases(make_model, add_case):
     """Two cases with three lesions; the weakest is seen at 0.3, and so is a false one."""
     folder = make_model()
     first, second = np.zeros((6, 8, 9)), np.zeros((6, 8, 9))
@@ -23,35 +160,124 @@ def model(make_model, add_case):
     ]
 
 
-def test_curve_is_that_worked_by_hand(model):
-    froc = froc_of(model[1], model_folder=model[0], grid=GRID)
+def test_curve_is_that_worked_by_hand(two_cases):
+    froc = froc_of(two_cases[1], model_folder=two_cases[0], grid=GRID)
     assert froc.thresholds.tolist() == [0.2, 0.5, 0.8]
     np.testing.assert_allclose(froc.sensitivity, [1, 2 / 3, 1 / 3])
     assert froc.false_positives_per_case.tolist() == [0.5, 0, 0]
     assert froc.min_lesion_volume_mm3 == 0
 
 
-def test_two_workers_give_the_same_curve(model):
-    alone, together = (froc_of(model[1], model_folder=model[0], grid=GRID, workers=n) for n in (1, 2))
+def test_two_workers_give_the_same_curve(two_cases):
+    alone, together = (froc_of(two_cases[1], model_folder=two_cases[0], grid=GRID, workers=n) for n in (1, 2))
     np.testing.assert_array_equal(alone.sensitivity, together.sensitivity)
 
 
-def test_there_is_no_curve_unless_every_case_has_probabilities(model):
-    folder, (first, second) = model
+def test_there_is_no_curve_unless_every_case_has_probabilities(two_cases):
+    folder, (first, second) = two_cases
     assert froc_of([first, replace(second, probabilities=None)], model_folder=folder) is None
     assert froc_of([], model_folder=folder) is None
 
 
-def test_bad_file_is_an_error(model):
-    folder, cases = model
+def test_bad_file_is_an_error(two_cases):
+    folder, cases = two_cases
     cases[1].probabilities.write_bytes(b"")
     with pytest.raises(InputFileError, match=r"b\.npz: cannot be read"):
         froc_of(cases, model_folder=folder)
 
 
-def test_lesions_below_an_ignore_label_cannot_be_judged(make_model, add_case):
+def test_lesions_below_an_ignore_label_give_no_curve(make_model, add_case):
     folder = make_model(labels={"background": 0, "tumour": 1, "ignore": 2})
     cases = [add_case(folder, "a", np.zeros((3, 3, 3)), np.ones((3, 3, 3)))]
     assert froc_of(cases, model_folder=folder) is None
-    with pytest.raises(SGNetError, match="has an ignore label"):
-        cut_cases(cases, model_folder=folder, thresholds=(0.5,))
+
+
+@pytest.fixture
+def saved_case(make_model, add_case):
+    tumour = np.zeros((4, 5, 6))
+    tumour[1, 2, 3] = 0.9
+    return add_case(make_model(), "case", tumour, tumour > 0.5, spacing=(5, 0.7, 0.6))
+
+
+def damage(case, array=None, **arrays):
+    np.savez_compressed(case.probabilities, **({"probabilities": array} if array is not None else arrays))
+
+
+def test_case_is_read_in_the_order_z_y_x(saved_case):
+    probabilities = read_probabilities(saved_case.probabilities, heads=2)
+    assert probabilities.shape == (2, 4, 5, 6)
+    assert np.argwhere(probabilities[1] > 0.5).tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SAR", "IPR"])
+@pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIO", "NibabelIO"])
+def test_reference_is_read_as_the_images_were_however_its_axes_lie(make_model, add_case, codes, reader):
+    folder = make_model(reader=reader)
+    reference = np.zeros((4, 5, 6))
+    reference[0, 1, 2:5] = 1
+    case = add_case(folder, "case", reference, reference > 0, spacing=(5, 0.7, 0.6))
+    image = nib.load(case.reference)
+    turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(codes))
+    nib.save(nib.Nifti1Image.from_bytes(image.as_reoriented(turn).to_bytes()), case.reference)
+    # Probabilities have the axes of nnU-Net's reader.
+    (seen,), _ = reader_class(reader)().read_seg(str(case.reference))
+    found = threshold_on_reference(
+        one_label(seen), case.reference, model=read_description(folder), thresholds=(0.5,)
+    )
+    np.testing.assert_allclose(found.at_thresholds[0].found_mm3, [3 * 5 * 0.7 * 0.6], rtol=1e-6)
+    assert not found.at_thresholds[0].false_mm3.size
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((2, 4, 5, 6), np.nan), "has values from nan to nan, which are no probabilities"),
+        (np.full((2, 4, 5, 6), np.inf), "has values from inf to inf"),
+        (np.full((2, 4, 5, 6), -3.0), "has values from -3 to -3"),
+        (np.full((2, 4, 5, 6), 1.5), r"has values from 1\.5 to 1\.5"),
+        (np.zeros((3, 4, 5, 6)), r"shape \(3, 4, 5, 6\); \(2, z, y, x\) is needed"),
+        (np.zeros((4, 5, 6)), r"has shape \(4, 5, 6\)"),
+        (np.array([{}], dtype=object), "cannot be read as nnU-Net's probabilities"),
+    ],
+)
+def test_arrays_that_are_no_probabilities_are_refused(saved_case, array, message):
+    damage(saved_case, array)
+    with pytest.raises(InputFileError, match=message) as error:
+        read_probabilities(saved_case.probabilities, heads=2)
+    assert "\n" not in str(error.value)
+
+
+def test_one_nan_among_probabilities_is_found(saved_case):
+    array = np.full((2, 4, 5, 6), 0.5)
+    array[1, 3, 4, 5] = np.nan
+    damage(saved_case, array)
+    with pytest.raises(InputFileError, match="no probabilities"):
+        read_probabilities(saved_case.probabilities, heads=2)
+
+
+def test_archive_without_probabilities_is_refused(saved_case):
+    damage(saved_case, softmax=np.zeros(3))
+    with pytest.raises(InputFileError, match="cannot be read as nnU-Net's probabilities"):
+        read_probabilities(saved_case.probabilities, heads=2)
+
+
+@pytest.mark.parametrize("kept", [0, 100, -20])
+def test_truncated_files_are_refused(saved_case, kept):
+    path = saved_case.probabilities
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputFileError, match=r"case\.npz: cannot be read as nnU-Net's probabilities"):
+        read_probabilities(saved_case.probabilities, heads=2)
+
+
+def test_shapes_that_differ_are_refused(make_model, add_case):
+    folder = make_model()
+    case = add_case(folder, "case", np.zeros((4, 6, 5)), np.zeros((4, 5, 6)))
+    with pytest.raises(InputFileError, match=r"has shape \(4, 5, 6\) \(z, y, x\), .* have \(4, 6, 5\)"):
+        froc_of([case], model_folder=folder)
+
+
+def test_reference_that_cannot_be_read_is_named(saved_case):
+    saved_case.reference.write_bytes(saved_case.reference.read_bytes()[:40])
+    folder = saved_case.reference.parents[1] / MODEL
+    with pytest.raises(InputFileError, match=r"gt_segmentations/case\.nii\.gz: "):
+        froc_of([saved_case], model_folder=folder)

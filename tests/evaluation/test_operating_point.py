@@ -1,6 +1,6 @@
 import json
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from sgnet_nnunet.evaluation.operating_point import (
     apply_operating_point,
     checksum_of,
     combine_checksums,
-    describe_provenance,
     find_operating_point,
     foreground_probability,
     is_kept,
@@ -148,7 +147,7 @@ def write_point(path, **changes):
     content = {
         "format": "sgnet operating point",
         "version": 2,
-        "tuned_for": describe_provenance(TUNED),
+        "tuned_for": asdict(TUNED),
         "point": {"threshold": 0.4, "min_lesion_volume_mm3": 3.0},
         **changes,
     }
