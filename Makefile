@@ -7,7 +7,7 @@ SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
 PYTEST := pytest -n 2 --dist loadgroup
 pytest fast newest: export OMP_NUM_THREADS := 1
 
-.PHONY: help test lint structure typecheck pytest fast newest demo study speed clean
+.PHONY: help test lint structure typecheck pytest fast newest demo docs study speed clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,12 @@ newest: ## All tests with nnU-Net's newest release, in an environment of their o
 demo: $(VENV)/installed ## The main job end to end on phantoms, about seven minutes
 	$(BIN)/sgnet demo demo_output
 
+docs: $(BIN)/mkdocs ## Build the documentation site in site/ and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+$(BIN)/mkdocs: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[docs]'
+
 STUDY ?= study_output
 BUDGET ?= cpu
 study: $(VENV)/installed ## Train every network on phantoms and write benchmarks/results; hours, resumable
@@ -64,4 +70,4 @@ speed: $(VENV)/installed ## Time inference (of the demo's model) and training; a
 	$(BIN)/python benchmarks/training.py benchmarks/results --no-default --batches 8
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .venv-newest build dist *.egg-info demo_output study_output .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest build dist *.egg-info demo_output study_output site .coverage .mypy_cache .pytest_cache .ruff_cache
