@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from timing import in_turn, peak_megabytes, reset_peak, seconds
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.evaluation.lesion_metrics import FalsePositives, LesionSensitivity
-from sgnet_nnunet.evaluation.mask_metrics import Dice, Precision, Recall
 from sgnet_nnunet.evaluation.pairs import MaskPair
+from sgnet_nnunet.evaluation.registry import find_metric
 from sgnet_nnunet.files import atomic_path, read_json
 from sgnet_nnunet.nnunet import find_cases
 
@@ -312,7 +311,7 @@ def measure_growth(subject: Subject, *, rounds: int, million_voxels: float) -> d
 
 
 TILES, ONE_TILE = "nnU-Net, the plan's tiles", "nnU-Net, one tile"
-METRICS = (Dice(), Precision(), Recall(), LesionSensitivity(), FalsePositives())
+METRICS = ("dice", "precision", "recall", "lesion_sensitivity", "false_positives")
 
 
 Mask = NDArray[np.bool_]
@@ -346,7 +345,7 @@ def measure_agreement(subject: Subject, *, patients: int, picture: Path) -> dict
         if reference is not None:
             for name in (SPARSE, TILES):
                 pair = MaskPair(masks[name].T, reference.T, affine=np.diag([*reversed(spacing), 1.0]))
-                values = {metric.name: float(metric(pair)) for metric in METRICS}
+                values = {name: find_metric(name)(pair) for name in METRICS}
                 scores.append({"case": case, "prediction": name} | values)
         if rows[-1]["voxels"] > drawn:
             drawn = rows[-1]["voxels"]

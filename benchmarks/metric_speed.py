@@ -30,7 +30,7 @@ from timing import markdown
 from sgnet_nnunet.evaluation.lesion_metrics import lesion_rows
 from sgnet_nnunet.evaluation.pairs import MaskPair
 from sgnet_nnunet.evaluation.registry import case_metrics, measure
-from sgnet_nnunet.evaluation.surface_metrics import HD95, NSD
+from sgnet_nnunet.evaluation.surface_metrics import hd95_directed, nsd_1mm
 
 Mask = NDArray[np.bool_]
 Timed = Callable[[Mask, Mask, NDArray[np.float64]], object]
@@ -55,7 +55,7 @@ def ours(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None
 
 def ours_hd95_nsd(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:
     """Compute HD95 and NSD."""
-    measure(MaskPair(prediction, reference, affine=affine), (HD95(), NSD(tolerance_mm=1)))
+    measure(MaskPair(prediction, reference, affine=affine), (hd95_directed, nsd_1mm))
 
 
 def monai_hd95_nsd(prediction: Mask, reference: Mask, affine: NDArray[np.float64]) -> None:

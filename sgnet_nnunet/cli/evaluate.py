@@ -61,12 +61,12 @@ def make_report(
         SGNetError: If the folder or a mask cannot be used.
     """
     # pandas, matplotlib and statsmodels take a second or more to import.
-    from sgnet_nnunet.evaluation.comparison import summarise  # noqa: PLC0415
     from sgnet_nnunet.evaluation.measurement import (  # noqa: PLC0415
         count_of,
         describe_empty,
         measure_results,
     )
+    from sgnet_nnunet.evaluation.summary import summarise  # noqa: PLC0415
     from sgnet_nnunet.report.page import write_report  # noqa: PLC0415
     from sgnet_nnunet.report.tables import (  # noqa: PLC0415
         report_folder,

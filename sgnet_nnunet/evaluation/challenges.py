@@ -18,9 +18,8 @@ Lesions are 26-connected components in both.
 Source: BraTS-METS 2023 (arXiv:2306.00838) and its organisers' announcement, Synapse syn51156910.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +27,10 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from sgnet_nnunet.evaluation.lesion_metrics import CONNECTIVITY, Lesions, lesions_of, pair_of_lesion
-from sgnet_nnunet.evaluation.mask_metrics import Dice
+from sgnet_nnunet.evaluation.mask_metrics import dice
 from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
-from sgnet_nnunet.evaluation.registry import Metric, register_metric
-from sgnet_nnunet.evaluation.surface_metrics import HD95, NSD
-from sgnet_nnunet.nifti import Grid
+from sgnet_nnunet.evaluation.registry import DISTANCE, SHARE, Metric, register_metric
+from sgnet_nnunet.evaluation.surface_metrics import hd95_pooled, hd95_surface_weighted, nsd_1mm
 
 IGNORED_MM3 = 2.0
 """Lesions of the reference up to this volume do not count."""
@@ -41,31 +39,9 @@ PENALTY_MM = 374.0
 """HD95 of a missed or a false lesion: about the diagonal of a BraTS image, 240 x 240 x 155 mm."""
 
 
-@dataclass(frozen=True)
-class _Penalised(Metric):
-    """A mean over lesions, where one without a partner scores a penalty; measured for empty masks too.
-
-    Attributes:
-        penalty: What a missed or a false lesion scores.
-    """
-
-    both_empty = one_empty = "measured"
-    penalty: ClassVar[float]
-
-    def worst(self, grid: Grid) -> float:  # noqa: ARG002
-        """Return the penalty."""
-        return self.penalty
-
-
-@dataclass(frozen=True)
-class _PenalisedShare(_Penalised):
-    best, higher_is_better, limits = 1.0, True, (0.0, 1.0)
-    penalty = 0.0
-
-
-@dataclass(frozen=True)
-class _PenalisedDistance(_Penalised):
-    unit, best, higher_is_better = "mm", 0.0, False
+# A mean over lesions, where one without a partner scores a penalty, needs no rule for empty masks.
+_LESION_SHARE = replace(SHARE, both_empty="measured", one_empty="measured")
+_LESION_DISTANCE = replace(DISTANCE, both_empty="measured", one_empty="measured")
 
 
 @dataclass(frozen=True)
@@ -77,44 +53,32 @@ class _LesionScores:
     unmatched: int
 
 
-@register_metric()
-@dataclass(frozen=True)
-class Brats2023Dice(_PenalisedShare):
+@register_metric("brats2023_dice", "BraTS 2023 Dice", _LESION_SHARE, preset="brats2023")
+def brats2023_dice(pair: MaskPair) -> float:
     """Lesion-wise Dice of BraTS-METS 2023."""
-
-    name, title, preset = "brats2023_dice", "BraTS 2023 Dice", "brats2023"
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the mean Dice."""
-        scores = _lesion_scores(pair)
-        return _mean(scores.dice, scores.unmatched, self)
+    scores = _lesion_scores(pair)
+    return _mean(scores.dice, scores.unmatched, penalty=0.0, of_nothing=1.0)
 
 
-@register_metric()
-@dataclass(frozen=True)
-class Brats2023HD95(_PenalisedDistance):
-    """Lesion-wise HD95 of BraTS-METS 2023."""
-
-    name, title, preset = "brats2023_hd95_mm", "BraTS 2023 HD95 (mm)", "brats2023"
-    penalty = PENALTY_MM
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the mean distance in mm."""
-        scores = _lesion_scores(pair)
-        return _mean(scores.hd95_mm, scores.unmatched, self)
+@register_metric("brats2023_hd95_mm", "BraTS 2023 HD95 (mm)", _LESION_DISTANCE, preset="brats2023")
+def brats2023_hd95(pair: MaskPair) -> float:
+    """Lesion-wise HD95 (surface-weighted) of BraTS-METS 2023."""
+    scores = _lesion_scores(pair)
+    return _mean(scores.hd95_mm, scores.unmatched, penalty=PENALTY_MM, of_nothing=0.0)
 
 
-def _mean(matched: list[float], unmatched: int, metric: _Penalised) -> float:
-    """Return the mean over matched lesions and the penalties of the others, the best value without any."""
+def _mean(matched: list[float], unmatched: int, *, penalty: float, of_nothing: float) -> float:
+    """Return the mean over matched lesions and the penalties of the others."""
     number = len(matched) + unmatched
-    return (sum(matched) + metric.penalty * unmatched) / number if number else metric.best
+    return (sum(matched) + penalty * unmatched) / number if number else of_nothing
 
 
 @once_per_pair
 def _lesion_scores(pair: MaskPair) -> _LesionScores:
     match = lesions_of(pair)
     matched = np.zeros(match.prediction.number, dtype=bool)
-    dice, hd95_mm, missed = [], [], 0
+    scores = _LesionScores(dice=[], hd95_mm=[], unmatched=0)
+    missed = 0
     for lesion, volume in enumerate(match.reference.volumes_mm3):
         partners = _partners_of_grown(match.reference, lesion, match.prediction)
         matched[partners] = True
@@ -122,11 +86,11 @@ def _lesion_scores(pair: MaskPair) -> _LesionScores:
             continue
         if partners.size:
             alone = pair_of_lesion(pair, lesion, partners)
-            dice.append(Dice()(alone))
-            hd95_mm.append(HD95(definition="surface-weighted")(alone))
+            scores.dice.append(dice(alone))
+            scores.hd95_mm.append(hd95_surface_weighted(alone))
         else:
             missed += 1
-    return _LesionScores(dice, hd95_mm, missed + int(np.count_nonzero(~matched)))
+    return replace(scores, unmatched=missed + int(np.count_nonzero(~matched)))
 
 
 def _partners_of_grown(reference: Lesions, lesion: int, prediction: Lesions) -> NDArray[np.intp]:
@@ -186,67 +150,47 @@ def match_one_to_one(pair: MaskPair) -> OneToOne:
     return OneToOne(partners, of_partner, false)
 
 
-@register_metric()
-@dataclass(frozen=True)
-class Brats2026SmallF1(_PenalisedShare):
-    """F1 of the detection of small lesions (below 20 mm³), by BraTS-METS 2026."""
-
-    name, title, preset = "brats2026_small_f1", "BraTS 2026 F1, small lesions", "brats2026"
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the share."""
-        match, matching = lesions_of(pair), match_one_to_one(pair)
-        small = match.reference.volumes_mm3 < SPLIT_MM3
-        found = small & (matching.dice >= FOUND_DICE)
-        rejected = small & (matching.partners >= 0) & ~found
-        false = matching.false & (match.prediction.volumes_mm3 < SPLIT_MM3)
-        hits, misses = np.count_nonzero(found), np.count_nonzero(small & ~found)
-        whole = 2 * hits + misses + np.count_nonzero(rejected) + np.count_nonzero(false)
-        return 2 * hits / whole if whole else nan
+@register_metric("brats2026_small_f1", "BraTS 2026 F1, small lesions", _LESION_SHARE, preset="brats2026")
+def brats2026_small_f1(pair: MaskPair) -> float:
+    """F1 of the detection of lesions below 20 mm³, by BraTS-METS 2026."""
+    match, matching = lesions_of(pair), match_one_to_one(pair)
+    small = match.reference.volumes_mm3 < SPLIT_MM3
+    found = small & (matching.dice >= FOUND_DICE)
+    rejected = small & (matching.partners >= 0) & ~found
+    false = matching.false & (match.prediction.volumes_mm3 < SPLIT_MM3)
+    hits, misses = np.count_nonzero(found), np.count_nonzero(small & ~found)
+    whole = 2 * hits + misses + np.count_nonzero(rejected) + np.count_nonzero(false)
+    return 2 * hits / whole if whole else nan
 
 
-@dataclass(frozen=True)
-class _OfLarge(_Penalised):
-    """The mean of a metric over large lesions."""
-
-    metric: ClassVar[Metric]
-    preset = "brats2026"
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the mean over the reference's large lesions and the false ones."""
-        match, matching = lesions_of(pair), match_one_to_one(pair)
-        false = matching.false & (match.prediction.volumes_mm3 >= SPLIT_MM3)
-        values = [self.penalty] * int(np.count_nonzero(false))
-        for lesion in map(int, np.flatnonzero(match.reference.volumes_mm3 >= SPLIT_MM3)):
-            partner = matching.partners[lesion : lesion + 1]
-            matched = partner[0] >= 0
-            values.append(self.metric(pair_of_lesion(pair, lesion, partner)) if matched else self.penalty)
-        return float(np.mean(values)) if values else nan
+@register_metric("brats2026_large_dice", "BraTS 2026 Dice, large lesions", _LESION_SHARE, preset="brats2026")
+def brats2026_large_dice(pair: MaskPair) -> float:
+    """Lesion-wise Dice of lesions of 20 mm³ or more, by BraTS-METS 2026."""
+    return _mean_of_large(pair, dice, penalty=0.0)
 
 
-@register_metric()
-@dataclass(frozen=True)
-class Brats2026Dice(_OfLarge, _PenalisedShare):
-    """Lesion-wise Dice of large lesions (20 mm³ or more), by BraTS-METS 2026."""
-
-    name, title = "brats2026_large_dice", "BraTS 2026 Dice, large lesions"
-    metric = Dice()
-
-
-@register_metric()
-@dataclass(frozen=True)
-class Brats2026NSD(_OfLarge, _PenalisedShare):
-    """Lesion-wise normalised surface Dice at 1 mm of large lesions, by BraTS-METS 2026."""
-
-    name, title = "brats2026_large_nsd_1mm", "BraTS 2026 NSD at 1 mm, large lesions"
-    metric = NSD(tolerance_mm=1)
+@register_metric(
+    "brats2026_large_nsd_1mm", "BraTS 2026 NSD at 1 mm, large lesions", _LESION_SHARE, preset="brats2026"
+)
+def brats2026_large_nsd(pair: MaskPair) -> float:
+    """Lesion-wise normalised surface Dice at 1 mm of lesions of 20 mm³ or more, by BraTS-METS 2026."""
+    return _mean_of_large(pair, nsd_1mm, penalty=0.0)
 
 
-@register_metric()
-@dataclass(frozen=True)
-class Brats2026HD95(_OfLarge, _PenalisedDistance):
-    """Lesion-wise HD95 (pooled) of large lesions, by BraTS-METS 2026."""
+@register_metric(
+    "brats2026_large_hd95_mm", "BraTS 2026 HD95, large lesions (mm)", _LESION_DISTANCE, preset="brats2026"
+)
+def brats2026_large_hd95(pair: MaskPair) -> float:
+    """Lesion-wise HD95 (pooled) of lesions of 20 mm³ or more, by BraTS-METS 2026."""
+    return _mean_of_large(pair, hd95_pooled, penalty=BRATS2026_PENALTY_MM)
 
-    name, title = "brats2026_large_hd95_mm", "BraTS 2026 HD95, large lesions (mm)"
-    metric = HD95(definition="pooled")
-    penalty = BRATS2026_PENALTY_MM
+
+def _mean_of_large(pair: MaskPair, metric: Metric, *, penalty: float) -> float:
+    """Return the mean of a metric over the reference's large lesions and the false ones."""
+    match, matching = lesions_of(pair), match_one_to_one(pair)
+    false = matching.false & (match.prediction.volumes_mm3 >= SPLIT_MM3)
+    values = [penalty] * int(np.count_nonzero(false))
+    for lesion in map(int, np.flatnonzero(match.reference.volumes_mm3 >= SPLIT_MM3)):
+        partner = matching.partners[lesion : lesion + 1]
+        values.append(metric(pair_of_lesion(pair, lesion, partner)) if partner[0] >= 0 else penalty)
+    return float(np.mean(values)) if values else nan

@@ -1,269 +1,38 @@
-"""The statistics of a comparison."""
+"""The statistics of a comparison: what the models score, how they differ, how they rank."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from math import nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.evaluation.lesion_metrics import SIZE_CLASSES, SizeClass
-from sgnet_nnunet.evaluation.measurement import Figures
-from sgnet_nnunet.evaluation.registry import Metric
+from sgnet_nnunet.evaluation.lesion_metrics import ALL_SIZES, SIZE_CLASSES
+from sgnet_nnunet.evaluation.measurement import CASE_COLUMNS
+from sgnet_nnunet.evaluation.registry import Metric, registered_metrics
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import (
     CONFIDENCE,
+    DECIMALS,
+    INFINITE,
+    RESAMPLES,
     ZERO_METHOD,
-    Difference,
     Estimate,
-    Interval,
-    Ranking,
     Resampling,
-    compare,
-    correct,
     estimate_ratio,
-    metrics_of,
+    holm,
+    rank_biserial,
     rank_models,
     rows_of,
-    sums_by_patient,
+    wilcoxon_test,
 )
 
+NOT_TESTED = "not among the metrics that are tested"
 
-@dataclass(frozen=True, kw_only=True)
-class Definition:
-    """What a metric is.
-
-    Attributes:
-        name: Its column.
-        title: Its name in tables.
-        unit: Unit of its values, "" for a share.
-        higher_is_better: None if it says nothing about the mask's quality.
-        best: Value of a perfect mask; NaN if there is none.
-        meaning: What is measured.
-        headline: Whether models are tested and ranked on it.
-    """
-
-    name: str
-    title: str
-    unit: str
-    higher_is_better: bool | None
-    best: float
-    meaning: str
-    headline: bool
-
-
-def define(metric: Metric) -> Definition:
-    """Return what a metric is."""
-    return Definition(
-        name=metric.name,
-        title=metric.title,
-        unit=metric.unit,
-        higher_is_better=metric.higher_is_better,
-        best=metric.best,
-        meaning=metric.meaning,
-        headline=metric.headline,
-    )
-
-
-def size_in_words(size: SizeClass) -> str:
-    """Return a size class as it follows the word "lesions"; "of any size" for all."""
-    if not size.suffix:
-        return "of any size"
-    if not size.smallest_mm:
-        return f"below {size.limit_mm:g} mm"
-    if size == SizeClass(smallest_mm=size.smallest_mm):
-        return f"of {size.smallest_mm:g} mm or more"
-    return f"of {size.smallest_mm:g} to below {size.limit_mm:g} mm"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """What one model was judged on.
-
-    Attributes:
-        model: Name of the model.
-        label: Name of the label or region.
-        cases: Cases, missing predictions among them.
-        patients: Patients of these cases.
-        both_empty: Cases where neither mask has a voxel; most metrics leave them out.
-        empty_predictions: Cases where only the prediction is empty; they score the worst value.
-        empty_references: Cases where only the reference is empty; they score the worst value.
-        missing: Cases without a prediction, scored as if it were empty.
-    """
-
-    model: str
-    label: str
-    cases: int
-    patients: int
-    both_empty: int
-    empty_predictions: int
-    empty_references: int
-    missing: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """The values of one metric over the cases of one model.
-
-    Attributes:
-        model: Name of the model.
-        label: Name of the label or region.
-        metric: Name of the metric.
-        n: Cases with a value.
-        patients: Patients of these cases.
-        left_out: Cases without one (NaN): both masks are empty, or no lesion is of the metric's size.
-        one_empty: Cases among the n where one mask is empty, so that shares and distances score the
-            worst value.
-        mean: Mean over the n cases.
-        sd: Standard deviation over cases, with n - 1; NaN for fewer than two.
-        median: Median.
-        q1: Lower quartile.
-        q3: Upper quartile.
-        interval: Interval of the mean over patients.
-    """
-
-    model: str
-    label: str
-    metric: str
-    n: int
-    patients: int
-    left_out: int
-    one_empty: int
-    mean: float
-    sd: float
-    median: float
-    q1: float
-    q3: float
-    interval: Interval
-
-
-def count_cases(rows: pd.DataFrame, *, model: str, label: str) -> Counts:
-    """Count the cases of one model and label, given as `rows_of` returns them."""
-    empty = rows["empty"]
-    return Counts(
-        model=model,
-        label=label,
-        cases=len(rows),
-        patients=rows["patient"].nunique(),
-        both_empty=int((empty == "both").sum()),
-        empty_predictions=int((empty == "prediction").sum()),
-        empty_references=int((empty == "reference").sum()),
-        missing=int(rows["missing"].astype(bool).sum()),
-    )
-
-
-def describe(
-    rows: pd.DataFrame, *, model: str, label: str, metric: str, resampling: Resampling
-) -> Description:
-    """Describe one metric over the rows of one model and label, given as `rows_of` returns them."""
-    kept = rows[rows[metric].notna()]
-    values = kept[metric].to_numpy(dtype=np.float64)
-    estimate = estimate_ratio(*sums_by_patient(kept[metric], kept["patient"]), resampling=resampling)
-    with np.errstate(invalid="ignore"):  # infinite values have no standard deviation
-        sd = float(values.std(ddof=1)) if values.size > 1 else nan
-        q1, median, q3 = np.quantile(values, (0.25, 0.5, 0.75)) if values.size else (nan, nan, nan)
-    return Description(
-        model=model,
-        label=label,
-        metric=metric,
-        n=len(kept),
-        patients=kept["patient"].nunique(),
-        left_out=len(rows) - len(kept),
-        one_empty=int(kept["empty"].isin(["prediction", "reference"]).sum()),
-        mean=estimate.value,
-        sd=sd,
-        median=float(median),
-        q1=float(q1),
-        q3=float(q3),
-        interval=estimate.interval,
-    )
-
-
-STATUSES = ("detected", "missed", "false positive")
-ALL_SIZES = SizeClass()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PooledLesions:
-    """The lesions of one model, label and size class over all cases.
-
-    Attributes:
-        model: Name of the model.
-        label: Name of the label or region.
-        size: The class, by diameter.
-        cases: Cases, those without lesions among them.
-        detected: Lesions of the references that are found.
-        missed: Lesions of the references that are not.
-        false_positives: Predicted lesions that meet none of the reference.
-        sensitivity: detected / (detected + missed).
-        precision: detected / (detected + false positives). A predicted lesion that finds two of the
-            reference counts twice; the per-case lesion precision counts it once.
-        f1: 2 detected / (2 detected + missed + false positives).
-        false_positives_per_case: False positives / cases.
-    """
-
-    model: str
-    label: str
-    size: SizeClass
-    cases: int
-    detected: int
-    missed: int
-    false_positives: int
-    sensitivity: Estimate
-    precision: Estimate
-    f1: Estimate
-    false_positives_per_case: Estimate
-
-
-def pool_lesions(
-    rows: pd.DataFrame, per_lesion: pd.DataFrame, *, model: str, label: str, resampling: Resampling
-) -> Iterator[PooledLesions]:
-    """Yield the lesions of one model and label, all of them and then class by class.
-
-    Args:
-        rows: Rows of `per_case` of the model and label, as `rows_of` returns them.
-        per_lesion: The whole table of lesions.
-        model: Name of the model.
-        label: Name of the label or region.
-        resampling: How patients are drawn.
-    """
-    lesions = per_lesion[(per_lesion["model"] == model) & (per_lesion["label"] == label)]
-    cases = rows.groupby("patient").size()
-    for size in (ALL_SIZES, *SIZE_CLASSES):
-        counts = _count(lesions, size, patients=cases.index)
-        detected, missed, false = (counts[status].to_numpy(dtype=np.float64) for status in STATUSES)
-        ratios = {
-            "sensitivity": (detected, detected + missed),
-            "precision": (detected, detected + false),
-            "f1": (2 * detected, 2 * detected + missed + false),
-            "false_positives_per_case": (false, cases.to_numpy(dtype=np.float64)),
-        }
-        yield PooledLesions(
-            model=model,
-            label=label,
-            size=size,
-            cases=len(rows),
-            detected=int(detected.sum()),
-            missed=int(missed.sum()),
-            false_positives=int(false.sum()),
-            **{name: estimate_ratio(*ratio, resampling=resampling) for name, ratio in ratios.items()},
-        )
-
-
-def _count(lesions: pd.DataFrame, size: SizeClass, *, patients: pd.Index) -> pd.DataFrame:
-    """Return how many lesions of each status each patient has."""
-    chosen = lesions[lesions["diameter_mm"].ge(size.smallest_mm) & lesions["diameter_mm"].lt(size.limit_mm)]
-    counts = pd.crosstab(chosen["patient"], chosen["status"])
-    return counts.reindex(index=patients, columns=list(STATUSES), fill_value=0)
-
-
-INTERVALS = (
-    "bootstrap over patients, the scans of a patient drawn together; "
-    "BCa, or percentiles where BCa is not defined"
-)
-FAMILY = "all models but the reference, times all headline metrics; one family for each label"
+Row = dict[str, Any]
+Rows = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,174 +40,325 @@ class Protocol:
     """How the statistics were made.
 
     Attributes:
-        reference: Name of the model that the others are compared with.
+        baseline: Name of the model that the others are compared with.
         resampling_seed: Seed of the resamples, drawn by the generator.
         resamples: Resamples of each interval and ranking.
         confidence: Confidence of the intervals.
         intervals: How intervals are made.
         test: The test of paired differences.
         zeros: How the test treats patients without a difference, in SciPy's words.
+        effect: The effect size of a difference.
         correction: Correction of p for the number of tests.
         family: The tests that are corrected together.
     """
 
-    reference: str
+    baseline: str
     resampling_seed: int
     resamples: int
     confidence: float = CONFIDENCE
-    intervals: str = INTERVALS
+    intervals: str = "bootstrap over patients; BCa, or percentiles where BCa is not defined"
     test: str = "Wilcoxon's signed-rank test, two-sided, on the patients' mean differences"
     zeros: str = ZERO_METHOD
+    effect: str = "matched-pairs rank-biserial correlation, from -1 to 1"
     correction: str = "Holm"
-    family: str = FAMILY
+    family: str = "all models but the baseline, times all headline metrics; one family for each label"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What a comparison says.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """The statistics of a table of cases; the rows of all tables come label by label, then model by model.
+
+    An interval has the columns `low` and `high` (NaN if there is none), `method` (`BCa`, `percentile`
+    or "") and `reason` (why there is none).
 
     Attributes:
         dataset: Name of the data set, or of the reference folder.
         models: The models, in the order they were named.
         labels: Names of the labels or regions.
-        definitions: Every metric that was measured.
+        metrics: Every metric that was measured.
         protocol: How the statistics were made.
-        missing: Names of the cases without a prediction, by model.
-        counts: What each model was judged on, label by label.
-        descriptions: Every metric of every model, label by label.
-        differences: The same against the reference model; only headline metrics are tested.
-        rankings: The models by mean rank, label by label; empty for a single model.
-        pooled: Lesions over all cases, by size class.
+        counts: What each model was evaluated on: `label`, `model`, `cases` (those with a missing
+            prediction among them), `patients`, `both_empty` (most metrics leave these cases out),
+            `empty_predictions` and `empty_references` (only this mask is empty: the worst value),
+            `missing` (scored as if the prediction were empty).
+        descriptions: Every metric of every model: `label`, `model`, `metric`, `n` (cases with a value),
+            `patients` (of these), `left_out` (cases without a value), `one_empty` (cases among the n where
+            one mask is empty), `mean`, its interval over patients, `sd` (over cases, with n - 1),
+            `median`, `q1`, `q3`.
+        differences: Each model's values less the baseline's, over the cases where both have one: `label`,
+            `model`, `baseline`, `metric`, `cases`, `patients` (the pairs of the test), `mean`, its
+            interval, `effect`, `p` (NaN unless the metric is a headline), `p_holm`, `family` (number of
+            tests), `test_reason` (why p is missing, or is 1 without a test).
+        ranking: The models by mean rank: `label`, `model`, `rank` (its place, 1 the best), `mean_rank`, the
+            interval of the place, `place_1`, `place_2` and so on (share of the resamples in which the
+            model has this place), `metrics` (names of those that count). Empty for a single model.
+        pooled: Lesions of all cases together (micro-averaged detection), by size class: `label`, `model`,
+            `size`, `smallest_mm`, `limit_mm`, `cases`, `detected`, `missed`, `false_positives`,
+            `sensitivity`, `precision`, `f1`, `false_positives_per_case`, and of these four the ends of
+            their intervals, such as `f1_low` and `f1_high`. A predicted lesion that detects two of the
+            reference counts twice in this precision.
     """
 
     dataset: str
     models: tuple[Model, ...]
     labels: tuple[str, ...]
-    definitions: tuple[Definition, ...]
+    metrics: tuple[Metric, ...]
     protocol: Protocol
-    missing: dict[str, tuple[str, ...]]
-    counts: tuple[Counts, ...]
-    descriptions: tuple[Description, ...]
-    differences: tuple[Difference, ...]
-    rankings: tuple[Ranking, ...]
-    pooled: tuple[PooledLesions, ...]
-
-    @cached_property
-    def description_of(self) -> Mapping[tuple[str, str, str], Description]:
-        """The descriptions by model, label and metric."""
-        return {(each.model, each.label, each.metric): each for each in self.descriptions}
-
-    @cached_property
-    def difference_of(self) -> Mapping[tuple[str, str, str], Difference]:
-        """The differences by model, label and metric."""
-        return {(each.model, each.label, each.metric): each for each in self.differences}
+    counts: pd.DataFrame
+    descriptions: pd.DataFrame
+    differences: pd.DataFrame
+    ranking: pd.DataFrame
+    pooled: pd.DataFrame
 
     @property
-    def headline(self) -> tuple[Definition, ...]:
-        """The metrics that models are tested and ranked on."""
-        return tuple(definition for definition in self.definitions if definition.headline)
+    def baseline(self) -> str:
+        """Name of the model that the others are compared with."""
+        return self.protocol.baseline
+
+    @property
+    def headline(self) -> tuple[Metric, ...]:
+        """The metrics that models are tested on."""
+        return tuple(metric for metric in self.metrics if metric.headline)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as dictionaries, lists, texts and numbers (which may be NaN or infinite)."""
+        tables = ("counts", "descriptions", "differences", "ranking", "pooled")
+        return {
+            "dataset": self.dataset,
+            "models": [asdict(model) for model in self.models],
+            "labels": list(self.labels),
+            "metrics": [metric.as_dict() for metric in self.metrics],
+            "protocol": asdict(self.protocol),
+            **{name: getattr(self, name).to_dict("records") for name in tables},
+        }
 
 
-def summarise(
-    figures: Figures, *, rng: np.random.Generator, reference: str | None = None, resamples: int = 2000
-) -> Summary:
-    """Return all statistics of a comparison, the same whatever the order of the tables' rows.
+def compare(
+    per_case: pd.DataFrame,
+    *,
+    baseline: str | None = None,
+    rng: np.random.Generator | int = 0,
+    resamples: int = RESAMPLES,
+    models: Sequence[Model] = (),
+    dataset: str = "",
+) -> Comparison:
+    """Return all statistics of a table of cases, the same whatever the order of a model's cases.
+
+    >>> table = pd.DataFrame({"model": list("AAABBB"), "fold": "0", "case": list("xyzxyz"),
+    ...                       "patient": list("xyzxyz"), "label": "lesion", "empty": "", "missing": False,
+    ...                       "dice": [0.5, 0.6, 0.7, 0.6, 0.8, 0.75]})
+    >>> compare(table).differences[["model", "metric", "mean", "p"]]
+      model metric      mean     p
+    0     B   dice  0.116667  0.25
 
     Args:
-        figures: What was measured.
-        rng: Gives the seed of all resamples.
-        reference: Name of the model that the others are compared with; by default the first.
+        per_case: A table as `evaluate` returns it; columns of metrics may be left out.
+        baseline: Name of the model that the others are compared with; by default the first.
+        rng: Gives the seed of all resamples; an integer is taken as a generator's seed.
         resamples: Resamples of each interval and ranking.
+        models: The models and their costs; by default those of the table.
+        dataset: Name of the data set.
 
     Raises:
         SGNetError: If there is no such model, a model has no row for a label, a case has two rows, or
             a column is not that of a metric.
     """
-    models = tuple(model.name for model in figures.results.models)
-    reference = reference or models[0]
-    if reference not in models:
-        raise SGNetError(f"there is no model {reference}; name one of {', '.join(models)} as the reference")
-    metrics = metrics_of(figures.per_case)
-    resampling = Resampling.drawn_by(rng, number=resamples)
-    labels = tuple(target.name for target in figures.results.targets)
-    parts = [_Label(name, figures, models, metrics, resampling) for name in labels]
-    return Summary(
-        dataset=figures.results.dataset,
-        models=figures.results.models,
+    models = tuple(models) or tuple(Model(name=name) for name in dict.fromkeys(per_case["model"]))
+    names = [model.name for model in models]
+    baseline = baseline or names[0]
+    if baseline not in names:
+        raise SGNetError(f"there is no model {baseline}; name one of {', '.join(names)} as the baseline")
+    metrics = metrics_of(per_case)
+    resampling = Resampling.drawn_by(np.random.default_rng(rng), number=resamples)
+    tables: dict[str, list[Row]] = {
+        name: [] for name in ("counts", "descriptions", "differences", "ranking", "pooled")
+    }
+    labels = tuple(dict.fromkeys(per_case["label"]))
+    for label in labels:
+        rows = {name: rows_of(per_case, model=name, label=label) for name in names}
+        of_label = {
+            "counts": (_count(table, name) for name, table in rows.items()),
+            "descriptions": _describe(rows, metrics, resampling),
+            "differences": _differences(rows, metrics, baseline, resampling),
+            "ranking": _ranking(rows, metrics, resampling),
+            "pooled": _pool(rows, resampling),
+        }
+        for name, found in of_label.items():
+            tables[name] += [{"label": label, **row} for row in found]
+    return Comparison(
+        dataset=dataset,
+        models=models,
         labels=labels,
-        definitions=tuple(define(metric) for metric in metrics),
-        protocol=Protocol(
-            reference=reference,
-            resampling_seed=resampling.seed,
-            resamples=resampling.number,
-        ),
-        missing={
-            model: tuple(case.name for case in figures.results.missing if case.model == model)
-            for model in models
-        },
-        counts=tuple(count for part in parts for count in part.counts()),
-        descriptions=tuple(description for part in parts for description in part.descriptions()),
-        differences=tuple(
-            difference for part in parts for difference in correct(part.differences(reference))
-        ),
-        rankings=tuple(part.ranking() for part in parts if len(models) > 1),
-        pooled=tuple(pooled for part in parts for pooled in part.pooled()),
+        metrics=metrics,
+        protocol=Protocol(baseline=baseline, resampling_seed=resampling.seed, resamples=resamples),
+        **{name: pd.DataFrame(rows) for name, rows in tables.items()},
     )
 
 
-class _Label:
-    """The statistics of one label or region."""
+def metrics_of(per_case: pd.DataFrame) -> tuple[Metric, ...]:
+    """Return the metrics that a table has a column of, in the registry's order.
 
-    def __init__(
-        self,
-        label: str,
-        figures: Figures,
-        models: tuple[str, ...],
-        metrics: tuple[Metric, ...],
-        resampling: Resampling,
-    ) -> None:
-        self.label, self.metrics, self.resampling = label, metrics, resampling
-        self.per_lesion = figures.per_lesion
-        self.rows = {model: _present_rows(figures.per_case, model, label) for model in models}
+    Raises:
+        SGNetError: If a column is not that of a metric.
+    """
+    known = {metric.name: metric for metric in registered_metrics()}
+    if unknown := [name for name in per_case.columns if name not in known and name not in CASE_COLUMNS]:
+        raise SGNetError(
+            f"the table of cases has the column {unknown[0]!r}, which no metric has; "
+            "register the metric (evaluation/registry.py), or leave the column out"
+        )
+    return tuple(metric for name, metric in known.items() if name in per_case.columns)
 
-    def counts(self) -> Iterator[Counts]:
-        for model, rows in self.rows.items():
-            yield count_cases(rows, model=model, label=self.label)
 
-    def descriptions(self) -> Iterator[Description]:
-        for model, rows in self.rows.items():
-            for metric in self.metrics:
-                yield describe(
-                    rows, model=model, label=self.label, metric=metric.name, resampling=self.resampling
-                )
+def _names(metrics: Sequence[Metric]) -> list[str]:
+    return [metric.name for metric in metrics]
 
-    def differences(self, reference: str) -> Iterator[Difference]:
-        for model, rows in self.rows.items():
-            for metric in self.metrics if model != reference else ():
-                yield compare(
-                    rows,
-                    self.rows[reference],
-                    model=model,
-                    reference=reference,
-                    label=self.label,
-                    metric=metric.name,
-                    resampling=self.resampling,
-                    test=metric.headline,
-                )
 
-    def ranking(self) -> Ranking:
-        ranked = [metric for metric in self.metrics if metric.ranked]
-        return rank_models(self.rows, label=self.label, metrics=ranked, resampling=self.resampling)
+def _interval(estimate: Estimate) -> Row:
+    return {"mean": estimate.value, **asdict(estimate.interval)}
 
-    def pooled(self) -> Iterator[PooledLesions]:
-        for model, rows in self.rows.items():
-            yield from pool_lesions(
-                rows, self.per_lesion, model=model, label=self.label, resampling=self.resampling
+
+def _count(rows: pd.DataFrame, model: str) -> Row:
+    empty = rows["empty"]
+    return {
+        "model": model,
+        "cases": len(rows),
+        "patients": rows["patient"].nunique(),
+        "both_empty": int((empty == "both").sum()),
+        "empty_predictions": int((empty == "prediction").sum()),
+        "empty_references": int((empty == "reference").sum()),
+        "missing": int(rows["missing"].astype(bool).sum()),
+    }
+
+
+def _describe(rows: Rows, metrics: Sequence[Metric], resampling: Resampling) -> Iterator[Row]:
+    for model, table in rows.items():
+        values = table[_names(metrics)].astype(float)
+        present = values.notna()
+        one_empty = present[table["empty"].isin(["prediction", "reference"])].sum()
+        with np.errstate(invalid="ignore"):  # infinite values have no standard deviation
+            quartiles, sd = values.quantile([0.25, 0.5, 0.75]), values.std()
+        by_patient = values.groupby(table["patient"])
+        sums, counts = by_patient.sum(), by_patient.count()
+        for name in map(str, values):
+            parts, wholes = (each[name].to_numpy(dtype=np.float64) for each in (sums, counts))
+            yield {
+                "model": model,
+                "metric": name,
+                "n": int(present[name].sum()),
+                "patients": int((wholes > 0).sum()),
+                "left_out": int((~present[name]).sum()),
+                "one_empty": int(one_empty[name]),
+                **_interval(estimate_ratio(parts, wholes, resampling=resampling)),
+                "sd": sd[name],
+                **dict(zip(("q1", "median", "q3"), quartiles[name], strict=True)),
+            }
+
+
+def _differences(rows: Rows, metrics: Sequence[Metric], baseline: str, resampling: Resampling) -> list[Row]:
+    """Return the differences of one label, p corrected over all of them."""
+    found = []
+    for model, table in rows.items():
+        if model == baseline:
+            continue
+        own, other = (each[_names(metrics)].astype(float) for each in (table, rows[baseline]))
+        own, other = own.align(other, join="inner", axis=0)
+        present = own.notna() & other.notna()
+        infinite = ((np.isinf(own) | np.isinf(other)) & present).any()
+        with np.errstate(invalid="ignore"):
+            by_patient = (own - other).where(present).groupby(table["patient"].loc[own.index])
+        sums, counts = by_patient.sum(), by_patient.count()
+        for metric in metrics:
+            parts, wholes = (each[metric.name].to_numpy(dtype=np.float64) for each in (sums, counts))
+            counted = wholes > 0
+            if infinite[metric.name]:
+                parts = np.full_like(parts, nan)
+            estimate = estimate_ratio(parts, wholes, resampling=resampling)
+            means = np.round(parts[counted] / wholes[counted], DECIMALS)
+            p, reason = nan, INFINITE if infinite[metric.name] else NOT_TESTED
+            if metric.headline and not infinite[metric.name]:
+                p, reason = wilcoxon_test(means)
+            found.append(
+                {
+                    "model": model,
+                    "baseline": baseline,
+                    "metric": metric.name,
+                    "cases": int(present[metric.name].sum()),
+                    "patients": int(counted.sum()),
+                    **_interval(estimate),
+                    "effect": rank_biserial(means),
+                    "p": p,
+                    "p_holm": nan,
+                    "family": 0,
+                    "test_reason": reason,
+                }
             )
+    corrected = holm(np.array([row["p"] for row in found], dtype=np.float64))
+    family = int(np.count_nonzero(~np.isnan(corrected)))
+    for row, p_holm in zip(found, corrected.tolist(), strict=True):
+        row |= {"p_holm": p_holm, "family": 0 if np.isnan(p_holm) else family}
+    return found
 
 
-def _present_rows(per_case: pd.DataFrame, model: str, label: str) -> pd.DataFrame:
-    rows = rows_of(per_case, model=model, label=label)
-    if rows.empty:
-        raise SGNetError(f"{model} has no case with the label {label}; leave out the one or the other")
-    return rows
+def _ranking(rows: Rows, metrics: Sequence[Metric], resampling: Resampling) -> list[Row]:
+    ranked = [metric for metric in metrics if metric.ranked]
+    ranks = rank_models(rows, ranked, resampling=resampling) if len(rows) > 1 else None
+    if ranks is None:
+        return []
+    found = []
+    tails = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
+    for model, mean_rank, places in zip(rows, ranks.mean_ranks, ranks.places.T, strict=True):
+        resampled = places[1:]
+        low, high = np.quantile(resampled, tails, method="inverted_cdf") if resampled.size else (nan, nan)
+        shares = [
+            float((resampled == place).mean()) if resampled.size else nan for place in range(1, len(rows) + 1)
+        ]
+        found.append(
+            {
+                "model": model,
+                "rank": int(places[0]),
+                "mean_rank": float(mean_rank),
+                "low": float(low),
+                "high": float(high),
+                **{f"place_{place}": share for place, share in enumerate(shares, start=1)},
+                "metrics": list(ranks.metrics),
+            }
+        )
+    return sorted(found, key=lambda row: row["rank"])
+
+
+def _pool(rows: Rows, resampling: Resampling) -> Iterator[Row]:
+    for size in (ALL_SIZES, *SIZE_CLASSES):
+        columns = [
+            f"{name}{size.suffix}" for name in ("detected_lesions", "reference_lesions", "false_positives")
+        ]
+        for model, table in rows.items():
+            if not set(columns) <= set(table.columns):
+                continue
+            by_patient = table.groupby("patient")
+            detected, lesions, false = by_patient[columns].sum().to_numpy(dtype=np.float64).T
+            cases = by_patient.size().to_numpy(dtype=np.float64)
+            ratios = {
+                "sensitivity": (detected, lesions),
+                "precision": (detected, detected + false),
+                "f1": (2 * detected, detected + lesions + false),
+                "false_positives_per_case": (false, cases),
+            }
+            row: Row = {
+                "model": model,
+                "size": size.title,
+                "smallest_mm": size.smallest_mm,
+                "limit_mm": size.limit_mm,
+                "cases": len(table),
+                "detected": int(detected.sum()),
+                "missed": int((lesions - detected).sum()),
+                "false_positives": int(false.sum()),
+            }
+            for name, (parts, wholes) in ratios.items():
+                estimate = estimate_ratio(parts, wholes, resampling=resampling)
+                row |= {
+                    name: estimate.value,
+                    f"{name}_low": estimate.interval.low,
+                    f"{name}_high": estimate.interval.high,
+                }
+            yield row

@@ -1,18 +1,19 @@
 """Lesions: the connected components of a mask, and which of them two masks have in common."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, nan
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sgnet_nnunet.evaluation.mask_metrics import Dice
+from sgnet_nnunet.evaluation.mask_metrics import dice
 from sgnet_nnunet.evaluation.pairs import MaskPair, bounding_box, once_per_pair
-from sgnet_nnunet.evaluation.registry import Amount, Description, Metric, Share, register_metric
-from sgnet_nnunet.evaluation.surface_metrics import HD95
+from sgnet_nnunet.evaluation.registry import FALSE_LESIONS, LESION_COUNT, SHARE, Kind, Metric, register_metric
+from sgnet_nnunet.evaluation.surface_metrics import hd95_directed
 
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 """Voxels that share a face, an edge or a corner belong to one lesion (26-connectivity)."""
@@ -168,14 +169,14 @@ class LesionRow:
 def lesion_rows(pair: MaskPair) -> tuple[LesionRow, ...]:
     """Return the reference's lesions, then the false positives, the largest first."""
     match = lesions_of(pair)
-    worst = Dice().worst(pair.grid), HD95().worst(pair.grid)
+    worst = dice.missed(pair.grid), hd95_directed.missed(pair.grid)
     centroids = _centroids(match.reference, pair.reference, pair)
     reference = []
     for lesion in range(match.reference.number):
         partners = match.predicted[match.actual == lesion]
         if partners.size:
             alone = pair_of_lesion(pair, lesion, partners)
-            scores = Dice()(alone), HD95()(alone)
+            scores = dice(alone), hd95_directed(alone)
             reference.append(_row("detected", scores, match.reference, lesion, centroids))
         else:
             reference.append(_row("missed", worst, match.reference, lesion, centroids))
@@ -288,7 +289,6 @@ class SizeClass:
 
 ALL_SIZES = SizeClass()
 SIZE_CLASSES = (SizeClass(limit_mm=5), SizeClass(smallest_mm=5, limit_mm=10), SizeClass(smallest_mm=10))
-_EVERY_SIZE = tuple({"size": size} for size in (ALL_SIZES, *SIZE_CLASSES))
 
 
 @dataclass(frozen=True)
@@ -301,136 +301,90 @@ class _Counts:
     false: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ByLesion(Metric):
-    """What the metrics of lesions have in common.
-
-    Attributes:
-        size: The class of lesions that count.
-    """
-
-    quantity: ClassVar[str]
-    quantity_title: ClassVar[str]
-    headline_for_all: ClassVar[bool] = False
-    ranked_for_all: ClassVar[bool] = False
-    size: SizeClass = ALL_SIZES
-
-    @property
-    def name(self) -> str:
-        """Column of a table: the size class is part of it."""
-        return self.quantity + self.size.suffix
-
-    @property
-    def title(self) -> str:
-        """Title with the size class."""
-        return f"{self.quantity_title} ({self.size.title})" if self.size.suffix else self.quantity_title
-
-    @property
-    def headline(self) -> bool:
-        """Whether it counts lesions of any size and models are tested on that."""
-        return self.headline_for_all and self.size == ALL_SIZES
-
-    @property
-    def ranked(self) -> bool:
-        """Whether it counts lesions of any size and models are ranked by that."""
-        return self.ranked_for_all and self.size == ALL_SIZES
-
-    @property
-    def meaning(self) -> str:
-        """What is counted, and which lesions."""
-        return (
-            f"{super().meaning}; lesions {self.size.title} in diameter"
-            if self.size.suffix
-            else super().meaning
-        )
-
-    def count(self, pair: MaskPair) -> _Counts:
-        """Count the lesions of the class."""
-        match = lesions_of(pair)
-        detected = match.detected[self.size.has(match.reference)]
-        hits = match.hits[self.size.has(match.prediction)]
-        found, right = int(np.count_nonzero(detected)), int(np.count_nonzero(hits))
-        return _Counts(found, detected.size - found, right, hits.size - right)
-
-
-@register_metric(*_EVERY_SIZE)
-@dataclass(frozen=True)
-class LesionSensitivity(_ByLesion, Share):
-    """Share of the reference's lesions that are detected."""
-
-    quantity, quantity_title, headline_for_all = "lesion_sensitivity", "Lesion sensitivity", True
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the share."""
-        counts = self.count(pair)
-        return _share(counts.detected, counts.detected + counts.missed)
-
-
-@register_metric(*_EVERY_SIZE)
-@dataclass(frozen=True)
-class LesionPrecision(_ByLesion, Share):
-    """Share of the predicted lesions that meet one of the reference."""
-
-    quantity, quantity_title, headline_for_all = "lesion_precision", "Lesion precision", True
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the share."""
-        counts = self.count(pair)
-        return _share(counts.hits, counts.hits + counts.false)
-
-
-@register_metric(*_EVERY_SIZE)
-@dataclass(frozen=True)
-class LesionF1(_ByLesion, Share):
-    """Twice the detected lesions, over twice these and the missed and the false ones."""
-
-    quantity, quantity_title = "lesion_f1", "Lesion F1"
-    headline_for_all = ranked_for_all = True
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the share."""
-        counts = self.count(pair)
-        return _share(2 * counts.detected, 2 * counts.detected + counts.missed + counts.false)
-
-
-@register_metric(*_EVERY_SIZE)
-@dataclass(frozen=True)
-class FalsePositives(_ByLesion, Amount):
-    """Predicted lesions that meet none of the reference; 0 if both masks are empty."""
-
-    quantity, quantity_title, unit = "false_positives", "False positives per case", "lesions"
-    headline_for_all = ranked_for_all = True
-    both_empty = "measured"
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the number of lesions."""
-        return float(self.count(pair).false)
-
-
-@register_metric(*_EVERY_SIZE)
-@dataclass(frozen=True)
-class ReferenceLesions(_ByLesion, Description):
-    """Lesions of the reference."""
-
-    quantity, quantity_title, unit = "reference_lesions", "Reference lesions per case", "lesions"
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the number of lesions."""
-        counts = self.count(pair)
-        return float(counts.detected + counts.missed)
-
-
-@register_metric(*_EVERY_SIZE)
-@dataclass(frozen=True)
-class DetectedLesions(_ByLesion, Description):
-    """Lesions of the reference that are detected."""
-
-    quantity, quantity_title, unit = "detected_lesions", "Detected lesions per case", "lesions"
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the number of lesions."""
-        return float(self.count(pair).detected)
+def _count(pair: MaskPair, size: SizeClass) -> _Counts:
+    match = lesions_of(pair)
+    detected = match.detected[size.has(match.reference)]
+    hits = match.hits[size.has(match.prediction)]
+    found, right = int(np.count_nonzero(detected)), int(np.count_nonzero(hits))
+    return _Counts(found, detected.size - found, right, hits.size - right)
 
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else nan
+
+
+def _register(
+    name: str,
+    title: str,
+    kind: Kind,
+    meaning: str,
+    value: Callable[[_Counts], float],
+    *,
+    headline: bool = False,
+    ranked: bool = False,
+) -> dict[SizeClass, Metric]:
+    """Register a metric of the lesions of any size, and of each class; only the first is a headline."""
+
+    def of_size(size: SizeClass) -> Metric:
+        every = size == ALL_SIZES
+        register = register_metric(
+            name + size.suffix,
+            title if every else f"{title} ({size.title})",
+            kind,
+            meaning=meaning if every else f"{meaning}; lesions {size.title} in diameter",
+            headline=headline and every,
+            ranked=ranked and every,
+        )
+        return register(lambda pair: value(_count(pair, size)))
+
+    return {size: of_size(size) for size in (ALL_SIZES, *SIZE_CLASSES)}
+
+
+lesion_sensitivity = _register(
+    "lesion_sensitivity",
+    "Lesion sensitivity",
+    SHARE,
+    "Share of the reference's lesions that are detected",
+    lambda counts: _share(counts.detected, counts.detected + counts.missed),
+    headline=True,
+)
+lesion_precision = _register(
+    "lesion_precision",
+    "Lesion precision",
+    SHARE,
+    "Share of the predicted lesions that meet one of the reference",
+    lambda counts: _share(counts.hits, counts.hits + counts.false),
+    headline=True,
+)
+lesion_f1 = _register(
+    "lesion_f1",
+    "Lesion F1",
+    SHARE,
+    "Twice the detected lesions, over twice these and the missed and the false ones",
+    lambda counts: _share(2 * counts.detected, 2 * counts.detected + counts.missed + counts.false),
+    headline=True,
+    ranked=True,
+)
+false_positives = _register(
+    "false_positives",
+    "False positives per case",
+    FALSE_LESIONS,
+    "Predicted lesions that meet none of the reference; 0 if both masks are empty",
+    lambda counts: float(counts.false),
+    headline=True,
+    ranked=True,
+)
+reference_lesions = _register(
+    "reference_lesions",
+    "Reference lesions per case",
+    LESION_COUNT,
+    "Lesions of the reference",
+    lambda counts: float(counts.detected + counts.missed),
+)
+detected_lesions = _register(
+    "detected_lesions",
+    "Detected lesions per case",
+    LESION_COUNT,
+    "Lesions of the reference that are detected",
+    lambda counts: float(counts.detected),
+)

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.evaluation.lesion_metrics import LesionRow, lesion_rows
-from sgnet_nnunet.evaluation.mask_metrics import Dice, Precision, Recall
+from sgnet_nnunet.evaluation.mask_metrics import dice, precision, recall
 from sgnet_nnunet.evaluation.pairs import MaskPair, read_label_map, read_pairs
 from sgnet_nnunet.evaluation.registry import case_metrics, measure
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, results_of_folders, results_of_models
-from sgnet_nnunet.evaluation.surface_metrics import HD95, NSD
+from sgnet_nnunet.evaluation.surface_metrics import hd95_directed
 from sgnet_nnunet.parallel import run_jobs
 
 if TYPE_CHECKING:
@@ -261,22 +261,4 @@ def score(
         ValueError: If the shapes differ.
     """
     pair = MaskPair(prediction, reference, affine=np.diag([*spacing, 1.0]))
-    return Scores(*(metric(pair) for metric in (Dice(), Precision(), Recall(), HD95())))
-
-
-def surface_dice(
-    prediction: NDArray[np.bool_],
-    reference: NDArray[np.bool_],
-    *,
-    spacing: tuple[float, float, float],
-    tolerance_mm: float,
-) -> float:
-    """Return the normalised surface Dice (`NSD`) of a predicted mask.
-
-    Args:
-        prediction: Predicted mask, shape (x, y, z).
-        reference: Reference mask of the same shape.
-        spacing: Voxel size in mm along x, y, z.
-        tolerance_mm: Distance in mm that counts as agreement.
-    """
-    return NSD(tolerance_mm=tolerance_mm)(MaskPair(prediction, reference, affine=np.diag([*spacing, 1.0])))
+    return Scores(*(metric(pair) for metric in (dice, precision, recall, hd95_directed)))

@@ -2,26 +2,20 @@
 
 A metric is declared once, where it is measured. This is all that a new one needs:
 
-    @register_metric()
-    @dataclass(frozen=True)
-    class Jaccard(Share):
+    @register_metric("jaccard", "Jaccard", SHARE)
+    def jaccard(pair: MaskPair) -> float:
         '''Jaccard index: the common voxels over the voxels of either mask.'''
+        return pair.common_voxels / np.count_nonzero(pair.prediction | pair.reference)
 
-        name, title = "jaccard", "Jaccard"
-
-        def measure(self, pair: MaskPair) -> float:
-            return pair.common_voxels / np.count_nonzero(pair.prediction | pair.reference)
-
-The columns of tables, their titles, the order of colours ("best"), the axes of figures and the definitions
-in reports are read from here.
+Columns of tables, their titles, what is best, axes of figures and definitions in reports are read from here.
 """
 
 import inspect
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from importlib import import_module
 from math import inf, nan
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from sgnet_nnunet.errors import SGNetError
 
@@ -33,123 +27,81 @@ DECIMALS = {"": 3, "mm": 1, "lesions": 2, "mm3": 0}
 """Decimals that a metric is shown with, by its unit."""
 
 
-class Metric(ABC):
-    """One number for a predicted mask and its reference; call it with a `MaskPair`.
-
-    A metric is a frozen dataclass; its parameters, such as a tolerance, are fields. `headline` and `ranked`
-    are false unless the metric says otherwise.
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What metrics of one kind have in common.
 
     Attributes:
         unit: Unit of the value, "" for a share.
         best: The value of a perfect mask; NaN if there is none.
         higher_is_better: None if the value does not measure the mask's quality.
         limits: The smallest and largest possible value.
-        both_empty: The value for two empty masks: `nan`, or whatever `measure` returns.
-        one_empty: The value if one mask is empty: that of `worst`, or whatever `measure` returns.
+        both_empty: The value for two empty masks; `measured` if they are measured like any others.
+        one_empty: The value if one mask is empty; `diagonal` for that of the image in mm.
+    """
+
+    unit: str
+    best: float
+    higher_is_better: bool | None
+    limits: tuple[float, float] = (0.0, inf)
+    both_empty: float | Literal["measured"] = nan
+    one_empty: float | Literal["measured", "diagonal"] = "measured"
+
+
+SHARE = Kind(unit="", best=1.0, higher_is_better=True, limits=(0.0, 1.0), one_empty=0.0)
+DISTANCE = Kind(unit="mm", best=0.0, higher_is_better=False, one_empty="diagonal")
+VOLUME_ERROR = Kind(unit="mm3", best=0.0, higher_is_better=False)
+FALSE_LESIONS = Kind(unit="lesions", best=0.0, higher_is_better=False, both_empty="measured")
+VOLUME = Kind(unit="mm3", best=nan, higher_is_better=None, both_empty="measured")
+LESION_COUNT = replace(VOLUME, unit="lesions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Kind):
+    """One number for a predicted mask and its reference; call it with a `MaskPair`.
+
+    Attributes:
+        name: Column of a table, with the unit at its end if there is one.
+        title: Title in tables and figures.
+        meaning: Definition, without a full stop.
+        function: Measures a pair of masks that have voxels, or any pair if the kind says `measured`.
+        headline: Whether models are tested on it, and reports show it first.
+        ranked: Whether models are ranked by it: few metrics, none of which restates another.
         preset: Name of the challenge whose metric it is; "" for those that every case is measured with.
     """
 
-    unit: ClassVar[str] = ""
-    best: ClassVar[float] = nan
-    higher_is_better: ClassVar[bool | None] = None
-    limits: ClassVar[tuple[float, float]] = (0.0, inf)
-    both_empty: ClassVar[Literal["nan", "measured"]] = "nan"
-    one_empty: ClassVar[Literal["worst", "measured"]] = "worst"
-    preset: ClassVar[str] = ""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Column of a table, with the unit at its end if there is one."""
-
-    @property
-    @abstractmethod
-    def title(self) -> str:
-        """Title in tables and figures."""
-
-    @property
-    def headline(self) -> bool:
-        """Whether models are tested on it, and reports show it first."""
-        return False
-
-    @property
-    def ranked(self) -> bool:
-        """Whether models are ranked by it: few metrics, none of which restates another."""
-        return False
-
-    @property
-    def meaning(self) -> str:
-        """Definition: the first line of the class's docstring, without its full stop."""
-        return (inspect.getdoc(type(self)) or "").partition("\n")[0].rstrip(".")
+    name: str
+    title: str
+    meaning: str
+    function: "Callable[[MaskPair], float]"
+    headline: bool = False
+    ranked: bool = False
+    preset: str = ""
 
     @property
     def decimals(self) -> int:
         """Decimals that it is shown with."""
-        return DECIMALS.get(self.unit, 2)
+        return DECIMALS[self.unit]
 
-    @abstractmethod
-    def worst(self, grid: "Grid") -> float:
-        """Return the worst value on an image's grid."""
-
-    @abstractmethod
-    def measure(self, pair: "MaskPair") -> float:
-        """Return the value for two masks, neither of them empty unless the metric says `measured`."""
+    def missed(self, grid: "Grid") -> float:
+        """Return the value for one empty mask on an image's grid; NaN if that has to be measured."""
+        if isinstance(self.one_empty, float):
+            return self.one_empty
+        return grid.diagonal_mm if self.one_empty == "diagonal" else nan
 
     def __call__(self, pair: "MaskPair") -> float:
         """Return the value for any pair of masks."""
-        if pair.empty == "both" and self.both_empty == "nan":
-            return nan
-        if pair.empty in {"prediction", "reference"} and self.one_empty == "worst":
-            return self.worst(pair.grid)
-        return self.measure(pair)
+        if pair.empty == "both" and not isinstance(self.both_empty, str):
+            return self.both_empty
+        if pair.empty in {"prediction", "reference"} and self.one_empty != "measured":
+            return self.missed(pair.grid)
+        return self.function(pair)
 
     def as_dict(self) -> dict[str, object]:
         """Return everything that a reader must know of the metric, by name."""
         names = ("name", "title", "unit", "higher_is_better", "best", "meaning", "headline", "ranked")
         return {name: getattr(self, name) for name in names}
 
-
-class Share(Metric):
-    """A metric from 0, the worst, to 1."""
-
-    best, higher_is_better, limits = 1.0, True, (0.0, 1.0)
-
-    def worst(self, grid: "Grid") -> float:  # noqa: ARG002
-        """Return 0."""
-        return 0.0
-
-
-class Distance(Metric):
-    """A metric in mm whose worst value is the image's diagonal."""
-
-    unit, best, higher_is_better = "mm", 0.0, False
-
-    def worst(self, grid: "Grid") -> float:
-        """Return the diagonal in mm."""
-        return grid.diagonal_mm
-
-
-class Amount(Metric):
-    """An amount of something wrong, without an upper limit, measured for one empty mask too."""
-
-    best, higher_is_better, one_empty = 0.0, False, "measured"
-
-    def worst(self, grid: "Grid") -> float:  # noqa: ARG002
-        """Return infinity."""
-        return inf
-
-
-class Description(Metric):
-    """A property of a mask that does not measure its quality; 0 for an empty one."""
-
-    both_empty = one_empty = "measured"
-
-    def worst(self, grid: "Grid") -> float:  # noqa: ARG002
-        """Return NaN: no value is worse than another."""
-        return nan
-
-
-AnyMetric = TypeVar("AnyMetric", bound=Metric)
 
 METRIC_MODULES = tuple(
     f"sgnet_nnunet.evaluation.{name}"
@@ -160,24 +112,45 @@ METRIC_MODULES = tuple(
 _REGISTERED: dict[str, Metric] = {}
 
 
-def register_metric(*variants: Mapping[str, object]) -> Callable[[type[AnyMetric]], type[AnyMetric]]:
-    """Return a decorator that registers a metric class with the given values of its fields.
+def register_metric(
+    name: str,
+    title: str,
+    kind: Kind,
+    *,
+    meaning: str = "",
+    headline: bool = False,
+    ranked: bool = False,
+    preset: str = "",
+) -> "Callable[[Callable[[MaskPair], float]], Metric]":
+    """Return a decorator that makes a function of a `MaskPair` a metric and registers it.
 
     Args:
-        variants: Values of the fields by name, one mapping for each metric to register; without any, the
-            metric is registered with its defaults.
+        name: See `Metric` for this and the others.
+        title: Title in tables and figures.
+        kind: Unit, direction and the values for empty masks.
+        meaning: By default the first line of the function's docstring.
+        headline: Whether models are tested on it.
+        ranked: Whether models are ranked by it.
+        preset: Name of the challenge whose metric it is.
 
     Raises:
         ValueError: If another metric has the name.
     """
 
-    def register(metric_class: type[AnyMetric]) -> type[AnyMetric]:
-        for variant in variants or ({},):
-            metric = metric_class(**variant)
-            if metric.name in _REGISTERED:
-                raise ValueError(f"there is a metric named {metric.name!r} already; give another name")
-            _REGISTERED[metric.name] = metric
-        return metric_class
+    def register(function: "Callable[[MaskPair], float]") -> Metric:
+        if name in _REGISTERED:
+            raise ValueError(f"there is a metric named {name!r} already; give another name")
+        _REGISTERED[name] = Metric(
+            **vars(kind),
+            name=name,
+            title=title,
+            meaning=meaning or (inspect.getdoc(function) or "").partition("\n")[0].rstrip("."),
+            function=function,
+            headline=headline,
+            ranked=ranked,
+            preset=preset,
+        )
+        return _REGISTERED[name]
 
     return register
 
@@ -188,9 +161,7 @@ def registered_metrics() -> tuple[Metric, ...]:
         import_module(module)
     order = {module: position for position, module in enumerate(METRIC_MODULES)}
     return tuple(
-        sorted(
-            _REGISTERED.values(), key=lambda metric: order.get(type(metric).__module__, len(METRIC_MODULES))
-        )
+        sorted(_REGISTERED.values(), key=lambda metric: order.get(metric.function.__module__, len(order)))
     )
 
 

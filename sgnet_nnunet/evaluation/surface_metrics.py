@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from skimage import measure
 
 from sgnet_nnunet.evaluation.pairs import MaskPair, bounding_box, once_per_pair
-from sgnet_nnunet.evaluation.registry import Distance, Share, register_metric
+from sgnet_nnunet.evaluation.registry import DISTANCE, SHARE, register_metric
 from sgnet_nnunet.nifti import Grid
 
 CORNERS = (1 << np.arange(8, dtype=np.uint8)).reshape(2, 2, 2)
@@ -176,65 +176,47 @@ PERCENTILE = 95
 ROUNDING_MM = 1e-5
 """A distance this much above a tolerance equals it: headers store voxel sizes in single precision."""
 
-Hd95Definition = Literal["directed", "pooled", "surface-weighted"]
-HD95_MEANINGS = {
-    "directed": "the larger of the two directed percentiles over surface voxels (MONAI)",
-    "pooled": "the percentile of both directions' distances together (medpy, panoptica, BraTS from 2025 on)",
-    "surface-weighted": "the larger of the two directed percentiles over surface area (surface-distance)",
-}
+HD95 = "Hausdorff distance at the 95th percentile"
 
 
-@register_metric(*({"definition": definition} for definition in HD95_MEANINGS))
-@dataclass(frozen=True, kw_only=True)
-class HD95(Distance):
-    """Hausdorff distance at the 95th percentile.
+@register_metric(
+    "hd95_directed_mm",
+    "HD95 directed (mm)",
+    DISTANCE,
+    meaning=f"{HD95}: the larger of the two directed percentiles over surface voxels (MONAI)",
+    headline=True,
+)
+def hd95_directed(pair: MaskPair) -> float:
+    """Return the larger of the two directed percentiles in mm."""
+    distances = surface_distances(pair)
+    directed = distances.to_reference, distances.to_prediction
+    return max(float(np.percentile(direction, PERCENTILE)) for direction in directed)
 
-    Attributes:
-        definition: One of `HD95_MEANINGS`.
 
-    Raises:
-        ValueError: If the definition is none of these.
-    """
+@register_metric(
+    "hd95_pooled_mm",
+    "HD95 pooled (mm)",
+    DISTANCE,
+    meaning=f"{HD95}: the percentile of both directions' distances together (medpy, panoptica, BraTS 2025)",
+)
+def hd95_pooled(pair: MaskPair) -> float:
+    """Return the percentile of all distances in mm."""
+    return float(np.percentile(surface_distances(pair).pooled, PERCENTILE))
 
-    definition: Hd95Definition = "directed"
 
-    def __post_init__(self) -> None:
-        if self.definition not in HD95_MEANINGS:
-            raise ValueError(f"definition must be one of {', '.join(HD95_MEANINGS)}; got {self.definition!r}")
-
-    @property
-    def name(self) -> str:
-        """Column of a table: the definition is part of it."""
-        return f"hd95_{self.definition.replace('-', '_')}_mm"
-
-    @property
-    def title(self) -> str:
-        """Title with the definition."""
-        return f"HD95 {self.definition} (mm)"
-
-    @property
-    def headline(self) -> bool:
-        """Whether it is the directed one."""
-        return self.definition == "directed"
-
-    @property
-    def meaning(self) -> str:
-        """What is measured, by this definition."""
-        return f"{super().meaning}: {HD95_MEANINGS[self.definition]}"
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return mm."""
-        if self.definition == "pooled":
-            return float(np.percentile(surface_distances(pair).pooled, PERCENTILE))
-        if self.definition == "directed":
-            distances = surface_distances(pair)
-            directed = distances.to_reference, distances.to_prediction
-            return max(float(np.percentile(direction, PERCENTILE)) for direction in directed)
-        weighted = weighted_surface_distances(pair)
-        return max(
-            _percentile_of_area(weighted.distances.to_reference, weighted.predicted_areas),
-            _percentile_of_area(weighted.distances.to_prediction, weighted.reference_areas),
-        )
+@register_metric(
+    "hd95_surface_weighted_mm",
+    "HD95 surface-weighted (mm)",
+    DISTANCE,
+    meaning=f"{HD95}: the larger of the two directed percentiles over surface area (DeepMind, BraTS 2023)",
+)
+def hd95_surface_weighted(pair: MaskPair) -> float:
+    """Return the larger of the two directed percentiles over surface area in mm."""
+    weighted = weighted_surface_distances(pair)
+    return max(
+        _percentile_of_area(weighted.distances.to_reference, weighted.predicted_areas),
+        _percentile_of_area(weighted.distances.to_prediction, weighted.reference_areas),
+    )
 
 
 def _percentile_of_area(distances: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
@@ -245,58 +227,31 @@ def _percentile_of_area(distances: NDArray[np.float64], areas: NDArray[np.float6
     return float(distances[order[min(int(place), order.size - 1)]])
 
 
-@register_metric()
-@dataclass(frozen=True)
-class ASSD(Distance):
+@register_metric("assd_mm", "ASSD (mm)", DISTANCE)
+def assd(pair: MaskPair) -> float:
     """Average symmetric surface distance: the mean over the surface voxels of both masks."""
-
-    name, title = "assd_mm", "ASSD (mm)"
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return mm."""
-        return float(np.mean(surface_distances(pair).pooled))
+    return float(np.mean(surface_distances(pair).pooled))
 
 
-@register_metric({"tolerance_mm": 1.0}, {"tolerance_mm": 2.0})
-@dataclass(frozen=True, kw_only=True)
-class NSD(Share):
-    """Normalised surface Dice: the share of both surfaces within a tolerance of the other.
+@register_metric("nsd_1mm", "NSD at 1 mm", SHARE, headline=True, ranked=True)
+def nsd_1mm(pair: MaskPair) -> float:
+    """Normalised surface Dice: the share of both surfaces within 1 mm of the other."""
+    return surface_dice(pair, tolerance_mm=1.0)
+
+
+@register_metric("nsd_2mm", "NSD at 2 mm", SHARE)
+def nsd_2mm(pair: MaskPair) -> float:
+    """Normalised surface Dice: the share of both surfaces within 2 mm of the other."""
+    return surface_dice(pair, tolerance_mm=2.0)
+
+
+def surface_dice(pair: MaskPair, *, tolerance_mm: float) -> float:
+    """Return the normalised surface Dice of two masks that have voxels.
 
     MONAI's definition, over surface voxels (Nikolov et al. 2018, arXiv:1809.04430).
 
-    Attributes:
+    Args:
+        pair: The masks.
         tolerance_mm: Distance in mm that counts as agreement.
-
-    Raises:
-        ValueError: If the tolerance is negative or not a number.
     """
-
-    tolerance_mm: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.tolerance_mm >= 0:
-            raise ValueError(f"tolerance_mm must be 0 or more; got {self.tolerance_mm}")
-
-    @property
-    def name(self) -> str:
-        """Column of a table: the tolerance is part of it."""
-        return f"nsd_{self.tolerance_mm:g}mm"
-
-    @property
-    def title(self) -> str:
-        """Title with the tolerance."""
-        return f"NSD at {self.tolerance_mm:g} mm"
-
-    @property
-    def headline(self) -> bool:
-        """Whether the tolerance is 1 mm."""
-        return self.tolerance_mm == 1
-
-    @property
-    def ranked(self) -> bool:
-        """Whether the tolerance is 1 mm."""
-        return self.headline
-
-    def measure(self, pair: MaskPair) -> float:
-        """Return the share."""
-        return float(np.mean(surface_distances(pair).pooled <= self.tolerance_mm + ROUNDING_MM))
+    return float(np.mean(surface_distances(pair).pooled <= tolerance_mm + ROUNDING_MM))

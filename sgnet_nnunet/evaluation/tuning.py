@@ -146,7 +146,7 @@ def improvement_of(
         default: Lesions of each case in nnU-Net's own segmentation, shape (cases,).
         patients: The patient of each case.
     """
-    from sgnet_nnunet.evaluation.statistics import Resampling, estimate  # noqa: PLC0415 - it needs pandas
+    from sgnet_nnunet.evaluation.statistics import Resampling, estimate  # noqa: PLC0415
 
     _, patient = np.unique(patients, return_inverse=True)
     counts = (tuned.found, tuned.false_positives, default.found, default.false_positives)
@@ -155,8 +155,8 @@ def improvement_of(
         for column in (default.lesions, np.ones_like(default.lesions), *counts)
     )
 
-    def difference(name: str, *columns: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        lesions, cases, found, false, default_found, default_false = (c.sum(axis=axis) for c in columns)
+    def difference(name: str, *sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        lesions, cases, found, false, default_found, default_false = sums
         rate = RATES[name]
         return rate(lesions, cases, found, false) - rate(lesions, cases, default_found, default_false)
 

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 
-from sgnet_nnunet.evaluation.comparison import size_in_words
 from sgnet_nnunet.evaluation.froc import Froc, LesionCounts
 from sgnet_nnunet.evaluation.lesion_metrics import SIZE_CLASSES
 from sgnet_nnunet.evaluation.measurement import Figures
 from sgnet_nnunet.evaluation.registry import headline_metrics
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import rows_of
+from sgnet_nnunet.evaluation.summary import size_in_words
 from sgnet_nnunet.evaluation.tuning import Tuning
 from sgnet_nnunet.files import atomic_path
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sgnet_nnunet import __version__
-from sgnet_nnunet.evaluation.comparison import Counts, Definition, Summary
 from sgnet_nnunet.evaluation.measurement import Figures
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
 from sgnet_nnunet.evaluation.statistics import rows_of
+from sgnet_nnunet.evaluation.summary import Counts, Definition, Summary
 from sgnet_nnunet.files import write_text
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.report.case_pictures import (

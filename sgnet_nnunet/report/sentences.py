@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Literal
 
-from sgnet_nnunet.evaluation.comparison import (
-    ALL_SIZES,
+from sgnet_nnunet.evaluation.lesion_metrics import ALL_SIZES
+from sgnet_nnunet.evaluation.statistics import ALL_EQUAL, Interval
+from sgnet_nnunet.evaluation.summary import (
     Counts,
     Definition,
+    Difference,
     PooledLesions,
+    Ranking,
     Summary,
     size_in_words,
 )
-from sgnet_nnunet.evaluation.statistics import ALL_EQUAL, Difference, Ranking
 from sgnet_nnunet.report.tables import (
     INTERVAL,
     count,
@@ -132,7 +134,8 @@ def _sentence(difference: Difference, definition: Definition, phrase: Phrase) ->
         reference=reference,
     )
     evidence = [_p(difference), patients] if not isnan(difference.p_holm) else [patients]
-    if interval := span(difference.interval.times(turn), decimals):
+    low, high = sorted((turn * difference.interval.low, turn * difference.interval.high))
+    if interval := span(Interval(low=low, high=high), decimals):
         evidence = [f"{INTERVAL} {interval}; {', '.join(evidence)}"]
     return f"{told} ({', '.join(evidence)}): {_conclusion(difference, definition)}."
 
@@ -250,7 +253,8 @@ def _lesions(lesions: PooledLesions) -> int:
 def _found(lesions: PooledLesions) -> str:
     sensitivity = lesions.sensitivity
     share = f"{number(100 * sensitivity.value, 1)} %"
-    if interval := span(sensitivity.interval.times(100), 1):
+    ends = sensitivity.interval
+    if interval := span(Interval(low=100 * ends.low, high=100 * ends.high), 1):
         share += f", {INTERVAL} {interval} %"
     which = "" if lesions.size == ALL_SIZES else f" {size_in_words(lesions.size)}"
     return f"{count(lesions.detected)} of {plural(_lesions(lesions), 'lesion')}{which} ({share})"

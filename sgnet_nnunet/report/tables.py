@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.comparison import Definition, Summary, size_in_words
 from sgnet_nnunet.evaluation.measurement import Figures
+from sgnet_nnunet.evaluation.registry import find_metric
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import CONFIDENCE, Estimate, Interval
-from sgnet_nnunet.evaluation.surface_metrics import HD95_MEANINGS
+from sgnet_nnunet.evaluation.summary import Definition, Summary, size_in_words
 from sgnet_nnunet.files import PARTIAL_PREFIX, write_text
 
 NOTHING = "–"
@@ -355,7 +355,7 @@ MASKS = ("dice", "precision", "recall", "hd95_directed_mm")
 LESIONS = ("lesion_sensitivity", "lesion_precision", "lesion_f1", "false_positives", "nsd_1mm")
 
 HOW_TO_READ = f"Mean ± standard deviation over cases, with the {INTERVAL} of the mean over patients"
-HD95_NOTE = f"HD95 directed: {HD95_MEANINGS['directed']}"
+HD95_NOTE = f"HD95 directed: {find_metric('hd95_directed_mm').meaning}"
 LESION_NOTE = "Lesions are counted case by case here"
 
 

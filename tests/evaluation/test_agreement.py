@@ -11,9 +11,15 @@ from monai.metrics.surface_dice import compute_surface_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
 
 from sgnet_nnunet.evaluation.challenges import match_one_to_one
-from sgnet_nnunet.evaluation.mask_metrics import Dice
+from sgnet_nnunet.evaluation.mask_metrics import dice
 from sgnet_nnunet.evaluation.pairs import MaskPair
-from sgnet_nnunet.evaluation.surface_metrics import ASSD, HD95, NSD
+from sgnet_nnunet.evaluation.surface_metrics import (
+    assd,
+    hd95_directed,
+    hd95_pooled,
+    hd95_surface_weighted,
+    surface_dice,
+)
 
 TOLERANCE = 1e-4
 
@@ -53,7 +59,7 @@ def test_directed_hd95_is_monais(case):
     theirs = compute_hausdorff_distance(
         *one_hot(prediction, reference), include_background=True, percentile=95, spacing=spacing
     )
-    assert HD95()(paired(*case)) == pytest.approx(float(theirs), abs=TOLERANCE)
+    assert hd95_directed(paired(*case)) == pytest.approx(float(theirs), abs=TOLERANCE)
 
 
 @random_pairs
@@ -63,7 +69,7 @@ def test_surface_dice_is_monais(case, tolerance):
     theirs = compute_surface_dice(
         *one_hot(prediction, reference), [tolerance], include_background=True, spacing=spacing
     )
-    assert NSD(tolerance_mm=tolerance)(paired(*case)) == pytest.approx(float(theirs), abs=TOLERANCE)
+    assert surface_dice(paired(*case), tolerance_mm=tolerance) == pytest.approx(float(theirs), abs=TOLERANCE)
 
 
 @random_pairs
@@ -73,7 +79,7 @@ def test_average_distance_is_monais(case):
     theirs = compute_average_surface_distance(
         *one_hot(prediction, reference), include_background=True, symmetric=True, spacing=spacing
     )
-    assert ASSD()(paired(*case)) == pytest.approx(float(theirs), abs=TOLERANCE)
+    assert assd(paired(*case)) == pytest.approx(float(theirs), abs=TOLERANCE)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +95,7 @@ def panoptica():
 def test_pooled_hd95_is_panopticas(case, panoptica):
     prediction, reference, spacing = case
     theirs = panoptica.Metric.HD95(reference, prediction, voxelspacing=spacing)
-    assert HD95(definition="pooled")(paired(*case)) == pytest.approx(theirs, abs=TOLERANCE)
+    assert hd95_pooled(paired(*case)) == pytest.approx(theirs, abs=TOLERANCE)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +137,6 @@ def test_surface_weighted_hd95_is_that_of_meshes_within_a_voxel(spacing):
     theirs = DistanceMetrics(verbose=False)
     theirs.set_input(ref=reference, pred=prediction, spacing=spacing)
     pair = paired(prediction, reference, spacing)
-    assert Dice()(pair) == pytest.approx(theirs.dsc(), abs=0.02)
-    ours = HD95(definition="surface-weighted")(pair)
+    assert dice(pair) == pytest.approx(theirs.dsc(), abs=0.02)
+    ours = hd95_surface_weighted(pair)
     assert ours == pytest.approx(theirs.hd(95), abs=np.linalg.norm(spacing))

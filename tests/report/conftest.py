@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sgnet_nnunet.evaluation.comparison import Summary, summarise
 from sgnet_nnunet.evaluation.lesion_metrics import lesion_rows
 from sgnet_nnunet.evaluation.measurement import CASE_COLUMNS, LESION_COLUMNS, Figures
 from sgnet_nnunet.evaluation.pairs import MaskPair
 from sgnet_nnunet.evaluation.registry import measure
 from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results, Target
+from sgnet_nnunet.evaluation.summary import Summary, summarise
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.report.page import write_report
 

@@ -5,7 +5,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from sgnet_nnunet.evaluation.comparison import summarise
+from sgnet_nnunet.evaluation.summary import summarise
 from sgnet_nnunet.report.tables import Cell, Table, escape_latex, table_to_latex
 from sgnet_nnunet.report.tables import to_latex as summary_to_latex
 

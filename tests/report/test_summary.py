@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.evaluation.comparison import summarise
 from sgnet_nnunet.evaluation.registry import case_metrics
+from sgnet_nnunet.evaluation.summary import summarise
 from sgnet_nnunet.report.tables import write_summary
 
 METRICS = tuple(metric.name for metric in case_metrics()[:17])

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from sgnet_nnunet.evaluation.statistics import Interval, no_interval
+from sgnet_nnunet.evaluation.statistics import Interval
 from sgnet_nnunet.report.tables import NOTHING, count, listed, number, p_value, places, plural, span
 
 
@@ -25,9 +25,9 @@ def test_numbers(value, sign, text):
 
 def test_intervals():
     assert span(Interval(low=-0.4, high=6.46, method="BCa"), 1) == "-0.4 to 6.5"
-    assert span(no_interval("too few"), 1) == ""
+    assert span(Interval(reason="too few"), 1) == ""
     assert places(Interval(low=1, high=3, method="percentile")) == "1 to 3"
-    assert places(no_interval("too few")) == NOTHING
+    assert places(Interval(reason="too few")) == NOTHING
 
 
 def test_an_interval_without_width_claims_nothing():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sgnet_nnunet.evaluation.comparison import summarise
+from sgnet_nnunet.evaluation.summary import summarise
 from sgnet_nnunet.report.tables import model_tables, tables_of
 
 pytestmark = pytest.mark.filterwarnings("error")

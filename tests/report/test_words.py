@@ -5,16 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sgnet_nnunet.evaluation.comparison import define, summarise
 from sgnet_nnunet.evaluation.registry import case_metrics
 from sgnet_nnunet.evaluation.statistics import (
     ALL_EQUAL,
     INFINITE,
     TOO_FEW_PATIENTS,
-    Difference,
     Interval,
-    no_interval,
 )
+from sgnet_nnunet.evaluation.summary import Difference, define, summarise
 from sgnet_nnunet.report.sentences import tell, verdict, words
 
 DEFINITIONS = {metric.name: define(metric) for metric in case_metrics()}
@@ -102,7 +100,7 @@ def test_a_difference_reads_in_the_direction_it_has(figures, sentence):
         (("dice", 0.1, 0.05, 0.2, 0.06), {}, "not shown"),
         (("dice", 0.1, -0.01, 0.2, 0.01), {}, "at odds"),
         (("dice", 0.1, 0.05, 0.2, 0.01), {"effect": -0.2}, "at odds"),
-        (("dice", 0.1, 0.05, 0.2, 0.01), {"interval": no_interval("none")}, "at odds"),
+        (("dice", 0.1, 0.05, 0.2, 0.01), {"interval": Interval(reason="none")}, "at odds"),
         (("dice", 0.1, 0.05, 0.2, 0.01), {"p_holm": math.nan}, "not tested"),
     ],
 )
@@ -119,7 +117,8 @@ def test_models_that_agree_everywhere_are_said_to():
 
 
 def test_what_cannot_be_compared_says_why():
-    infinite = difference("dice", math.nan, 0, 0, math.nan, interval=no_interval(INFINITE), reason=INFINITE)
+    nothing = Interval(reason=INFINITE)
+    infinite = difference("dice", math.nan, 0, 0, math.nan, interval=nothing, reason=INFINITE)
     assert told(infinite) == [
         "Dice: SGNetTrainer and BaselineUNetTrainer cannot be compared, since some values are infinite."
     ]
@@ -130,7 +129,7 @@ def test_what_cannot_be_compared_says_why():
         0,
         math.nan,
         patients=1,
-        interval=no_interval(TOO_FEW_PATIENTS),
+        interval=Interval(reason=TOO_FEW_PATIENTS),
         reason=TOO_FEW_PATIENTS,
     )
     assert told(one) == [

@@ -1,21 +1,32 @@
+"""Distances between surfaces against values worked out by hand, and element areas against MONAI's."""
+
 import numpy as np
 import pytest
+from monai.metrics.utils import get_code_to_measure_table
 from nibabel.eulerangles import euler2mat
 
 from sgnet_nnunet.evaluation.pairs import MaskPair
 from sgnet_nnunet.evaluation.surface_metrics import (
-    ASSD,
-    HD95,
-    NSD,
+    CORNERS,
+    assd,
+    element_areas,
+    hd95_directed,
+    hd95_pooled,
+    hd95_surface_weighted,
+    nsd_1mm,
+    nsd_2mm,
+    surface_dice,
     surface_distances,
     weighted_surface_distances,
 )
 
 SURFACE_METRICS = [
-    *(HD95(definition=name) for name in ("directed", "pooled", "surface-weighted")),
-    ASSD(),
-    NSD(tolerance_mm=1),
-    NSD(tolerance_mm=2),
+    hd95_directed,
+    hd95_pooled,
+    hd95_surface_weighted,
+    assd,
+    nsd_1mm,
+    nsd_2mm,
 ]
 ROW = [((5, 5, 5), (4, 1, 1))]
 
@@ -34,17 +45,17 @@ def test_the_edge_of_the_image_is_outside(make_pair):
 def test_distances_of_a_shifted_row_equal_those_worked_out_by_hand(make_pair):
     pair = make_pair(predicted=[((7, 5, 5), (4, 1, 1))], reference=ROW, spacing=(3.0, 1.0, 1.0))
     assert sorted(surface_distances(pair).to_reference) == [0, 0, 3, 6]
-    assert ASSD()(pair) == pytest.approx(9 / 4)
-    assert HD95()(pair) == pytest.approx(3 + 0.85 * 3)  # place 0.95 * 3 of 0..3, between 3 and 6
-    assert NSD(tolerance_mm=2)(pair) == 0.5
-    assert NSD(tolerance_mm=3)(pair) == 0.75
+    assert assd(pair) == pytest.approx(9 / 4)
+    assert hd95_directed(pair) == pytest.approx(3 + 0.85 * 3)  # place 0.95 * 3 of 0..3, between 3 and 6
+    assert nsd_2mm(pair) == 0.5
+    assert surface_dice(pair, tolerance_mm=3) == 0.75
 
 
 def test_directed_takes_the_worse_direction_and_pooled_both_together(make_pair):
     pair = make_pair(predicted=[((5, 5, 5), (1, 1, 1)), ((5, 5, 15), (1, 1, 1))], reference=ROW)
     reference, predicted = [0, 1, 2, 3], [0, 10]
-    assert HD95()(pair) == pytest.approx(np.percentile(predicted, 95))
-    assert HD95(definition="pooled")(pair) == pytest.approx(np.percentile(reference + predicted, 95))
+    assert hd95_directed(pair) == pytest.approx(np.percentile(predicted, 95))
+    assert hd95_pooled(pair) == pytest.approx(np.percentile(reference + predicted, 95))
 
 
 def test_the_area_of_a_large_cube_is_close_to_that_of_its_faces(make_pair):
@@ -61,8 +72,8 @@ def test_weights_keep_a_finely_sampled_side_from_outvoting_a_large_one(make_pair
         spacing=(1.0, 1.0, 0.1),
         shape=(40, 40, 14),
     )
-    assert HD95()(pair) == 1
-    assert HD95(definition="surface-weighted")(pair) < 0.5
+    assert hd95_directed(pair) == 1
+    assert hd95_surface_weighted(pair) < 0.5
 
 
 @pytest.mark.parametrize("metric", SURFACE_METRICS, ids=lambda metric: metric.name)
@@ -90,15 +101,23 @@ def test_a_distance_at_the_tolerance_agrees_whatever_the_header_rounded_off(make
     pair = make_pair(
         predicted=[((6, 5, 5), (4, 1, 1))], reference=ROW, spacing=(float(np.nextafter(1, 2)), 1.0, 1.0)
     )
-    assert NSD(tolerance_mm=1)(pair) == 1
+    assert nsd_1mm(pair) == 1
 
 
-def test_an_unknown_definition_is_refused_by_name():
-    with pytest.raises(ValueError, match="directed, pooled, surface-weighted; got 'medpy'"):
-        HD95(definition="medpy")
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.9, 1.3, 5.0), (3.0, 0.5, 0.7)])
+def test_areas_are_those_of_monai(spacing):
+    table, kernel = get_code_to_measure_table(spacing)
+    weights = kernel.numpy().reshape(2, 2, 2).astype(int)
+    for code, area in enumerate(element_areas(spacing)):
+        theirs = int(weights[(code & CORNERS) > 0].sum())
+        assert area == pytest.approx(float(table[theirs]), rel=1e-6)
 
 
-@pytest.mark.parametrize("tolerance", [-1.0, float("nan")])
-def test_an_impossible_tolerance_is_refused(tolerance):
-    with pytest.raises(ValueError, match=f"tolerance_mm must be 0 or more; got {tolerance}"):
-        NSD(tolerance_mm=tolerance)
+def test_plane_between_voxels_has_the_area_of_a_face():
+    code = int(CORNERS[0].sum())
+    assert element_areas((1.0, 2.0, 3.0))[code] == pytest.approx(6.0)
+
+
+def test_mask_and_complement_have_one_surface():
+    areas = element_areas((0.9, 1.3, 5.0))
+    np.testing.assert_allclose(areas, areas[::-1])

@@ -1,14 +1,16 @@
+"""Overlap and volume against values worked out by hand."""
+
 import math
 
 import pytest
 
 from sgnet_nnunet.evaluation.mask_metrics import (
-    Dice,
-    Precision,
-    PredictedVolume,
-    Recall,
-    ReferenceVolume,
-    VolumeError,
+    dice,
+    precision,
+    predicted_volume,
+    recall,
+    reference_volume,
+    volume_error,
 )
 
 
@@ -22,12 +24,12 @@ def pair(make_pair):
 @pytest.mark.parametrize(
     ("metric", "value"),
     [
-        (Dice(), 4 / 12),
-        (Precision(), 2 / 8),
-        (Recall(), 2 / 4),
-        (ReferenceVolume(), 24),
-        (PredictedVolume(), 48),
-        (VolumeError(), 24),
+        (dice, 4 / 12),
+        (precision, 2 / 8),
+        (recall, 2 / 4),
+        (reference_volume, 24),
+        (predicted_volume, 48),
+        (volume_error, 24),
     ],
 )
 def test_values_equal_those_worked_out_by_hand(metric, value, pair):
@@ -35,6 +37,6 @@ def test_values_equal_those_worked_out_by_hand(metric, value, pair):
 
 
 def test_the_volume_error_with_one_empty_mask_is_the_others_volume(make_pair):
-    assert VolumeError()(make_pair(reference=[((2, 2, 2), (2, 2, 2))])) == 8
-    assert VolumeError()(make_pair(predicted=[((2, 2, 2), (2, 2, 2))])) == 8
-    assert math.isnan(VolumeError()(make_pair()))
+    assert volume_error(make_pair(reference=[((2, 2, 2), (2, 2, 2))])) == 8
+    assert volume_error(make_pair(predicted=[((2, 2, 2), (2, 2, 2))])) == 8
+    assert math.isnan(volume_error(make_pair()))
