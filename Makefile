@@ -53,7 +53,8 @@ demo: $(VENV)/installed ## The main job end to end on phantoms, about seven minu
 docs: $(BIN)/mkdocs ## Build the documentation site in site/ and check its links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-$(BIN)/mkdocs: $(VENV)/installed
+$(BIN)/mkdocs:
+	$(MAKE) $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[docs]'
 
 STUDY ?= study_output

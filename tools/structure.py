@@ -154,7 +154,14 @@ def _length(node: FunctionNode) -> int:
 
 
 def _is_command(node: FunctionNode) -> bool:
-    return any("typer.Option" in ast.unparse(a.annotation) for a in _arguments(node) if a.annotation)
+    """Whether a function's arguments are options: `Annotated` with a call, such as `typer.Option(...)`."""
+    annotations = [argument.annotation for argument in _arguments(node) if argument.annotation]
+    return any(
+        isinstance(annotation, ast.Subscript)
+        and ast.unparse(annotation.value) == "Annotated"
+        and any(isinstance(child, ast.Call) for child in ast.walk(annotation))
+        for annotation in annotations
+    )
 
 
 def _complexity(node: FunctionNode) -> int:
