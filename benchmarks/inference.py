@@ -7,7 +7,7 @@ MODEL is the folder of a training, such as `make demo` leaves at
 demo_output/nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres, IMAGES the test
 images there, demo_output/nnUNet_raw/Dataset501_BrainMetsLung/imagesTs. Every row states its step size and
 whether mirrored images are averaged; only rows with the same mirroring are compared. Rows with mirroring are
-measured where the checkpoint allows it. Parts that have been measured are kept unless `--parts` names them.
+measured where the checkpoint allows it. `--parts` measures some parts and keeps the results of the others.
 Run it on an idle machine; two cores take about half an hour.
 """
 
@@ -317,10 +317,7 @@ def main(
     results: Annotated[Path, typer.Argument(help="Output folder: inference.json, .md and difference.png.")],
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of sgnet predict; medians count.")] = 5,
     stock_rounds: Annotated[int, typer.Option(min=1, help="Rounds of nnU-Net.")] = 3,
-    parts: Annotated[
-        str | None,
-        typer.Option(help=f"Parts to measure anew, comma-separated: {', '.join(PARTS)}. Default: missing."),
-    ] = None,
+    parts: Annotated[str, typer.Option(help="Parts to measure, comma-separated.")] = ",".join(PARTS),
     fold: Annotated[str, typer.Option(help="Fold of the model.")] = "0",
     compared: Annotated[int, typer.Option(min=1, help="Patients of the part `agreement`.")] = 4,
     patients: Annotated[int, typer.Option(min=1, help="Patients of the largest batch.")] = 20,
@@ -335,8 +332,7 @@ def main(
     """Measure and write the results, part by part."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     pin(CORES)
-    missing = [name for name in PARTS if name not in read_results(results)]
-    requested = parts.split(",") if parts else missing
+    requested = parts.split(",")
     if unknown := set(requested) - set(PARTS):
         raise typer.BadParameter(f"unknown parts: {', '.join(sorted(unknown))}; expected {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory() as temporary:
@@ -368,6 +364,7 @@ def main(
                 "load_before": os.getloadavg()[0],
             }
             add_part(results, part, figures | measure[part]())
+    typer.echo((results / "inference.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -388,6 +388,7 @@ def main(
     results.mkdir(parents=True, exist_ok=True)
     write_text(results / "training.json", json.dumps(document, indent=1) + "\n")
     write_text(results / "training.md", to_markdown(document))
+    typer.echo(to_markdown(document))
 
 
 if __name__ == "__main__":
