@@ -33,95 +33,6 @@ positive, and would be the best of all by that rule.
 """
 
 
-@dataclass(frozen=True, eq=False)
-class MatchedLesions:
-    """The lesions of one predicted mask, matched with the reference.
-
-    A predicted lesion is true if at least `MIN_TRUE_SHARE` of it lies in reference lesions, else it is a
-    false positive. A reference lesion is found if a true one overlaps it.
-
-    Attributes:
-        found_mm3: Volume in mm3 of the largest true lesion that overlaps each reference lesion, 0 where
-            none does, shape (reference lesions,). The reference lesion stays found up to this minimum
-            lesion volume.
-        false_mm3: Volumes in mm3 of the false positives, shape (false positives,).
-    """
-
-    found_mm3: NDArray[np.float64]
-    false_mm3: NDArray[np.float64]
-
-    def count_found(self, volumes_mm3: NDArray[np.float64]) -> NDArray[np.intp]:
-        """Return how many reference lesions are found at each minimum lesion volume."""
-        found = self.found_mm3[self.found_mm3 > 0]
-        return np.count_nonzero(is_kept(found[:, None], volumes_mm3), axis=0)
-
-    def count_false(self, volumes_mm3: NDArray[np.float64]) -> NDArray[np.intp]:
-        """Return how many false positives remain at each minimum lesion volume."""
-        return np.count_nonzero(is_kept(self.false_mm3[:, None], volumes_mm3), axis=0)
-
-
-@dataclass(frozen=True, eq=False)
-class ThresholdedCase:
-    """One case at many thresholds.
-
-    Attributes:
-        lesions: Number of reference lesions.
-        default: Lesions of nnU-Net's own segmentation.
-        at_thresholds: Lesions at each threshold.
-    """
-
-    lesions: int
-    default: MatchedLesions
-    at_thresholds: tuple[MatchedLesions, ...]
-
-
-def threshold_case(
-    probabilities: NDArray[np.floating],
-    reference: NDArray[np.bool_],
-    *,
-    thresholds: Sequence[float],
-    labels: Labels,
-    spacing: tuple[float, ...],
-) -> ThresholdedCase:
-    """Match the lesions of a case with its reference at every threshold.
-
-    Args:
-        probabilities: Shape (heads, z, y, x).
-        reference: Foreground of any class in the reference, shape (z, y, x).
-        thresholds: Thresholds on the foreground probability.
-        labels: The model's labels or regions.
-        spacing: Voxel size in mm along z, y, x.
-    """
-    lowest = min(*thresholds, BELOW_DEFAULT)
-    box = bounding_box((foreground_probability(probabilities, labels) > lowest) | reference)
-    inside = np.ascontiguousarray(probabilities[(slice(None), *box)])
-    lesions = find_lesions(reference[box], spacing=spacing)
-    default, *others = (_match(mask, lesions, spacing=spacing) for mask in _masks(inside, thresholds, labels))
-    return ThresholdedCase(lesions.number, default, tuple(others))
-
-
-def _masks(
-    probabilities: NDArray[np.floating], thresholds: Sequence[float], labels: Labels
-) -> Iterator[NDArray[np.bool_]]:
-    """Yield the foreground of nnU-Net's own segmentation, then that at each threshold."""
-    if labels.has_regions:
-        yield np.asarray((probabilities > DEFAULT_THRESHOLD).any(axis=0))
-    else:
-        yield np.asarray(probabilities.argmax(axis=0) > 0)
-    foreground = foreground_probability(probabilities, labels)
-    yield from (foreground > threshold for threshold in thresholds)
-
-
-def _match(mask: NDArray[np.bool_], reference: Lesions, *, spacing: tuple[float, ...]) -> MatchedLesions:
-    match = match_lesions(find_lesions(mask, spacing=spacing), reference)
-    voxels, volumes = match.prediction.voxels, match.prediction.volumes_mm3
-    inside = np.bincount(match.predicted, weights=match.common, minlength=voxels.size)
-    true = inside >= MIN_TRUE_SHARE * voxels
-    found = np.zeros(reference.number)
-    np.maximum.at(found, match.actual, np.where(true, volumes, 0)[match.predicted])
-    return MatchedLesions(found, volumes[~true])
-
-
 @dataclass(frozen=True, kw_only=True)
 class SearchGrid:
     """The operating points to choose from.
@@ -207,21 +118,73 @@ class LesionCounts:
         where = (np.arange(self.cases), threshold, volume)
         return LesionCounts(self.lesions, self.found[where], self.false_positives[where])
 
-
-def count_lesions(cases: Sequence[ThresholdedCase], volumes_mm3: Sequence[float]) -> LesionCounts:
-    """Count the lesions of cases at each of their thresholds and each minimum lesion volume in mm3."""
-    volumes = np.asarray(volumes_mm3, dtype=np.float64)
-    found = [[lesions.count_found(volumes) for lesions in case.at_thresholds] for case in cases]
-    false = [[lesions.count_false(volumes) for lesions in case.at_thresholds] for case in cases]
-    return LesionCounts(np.array([case.lesions for case in cases]), np.array(found), np.array(false))
+    @classmethod
+    def join(cls, counts: Sequence["LesionCounts"]) -> "LesionCounts":
+        """Return the counts of several cases as one."""
+        columns = zip(*((each.lesions, each.found, each.false_positives) for each in counts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
 
 
-def count_default(cases: Sequence[ThresholdedCase]) -> LesionCounts:
-    """Count the lesions of cases in nnU-Net's own segmentation."""
-    nothing = np.zeros(1)
-    found = [case.default.count_found(nothing)[0] for case in cases]
-    false = [case.default.count_false(nothing)[0] for case in cases]
-    return LesionCounts(np.array([case.lesions for case in cases]), np.array(found), np.array(false))
+def count_lesions(
+    probabilities: NDArray[np.floating],
+    reference: NDArray[np.bool_],
+    *,
+    grid: SearchGrid,
+    labels: Labels,
+    spacing: tuple[float, ...],
+) -> tuple[LesionCounts, LesionCounts]:
+    """Count the lesions of a case at each point of a grid, and in nnU-Net's own segmentation.
+
+    A predicted lesion is true if at least `MIN_TRUE_SHARE` of it lies in reference lesions, else it is a
+    false positive. A reference lesion is found if a true one overlaps it.
+
+    Args:
+        probabilities: Shape (heads, z, y, x).
+        reference: Foreground of any class in the reference, shape (z, y, x).
+        grid: Thresholds on the foreground probability, and minimum lesion volumes.
+        labels: The model's labels or regions.
+        spacing: Voxel size in mm along z, y, x.
+
+    Returns:
+        Counts of shape (1, thresholds, volumes), and counts of shape (1,) of nnU-Net's own segmentation.
+    """
+    lowest = min(*grid.thresholds, BELOW_DEFAULT)
+    box = bounding_box((foreground_probability(probabilities, labels) > lowest) | reference)
+    inside = np.ascontiguousarray(probabilities[(slice(None), *box)])
+    lesions = find_lesions(reference[box], spacing=spacing)
+    volumes = np.array((0.0, *grid.volumes_mm3))
+    masks = _masks(inside, grid.thresholds, labels)
+    # Axes: case, mask (the default and the thresholds), found or false, minimum volume (0 and the grid's).
+    counts = np.array([[_count(find_lesions(mask, spacing=spacing), lesions, volumes) for mask in masks]])
+    number = np.array([lesions.number])
+    return (
+        LesionCounts(number, counts[:, 1:, 0, 1:], counts[:, 1:, 1, 1:]),
+        LesionCounts(number, counts[:, 0, 0, 0], counts[:, 0, 1, 0]),
+    )
+
+
+def _masks(
+    probabilities: NDArray[np.floating], thresholds: Sequence[float], labels: Labels
+) -> Iterator[NDArray[np.bool_]]:
+    """Yield the foreground of nnU-Net's own segmentation, then that at each threshold."""
+    if labels.has_regions:
+        yield np.asarray((probabilities > DEFAULT_THRESHOLD).any(axis=0))
+    else:
+        yield np.asarray(probabilities.argmax(axis=0) > 0)
+    foreground = foreground_probability(probabilities, labels)
+    yield from (foreground > threshold for threshold in thresholds)
+
+
+def _count(predicted: Lesions, reference: Lesions, volumes: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return found lesions and false positives at each minimum lesion volume, shape (2, volumes)."""
+    match = match_lesions(predicted, reference)
+    inside = np.bincount(match.predicted, weights=match.common, minlength=predicted.number)
+    true = inside >= MIN_TRUE_SHARE * predicted.voxels
+    # A reference lesion stays found as long as the largest true lesion that overlaps it is kept.
+    largest = np.zeros(reference.number)
+    np.maximum.at(largest, match.actual, np.where(true, predicted.volumes_mm3, 0)[match.predicted])
+    each = (largest[largest > 0], predicted.volumes_mm3[~true])
+    return np.array([np.count_nonzero(is_kept(lesions[:, None], volumes), axis=0) for lesions in each])
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,46 +236,43 @@ def froc_of(
     model = read_description(model_folder)
     if has_ignore_label(model):
         return None
-    job = partial(_threshold_saved, model=model, thresholds=grid.thresholds)
-    thresholded = [outcome for _, outcome in run_jobs(job, cases, workers=workers)]
-    counts = count_lesions(thresholded, grid.volumes_mm3)
+    job = partial(_count_saved, model=model, grid=grid)
+    counts = LesionCounts.join([outcome[0] for _, outcome in run_jobs(job, cases, workers=workers)])
     return froc_at(counts, grid, volume=0) if counts.total_lesions else None
 
 
-def _threshold_saved(
-    case: PredictedCase, *, model: ModelDescription, thresholds: tuple[float, ...]
-) -> ThresholdedCase:
+def _count_saved(
+    case: PredictedCase, *, model: ModelDescription, grid: SearchGrid
+) -> tuple[LesionCounts, LesionCounts]:
     if case.probabilities is None:
         raise ValueError(f"{case.name} has no probabilities")
     probabilities = read_probabilities(case.probabilities, heads=model.labels.heads)
-    return threshold_on_reference(probabilities, case.reference, model=model, thresholds=thresholds)
+    return count_against(case.reference, probabilities, model=model, grid=grid)
 
 
-def threshold_on_reference(
-    probabilities: NDArray[np.floating], path: Path, *, model: ModelDescription, thresholds: Sequence[float]
-) -> ThresholdedCase:
-    """Read the reference of a case with the axes of its images, and match the case with it.
+def count_against(
+    reference: Path, probabilities: NDArray[np.floating], *, model: ModelDescription, grid: SearchGrid
+) -> tuple[LesionCounts, LesionCounts]:
+    """Read the reference of a case with the axes of its images, and count lesions as `count_lesions`.
 
     Args:
+        reference: The reference mask.
         probabilities: Shape (heads, z, y, x), with the axes that nnU-Net's reader gives.
-        path: The reference mask.
         model: The model that predicted the case.
-        thresholds: Thresholds on the foreground probability.
+        grid: Thresholds and minimum lesion volumes.
 
     Raises:
         InputFileError: If the reference cannot be read, or has another shape.
     """
-    reference, properties = read_channel(path, reader=model.reader)
-    if probabilities.shape[1:] != reference.shape:
+    values, properties = read_channel(reference, reader=model.reader)
+    if probabilities.shape[1:] != values.shape:
         raise InputFileError(
-            path,
-            f"has shape {reference.shape} (z, y, x), the probabilities have {probabilities.shape[1:]}",
+            reference,
+            f"has shape {values.shape} (z, y, x), the probabilities have {probabilities.shape[1:]}",
             "run nnUNetv2_plan_and_preprocess again, then train or predict again",
         )
     spacing = tuple(float(step) for step in properties["spacing"])
-    return threshold_case(
-        probabilities, reference > 0, thresholds=thresholds, labels=model.labels, spacing=spacing
-    )
+    return count_lesions(probabilities, values > 0, grid=grid, labels=model.labels, spacing=spacing)
 
 
 def has_ignore_label(model: ModelDescription) -> bool:

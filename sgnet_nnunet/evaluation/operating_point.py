@@ -187,15 +187,6 @@ class OperatingPointRecord:
             return f"was tuned with the engine {tuned.engine}, this prediction uses {provenance.engine}"
         return ""
 
-    def check(self, provenance: Provenance) -> None:
-        """Check that the point was tuned for these networks and settings.
-
-        Raises:
-            InputFileError: If it was tuned for others; the message says what differs.
-        """
-        if reason := self.why_not(provenance):
-            raise InputFileError(self.path, reason, _TUNE_AGAIN)
-
 
 def _is_tiled(provenance: Provenance) -> bool:
     # The other engines give the same probabilities.
@@ -244,7 +235,8 @@ def find_operating_point(
         logger.info("no operating point: nnU-Net's own segmentation")
         return None
     record = read_operating_point(path)
-    record.check(provenance)
+    if reason := record.why_not(provenance):
+        raise InputFileError(path, reason, _TUNE_AGAIN)
     logger.info("operating point of %s: %s", path, record.point)
     if len(record.tuned_for.folds) > 1:
         logger.info("it was tuned on each fold's validation cases and is applied to the folds' average")

@@ -21,12 +21,9 @@ from sgnet_nnunet.evaluation.froc import (
     Froc,
     LesionCounts,
     SearchGrid,
-    ThresholdedCase,
-    count_default,
-    count_lesions,
+    count_against,
     froc_at,
     has_ignore_label,
-    threshold_on_reference,
 )
 from sgnet_nnunet.evaluation.operating_point import (
     FORMAT,
@@ -70,21 +67,6 @@ def choose(counts: LesionCounts, grid: SearchGrid, *, sensitivity: float | None 
     keys = (volume, np.abs(threshold - DEFAULT_THRESHOLD), *losses)
     best = int(np.lexsort([key.ravel() for key in keys])[0])
     return best // len(grid.volumes_mm3), best % len(grid.volumes_mm3)
-
-
-def check_reachable(counts: LesionCounts, sensitivity: float) -> None:
-    """Check that a point of the grid reaches a lesion sensitivity.
-
-    Raises:
-        SGNetError: If none does; the message gives the highest sensitivity.
-    """
-    best = float(counts.sensitivity.max())
-    if not best >= sensitivity:
-        raise SGNetError(
-            f"no operating point reaches a lesion sensitivity of {sensitivity:g}: the highest is "
-            f"{best:.3f}, {counts.found.sum(axis=0).max()} of {counts.total_lesions} lesions; "
-            "give a lower --sensitivity, or train longer"
-        )
 
 
 def cross_validate(
@@ -253,24 +235,22 @@ def tune(
     folder = folders.model(name)
     folds = tuple(folds) or _trained_folds(folder, options.checkpoint)
     cases = results_of_models(folders.name, [model], folds, patients=patients, allow_missing=True).cases
-    _check(cases, folder)
     for fold in folds:
-        weights = folder / f"fold_{fold}" / options.checkpoint
-        if not weights.is_file():
-            remedy = f"run {name.train_command(folders.name, fold)}"
-            raise InputFileError(weights, "there is no such file", remedy)
+        _check_weights(folder / f"fold_{fold}" / options.checkpoint, name.train_command(folders.name, fold))
+    _check_cases(cases, folder)
     on_start(len(cases))
-    thresholded, provenance = _predict(
-        cases, folder, options=options, thresholds=grid.thresholds, threads=threads, on_done=on_done
+    counts, default, provenance = _predict(
+        cases, folder, options=options, grid=grid, threads=threads, on_done=on_done
     )
     return choose_operating_point(
-        cases, thresholded, provenance=provenance, grid=grid, sensitivity=sensitivity
+        cases, counts, default, provenance=provenance, grid=grid, sensitivity=sensitivity
     )
 
 
 def choose_operating_point(
     cases: Sequence[PredictedCase],
-    thresholded: Sequence[ThresholdedCase],
+    counts: LesionCounts,
+    default: LesionCounts,
     *,
     provenance: Provenance,
     grid: SearchGrid,
@@ -280,7 +260,8 @@ def choose_operating_point(
 
     Args:
         cases: Validation cases of one or more folds.
-        thresholded: Their lesions at the grid's thresholds, in the same order.
+        counts: Their lesions at each point of the grid, in the same order.
+        default: Their lesions in nnU-Net's own segmentation.
         provenance: The networks and settings that predicted them.
         grid: The points to choose from.
         sensitivity: As for `tune`.
@@ -288,11 +269,15 @@ def choose_operating_point(
     Raises:
         SGNetError: As for `tune`.
     """
-    counts, default = count_lesions(thresholded, grid.volumes_mm3), count_default(thresholded)
     if not counts.total_lesions:
         raise SGNetError(f"{provenance.model}: no reference has a lesion; give other folds")
-    if sensitivity is not None:
-        check_reachable(counts, sensitivity)
+    best = float(counts.sensitivity.max())
+    if sensitivity is not None and best < sensitivity:
+        raise SGNetError(
+            f"no operating point reaches a lesion sensitivity of {sensitivity:g}: the highest is "
+            f"{best:.3f}, {counts.found.sum(axis=0).max()} of {counts.total_lesions} lesions; "
+            "give a lower --sensitivity, or train longer"
+        )
     index = choose(counts, grid, sensitivity=sensitivity)
     validated, fold_points = cross_validate(cases, counts, grid, sensitivity=sensitivity)
     patients = [case.patient for case in cases]
@@ -317,13 +302,17 @@ def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
     return tuple(fold for fold in folds if fold != "all") or tuple(folds) or ("0",)
 
 
-def _check(cases: Sequence[PredictedCase], folder: Path) -> None:
-    """Check what can be checked before minutes of prediction."""
-    if any(case.fold == "all" for case in cases):
+def _check_weights(path: Path, train_command: str) -> None:
+    if path.parent.name == "fold_all":
         raise SGNetError(
-            f"{folder.name}: fold all is validated on its own training cases, where every network is "
+            f"{path.parent}: fold all is validated on its own training cases, where every network is "
             "optimistically biased; train folds 0 to 4 and tune on those"
         )
+    if not path.is_file():
+        raise InputFileError(path, "there is no such file", f"run {train_command}")
+
+
+def _check_cases(cases: Sequence[PredictedCase], folder: Path) -> None:
     description = read_description(folder)
     if has_ignore_label(description):
         raise SGNetError(
@@ -345,41 +334,44 @@ def _predict(
     folder: Path,
     *,
     options: "PredictionOptions",
-    thresholds: tuple[float, ...],
+    grid: SearchGrid,
     threads: int,
     on_done: Callable[[PredictedCase], object],
-) -> tuple[list[ThresholdedCase], Provenance]:
-    """Predict each case with the network of the fold that it validates, and threshold it.
+) -> tuple[LesionCounts, LesionCounts, Provenance]:
+    """Predict each case with the network of the fold that it validates, and count its lesions.
 
     Returns:
-        The cases in their order, and the provenance of predictions with all folds.
+        Counts at each point of the grid and in nnU-Net's own segmentation, in the order of the cases, and
+        the provenance of predictions with all folds.
     """
     from sgnet_nnunet.inference.predictor import Predictor  # noqa: PLC0415
 
-    threshold = partial(threshold_on_reference, model=read_description(folder), thresholds=thresholds)
+    count = partial(count_against, model=read_description(folder), grid=grid)
     folds = tuple(sorted({case.fold for case in cases}))
-    thresholded: dict[PredictedCase, ThresholdedCase] = {}
-    waiting: deque[tuple[PredictedCase, Future[ThresholdedCase]]] = deque()
+    counts: dict[PredictedCase, tuple[LesionCounts, LesionCounts]] = {}
+    waiting: deque[tuple[PredictedCase, Future[tuple[LesionCounts, LesionCounts]]]] = deque()
 
     def finish(most: int) -> None:
         while len(waiting) > most:
             case, outcome = waiting.popleft()
-            thresholded[case] = outcome.result()
+            counts[case] = outcome.result()
             on_done(case)
 
     with ThreadPoolExecutor(threads) as pool:
         for fold in folds:
-            predictor = Predictor.open(
-                [folder], options=replace(options, folds=(fold,)), operating_point="none"
-            )
+            settings = replace(options, folds=(fold,))
+            predictor = Predictor.open([folder], options=settings, operating_point="none")
             for case in (case for case in cases if case.fold == fold):
                 probabilities, _ = predictor.probabilities(case.images)
-                waiting.append((case, pool.submit(threshold, probabilities, case.reference)))
+                waiting.append((case, pool.submit(count, case.reference, probabilities)))
                 finish(threads)
         finish(0)
     checksums = [checksum_of(folder / f"fold_{fold}" / options.checkpoint) for fold in folds]
     provenance = replace(predictor.provenance, folds=folds, weights_sha256=combine_checksums(checksums))
-    return [thresholded[case] for case in cases], provenance
+    at_grid, default = (
+        LesionCounts.join(each) for each in zip(*(counts[case] for case in cases), strict=True)
+    )
+    return at_grid, default, provenance
 
 
 def write_tuning(path: Path, tuning: Tuning) -> None:

@@ -12,12 +12,10 @@ from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.froc import (
     LesionCounts,
     SearchGrid,
-    count_default,
+    count_against,
     count_lesions,
     froc_of,
     read_probabilities,
-    threshold_case,
-    threshold_on_reference,
 )
 from sgnet_nnunet.evaluation.lesion_metrics import find_lesions
 from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
@@ -37,27 +35,26 @@ def one_label(tumour):
     return np.stack([1 - tumour, tumour]).astype(np.float32)
 
 
-def threshold(tumour, reference, *, spacing=(1.0, 1.0, 1.0), thresholds=THRESHOLDS):
-    return threshold_case(
-        one_label(tumour), reference, thresholds=thresholds, labels=LABELS["one label"], spacing=spacing
-    )
+def count(tumour, reference, *, spacing=(1.0, 1.0, 1.0), thresholds=THRESHOLDS, volumes=(0.0,)):
+    grid = SearchGrid(thresholds=thresholds, volumes_mm3=volumes)
+    return count_lesions(one_label(tumour), reference, grid=grid, labels=LABELS["one label"], spacing=spacing)
 
 
-def test_volumes_of_found_and_false_lesions_are_those_worked_by_hand():
+def test_found_and_false_lesions_are_those_counted_by_hand():
     reference, tumour = np.zeros((2, 8, 12), dtype=bool), np.zeros((2, 8, 12))
-    reference[0, 0, 0:3] = True  # found up to 0.5: three voxels at 0.2, two at 0.5
+    reference[0, 0, 0:3] = True  # found up to 0.5: 3 mm3 at 0.2, 2 mm3 at 0.5
     tumour[0, 0, 0:3] = 0.6, 0.6, 0.3
-    reference[0, 4, 0] = True  # met by two predicted lesions at 0.5, which are one at 0.2
-    reference[0, 4, 2] = True
+    reference[0, 4, 0] = True  # both overlapped by one predicted lesion of 5 mm3 at 0.2,
+    reference[0, 4, 2] = True  # and by two of 1 and 3 mm3 at 0.5 and 0.8
     tumour[0, 4, 0:5] = 0.9, 0.3, 0.9, 0.9, 0.9
     reference[0, 7, 11] = True  # missed
-    tumour[1, 7, 0:2] = 0.7  # false
-    result = threshold(tumour, reference, spacing=(4.0, 0.5, 0.5))
-    assert result.lesions == 4
-    found = [level.found_mm3.tolist() for level in result.at_thresholds]
-    assert found == [[3, 5, 5, 0], [2, 1, 3, 0], [0, 1, 3, 0]]
-    assert [level.false_mm3.tolist() for level in result.at_thresholds] == [[2], [2], []]
-    assert result.default.found_mm3.tolist() == [2, 1, 3, 0]
+    tumour[1, 7, 0:2] = 0.7  # false, 2 mm3
+    volumes = (0.0, 2.0, 2.5, 4.0, 6.0)
+    counts, default = count(tumour, reference, spacing=(4.0, 0.5, 0.5), volumes=volumes)
+    assert counts.lesions.tolist() == default.lesions.tolist() == [4]
+    assert counts.found[0].tolist() == [[3, 3, 3, 2, 0], [3, 2, 1, 0, 0], [2, 1, 1, 0, 0]]
+    assert counts.false_positives[0].tolist() == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
+    assert (default.found.tolist(), default.false_positives.tolist()) == ([3], [1])
 
 
 def blobs(rng, shape, sigma):
@@ -74,8 +71,8 @@ def test_every_count_is_that_of_the_mask_which_prediction_writes(label_managers,
     probabilities = (exp / (1 + exp) if kind == "regions" else exp / exp.sum(axis=0)).astype(np.float32)
     reference = blobs(rng, shape, 1.5) > 1.5
     labels = LABELS[kind]
-    result = threshold_case(probabilities, reference, thresholds=THRESHOLDS, labels=labels, spacing=spacing)
-    counts, default = count_lesions([result], volumes), count_default([result])
+    grid = SearchGrid(thresholds=THRESHOLDS, volumes_mm3=volumes)
+    counts, default = count_lesions(probabilities, reference, grid=grid, labels=labels, spacing=spacing)
     lesions = find_lesions(reference, spacing=spacing)
     assert counts.lesions.tolist() == [lesions.number]
 
@@ -98,36 +95,43 @@ def test_every_count_is_that_of_the_mask_which_prediction_writes(label_managers,
 def test_default_foreground_below_the_lowest_threshold_is_not_cropped_away():
     tumour, reference = np.zeros((4, 5, 6)), np.zeros((4, 5, 6), dtype=bool)
     tumour[1, 1, 1] = 0.6
-    result = threshold(tumour, reference, thresholds=(0.9,))
-    assert result.default.false_mm3.tolist() == [1]
-    assert result.at_thresholds[0].false_mm3.size == 0
+    counts, default = count(tumour, reference, thresholds=(0.9,))
+    assert default.false_positives.tolist() == [1]
+    assert counts.false_positives.tolist() == [[[0]]]
 
 
-def test_flood_that_meets_every_lesion_finds_none():
+def test_flood_that_overlaps_every_lesion_finds_none():
     reference, tumour = np.zeros((5, 10, 10), dtype=bool), np.full((5, 10, 10), 0.3)
     reference[0, 0, :3] = reference[4, 9, :3] = reference[2, 5, 5:8] = True
     tumour[reference] = 0.9
-    flood, *clean = threshold(tumour, reference).at_thresholds
-    assert (flood.found_mm3.tolist(), flood.false_mm3.tolist()) == ([0, 0, 0], [500])
-    assert all((level.found_mm3.tolist(), level.false_mm3.size) == ([3, 3, 3], 0) for level in clean)
+    counts, _ = count(tumour, reference)
+    assert counts.found[0, :, 0].tolist() == [0, 3, 3]
+    assert counts.false_positives[0, :, 0].tolist() == [1, 0, 0]
 
 
 def test_predicted_lesion_is_true_from_a_tenth_of_its_voxels_on():
     reference, tumour = np.zeros((1, 1, 11), dtype=bool), np.zeros((1, 1, 11))
     reference[0, 0, 0] = True
-    for length, true in [(10, True), (11, False)]:
+    for length, true in [(10, 1), (11, 0)]:
         tumour[0, 0, :length] = 0.9
-        result = threshold(tumour, reference, thresholds=(0.5,)).at_thresholds[0]
-        assert (result.found_mm3.tolist() == [length], result.false_mm3.size == 0) == (true, true)
+        counts, _ = count(tumour, reference, thresholds=(0.5,))
+        assert (counts.found.item(), counts.false_positives.item()) == (true, 1 - true)
 
 
 def test_case_without_lesions_or_predictions_counts_nothing():
     nothing = np.zeros((4, 5, 6))
-    result = threshold(nothing, nothing > 0)
-    counts = count_lesions([result], (0.0, 10.0))
-    assert counts.lesions.tolist() == [0]
-    assert not counts.found.any()
-    assert not counts.false_positives.any()
+    for counts in count(nothing, nothing > 0, volumes=(0.0, 10.0)):
+        assert counts.lesions.tolist() == [0]
+        assert not counts.found.any()
+        assert not counts.false_positives.any()
+
+
+def test_counts_of_several_cases_are_joined_in_order():
+    first = LesionCounts(np.array([1, 2]), np.array([[1], [0]]), np.array([[0], [3]]))
+    joined = LesionCounts.join([first, first.of(np.array([False, True]))])
+    assert joined.lesions.tolist() == [1, 2, 2]
+    assert joined.found.tolist() == [[1], [0], [0]]
+    assert joined.false_positives.tolist() == [[0], [3], [3]]
 
 
 def test_rates_are_micro_averaged():
@@ -221,11 +225,11 @@ def test_reference_is_read_as_the_images_were_however_its_axes_lie(make_model, a
     nib.save(nib.Nifti1Image.from_bytes(image.as_reoriented(turn).to_bytes()), case.reference)
     # Probabilities have the axes of nnU-Net's reader.
     (seen,), _ = reader_class(reader)().read_seg(str(case.reference))
-    found = threshold_on_reference(
-        one_label(seen), case.reference, model=read_description(folder), thresholds=(0.5,)
-    )
-    np.testing.assert_allclose(found.at_thresholds[0].found_mm3, [3 * 5 * 0.7 * 0.6], rtol=1e-6)
-    assert not found.at_thresholds[0].false_mm3.size
+    volume = 3 * 5 * 0.7 * 0.6
+    grid = SearchGrid(thresholds=(0.5,), volumes_mm3=(volume, 1.01 * volume))
+    counts, _ = count_against(case.reference, one_label(seen), model=read_description(folder), grid=grid)
+    assert counts.found.tolist() == [[[1, 0]]]
+    assert not counts.false_positives.any()
 
 
 @pytest.mark.parametrize(
