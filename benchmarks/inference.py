@@ -230,6 +230,12 @@ def _timed_table(figures: Mapping[str, Any]) -> pd.DataFrame:
     return table
 
 
+def _plain_table(figures: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of the parts `growth` and `memory` as a table."""
+    table = pd.DataFrame(figures["rows"]).round(2)
+    return table.astype(dict.fromkeys(table.columns.intersection(["ns per voxel", "peak MB"]), int))
+
+
 def _title(part: str, figures: Mapping[str, Any]) -> str:
     """Return the sentences above the table of a part."""
     if part == "network":
@@ -286,8 +292,8 @@ def to_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
         if part == "agreement":
             blocks.append(_agreement(figures))
         else:
-            timed = part in {"network", "patient", "batch"}
-            table = _timed_table(figures) if timed else pd.DataFrame(figures["rows"]).round(2)
+            plain = {"growth", "memory"}
+            table = _plain_table(figures) if part in plain else _timed_table(figures)
             blocks += [_title(part, figures), markdown(table)]
     return "\n\n".join(blocks) + "\n"
 

@@ -1,8 +1,8 @@
 """Scores and tables of the phantom study.
 
 A row of NAME_cases.jsonl is one test patient of one training: the run, its name in the tables, the seed,
-the number of parameters, the metrics, and for each gate how much of the volume and of the lesions its mask
-contains.
+the number of parameters, the metrics, and for each gate how much of the volume is open and how much of the
+lesions is kept.
 """
 
 import json
@@ -93,7 +93,7 @@ def _score_case(reference: Path, prediction: Path) -> dict[str, Any]:
 
 
 def _score_gates(trainer: Any, raw: Path, name: str) -> dict[str, Any]:  # noqa: ANN401
-    """Return each gate's figures on the network's grid, and the lesions outside the finest gate's mask."""
+    """Return each gate's figures on the network's grid, and the lesions that the finest gate suppresses."""
     import torch  # noqa: PLC0415
 
     from sgnet_nnunet.evaluation.lesion_metrics import find_lesions  # noqa: PLC0415
@@ -109,19 +109,19 @@ def _score_gates(trainer: Any, raw: Path, name: str) -> dict[str, Any]:  # noqa:
     foreground = torch.from_numpy(segmentation > 0)[None]
     counts = count_gates(masks, foreground)
     lesions = find_lesions(foreground[0, 0].numpy(), spacing=tuple(manager.spacing))
-    inside = np.isin(np.arange(1, lesions.number + 1), lesions.labels[masks[-1][0, 0].numpy()])
+    kept = np.isin(np.arange(1, lesions.number + 1), lesions.labels[masks[-1][0, 0].numpy()])
     gates = [
         {
             "gate": gate,
             "open_fraction": counts.open_fraction[level],
             "lesion_voxels": int(counts.lesion_voxels[level]),
-            "lesion_voxels_inside": int(counts.admitted_voxels[level]),
+            "kept_lesion_voxels": int(counts.admitted_voxels[level]),
             "lesions": int(counts.lesions[level]),
-            "lesions_inside": int(counts.admitted_lesions[level]),
+            "kept_lesions": int(counts.admitted_lesions[level]),
         }
         for level, gate in enumerate(trainer.sgnet.gate_names)
     ]
-    return {"gates": gates, "suppressed_diameters_mm": lesions.diameters_mm[~inside].tolist()}
+    return {"gates": gates, "suppressed_diameters_mm": lesions.diameters_mm[~kept].tolist()}
 
 
 def collect(folder: Path, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -161,8 +161,8 @@ def write_tables(results: Path, name: str) -> None:
         f"seeds averaged, with a 95 % BCa bootstrap interval ({RESAMPLES} resamples) over patients:": (
             differences_table(frame)
         ),
-        "The gate masks on the test patients, all seeds pooled; a voxel is inside if any window of the "
-        "sliding window opens the gate there:": gates_table(cases),
+        "The gate masks on the test patients, all seeds pooled; a voxel is kept if any window of the sliding "
+        "window opens the gate there:": gates_table(cases),
     }
     blocks = [f"{title}\n\n{markdown(table)}" for title, table in sections.items() if len(table)]
     (results / f"{name}.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
@@ -239,16 +239,16 @@ def _with_interval(differences: "pd.Series[float]") -> str:
 
 
 def gates_table(cases: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return how much of the volume and of the lesions is inside each gate's mask, by network."""
+    """Return how much of the volume each gate opens, and of the lesions it keeps, by network."""
     gates = [{"name": case["name"]} | gate for case in cases for gate in case["gates"]]
     if not gates:
         return pd.DataFrame()
     grouped = pd.DataFrame(gates).groupby(["name", "gate"], sort=False)
     total, fraction = grouped.sum(), grouped["open_fraction"].mean()
     table = fraction.map("{:.4f}".format).rename("open").reset_index()
-    for title, column in {"lesion voxels inside": "lesion_voxels", "lesions inside": "lesions"}.items():
-        share = total[f"{column}_inside"] / total[column]
+    for title, column in {"lesion voxels kept": "lesion_voxels", "lesions kept": "lesions"}.items():
+        share = total[f"kept_{column}"] / total[column]
         table[title] = share.map("{:.4f}".format).to_numpy()
-    suppressed = total["lesions"] - total["lesions_inside"]
+    suppressed = total["lesions"] - total["kept_lesions"]
     table["lesions suppressed"] = [f"{n} of {of}" for n, of in zip(suppressed, total["lesions"], strict=True)]
     return table.rename(columns={"name": "network", "gate": "gate at"})

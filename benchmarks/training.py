@@ -338,8 +338,8 @@ def _steps_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     table = frame[["name"]].rename(columns={"name": "network"})
     table["parameters"] = frame["parameters"].map("{:,}".format)
     patch = frame["patch_size"].map(lambda size: " x ".join(map(str, size)))
-    computed = frame["patches_computed"].astype(str) + " of " + frame["batch_size"].astype(str)
-    table["patches computed"] = computed + " of " + patch
+    table["batch"] = frame["batch_size"].astype(str) + " of " + patch
+    table["patches computed"] = frame["patches_computed"]
     for phase in (*PHASES, "step"):
         table[phase] = times[phase].map("{:.3f}".format)
     table["peak MB"] = times["peak_mb"].map("{:.0f}".format)

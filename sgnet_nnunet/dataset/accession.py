@@ -1,4 +1,4 @@
-"""One accession: four volumes on their native grids in, three on the T1ce grid out."""
+"""Convert one accession: from four volumes on their native grids to three on the T1ce grid."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ IMAGE_OF_MASK: Mapping[Part, Part] = {"core_seg": "t1ce_img", "whole_seg": "flai
 """The image each mask was drawn on."""
 
 VOLUME_CHANGE_NOTED = 0.2
-"""Share of a lesion's volume. Resampling changes less, but for the tiniest ones; a cut-off lesion more."""
+"""Share of a lesion's volume. Resampling changes less, except in the smallest lesions; truncation more."""
 
 
 @dataclass(frozen=True)
 class Scans:
-    """What was read of one accession.
+    """The files of one accession, read.
 
     Attributes:
         paths: Where each part came from.
@@ -43,7 +43,7 @@ class Scans:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the report says about a converted accession.
+    """What the conversion report says about a used accession.
 
     Attributes:
         notes: What was unusual.
@@ -61,7 +61,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Case:
-    """One accession as nnU-Net wants it: all on the T1ce grid, in the file's orientation."""
+    """One accession as nnU-Net needs it: all on the T1ce grid, in the file's orientation."""
 
     t1ce: Volume
     flair: Volume

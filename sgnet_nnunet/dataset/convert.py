@@ -247,31 +247,23 @@ def convert(
 ) -> ConversionResult:
     """Convert the collection below `root` into a raw data set of nnU-Net.
 
-    May be killed and run again: finished cases are kept, and the result is that of one run. Cases
-    whose source files have gone are deleted, so that the data set is what `root` gives now.
+    Can be killed and run again: finished cases are kept, and cases whose source files are gone are deleted.
 
     Args:
         root: The collection, laid out as `sgnet_nnunet.dataset.collection` describes.
         nnunet_raw: nnU-Net's folder of raw data sets, made if needed; `$nnUNet_raw` by default.
-        dataset_id: nnU-Net's number of the data set, 1 to 999.
-        name: nnU-Net's name of the data set: letters, digits, `-` and `_`.
-        target: `whole` (T1ce, FLAIR and the whole tumour, as in the paper), `core` (the tumour core
-            instead) or `regions` (both, 1 = oedema, 2 = core).
-        register: `rigid` moves FLAIR, and the whole tumour drawn on it, onto T1ce by mutual
-            information; `none` trusts the affines.
-        split: `cv` for five folds grouped by patient, `paper` for 70/10/20 % of the sorted patients.
-        strict: Stop at the first bad file instead of continuing with the others.
-        workers: Processes that convert accessions in parallel; each needs 1 to 2 GB.
+        dataset_id: nnU-Net's number of the data set; this and the next six are `ConversionOptions`.
+        name: nnU-Net's name of the data set.
+        target: What to segment.
+        register: How to align FLAIR with T1ce.
+        split: How to split the patients.
+        strict: Stop at the first bad file.
+        workers: Processes that convert accessions in parallel.
         on_start: Called once with the number of accessions to convert.
         on_done: Called with each case's name as it is finished, also if it failed or was already done.
 
-    Returns:
-        Where the data set is and what became of each accession.
-
     Raises:
-        SGNetError: An option is out of range, nothing could be used, or the folder holds something else
-            or cannot be written.
-        InputFileError: With `strict`, for the first bad file.
+        SGNetError: An option is out of range, nothing could be used, or the folder is not usable.
 
     Examples:
         >>> import tempfile
@@ -296,12 +288,23 @@ def convert(
         workers=workers,
     )
     raw = nnunet_folder("nnUNet_raw") if nnunet_raw is None else Path(nnunet_raw)
-    accessions = scan_collection(Path(root))
+    return _convert_collection(Path(root), raw, options, on_start=on_start, on_done=on_done)
+
+
+def _convert_collection(
+    root: Path,
+    nnunet_raw: Path,
+    options: ConversionOptions,
+    *,
+    on_start: Callable[[int], object] | None,
+    on_done: Callable[[str], object] | None,
+) -> ConversionResult:
+    accessions = scan_collection(root)
     _check_names(accessions)
-    complete = [one for one in accessions if not one.missing(TARGETS[target].parts)]
-    subsets = paper_subsets([one.patient for one in complete]) if split == "paper" else {}
-    with _open_folder(raw, options) as folder:
-        _check_same_collection(folder, Path(root), accessions)
+    complete = [one for one in accessions if not one.missing(TARGETS[options.target].parts)]
+    subsets = paper_subsets([one.patient for one in complete]) if options.split == "paper" else {}
+    with _open_folder(nnunet_raw, options) as folder:
+        _check_same_collection(folder, root, accessions)
         if on_start:
             on_start(len(complete))
         jobs = [
@@ -309,14 +312,14 @@ def convert(
                 accession=one,
                 dataset_folder=folder,
                 for_test=subsets.get(one.patient) == "test",
-                target=target,
-                register=register,
+                target=options.target,
+                register=options.register,
             )
             for one in complete
         ]
         outcomes: dict[str, Findings | InputFileError] = {}
-        for job, outcome in run_jobs(run_job, jobs, workers=workers):
-            if strict and isinstance(outcome, InputFileError):
+        for job, outcome in run_jobs(run_job, jobs, workers=options.workers):
+            if options.strict and isinstance(outcome, InputFileError):
                 raise outcome
             outcomes[job.accession.case] = outcome
             if on_done:

@@ -22,7 +22,18 @@ LARGEST_DATASET_ID = 999
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionOptions:
-    """Validated options of `convert`, which describes them.
+    """Options of `convert`.
+
+    Attributes:
+        dataset_id: nnU-Net's number of the data set, 1 to 999.
+        name: nnU-Net's name of the data set: letters, digits, `-` and `_`.
+        target: `whole` (T1ce, FLAIR and the whole tumour, as in the paper), `core` (the tumour core
+            instead) or `regions` (both, 1 = oedema, 2 = core).
+        register: `rigid` moves FLAIR, and the whole tumour drawn on it, onto T1ce by mutual
+            information; `none` trusts the affines.
+        split: `cv` for five folds grouped by patient, `paper` for 70/10/20 % of the sorted patients.
+        strict: Stop at the first bad file instead of continuing with the others.
+        workers: Processes that convert accessions in parallel; each needs 1 to 2 GB.
 
     Raises:
         SGNetError: The id, the name or the number of workers is out of range.

@@ -29,7 +29,7 @@ SMOOTHING_SIGMAS = (3.0, 1.5, 0.0)
 """In mm, for each shrink factor."""
 
 SAMPLED_FRACTIONS = (1.0, 0.5, 0.1)
-"""Share of the voxels the metric looks at, for each shrink factor: some 10^5 at the finest."""
+"""Share of the voxels that the metric samples, for each shrink factor: some 10^5 at the finest."""
 
 SEED = 20260101
 """Of the sampled voxels, so that a conversion can be repeated bit for bit."""
@@ -38,7 +38,7 @@ LARGEST_DISPLACEMENT = 30.0
 """In mm. Images of one visit share the head coil; a centre that moves further is a failed optimisation."""
 
 SMALLEST_OVERLAP = 0.7
-"""Share of the common field of view that has to stay common: few voxels always look alike."""
+"""Share of the common field of view that has to stay common: the metric is unreliable on few voxels."""
 
 SMALLEST_GAIN = 5e-3
 """In nats, a hundredth of what aligned brains share; interpolation alone can raise it by less than this."""
@@ -46,12 +46,12 @@ SMALLEST_GAIN = 5e-3
 
 @dataclass(frozen=True)
 class RigidTransform:
-    """Where a point of T1ce lies in FLAIR.
+    """The rigid map from T1ce to FLAIR.
 
     Attributes:
         world_map: 4x4 rigid matrix from T1ce's world to FLAIR's world, in mm.
         before: Mutual information of both images in nats, as the affines place them; None if their
-            fields of view share too few voxels to tell.
+            fields of view share too few voxels to compute it.
         after: The same under `world_map`.
         note: Why the images stay as the affines place them; empty if they were moved.
     """
@@ -109,7 +109,7 @@ class _Pair:
 def _one_thread() -> Iterator[None]:
     """Keep ITK to one thread: accessions run side by side, and only one thread sums in one order.
 
-    The metric does not heed `ImageRegistrationMethod.SetNumberOfThreads`.
+    The metric ignores `ImageRegistrationMethod.SetNumberOfThreads`.
     """
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -184,7 +184,7 @@ def _overlap(fixed: Volume, moving: Volume, grid: Grid, world_map: NDArray[np.fl
 
 
 def _implausible(transform: sitk.Euler3DTransform, *, gain: float, kept: float) -> str:
-    """Return why a transform is not to be trusted; empty if it is."""
+    """Return why a transform is implausible; empty if it is not."""
     displacement = float(np.linalg.norm(transform.GetTranslation()))
     if displacement > LARGEST_DISPLACEMENT:
         return f"the optimiser moved the centre by {displacement:.0f} mm"

@@ -1,4 +1,4 @@
-"""Bringing a volume onto another grid through the affines.
+"""Resample a volume onto another grid through the affines.
 
 scipy does the interpolation, since SimpleITK's images cannot hold a sheared grid. A voxel is a box:
 the field of view reaches half a voxel beyond the outer centres (half a slice of a thick-sliced FLAIR
@@ -14,10 +14,10 @@ from scipy import ndimage
 from sgnet_nnunet.nifti import Grid, Volume
 
 INTEGER_MAP_TOLERANCE = 0.01
-"""Voxels. Affines of different programs differ by rounding: closer than this to a copy, a copy it is."""
+"""In voxels: affines of different programs differ by rounding, and a smaller difference is removed."""
 
 HALF = 0.5 - 1e-6
-"""Threshold of a resampled mask; ties, as halfway between two slices, go to the lesion on every machine."""
+"""Threshold of a resampled mask; ties, as halfway between two slices, count as lesion on every machine."""
 
 FIELD_OF_VIEW_MARGIN = 0.5 + 1e-3
 """Voxels that the field of view reaches beyond the outer centres; the surplus absorbs rounding."""

@@ -1,4 +1,4 @@
-"""Who is trained on, validated on and tested on; always whole patients."""
+"""Splits into training, validation and test cases, by patient."""
 
 import csv
 import re
@@ -22,7 +22,7 @@ TRAIN_TENTHS, VAL_TENTHS = 7, 1
 """The paper's 70/10/20 %: 64, 9 and 19 of 92 patients."""
 
 FEWEST_PATIENTS_FOR_PAPER = 10
-"""With fewer, a tenth of them is nobody."""
+"""With fewer, 10 % rounds to zero patients."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def paper_splits(cases: Mapping[str, str], subsets: Mapping[str, Subset]) -> Spl
     }
     if fold["train"] and fold["val"]:
         return Splits((fold,))
-    return Splits((), "no case to train or to validate on: no splits_final.json; mend the failed accessions")
+    return Splits((), "no case to train or to validate on: no splits_final.json; fix the failed accessions")
 
 
 def grouped_splits(cases: Mapping[str, str]) -> Splits:

@@ -220,7 +220,7 @@ def test_a_large_image_is_predicted_with_and_without_a_limit(subject, commands_r
     assert "--max-memory" not in commands_run[1]
     assert (figures["voxels_that_differ"], figures["mask_voxels"]) == (1, 3)
     assert nib.load(subject.work / "large/large_0001.nii.gz").shape == (40, 36, 24)
-    assert "| 1.5 GB | 2.0 | 100.0 |" in written(tmp_path, "memory", figures)
+    assert "| 1.5 GB | 2.0 | 100 |" in written(tmp_path, "memory", figures)
 
 
 def test_an_image_is_padded_at_its_ends_and_a_file_on_all_sides(tmp_path):

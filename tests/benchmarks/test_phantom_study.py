@@ -23,8 +23,8 @@ def run(*arguments):
 def write_scores(folder, run, *, seeds=(0, 1), false_positives=1, suppressed=0):
     gates = [
         {
-            "gate": level, "open_fraction": 0.04, "lesion_voxels": 100, "lesion_voxels_inside": 99,
-            "lesions": 4, "lesions_inside": 4 - suppressed,
+            "gate": level, "open_fraction": 0.04, "lesion_voxels": 100, "kept_lesion_voxels": 99,
+            "lesions": 4, "kept_lesions": 4 - suppressed,
         }
         for level in (LEVELS if run.startswith("SGNetTrainer") else ())
     ]  # fmt: skip

@@ -92,7 +92,7 @@ def test_the_command_writes_figures_and_tables(invoke, tmp_path, monkeypatch):
     document = json.loads((tmp_path / "results/training.json").read_text())
     assert len(document["steps"]) == 3
     text = (tmp_path / "results/training.md").read_text()
-    assert "| SG-Net | 668,926 | 4 of 4 of 32 x 96 x 96 |" in text
+    assert "| SG-Net | 668,926 | 4 of 32 x 96 x 96 | 4 |" in text
     shortest = np.divide(4 * 20, document["machine"]["cores"])
     assert f"| shortest step | {shortest:.2f} |" in text
     assert "| SGNetPlanner | 1.0 |" in text

@@ -23,9 +23,9 @@ def test_image_and_mask_share_a_grid(patient):
 def test_flair_lies_on_another_grid(patient):
     t1ce, flair = patient["t1ce_img"], patient["flair_img"]
     assert t1ce.data.shape != flair.data.shape
-    assert max(t1ce.spacing) < 1.25
-    assert 3.0 <= max(flair.spacing) <= 5.5
-    assert 0.6 <= min(flair.spacing) <= 0.95
+    assert max(t1ce.grid.spacing) < 1.25
+    assert 3.0 <= max(flair.grid.spacing) <= 5.5
+    assert 0.6 <= min(flair.grid.spacing) <= 0.95
 
 
 def test_files_are_oriented_as_clinical_ones(patient):
@@ -50,7 +50,7 @@ def test_tumour_is_under_two_percent_of_the_brain(patient):
 
 
 def test_brain_has_the_volume_of_a_brain(patient):
-    litres = brain_of(patient["t1ce_img"]).sum() * patient["t1ce_img"].voxel_volume / 1e6
+    litres = brain_of(patient["t1ce_img"]).sum() * patient["t1ce_img"].grid.voxel_mm3 / 1e6
     assert 1.0 < litres < 1.9
 
 
@@ -77,14 +77,14 @@ def test_distractors_enhance_but_are_not_labelled(patient):
     data, core = patient["t1ce_img"].data, patient["core_seg"].data > 0
     bright = data > 1.4 * np.median(data[data > 0])
     away = bright & ~ndimage.binary_dilation(core, iterations=3)
-    assert away.sum() * patient["t1ce_img"].voxel_volume > 2000
+    assert away.sum() * patient["t1ce_img"].grid.voxel_mm3 > 2000
 
 
 def test_some_distractors_are_as_bright_as_the_lesions(patient):
     data, core = patient["t1ce_img"].data, patient["core_seg"].data > 0
     away = ~ndimage.binary_dilation(core, iterations=3)
     as_bright = (data >= np.percentile(data[core], 75)) & away
-    assert as_bright.sum() * patient["t1ce_img"].voxel_volume > 500
+    assert as_bright.sum() * patient["t1ce_img"].grid.voxel_mm3 > 500
 
 
 def test_t1ce_and_flair_show_the_same_head(patient):
