@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writes of files and folders, and JSON files."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ PARTIAL_PREFIX = ".partial-"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; move it onto `path` if the block succeeds.
+    """Yield a path next to `path` to write to; move it onto `path` if the block succeeds.
 
     The yielded name keeps the suffix, since writers choose their format by it. A process killed
     inside the block leaves only a file starting with `PARTIAL_PREFIX`, which no reader picks up
@@ -30,7 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` to fill; move it to `folder` if the block succeeds.
+    """Yield an empty folder next to `folder` to fill; move it to `folder` if the block succeeds.
 
     Args:
         folder: Must not exist, or be empty.

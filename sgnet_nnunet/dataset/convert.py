@@ -61,7 +61,7 @@ class ReportRow:
         patient: The patient's name.
         accession: The accession's name.
         case: Name of the nnU-Net case.
-        status: `used`; `left out`, for want of a modality; or `failed`, for a bad file.
+        status: `used`; `left out`, if a modality is missing; or `failed`, if a file is bad.
         split: Where a used one went: `train`, `val` or `test` of the paper's split, else the number
             of the fold that validates on it; empty if there is no split.
         reason: Why it was not used, or what was unusual.

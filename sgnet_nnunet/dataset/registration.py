@@ -144,7 +144,7 @@ def _to_sitk(data: NDArray[Any], grid: Grid) -> sitk.Image:
 
 
 def _metric(pair: _Pair) -> sitk.ImageRegistrationMethod:
-    """Return the metric; what lies outside either field of view does not count as background."""
+    """Return the metric; voxels outside either field of view are left out, not counted as background."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     method.SetMetricFixedMask(pair.fields[0])

@@ -1,4 +1,4 @@
-"""The ICBM152 average brain as `nilearn` ships it (nonlinear symmetric 2009a, 1 mm)."""
+"""A patient's brain: the ICBM152 average (nonlinear symmetric 2009a, 1 mm, from `nilearn`), deformed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from sgnet_nnunet.errors import needs_extra
 from sgnet_nnunet.nifti import Grid
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.geometry import (
+from sgnet_nnunet.phantom.fields import (
     MAJORITY,
     TEMPLATE_EXTENT,
     FloatArray,
@@ -98,7 +98,7 @@ def load_template() -> Template:
 
 
 def _close(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Fill sulci and cisterns, as the masks of today's skull stripping do: fluid belongs to the brain."""
+    """Fill sulci and cisterns, as masks of skull stripping do: fluid belongs to the brain."""
     coarse = np.pad(mask[::2, ::2, ::2], 6)
     grown = ndimage.distance_transform_edt(~coarse, sampling=2) <= _CLOSING
     closed = (ndimage.distance_transform_edt(grown, sampling=2) > _CLOSING)[6:-6, 6:-6, 6:-6]
@@ -123,7 +123,7 @@ def _lateral_ventricles(csf: FloatArray, depth: FloatArray, to_voxel: NDArray[np
 
 
 _SHARPENING = 1.6
-"""Power of the tissue odds: an average of brains has blurred borders, one brain has not."""
+"""Power of the tissue odds, which sharpens the blurred borders of the average."""
 
 _STRIDE = 3
 """Spacing in voxels of the coordinates searched to invert the deformation."""

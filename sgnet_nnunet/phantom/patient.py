@@ -9,7 +9,7 @@ from sgnet_nnunet.dataset.collection import Part
 from sgnet_nnunet.nifti import Grid, Volume
 from sgnet_nnunet.phantom.anatomy import draw_anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.geometry import MAJORITY
+from sgnet_nnunet.phantom.fields import MAJORITY
 from sgnet_nnunet.phantom.scanner import (
     ORIENTATIONS,
     acquire,

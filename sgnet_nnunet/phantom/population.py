@@ -41,7 +41,7 @@ def write_phantoms(
         The patients' folders, in the order of patients.
 
     Raises:
-        SGNetError: If a number is too small, or a worker dies.
+        SGNetError: If a number is too small, a worker is killed, or nilearn is not installed.
         InputFileError: If `root` is a file or holds anything but folders of these patients.
     """
     from sgnet_nnunet.phantom.patient import draw_ids, patient_rng  # noqa: PLC0415 - keeps the package light
@@ -84,8 +84,9 @@ def _write_patient(root: Path, index: int, *, seed: int, config: PhantomConfig) 
 
     rng = patient_rng(seed, index)
     ids = draw_ids(rng)
+    volumes = draw_patient(rng, config)
     folder = root / ids.patient
     folder.mkdir(exist_ok=True)
-    for part, volume in draw_patient(rng, config).items():
+    for part, volume in volumes.items():
         write_volume(part_path(root, ids.patient, ids.accession, part), volume)
     return folder

@@ -1,4 +1,4 @@
-"""Signal of each tissue in a contrast-enhanced T1 and in a FLAIR, relative to white matter in each."""
+"""The scans of an anatomy: tissue contrast, slice profile, bias field and noise of T1ce and FLAIR."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from scipy import ndimage
 from sgnet_nnunet.nifti import Grid
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.geometry import FloatArray, SmoothField, axes_of, centred_grid, rotation
+from sgnet_nnunet.phantom.fields import FloatArray, SmoothField, axes_of, centred_grid, rotation
 from sgnet_nnunet.phantom.tumours import LesionMaps
 from sgnet_nnunet.phantom.vessels import Distractors
 

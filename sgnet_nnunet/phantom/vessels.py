@@ -1,6 +1,7 @@
-"""Courses of vessels, sinuses and choroid plexus: points in MNI mm.
+"""Structures that are bright but no tumour: vessels, sinuses, choroid plexus, meninges, white-matter lesions.
 
-Read off the ICBM152 average: they follow the fluid there. Paired ones are given for the right side.
+Courses are points in MNI mm, read off the ICBM152 average, where they follow the fluid. Paired ones are
+given for the right side.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from scipy import ndimage
 
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.geometry import FloatArray, SmoothField, axes_of, densify, stamp
+from sgnet_nnunet.phantom.fields import FloatArray, SmoothField, axes_of, densify, stamp
 
 Polyline = tuple[tuple[float, float, float], ...]
 
@@ -136,7 +137,7 @@ def _sinuses(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
 def _add_cortical_vessels(
     rng: np.random.Generator, anatomy: Anatomy, vessels: FloatArray, *, count: int
 ) -> None:
-    """Let vessels grow from random places in sulci, keeping to the fluid and losing calibre."""
+    """Draw vessels from random places in sulci that follow the fluid and become thinner."""
     spacing = anatomy.grid.spacing
     fluid = ndimage.gaussian_filter(anatomy.csf - 2.0 * anatomy.ventricles, 0.8)
     stride = 2

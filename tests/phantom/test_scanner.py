@@ -7,7 +7,7 @@ import pytest
 
 from sgnet_nnunet.nifti import Grid
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.geometry import centred_grid
+from sgnet_nnunet.phantom.fields import centred_grid
 from sgnet_nnunet.phantom.scanner import (
     acquire,
     draw_flair_contrast,

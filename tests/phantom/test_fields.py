@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sgnet_nnunet.phantom.geometry import SmoothField, axes_of, centred_grid, densify, rotation, stamp
+from sgnet_nnunet.phantom.fields import SmoothField, axes_of, centred_grid, densify, rotation, stamp
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Scanner grids: where the voxels of a scan lie in the world."""
+"""Scanner grids, smooth random fields and deformations, and tubes along curves."""
 
 from collections.abc import Sequence
 
@@ -87,7 +87,7 @@ TEMPLATE_CENTRE = np.array((0.0, -18.0, 5.0))
 
 
 class Warp:
-    """A pose, a size and a smooth deformation: from the scan's grid to MNI coordinates.
+    """The map from the scan's grid to MNI coordinates: a pose, a size and a smooth deformation.
 
     Args:
         rng: Source of all draws.
