@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.measurement import Scores, score
 from sgnet_nnunet.files import atomic_path
+from sgnet_nnunet.nifti import read_image, read_labels
 from sgnet_nnunet.nnunet import FOLDER_VARIABLES
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import write_phantoms
@@ -102,10 +102,11 @@ def draw_overlay(cases: list[CaseFiles], path: Path) -> None:
     titles = ("T1ce", "FLAIR", "reference", "prediction")
     figure, grid = dark_figure(rows=len(cases), columns=len(titles))
     for row, case in zip(grid, cases, strict=True):
-        files = (case.t1ce, case.flair, case.reference, case.prediction)
-        scans = [nib.as_closest_canonical(nib.load(file)) for file in files]
-        t1ce, flair, reference, prediction = (np.asarray(scan.dataobj, dtype=float) for scan in scans)
-        x, y, _ = scans[0].header.get_zooms()
+        images = [read_image(file) for file in (case.t1ce, case.flair)]
+        masks = [read_labels(file) for file in (case.reference, case.prediction)]
+        scans = [volume.oriented() for volume in (*images, *masks)]
+        t1ce, flair, reference, prediction = (scan.data.astype(float) for scan in scans)
+        x, y, _ = scans[0].grid.spacing
         k = int(np.argmax((reference > 0).sum(axis=(0, 1))))
         for axes, title, image in zip(row, titles, (t1ce, flair, flair, flair), strict=True):
             draw_scan(axes, image, k, title=title, aspect=y / x)
@@ -270,7 +271,5 @@ def _case_files(reference: Path, raw: Path, predictions: Path) -> CaseFiles:
 
 
 def _score_case(case: CaseFiles) -> Scores:
-    reference = nib.load(case.reference)
-    prediction = np.asarray(nib.load(case.prediction).dataobj) > 0
-    x, y, z = reference.header.get_zooms()
-    return score(prediction, np.asarray(reference.dataobj) > 0, spacing=(float(x), float(y), float(z)))
+    reference, prediction = read_labels(case.reference), read_labels(case.prediction)
+    return score(prediction.data != 0, reference.data != 0, spacing=reference.grid.spacing)

@@ -120,6 +120,6 @@ def test_runs_nnunets_three_commands_and_scores_the_held_out_patients(commands, 
 def test_every_command_works_in_the_demos_own_folders(commands, tmp_path):
     run_demo(tmp_path, DemoPlan(), report=lambda *_: None)
     for _, environment in commands:
-        assert {environment[name] for name in demo.NNUNET_PATHS} == {
-            str(tmp_path / n) for n in demo.NNUNET_PATHS
+        assert {environment[name] for name in demo.FOLDER_VARIABLES} == {
+            str(tmp_path / n) for n in demo.FOLDER_VARIABLES
         }
