@@ -10,11 +10,11 @@ from rich.table import Table
 from sgnet_nnunet.cli.console import CHECKPOINT, out, progress_bar, say
 from sgnet_nnunet.cli.predict import Engine
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.evaluation.operating_point import FILE_NAME
 
 if TYPE_CHECKING:
     from sgnet_nnunet.evaluation.tuning import Tuning
 
-FILE_NAME = "operating_point.json"
 RATES = {
     "f1": "lesion F1",
     "sensitivity": "lesion sensitivity",
@@ -100,10 +100,10 @@ def tune(
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tuning(path, tuning)
-    draw_tuning(tuning, path.with_suffix(".png"))
     out.print(_table(tuning))
     say(f"{tuning.objective}: {tuning.point}")
     say(f"for predictions with folds {' '.join(tuning.provenance.folds)}: {path} (and .png)")
+    draw_tuning(tuning, path.with_suffix(".png"))
 
 
 def _table(tuning: "Tuning") -> Table:

@@ -231,13 +231,11 @@ def tune(
     options, grid = options or PredictionOptions(), grid or SearchGrid()
     if sensitivity is not None and not 0 < sensitivity <= 1:
         raise ValueError(f"sensitivity must be above 0 and at most 1; got {sensitivity}")
-    name, folders = ModelName.parse(model), find_dataset(str(dataset))
-    folder = folders.model(name)
+    folders = find_dataset(str(dataset))
+    folder = folders.model(ModelName.parse(model))
     folds = tuple(folds) or _trained_folds(folder, options.checkpoint)
     cases = results_of_models(folders.name, [model], folds, patients=patients, allow_missing=True).cases
-    for fold in folds:
-        _check_weights(folder / f"fold_{fold}" / options.checkpoint, name.train_command(folders.name, fold))
-    _check_cases(cases, folder)
+    _check(cases, folder, options.checkpoint)
     on_start(len(cases))
     counts, default, provenance = _predict(
         cases, folder, options=options, grid=grid, threads=threads, on_done=on_done
@@ -302,17 +300,18 @@ def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
     return tuple(fold for fold in folds if fold != "all") or tuple(folds) or ("0",)
 
 
-def _check_weights(path: Path, train_command: str) -> None:
-    if path.parent.name == "fold_all":
-        raise SGNetError(
-            f"{path.parent}: fold all is validated on its own training cases, where every network is "
-            "optimistically biased; train folds 0 to 4 and tune on those"
-        )
-    if not path.is_file():
-        raise InputFileError(path, "there is no such file", f"run {train_command}")
-
-
-def _check_cases(cases: Sequence[PredictedCase], folder: Path) -> None:
+def _check(cases: Sequence[PredictedCase], folder: Path, checkpoint: str) -> None:
+    """Check what can be checked before minutes of prediction."""
+    for fold in {case.fold: None for case in cases}:
+        weights = folder / f"fold_{fold}" / checkpoint
+        if fold == "all":
+            raise SGNetError(
+                f"{folder.name}: fold all is validated on its own training cases, where every network is "
+                "optimistically biased; train folds 0 to 4 and tune on those"
+            )
+        if not weights.is_file():
+            command = ModelName.parse(folder.name).train_command(folder.parent.name, fold)
+            raise InputFileError(weights, "there is no such file", f"run {command}")
     description = read_description(folder)
     if has_ignore_label(description):
         raise SGNetError(
