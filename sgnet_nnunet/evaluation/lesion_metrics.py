@@ -250,18 +250,10 @@ class SizeClass:
     Attributes:
         smallest_mm: Diameter in mm from which on a lesion belongs to the class.
         limit_mm: Diameter in mm from which on it no longer does.
-
-    Raises:
-        ValueError: If the limit is not above the smallest diameter.
     """
 
     smallest_mm: float = 0.0
     limit_mm: float = inf
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.smallest_mm < self.limit_mm:
-            limits = f"{self.smallest_mm} and {self.limit_mm}"
-            raise ValueError(f"smallest_mm must be 0 or more and below limit_mm; got {limits}")
 
     @property
     def suffix(self) -> str:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.lesion_metrics import LesionRow, lesion_rows
 from sgnet_nnunet.evaluation.mask_metrics import dice, precision, recall
 from sgnet_nnunet.evaluation.pairs import MaskPair, read_label_map, read_pairs
 from sgnet_nnunet.evaluation.registry import case_metrics, measure
-from sgnet_nnunet.evaluation.results import PredictedCase, Results, results_of_folders, results_of_models
+from sgnet_nnunet.evaluation.results import PredictedCase, Results, results_of_folders
 from sgnet_nnunet.evaluation.surface_metrics import hd95_directed
 from sgnet_nnunet.parallel import run_jobs
 
@@ -51,8 +52,8 @@ class Figures:
 
 
 def evaluate(
-    predictions: Path | str | Mapping[str, Path | str],
-    references: Path | str,
+    predictions: Results | Path | str | Mapping[str, Path | str],
+    references: Path | str | None = None,
     *,
     labels: Path | None = None,
     patients: Path | None = None,
@@ -60,7 +61,10 @@ def evaluate(
     presets: Sequence[str] = (),
     workers: int = 1,
 ) -> "pd.DataFrame":
-    """Measure folders of predicted masks against a folder of reference masks of the same names.
+    """Measure predicted masks against reference masks.
+
+    The predictions are folders of masks named like the references; or those that nnU-Net's models made of
+    their validation cases: `evaluate(results_of_models("501", ["SGNetTrainer"], ["0"]))`.
 
     >>> import tempfile
     >>> from sgnet_nnunet.nifti import Volume, write_volume
@@ -75,7 +79,8 @@ def evaluate(
     0  prediction  case1   1.0        1.0
 
     Args:
-        predictions: Folder of predicted masks, or a mapping of such folders by the models' names.
+        predictions: Folder of predicted masks, a mapping of such folders by the models' names, or `Results`,
+            which have the references, labels and patients already.
         references: Folder of reference masks.
         labels: nnU-Net's `dataset.json`; see `results_of_folders` for what is taken without it.
         patients: CSV with the columns `case` and `patient`.
@@ -89,38 +94,13 @@ def evaluate(
     Raises:
         SGNetError: If a folder or a mask cannot be used; the message says which and what to do.
     """
-    results = results_of_folders(
-        predictions, references, labels=labels, patients=patients, allow_missing=allow_missing
-    )
-    return measure_results(results, presets=presets, workers=workers).per_case
-
-
-def evaluate_models(
-    models: Sequence[str],
-    *,
-    dataset: str,
-    folds: Sequence[str] = ("0", "1", "2", "3", "4"),
-    patients: Path | None = None,
-    allow_missing: bool = False,
-    presets: Sequence[str] = (),
-    workers: int = 1,
-) -> "pd.DataFrame":
-    """Measure the validation predictions of trained models; the table is that of `evaluate`.
-
-    Args:
-        models: Names of the models, `TRAINER[__PLANS[__CONFIGURATION]]`.
-        dataset: Number or name of nnU-Net's data set.
-        folds: The folds, numbers or `all`.
-        patients: CSV with the columns `case` and `patient`.
-        allow_missing: Score missing predictions as empty masks.
-        presets: Names of BraTS presets whose metrics to add.
-        workers: Number of processes.
-
-    Raises:
-        SGNetError: If a model, a fold or a mask is missing or cannot be used.
-    """
-    results = results_of_models(dataset, models, folds, patients=patients, allow_missing=allow_missing)
-    return measure_results(results, presets=presets, workers=workers).per_case
+    if not isinstance(predictions, Results):
+        if references is None:
+            raise SGNetError("there are no references; give the folder of reference masks")
+        predictions = results_of_folders(
+            predictions, references, labels=labels, patients=patients, allow_missing=allow_missing
+        )
+    return measure_results(predictions, presets=presets, workers=workers).per_case
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -290,7 +290,14 @@ def results_of_models(
                 "there is no such reference, but splits_final.json has the case",
                 "run nnUNetv2_plan_and_preprocess again",
             )
-    labels = _common_labels(folders, names)
+    labels, *others = (_labels_of_model(folders, model) for model in names)
+    for model, other in zip(names[1:], others, strict=True):
+        if other != labels:
+            raise InputFileError(
+                folders.model(model) / DATASET_JSON,
+                f"its labels are not those of {names[0].given}",
+                "compare models trained on the same labels",
+            )
     patient = patients_of(
         (name for names_of_fold in cases.values() for name in names_of_fold),
         table=patients,
@@ -309,29 +316,16 @@ def results_of_models(
     )
 
 
-def _common_labels(folders: DatasetFolders, models: Sequence[ModelName]) -> Labels:
-    """Return the labels that all models were trained with."""
-    common: Labels | None = None
-    for model in models:
-        folder = folders.model(model)
-        if not folder.is_dir():
-            trained = ", ".join(sorted(path.name for path in folders.results.glob("*__*__*"))) or "none"
-            raise InputFileError(
-                folder,
-                f"there is no such model (trained: {trained})",
-                f"name another, or run {model.train_command(folders.name, '0')}",
-            )
-        labels = read_labels_of(folder / "dataset.json")
-        if common is not None and labels != common:
-            raise InputFileError(
-                folder / "dataset.json",
-                f"its labels are not those of {models[0].given}",
-                "compare models trained on the same labels",
-            )
-        common = labels
-    if common is None:
-        raise ValueError("models must not be empty")
-    return common
+def _labels_of_model(folders: DatasetFolders, model: ModelName) -> Labels:
+    folder = folders.model(model)
+    if not folder.is_dir():
+        trained = ", ".join(sorted(path.name for path in folders.results.glob("*__*__*"))) or "none"
+        raise InputFileError(
+            folder,
+            f"there is no such model (trained: {trained})",
+            f"name another, or run {model.train_command(folders.name, '0')}",
+        )
+    return read_labels_of(folder / DATASET_JSON)
 
 
 def _case(

@@ -139,13 +139,6 @@ def test_names_tell_the_class():
     assert [size.suffix for size in classes] == ["", "_under_5mm", "_5_to_10mm", "_from_5mm"]
 
 
-@pytest.mark.parametrize("limits", [(5.0, 5.0), (-1.0, 5.0)])
-def test_an_impossible_class_is_refused(limits):
-    smallest, limit = limits
-    with pytest.raises(ValueError, match=f"below limit_mm; got {smallest} and {limit}"):
-        SizeClass(smallest_mm=smallest, limit_mm=limit)
-
-
 @pytest.fixture
 def rows(make_pair):
     """A lesion found by two components, one missed, one false positive; voxels of 1 x 1 x 2 mm."""

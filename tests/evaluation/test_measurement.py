@@ -11,6 +11,7 @@ from sgnet_nnunet.evaluation.measurement import (
     CASE_COLUMNS,
     LESION_COLUMNS,
     describe_empty,
+    evaluate,
     measure_results,
     score,
 )
@@ -58,6 +59,24 @@ def test_values_are_those_worked_out_by_hand(tree):
     assert lesions["status"].tolist() == ["detected", "detected", "false positive"]
     assert lesions["volume_mm3"].tolist() == [300, 24, 16]
     assert tuple(lesions.iloc[0][["x_mm", "y_mm", "z_mm"]]) == (-5.5, -6.0, 10.0)
+
+
+def test_evaluate_takes_results_or_folders_by_the_models_names(tree):
+    of_results = evaluate(results_of_models("501", MODELS, ["0"]))
+    validation = tree / "nnUNet_results/Dataset501_Tiny/{}__nnUNetPlans__3d_fullres/fold_0/validation"
+    references = tree / "references"
+    references.mkdir()
+    for name in set(of_results["case"]):
+        path = tree / f"nnUNet_preprocessed/Dataset501_Tiny/gt_segmentations/{name}.nii.gz"
+        path.rename(references / path.name)
+    labels = tree / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres/dataset.json"
+    folders = {model: str(validation).format(model) for model in MODELS}
+    of_folders = evaluate(folders, str(references), labels=labels)
+    pd.testing.assert_frame_equal(of_folders.drop(columns="fold"), of_results.drop(columns="fold"))
+    one = evaluate(folders[MODELS[0]], references, labels=labels)
+    assert set(one["model"]) == {"validation"}
+    with pytest.raises(SGNetError, match="no references"):
+        evaluate(folders)
 
 
 def test_workers_change_nothing(tree):
