@@ -115,9 +115,9 @@ def _score_gates(trainer: Any, raw: Path, name: str) -> dict[str, Any]:  # noqa:
             "gate": gate,
             "open_fraction": counts.open_fraction[level],
             "lesion_voxels": int(counts.lesion_voxels[level]),
-            "kept_lesion_voxels": int(counts.admitted_voxels[level]),
+            "kept_lesion_voxels": int(counts.kept_lesion_voxels[level]),
             "lesions": int(counts.lesions[level]),
-            "kept_lesions": int(counts.admitted_lesions[level]),
+            "kept_lesions": int(counts.kept_lesions[level]),
         }
         for level, gate in enumerate(trainer.sgnet.gate_names)
     ]

@@ -391,11 +391,9 @@ FRAGILE_NAMES: dict[str, tuple[str, ...]] = {
     "nnunetv2.training.dataloading.data_loader": ("nnUNetDataLoader.get_bbox",),
     _SPATIAL: ("SpatialTransform._apply_to_segmentation", "SpatialTransform.get_parameters"),
     _PREDICTOR: (
-        "nnUNetPredictor._internal_get_data_iterator_from_lists_of_filenames",
         "nnUNetPredictor.manual_initialization",
         "nnUNetPredictor.predict_logits_from_preprocessed_data",
     ),
-    "nnunetv2.inference.data_iterators": ("PreprocessAdapter",),
     "nnunetv2.inference.export_prediction": (
         "convert_predicted_logits_to_segmentation_with_correct_shape",
         "export_prediction_from_logits",

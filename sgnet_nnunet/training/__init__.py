@@ -1,1 +1,1 @@
-"""nnU-Net trainers with the SG-Net recipe, their loss and their length."""
+"""Trainers for nnU-Net, their losses, data loading and settings."""

@@ -1,9 +1,9 @@
-"""How long to train: set by environment variables, kept in the checkpoint."""
+"""The base trainer: nnU-Net's trainer with the loss, optimiser, schedule and data loading of SG-Net."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,189 +16,66 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler
 
+from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.files import atomic_path
-from sgnet_nnunet.training.data_loading import fast_loaders, use_fast_loading
+from sgnet_nnunet.nnunet import add_to_checkpoints, replaced_data_loader
+from sgnet_nnunet.training.data_loading import FastDataLoader, use_fast_loading
 from sgnet_nnunet.training.losses import EVEN, DiceBCELoss, ForegroundLoss
-from sgnet_nnunet.training.settings import Precision, keep_freed_memory, read_switch
+from sgnet_nnunet.training.settings import (
+    MIRRORING,
+    Precision,
+    TrainingSchedule,
+    keep_freed_memory,
+    read_flag,
+)
 
+SCHEDULE_KEY = "sgnet_schedule"
+"""Key of the schedule in the `init_args` of a checkpoint."""
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingLength:
-    """The length of a training.
-
-    Attributes:
-        epochs: Epochs at most.
-        iters: Training batches an epoch.
-        val_iters: Validation batches an epoch.
-        patience: Epochs without a better moving average of the pseudo Dice before the training
-            stops early; 0 never stops it early.
-    """
-
-    epochs: int = 200
-    iters: int = 250
-    val_iters: int = 50
-    patience: int = 0
-
-    @classmethod
-    def from_environment(
-        cls, environment: Mapping[str, str] = os.environ, *, default: "TrainingLength | None" = None
-    ) -> "TrainingLength":
-        """Read `SGNET_EPOCHS`, `SGNET_ITERS`, `SGNET_VAL_ITERS` and `SGNET_PATIENCE`.
-
-        Args:
-            environment: Where to read them.
-            default: The length where a variable is not set; None for the class's own.
-
-        Raises:
-            SGNetError: If a variable is no whole number of at least 1 (patience: 0).
-        """
-        given = {}
-        for field in fields(cls):
-            name = f"SGNET_{field.name.upper()}"
-            if name in environment:
-                least = 0 if field.name == "patience" else 1
-                given[field.name] = _whole_number(name, environment[name], least)
-        return replace(default or cls(), **given)
-
-    def as_dict(self) -> dict[str, int]:
-        """Return the four numbers by name."""
-        return asdict(self)
-
-    def stalled(self, scores: Sequence[float]) -> bool:
-        """Tell whether the last `patience` scores brought nothing better than those before."""
-        if not self.patience or len(scores) <= self.patience:
-            return False
-        return max(scores[-self.patience :]) <= max(scores[: -self.patience])
-
-
-def _whole_number(name: str, text: str, least: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        msg = f"{name}={text!r}: must be a whole number of at least {least}; set it again or unset it"
-        raise SGNetError(msg)
-    return number
-
-
-LENGTH_KEY = "sgnet_training_length"
-"""Where a checkpoint keeps the length of its training."""
+LEAST_LOSS_SCALE = 1.0
+"""Of half precision: the scale starts at 65,536, halves with each step that is left out because its gradients
+are not finite, and doubles after 2,000 others (`torch.amp.GradScaler`)."""
 
 
 class TrainingStalled(Exception):  # noqa: N818
-    """Leaves nnU-Net's epoch loop; not an error."""
+    """Ends nnU-Net's epoch loop early; not an error."""
 
 
-class LengthTrainer(nnUNetTrainer):
-    """Trains for the `TrainingLength` that a subclass sets when it is made.
+class BaseTrainer(nnUNetTrainer):
+    """Dice + BCE, AdamW, polynomial decay and frozen batch norms; a subclass adds the network.
 
-    It goes into the log and into every checkpoint, and `--c` goes on with the length the training was
-    started with.
+    The schedule, a CPU's precision and whether inference mirrors come from environment variables (see
+    `training.settings`). The schedule is kept in every checkpoint, and `--c` continues with it.
+
+    The trainer changes two settings of its process: with `-device cuda` and no CUDA device it gives PyTorch
+    all cores in place of the one thread that `nnUNetv2_train` leaves it, and on a CPU it keeps freed memory
+    from the start of the training (`keep_freed_memory`).
     """
 
-    DEFAULT_LENGTH = TrainingLength()
-    """The length where the environment says nothing."""
+    DEFAULT_SCHEDULE = TrainingSchedule()
+    """The schedule where the environment sets nothing."""
 
     STALLS_ON = "ema_fg_dice"
-    """The logged score that the patience waits on."""
-
-    length: TrainingLength
-
-    def set_length(self, length: TrainingLength) -> None:
-        """Train for that long."""
-        self.length = length
-        self.num_epochs = length.epochs
-        self.num_iterations_per_epoch = length.iters
-        self.num_val_iterations_per_epoch = length.val_iters
-
-    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        """Return nnU-Net's polynomial decay, which follows from the epoch alone."""
-        return PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
-
-    def on_train_start(self) -> None:
-        """Start as nnU-Net does, and log the length."""
-        super().on_train_start()
-        self.print_to_log_file(f"Training length: {self.length}")
-
-    def on_epoch_start(self) -> None:
-        """Start an epoch, unless the training has stalled.
-
-        Raises:
-            TrainingStalled: If the patience has run out, now or before a resumed run.
-        """
-        if self.length.stalled(self.logger.get_value(self.STALLS_ON, step=None)):
-            raise TrainingStalled
-        super().on_epoch_start()
-
-    def run_training(self) -> None:
-        """Train to the last epoch or until the patience runs out."""
-        try:
-            super().run_training()
-        except TrainingStalled:
-            self.print_to_log_file(
-                f"Stopped early: no better {self.STALLS_ON} (pseudo Dice) in {self.length.patience} epochs"
-            )
-            self.on_train_end()
-
-    def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint with the training's length added, whole or not at all."""
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)
-            return
-        with atomic_path(Path(filename)) as partial:
-            super().save_checkpoint(str(partial))
-            checkpoint = torch.load(partial, map_location="cpu", weights_only=False)
-            torch.save(checkpoint | {LENGTH_KEY: self.length.as_dict()}, partial)
-
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Load a checkpoint and go on with the length it was started with."""
-        checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
-        recorded = TrainingLength(**checkpoint[LENGTH_KEY])
-        if recorded != self.length:
-            self.print_to_log_file(f"The checkpoint's training length holds: {recorded}, not {self.length}")
-        self.set_length(recorded)
-        if self.was_initialized:
-            self.lr_scheduler = self.build_scheduler(self.optimizer)
-        super().load_checkpoint(filename_or_checkpoint)
-
-
-MIRRORING = "SGNET_MIRRORING"
-"""Set to 0, a fold is validated, and the network used, without mirrored copies."""
-
-LEAST_LOSS_SCALE = 1.0
-"""Of half precision: it starts at 65,536, halves with each step that is left out because its gradients are
-not finite, and doubles after 2,000 others (`torch.amp.GradScaler`)."""
-
-
-class BaseTrainer(LengthTrainer):
-    """Dice + BCE, AdamW, polynomial decay, frozen norms; a subclass adds the network.
-
-    A CPU's precision comes from the environment (see `Precision`) and goes into the log.
-
-    With `SGNET_MIRRORING=0` neither the validation of the fold nor nnU-Net's prediction mirrors: one
-    pass of the network in place of eight.
-    """
-
-    USES_DEEP_SUPERVISION = False
-    """Whether nnU-Net is to treat the network's output as a list, the logits first."""
+    """The logged score that the patience applies to."""
 
     INITIAL_LR = 3e-3
 
     BATCH_STATISTICS = 0.5
     """Share of the epochs in which batch norms use a batch's statistics; from then on the running ones.
 
-    Those of a few patches, half of them cut around a tumour, are not those of a whole image: a network
-    that trains to the end with its batches' own is another one when it is tested.
+    The statistics of a few patches, half of them cut around a tumour, differ from those of a whole image. A
+    network that trains on them to the end gives other results when it is tested.
     """
 
     LEAST_BATCHES = 250
-    """Batches before which no norm is frozen for good: the running statistics of a network that still
-    changes fast are not its own. Trainings of fewer, such as the demo's, failed when they were."""
+    """Batches before which no norm is frozen for good: running statistics follow a network that changes fast
+    with a delay. Trainings of fewer batches, such as the demo's, failed with frozen norms."""
 
     NOISE_VARIANCE = (0.0, 0.004)
     """nnU-Net's (0, 0.1) is for z-scored images; a brain scaled by percentiles has an SD near 0.2."""
+
+    schedule: TrainingSchedule
 
     def __init__(
         self,
@@ -208,40 +85,63 @@ class BaseTrainer(LengthTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
-        fall_back = device.type == "cuda" and not torch.cuda.is_available()
-        super().__init__(
-            plans, configuration, fold, dataset_json, torch.device("cpu") if fall_back else device
-        )
-        if fall_back:
-            # nnUNetv2_train has left one thread to PyTorch, expecting a GPU.
-            torch.set_num_threads(os.cpu_count() or 1)
+        self._fell_back = device.type == "cuda" and not torch.cuda.is_available()
+        if self._fell_back:
+            device = torch.device("cpu")
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if self._fell_back:
             self.print_to_log_file(
-                "WARNING: no CUDA device was found, training on the CPU; say `-device cpu` to mean it"
+                "WARNING: no CUDA device found; training on the CPU. "
+                "Pass `-device cpu` to silence this warning"
             )
-        self.enable_deep_supervision = self.USES_DEEP_SUPERVISION
+        self.enable_deep_supervision = False
         self.initial_lr = self.INITIAL_LR
         self.weight_decay = 1e-2
         self.oversample_foreground_percent = 0.5
         self.save_every = 10
         self.precision = Precision.from_environment(self.device)
-        self.mirrors = read_switch(MIRRORING, "inference mirrors, too", default=True)
-        self.set_length(TrainingLength.from_environment(default=self.DEFAULT_LENGTH))
+        self.mirrors = read_flag(MIRRORING, default=True)
+        self.set_schedule(TrainingSchedule.from_environment(default=self.DEFAULT_SCHEDULE))
+
+    # --- network, loss, optimiser and schedule -------------------------------------------------------------
+
+    def set_schedule(self, schedule: TrainingSchedule) -> None:
+        """Train by a schedule."""
+        self.schedule = schedule
+        self.num_epochs = schedule.epochs
+        self.num_iterations_per_epoch = schedule.iters
+        self.num_val_iterations_per_epoch = schedule.val_iters
+
+    def initialize(self) -> None:
+        """Build the network, optimiser and loss.
+
+        Raises:
+            SGNetError: If the network cannot train in the requested precision.
+        """
+        if self._fell_back:
+            torch.set_num_threads(os.cpu_count() or 1)
+        super().initialize()
+        self.precision.check(self.network)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Do nothing: the networks have one output."""
+        """Do nothing: the network has one output."""
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
-        """Return AdamW and nnU-Net's polynomial decay over the epochs."""
+        """Return AdamW and the schedule of its learning rate."""
         optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
         )
         return optimizer, self.build_scheduler(optimizer)
 
+    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """Return nnU-Net's polynomial decay, which depends on the epoch alone."""
+        return PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
     def _build_loss(self) -> nn.Module:
         return self.build_segmentation_loss()
 
     def build_segmentation_loss(self) -> ForegroundLoss:
-        """Return the loss of the logits, with the plan's `false_positive_weight` if it names one.
+        """Return the loss of the logits, with the plan's `false_positive_weight` if it has one.
 
         Raises:
             SGNetError: If that weight is not between 0 and 1.
@@ -261,9 +161,11 @@ class BaseTrainer(LengthTrainer):
                 f"false_positive_weight={weight!r}: {error}"
             ) from error
 
+    # --- data ----------------------------------------------------------------------------------------------
+
     @staticmethod
     def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:  # noqa: ANN401
-        """Return nnU-Net's augmentation, its noise that of images from about 0 to 1, cheaper to come by."""
+        """Return nnU-Net's augmentation with noise for images from about 0 to 1, and fast loading."""
         pipeline = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         for step in pipeline.transforms:
             if isinstance(step, RandomTransform) and isinstance(step.transform, GaussianNoiseTransform):
@@ -274,50 +176,64 @@ class BaseTrainer(LengthTrainer):
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
         self,
     ) -> tuple[Any, bool, Any, tuple[int, ...]]:
-        """Return nnU-Net's choices of the augmentation; inference mirrors as the training does, or not."""
-        choices = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        """Return nnU-Net's settings of the augmentation; inference mirrors as the training does, or not."""
+        settings = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         if not self.mirrors:
             self.inference_allowed_mirroring_axes = None
-        return choices
+        return settings
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Return nnU-Net's loaders of training and validation batches, which read what they need."""
-        with fast_loaders():
+        """Return nnU-Net's loaders of training and validation batches, with fast loading."""
+        with replaced_data_loader(FastDataLoader):
             return super().get_dataloaders()
 
-    def initialize(self) -> None:
-        """Build the network and all that hangs on it.
-
-        Raises:
-            SGNetError: If the network cannot train in the precision asked for.
-        """
-        super().initialize()
-        self.precision.check(self.network)
-
-    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Train on one batch, in the precision asked for."""
-        with self.precision.of_a_step():
-            return super().train_step(batch)
-
-    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Validate on one batch, in the precision asked for."""
-        with self.precision.of_a_step():
-            return super().validation_step(batch)
+    # --- training ------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Start as nnU-Net does, and log the precision; a CPU keeps its memory from now on."""
+        """Start as nnU-Net does, and log the schedule and the precision."""
         super().on_train_start()
         if self.device.type == "cpu":
-            # Not before: the workers that load patches would keep theirs, too.
+            # Only now: the workers that load patches, which have started, would keep their memory too.
             keep_freed_memory()
+        self.print_to_log_file(f"Training schedule: {self.schedule}")
         self.print_to_log_file(self.precision.note())
 
+    def run_training(self) -> None:
+        """Train to the last epoch or until the patience runs out."""
+        try:
+            super().run_training()
+        except TrainingStalled:
+            self.print_to_log_file(
+                f"Stopped early: no better {self.STALLS_ON} (pseudo Dice) in {self.schedule.patience} epochs"
+            )
+            self.on_train_end()
+
+    def on_epoch_start(self) -> None:
+        """Start an epoch, unless the training has stalled.
+
+        Raises:
+            TrainingStalled: If the patience has run out, now or before a resumed run.
+        """
+        if self.schedule.stalled(self.logger.get_value(self.STALLS_ON, step=None)):
+            raise TrainingStalled
+        super().on_epoch_start()
+
     def on_train_epoch_start(self) -> None:
-        """Start an epoch's training, with the batch norms frozen once their time is over."""
+        """Start an epoch's training, freezing batch norms in the second half of training."""
         super().on_train_epoch_start()
         batches = self.current_epoch * self.num_iterations_per_epoch
         if self.current_epoch >= self.BATCH_STATISTICS * self.num_epochs and batches >= self.LEAST_BATCHES:
             freeze_batch_norms(self.network)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Train on one batch, in the requested precision."""
+        with self.precision.of_a_step():
+            return super().train_step(batch)
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Validate on one batch, in the requested precision."""
+        with self.precision.of_a_step():
+            return super().validation_step(batch)
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """End an epoch's training as nnU-Net does, and warn if its steps were left out."""
@@ -328,9 +244,41 @@ class BaseTrainer(LengthTrainer):
                 "network is not learning. Try `nnUNet_compile=f`, and if that does not help, the CPU"
             )
 
+    # --- checkpoints ---------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write nnU-Net's checkpoint atomically, with the schedule among its `init_args`."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        add_to_checkpoints(self, SCHEDULE_KEY, asdict(self.schedule))
+        with atomic_path(Path(filename)) as partial:
+            super().save_checkpoint(str(partial))
+
+    def load_checkpoint(self, filename_or_checkpoint: str | dict[str, Any]) -> None:
+        """Load a checkpoint, a path or its content, and continue with the schedule it was started with."""
+        if isinstance(filename_or_checkpoint, dict):
+            # nnU-Net 2.8 documents a dictionary, but fails on one.
+            with TemporaryDirectory() as folder:
+                path = str(Path(folder, "checkpoint.pth"))
+                torch.save(filename_or_checkpoint, path)
+                self.load_checkpoint(path)
+            return
+        # Mapped, since nnU-Net reads the weights again.
+        checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False, mmap=True)
+        recorded = checkpoint["init_args"].get(SCHEDULE_KEY) or checkpoint.get(former_names.SCHEDULE)
+        if recorded:
+            schedule = TrainingSchedule(**recorded)
+            if schedule != self.schedule:
+                self.print_to_log_file(f"Continuing with the checkpoint's {schedule}, not {self.schedule}")
+            self.set_schedule(schedule)
+        if self.was_initialized:
+            self.lr_scheduler = self.build_scheduler(self.optimizer)
+        super().load_checkpoint(filename_or_checkpoint)
+
 
 def freeze_batch_norms(network: nn.Module) -> None:
-    """Have the batch norms of a network use their running statistics, until `train()` is called."""
+    """Let the batch norms of a network use their running statistics, until `train()` is called."""
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.eval()

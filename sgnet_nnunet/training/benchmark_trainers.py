@@ -1,7 +1,7 @@
-"""How long an epoch of SG-Net takes, by nnU-Net's own rules: five epochs, the fastest counts.
+"""The time of an epoch of SG-Net by nnU-Net's rules: five epochs, the fastest counts.
 
-`benchmark_result.json` has nnU-Net's format (see its `nnUNetTrainerBenchmark_5epochs`), so its scripts read
-it. Those trainers insist on a GPU and serve only networks with deep supervision; these run on a CPU too.
+`benchmark_result.json` has the format of nnU-Net's `nnUNetTrainerBenchmark_5epochs`, for nnU-Net's scripts.
+nnU-Net's trainers require a GPU and a network with deep supervision; these run on a CPU too.
 """
 
 import json
@@ -14,20 +14,18 @@ from typing import Any
 import torch
 
 from sgnet_nnunet.files import write_text
-from sgnet_nnunet.training.base_trainer import BaseTrainer
 from sgnet_nnunet.training.sgnet_trainer import SGNetTrainer
 
 RESULT_FILE = "benchmark_result.json"
 EPOCHS = 5
 CRASHED = "Training has ended due to an error. Check your logs for more information."
-"""nnU-Net's words."""
+"""The text that nnU-Net writes."""
 
 
-class EpochTiming(BaseTrainer):
-    """Five epochs, nothing saved but their times.
+class SGNetTrainerBenchmark_5epochs(SGNetTrainer):  # noqa: N801
+    """Time five epochs of `SGNetTrainer`, and save nothing but their times.
 
-    `SGNET_ITERS` and `SGNET_VAL_ITERS` shorten the epochs, which a CPU needs; they are written down with the
-    time.
+    On a CPU, shorten the epochs by `SGNET_ITERS` and `SGNET_VAL_ITERS`, which the result records.
     """
 
     def __init__(
@@ -40,10 +38,10 @@ class EpochTiming(BaseTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.disable_checkpointing = True
-        self.set_length(replace(self.length, epochs=EPOCHS, patience=0))
+        self.set_schedule(replace(self.schedule, epochs=EPOCHS, patience=0))
 
     def run_training(self) -> None:
-        """Train, and write down the fastest epoch's seconds, or that the training failed."""
+        """Train, and write the seconds of the fastest epoch, or that the training failed."""
         try:
             super().run_training()
         except RuntimeError:
@@ -55,7 +53,7 @@ class EpochTiming(BaseTrainer):
         self._write(min(end - start for start, end in zip(starts, ends, strict=True)))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Do nothing: the network is of no use."""
+        """Do nothing: five epochs do not train a network."""
 
     def _write(self, fastest_epoch: float | str) -> None:
         if self.local_rank != 0:
@@ -72,19 +70,19 @@ class EpochTiming(BaseTrainer):
             str(result[name]).replace(" ", "")
             for name in ("hostname", "cudnn_version", "torch_version", "gpu_name")
         )
-        ours = {
-            "iterations": self.length.iters,
-            "validation_iterations": self.length.val_iters,
+        settings = {
+            "iterations": self.schedule.iters,
+            "validation_iterations": self.schedule.val_iters,
             "bfloat16": self.precision.bfloat16,
         }
         path = Path(self.output_folder, RESULT_FILE)
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        results[f"{key}__num_gpus_{result['num_gpus']}"] = result | ours
+        results[f"{key}__num_gpus_{result['num_gpus']}"] = result | settings
         write_text(path, json.dumps(results, indent=4) + "\n")
 
 
-class NoDataLoading(BaseTrainer):
-    """The same batch of noise, on the device beforehand, at every step."""
+class SGNetTrainerBenchmark_5epochs_noDataLoading(SGNetTrainerBenchmark_5epochs):  # noqa: N801
+    """Time `SGNetTrainer` without loading and augmentation: each step gets the same batch of noise."""
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return two endless repetitions of the batch."""
@@ -111,14 +109,6 @@ class NoDataLoading(BaseTrainer):
         return {"data": data, "target": targets if self.enable_deep_supervision else targets[0]}
 
 
-class SGNetTrainerBenchmark_5epochs(EpochTiming, SGNetTrainer):  # noqa: N801
-    """Time `SGNetTrainer` as it is."""
-
-
-class SGNetTrainerBenchmark_5epochs_noDataLoading(NoDataLoading, SGNetTrainerBenchmark_5epochs):  # noqa: N801
-    """Time `SGNetTrainer` without loading and augmentation: what the device can do."""
-
-
 def device_name(device: torch.device) -> str:
     """Return the name of a GPU, or of the CPU with the threads that PyTorch uses."""
     if device.type == "cuda":
@@ -127,7 +117,7 @@ def device_name(device: torch.device) -> str:
 
 
 def cpu_name() -> str:
-    """Return the CPU's model, as far as the operating system tells."""
+    """Return the CPU's model, as the operating system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

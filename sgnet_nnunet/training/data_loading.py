@@ -1,19 +1,18 @@
-"""Patches cut no larger than their augmentation needs, and labels sampled no oftener than it needs.
+"""Fast loading: patches cut no larger than their augmentation needs, labels sampled as rarely as possible.
 
-nnU-Net cuts every patch with room to rotate and to scale it: 89 x 154 x 116 voxels for one of 32 x 96 x 96,
-five times as many. About two thirds of the patches are neither rotated nor scaled, and then all but the
-middle is read, decompressed and converted to be thrown away. Here the rotation and scaling are drawn before
-the patch is cut, from the same random numbers in the same order, and only the voxels they need are read:
-the images are nnU-Net's own.
+nnU-Net cuts every patch with a margin for rotation and scaling: 89 x 154 x 116 voxels for one of
+32 x 96 x 96, five times as many. About two thirds of the patches are neither rotated nor scaled; of these all
+but the centre is read, decompressed and converted in vain. Here the rotation and scaling are drawn before the
+patch is cut, from the same random numbers in the same order, and only the voxels they need are read: the
+images equal nnU-Net's.
 
-nnU-Net also samples the label -1, "outside the brain", as one class among the others, at the price of three
-interpolations where two classes need one. Here outside counts as background while the labels are sampled,
-and is itself sampled apart, where a normalisation needs it at all. The targets are nnU-Net's own but for
-single voxels where tumour, brain and outside meet: there tumour has to outweigh both together, not each.
+nnU-Net also samples the label -1, "outside the brain", as a class of its own, so that two classes cost three
+interpolations. Here outside counts as background while the labels are sampled, and is sampled separately
+where a normalisation needs it. The targets equal nnU-Net's except for single voxels where tumour, brain and
+outside meet: there tumour has to outweigh the sum of both, not each.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,6 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,12 +29,11 @@ OUTSIDE = -1
 """nnU-Net's label of voxels that are 0 in every channel, and of those beyond the case."""
 
 VOLUME = 3
-"""Axes of a patch; nnU-Net cuts flat ones from volumes, which is left to it."""
+"""Axes of a patch. 2D patches, which nnU-Net cuts from volumes, are loaded by nnU-Net."""
 
 MARGIN = 2
-"""Voxels kept round the outermost sample points: one for the interpolation, one more so that nnU-Net, which
-asks by the shortest axis whether any sample lies outside, sees for patches up to five times as long as thin
-that none does."""
+"""Voxels kept around the outermost sample points: one for the interpolation, and one more because nnU-Net
+tests by the shortest axis whether a sample is outside; 2 suffice up to five times as long as thin."""
 
 
 class Box(NamedTuple):
@@ -54,7 +51,7 @@ class Box(NamedTuple):
 class FastSpatialTransform(SpatialTransform):
     """nnU-Net's rotation and scaling, drawn before the patch is cut.
 
-    Without `look_ahead` it is `SpatialTransform` itself. Neither elastic deformation nor a random centre is
+    Without `look_ahead` it equals `SpatialTransform`. Elastic deformation and a random centre are not
     supported: the sample points must be an affine image of the patch, so that its corners bound them.
     """
 
@@ -66,11 +63,11 @@ class FastSpatialTransform(SpatialTransform):
     @classmethod
     def take_over(cls, transform: SpatialTransform, *, keeps_outside: bool) -> "FastSpatialTransform":
         """Return a transform with the settings of another."""
-        lean = cls.__new__(cls)
-        lean.__dict__.update(transform.__dict__)
-        lean.keeps_outside = keeps_outside
-        lean.padding_value_seg = 0
-        return lean
+        fast = cls.__new__(cls)
+        fast.__dict__.update(transform.__dict__)
+        fast.keeps_outside = keeps_outside
+        fast.padding_value_seg = 0
+        return fast
 
     def look_ahead(self, shape: Sequence[int]) -> Box:
         """Draw the next patch's rotation and scaling.
@@ -107,7 +104,7 @@ class FastSpatialTransform(SpatialTransform):
 
 
 class FastDataLoader(nnUNetDataLoader):
-    """nnU-Net's loader, which asks a `FastSpatialTransform`, if that comes first, what to read."""
+    """nnU-Net's loader, reading what a `FastSpatialTransform` needs if that is the first transform."""
 
     def get_bbox(self, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401
         """Return the part of nnU-Net's patch that is needed, in voxels of the case: lower, upper."""
@@ -120,7 +117,7 @@ class FastDataLoader(nnUNetDataLoader):
 
 
 def use_fast_loading(pipeline: ComposeTransforms) -> None:
-    """Have a training's transforms begin with a `FastSpatialTransform`, where they can."""
+    """Replace the first of a training's transforms by a `FastSpatialTransform`, where that is possible."""
     first, *others = pipeline.transforms
     if not isinstance(first, SpatialTransform) or len(first.patch_size) != VOLUME:
         return
@@ -132,19 +129,8 @@ def use_fast_loading(pipeline: ComposeTransforms) -> None:
     pipeline.transforms = [FastSpatialTransform.take_over(first, keeps_outside=keeps_outside), *others]
 
 
-@contextmanager
-def fast_loaders() -> Iterator[None]:
-    """Have nnU-Net's trainers make `FastDataLoader`s; they name the class amid starting the workers."""
-    stock = trainer_module.nnUNetDataLoader
-    trainer_module.nnUNetDataLoader = FastDataLoader
-    try:
-        yield
-    finally:
-        trainer_module.nnUNetDataLoader = stock
-
-
 def _box_of(grid: Tensor, whole: NDArray[np.int64]) -> Box:
-    """Return the voxels that sample points draw on, within the patch.
+    """Return the part of the patch that the sample points interpolate from.
 
     Args:
         grid: Sample points, shape (z, y, x, 3), as `grid_sample` takes them: x first, in [-1, 1] from edge
@@ -159,7 +145,7 @@ def _box_of(grid: Tensor, whole: NDArray[np.int64]) -> Box:
 
 
 def _move_grid(grid: Tensor, whole: NDArray[np.int64], box: Box) -> Tensor:
-    """Return the sample points in the terms of a part of the patch; `grid` is overwritten."""
+    """Return the sample points relative to a part of the patch; `grid` is overwritten."""
     size = box.upper - box.lower
     scale = torch.from_numpy(whole / size).flip(0).float()
     shift = torch.from_numpy((whole - 2 * box.lower) / size - 1).flip(0).float()

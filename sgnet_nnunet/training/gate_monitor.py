@@ -1,12 +1,10 @@
-"""What the gates let through: open fractions, and the share of the lesions they admit."""
+"""Gate figures: how much of an image each gate keeps, and how much of its lesions."""
 
 import json
-import operator
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,129 +12,131 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sgnet_nnunet import former_names
 from sgnet_nnunet.evaluation.lesion_metrics import find_lesions
-from sgnet_nnunet.files import atomic_path
+from sgnet_nnunet.files import write_text
 from sgnet_nnunet.networks.gates import on_grid_of
 from sgnet_nnunet.networks.sgnet import SGNet
 
 SAFE_SHARE = 0.99
-"""A gate that admits less of the lesion voxels, or of the lesions, deserves a warning."""
+"""A warning is logged for a gate that keeps a smaller share of the lesion voxels, or of the lesions."""
 
 VOXELS = (1.0, 1.0, 1.0)
 """Spacing where only voxels are counted."""
 
 
-@dataclass(frozen=True)
-class GateCounts:
+class GateCounts(NamedTuple):
     """Voxels and lesions counted at each gate, coarsest first, all on the image's grid.
 
     Attributes:
-        voxels: Voxels, shape (gates,).
-        open_voxels: Voxels that the gate admits.
+        voxels: Voxels, shape (gates,), as for all counts.
+        open_voxels: Voxels inside the gate mask.
         lesion_voxels: Voxels with foreground of any kind.
-        admitted_voxels: Of these, the admitted ones.
+        kept_lesion_voxels: Of these, those inside the gate mask.
         lesions: Lesions.
-        admitted_lesions: Lesions with an admitted voxel.
+        kept_lesions: Lesions with a voxel inside the gate mask.
     """
 
     voxels: NDArray[np.int64]
     open_voxels: NDArray[np.int64]
     lesion_voxels: NDArray[np.int64]
-    admitted_voxels: NDArray[np.int64]
+    kept_lesion_voxels: NDArray[np.int64]
     lesions: NDArray[np.int64]
-    admitted_lesions: NDArray[np.int64]
-
-    def __add__(self, other: "GateCounts") -> "GateCounts":
-        """Return the counts of both."""
-        return GateCounts(*(mine + yours for mine, yours in zip(self._all, other._all, strict=True)))
-
-    @property
-    def _all(self) -> tuple[NDArray[np.int64], ...]:
-        return (
-            self.voxels,
-            self.open_voxels,
-            self.lesion_voxels,
-            self.admitted_voxels,
-            self.lesions,
-            self.admitted_lesions,
-        )
+    kept_lesions: NDArray[np.int64]
 
     @property
     def open_fraction(self) -> list[float]:
-        """Share of all voxels that each gate admits."""
+        """Share of all voxels that each gate keeps."""
         return _shares(self.open_voxels, self.voxels)
 
     @property
-    def admitted_voxel_share(self) -> list[float]:
-        """Share of the lesion voxels that each gate admits; NaN if there are none."""
-        return _shares(self.admitted_voxels, self.lesion_voxels)
+    def kept_lesion_voxel_share(self) -> list[float]:
+        """Share of the lesion voxels that each gate keeps; NaN if there are none."""
+        return _shares(self.kept_lesion_voxels, self.lesion_voxels)
 
     @property
-    def admitted_lesion_share(self) -> list[float]:
-        """Share of the lesions of which each gate admits a voxel; NaN if there are none."""
-        return _shares(self.admitted_lesions, self.lesions)
+    def kept_lesion_share(self) -> list[float]:
+        """Share of the lesions of which each gate keeps a voxel; NaN if there are none."""
+        return _shares(self.kept_lesions, self.lesions)
 
+    def text(self, names: Sequence[str]) -> str:
+        """Return the line for the training log.
 
-def _shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> list[float]:
-    return [float(p / w) if w else float("nan") for p, w in zip(part, whole, strict=True)]
+        Args:
+            names: The gates, coarsest first.
+        """
+        shares = zip(
+            names, self.open_fraction, self.kept_lesion_voxel_share, self.kept_lesion_share, strict=True
+        )
+        return "Gates: " + "; ".join(
+            f"{name}: open {opened:.1%}, keeps {voxels:.2%} of lesion voxels and {lesions:.2%} of lesions"
+            for name, opened, voxels, lesions in shares
+        )
 
+    def warnings(self, names: Sequence[str]) -> list[str]:
+        """Return a warning for each gate that suppresses more of the lesions than is safe.
 
-def count_gates(admitted: Sequence[Tensor], foreground: Tensor) -> GateCounts:
-    """Count what each gate admits.
-
-    Args:
-        admitted: Where each gate is open, boolean, shape (batch, 1, z', y', x') on its own grid.
-        foreground: Boolean, shape (batch, 1, z, y, x).
-    """
-    masks = [on_grid_of(mask, foreground.float()).cpu().numpy()[:, 0] for mask in admitted]
-    reference = foreground.cpu().numpy()[:, 0]
-    found = [find_lesions(image, spacing=VOXELS) for image in reference]
-    gates = np.ones(len(masks), dtype=np.int64)
-
-    def per_gate(counts: list[int]) -> NDArray[np.int64]:
-        return np.array(counts, dtype=np.int64)
-
-    return GateCounts(
-        voxels=gates * reference.size,
-        open_voxels=per_gate([int(np.count_nonzero(mask)) for mask in masks]),
-        lesion_voxels=gates * np.count_nonzero(reference),
-        admitted_voxels=per_gate([int(np.count_nonzero(mask & reference)) for mask in masks]),
-        lesions=gates * sum(lesions.number for lesions in found),
-        admitted_lesions=per_gate(
-            [
-                sum(
-                    np.unique(lesions.labels[image & (lesions.labels > 0)]).size
-                    for image, lesions in zip(mask, found, strict=True)
-                )
-                for mask in masks
-            ]
-        ),
-    )
-
-
-def warnings_of(counts: GateCounts, names: Sequence[str]) -> list[str]:
-    """Say in plain words which gate shuts out more of the lesions than is safe."""
-    warnings = []
-    for what, shares in (
-        ("lesion voxels", counts.admitted_voxel_share),
-        ("whole lesions", counts.admitted_lesion_share),
-    ):
-        warnings += [
-            f"WARNING: the gate at {name} of the resolution shuts out {1 - share:.1%} of the {what}; "
-            "what it shuts out cannot be segmented. Train longer, or plan with a larger "
-            "`positive_weight`, a lower `threshold` or a larger `dilation`."
+        Args:
+            names: The gates, coarsest first.
+        """
+        return [
+            f"WARNING: the gate at {name} of the resolution suppresses {1 - share:.1%} of the {what}, which "
+            "therefore cannot be segmented. Train longer, or plan with a larger `positive_weight`, a lower "
+            "`threshold` or a larger `dilation`."
+            for what, shares in (
+                ("lesion voxels", self.kept_lesion_voxel_share),
+                ("whole lesions", self.kept_lesion_share),
+            )
             for name, share in zip(names, shares, strict=True)
             if share < SAFE_SHARE
         ]
-    return warnings
+
+
+def _shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> list[float]:
+    return [float(p / w) if w else math.nan for p, w in zip(part, whole, strict=True)]
+
+
+def count_gates(masks: Sequence[Tensor], foreground: Tensor) -> GateCounts:
+    """Count what each gate keeps.
+
+    Args:
+        masks: Gate masks, boolean, shape (batch, 1, z', y', x'), each on its own grid.
+        foreground: Boolean, shape (batch, 1, z, y, x).
+    """
+    reference = foreground.cpu().numpy()[:, 0]
+    lesions = [find_lesions(image, spacing=VOXELS) for image in reference]
+    gates = np.ones(len(masks), dtype=np.int64)
+    on_image = [on_grid_of(mask, foreground.float()).cpu().numpy()[:, 0] for mask in masks]
+    kept = [
+        sum(
+            np.unique(found.labels[image & (found.labels > 0)]).size
+            for image, found in zip(mask, lesions, strict=True)
+        )
+        for mask in on_image
+    ]
+    return GateCounts(
+        voxels=gates * reference.size,
+        open_voxels=np.array([np.count_nonzero(mask) for mask in on_image], dtype=np.int64),
+        lesion_voxels=gates * np.count_nonzero(reference),
+        kept_lesion_voxels=np.array(
+            [np.count_nonzero(mask & reference) for mask in on_image], dtype=np.int64
+        ),
+        lesions=gates * sum(found.number for found in lesions),
+        kept_lesions=np.array(kept, dtype=np.int64),
+    )
+
+
+def sum_counts(counts: Iterable[GateCounts]) -> GateCounts:
+    """Return the sum of counts; one at least."""
+    return GateCounts(*np.sum([np.stack(one) for one in counts], axis=0))
 
 
 KEYS = {
     "gate_open_fraction": "open fraction",
-    "gate_admitted_voxels": "admitted share of lesion voxels",
-    "gate_admitted_lesions": "admitted share of lesions",
+    "gate_kept_lesion_voxels": "kept share of lesion voxels",
+    "gate_kept_lesions": "kept share of lesions",
 }
-"""What is logged each epoch, one value a gate, and what the plot calls it."""
+"""What is logged each epoch, one value a gate, with its label in the plot."""
 
 _PANEL_INCHES = (30, 18)
 """nnU-Net's three panels are 30 x 54 inches; this is one more."""
@@ -156,11 +156,12 @@ class GateLogger(LocalLogger):
         self.my_fantastic_logging |= {key: [] for key in KEYS}
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over a checkpoint's log."""
-        super().load_checkpoint({key: [] for key in KEYS} | checkpoint)
+        """Continue a checkpoint's log; former keys get their present names."""
+        log = former_names.rename_keys(checkpoint, former_names.LOG_KEYS)
+        super().load_checkpoint({key: [] for key in KEYS} | log)
 
     def plot_progress_png(self, output_folder: str) -> None:
-        """Draw nnU-Net's `progress.png` and put a panel with the gates below it."""
+        """Draw nnU-Net's `progress.png` with a panel for the gates below it."""
         super().plot_progress_png(output_folder)
         if self.gate_names:
             _append_panel(Path(output_folder, "progress.png"), self._draw_panel())
@@ -231,7 +232,7 @@ def gates_of_image(network: SGNet, image: Tensor, patch_size: Sequence[int]) -> 
 
 
 def measure_gates(network: SGNet, image: Tensor, foreground: Tensor, patch_size: Sequence[int]) -> GateCounts:
-    """Count what the gates admit on a whole image.
+    """Count what the gates keep of a whole image.
 
     Args:
         network: The network, in evaluation mode.
@@ -246,35 +247,27 @@ def write_gates(path: Path, cases: Mapping[str, GateCounts], names: Sequence[str
     """Write the figures of each case and of all of them, as JSON; a share of nothing is null.
 
     Args:
-        path: The file, `gates.json` beside nnU-Net's `summary.json`.
+        path: The file, `gates.json` next to nnU-Net's `summary.json`.
         cases: Counts of each case; one at least.
         names: The gates, coarsest first.
     """
-    total = sum_counts(cases.values())
     document = {
-        "definition": "a voxel is admitted if any window of the sliding window admits it; "
-        "a lesion is a 26-connected component, admitted with any of its voxels",
-        "all_cases": _figures(total, names),
+        "definition": "a gate keeps a voxel if it is open there in any window of the sliding window; it "
+        "keeps a lesion, a 26-connected component, if it keeps any of its voxels",
+        "all_cases": _figures(sum_counts(cases.values()), names),
         "per_case": {case: _figures(counts, names) for case, counts in cases.items()},
     }
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def sum_counts(counts: Iterable[GateCounts]) -> GateCounts:
-    """Return the sum of counts; one at least."""
-    return reduce(operator.add, counts)
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def _figures(counts: GateCounts, names: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
-    figures = {}
-    for i, name in enumerate(names):
-        voxels, lesions = int(counts.lesion_voxels[i]), int(counts.lesions[i])
-        figures[name] = {
+    return {
+        name: {
             "open_fraction": counts.open_fraction[i],
-            "lesion_voxels": voxels,
-            "admitted_voxel_share": counts.admitted_voxel_share[i] if voxels else None,
-            "lesions": lesions,
-            "admitted_lesion_share": counts.admitted_lesion_share[i] if lesions else None,
+            "lesion_voxels": int(counts.lesion_voxels[i]),
+            "kept_lesion_voxel_share": counts.kept_lesion_voxel_share[i] if counts.lesion_voxels[i] else None,
+            "lesions": int(counts.lesions[i]),
+            "kept_lesion_share": counts.kept_lesion_share[i] if counts.lesions[i] else None,
         }
-    return figures
+        for i, name in enumerate(names)
+    }

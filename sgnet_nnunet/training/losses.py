@@ -1,6 +1,6 @@
-"""Soft overlap of a prediction and the reference: Dice, or Tversky where false positives are to cost more."""
+"""Losses: Dice + BCE of the segmentation, with a Tversky option, and the loss of supervised gates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ SMOOTH = 1e-5
 """nnU-Net's smoothing term."""
 
 EVEN = 0.5
-"""The weight of a false positive that makes Tversky's loss Dice's."""
+"""The weight of a false positive at which the Tversky loss is the Dice loss."""
 
 
 class SoftTverskyLoss(nn.Module):
@@ -49,12 +49,12 @@ class SoftTverskyLoss(nn.Module):
         predicted = torch.sigmoid(logits)
         if loss_mask is not None:
             predicted, reference = predicted * loss_mask, reference * loss_mask
-        true_positives, positives, wanted = (
+        true_positives, positives, expected = (
             self._sum(value) for value in (predicted * reference, predicted, reference)
         )
         weight = self.false_positive_weight
-        # Twice, so that the smoothing term weighs what it does in nnU-Net's Dice.
-        weighted = 2 * (weight * positives + (1 - weight) * wanted)
+        # Doubled, so that the smoothing term has the weight that it has in nnU-Net's Dice.
+        weighted = 2 * (weight * positives + (1 - weight) * expected)
         return -((2 * true_positives + SMOOTH) / (weighted + SMOOTH)).mean()
 
     def _sum(self, value: Tensor) -> Tensor:
@@ -109,16 +109,16 @@ def foreground_log_odds(logits: Tensor) -> Tensor:
     )
 
 
-class Comparison(NamedTuple):
-    """Logits and reference of each foreground channel, ready for a sigmoid.
+class ForegroundChannels(NamedTuple):
+    """Log-odds and reference of each foreground class or region.
 
     Attributes:
-        odds: Log-odds of each foreground class or region, shape (batch, channels, z, y, x).
+        log_odds: Shape (batch, channels, z, y, x).
         reference: 0 or 1, same shape.
         mask: 1 where the label counts, shape (batch, 1, z, y, x); None if it does everywhere.
     """
 
-    odds: Tensor
+    log_odds: Tensor
     reference: Tensor
     mask: Tensor | None
 
@@ -126,9 +126,8 @@ class Comparison(NamedTuple):
 class ForegroundLoss(nn.Module):
     """A loss over the foreground channels, computed in single precision.
 
-    With labels, the logits are a softmax's and the channels are the foreground classes through
-    their log-odds; with regions, the logits are the sigmoids' own. Sums over a patch overflow half
-    precision.
+    With labels, the logits are those of a softmax, and the channels are the log-odds of the foreground
+    classes; with regions, each logit is that of a sigmoid. Sums over a patch overflow half precision.
 
     Args:
         regions: Whether the targets are regions (nnU-Net's one-hot, an ignore mask last).
@@ -151,9 +150,9 @@ class ForegroundLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             odds = logits.float() if self.regions else foreground_log_odds(logits.float())
             split = self._split_regions(target) if self.regions else self._one_hot(target, odds.shape[1])
-            return self.compare(Comparison(odds, *split))
+            return self.channel_loss(ForegroundChannels(odds, *split))
 
-    def compare(self, comparison: Comparison) -> Tensor:
+    def channel_loss(self, channels: ForegroundChannels) -> Tensor:
         """Return the loss of the foreground channels."""
         raise NotImplementedError
 
@@ -199,9 +198,9 @@ class DiceBCELoss(ForegroundLoss):
             batch_dice=batch_dice, ddp=ddp, false_positive_weight=false_positive_weight
         )
 
-    def compare(self, comparison: Comparison) -> Tensor:
+    def channel_loss(self, channels: ForegroundChannels) -> Tensor:
         """Return the loss of the foreground channels."""
-        odds, reference, mask = comparison
+        odds, reference, mask = channels
         entropy = F.binary_cross_entropy_with_logits(odds, reference, reduction="none")
         if mask is None:
             return self.overlap(odds, reference) + entropy.mean()
@@ -222,7 +221,7 @@ class GateSupervision:
             first.
         auxiliary_weight: Weight of the gates' loss, averaged over the gates, against the
             segmentation's.
-        warm_up: Share of the epochs, 0 to 1, that the gates are held open for.
+        warm_up: Share of the epochs, 0 to 1, for which the gates are bypassed.
 
     Raises:
         ValueError: If a number is out of range.
@@ -233,7 +232,7 @@ class GateSupervision:
     warm_up: float = 0.8
 
     def __post_init__(self) -> None:
-        """Refuse what would train the gates to nothing, or to the opposite."""
+        """Validate the settings."""
         if self.positive_weight <= 0 or self.auxiliary_weight < 0 or not 0 <= self.warm_up <= 1:
             msg = (
                 "gate_supervision needs positive_weight > 0, auxiliary_weight >= 0 and warm_up "
@@ -245,7 +244,7 @@ class GateSupervision:
 def any_foreground(
     target: Tensor, *, regions: bool, ignore_label: int | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return where there is foreground of any kind, and where the label says anything.
+    """Return which voxels are foreground of any kind, and whose label is known.
 
     Args:
         target: nnU-Net's training target: labels, shape (batch, 1, z, y, x), or regions, one
@@ -276,13 +275,13 @@ def gate_loss(
 ) -> Tensor:
     """Return the gates' loss: weighted binary cross-entropy, averaged over voxels, then over gates.
 
-    A gate's target is the foreground, max-pooled onto its grid: a voxel is to be admitted if there
-    is any foreground in it. One without foreground, but with an ignored voxel, does not count.
+    A gate's target is the foreground, max-pooled onto its grid: a coarse voxel is to be kept if there is
+    any foreground in it. One without foreground, but with an ignored voxel, does not count.
 
     Args:
         decisions: Decisions with their scores, each of shape (batch, 1, z', y', x').
         foreground: Boolean, shape (batch, 1, z, y, x), each length a multiple of every z', y', x'.
-        positive_weight: Weight of a voxel to be admitted.
+        positive_weight: Weight of a voxel to be kept.
         known: Voxels whose label counts, same shape as `foreground`; None for all.
     """
     losses = []
@@ -291,13 +290,13 @@ def gate_loss(
             continue
         with torch.autocast(score.device.type, enabled=False):
             size = tuple(score.shape[2:])
-            wanted = F.adaptive_max_pool3d(foreground.float(), size)
-            weight = 1 + (positive_weight - 1) * wanted
-            entropy = F.binary_cross_entropy_with_logits(score.float(), wanted, reduction="none")
+            target = F.adaptive_max_pool3d(foreground.float(), size)
+            weight = 1 + (positive_weight - 1) * target
+            entropy = F.binary_cross_entropy_with_logits(score.float(), target, reduction="none")
             if known is None:
                 losses.append((weight * entropy).mean())
                 continue
-            counted = torch.maximum(1 - F.adaptive_max_pool3d((~known).float(), size), wanted)
+            counted = torch.maximum(1 - F.adaptive_max_pool3d((~known).float(), size), target)
             losses.append((counted * weight * entropy).sum() / counted.sum().clamp_min(1))
     return torch.stack(losses).mean() if losses else foreground.new_zeros((), dtype=torch.float32)
 
@@ -305,19 +304,17 @@ def gate_loss(
 class GatedLoss(nn.Module):
     """The segmentation's loss plus the gates' own.
 
+    nnU-Net's steps call it with what the network returns and the list of targets of deep supervision.
+
     Args:
         segmentation: Loss of the logits.
         supervision: How the gates are trained.
-
-    Attributes:
-        observer: Called with each output and its full-resolution target, while it is set.
     """
 
     def __init__(self, segmentation: ForegroundLoss, supervision: GateSupervision) -> None:
         super().__init__()
         self.segmentation = segmentation
         self.supervision = supervision
-        self.observer: Callable[[GatedOutput, Tensor], None] | None = None
 
     def forward(self, output: GatedOutput, targets: Sequence[Tensor]) -> Tensor:
         """Return the loss, a scalar.
@@ -325,11 +322,17 @@ class GatedLoss(nn.Module):
         Args:
             output: What `SGNet` returns with `return_gates`.
             targets: nnU-Net's list of targets, the first at full resolution, each further one at that
-                of the side logits.
+                of the auxiliary logits.
+
+        Raises:
+            TypeError: If the output has no gates: nnU-Net's training step has changed.
         """
+        if not isinstance(output, GatedOutput):
+            raise TypeError(
+                f"the loss of a gated network needs its GatedOutput; got {type(output).__name__}. Is this a "
+                "release of nnU-Net with another training step?"
+            )
         target = targets[0]
-        if self.observer is not None:
-            self.observer(output, target)
         loss = self._segmentation_loss((output.logits, *output.auxiliary_logits), targets)
         foreground, known = any_foreground(
             target, regions=self.segmentation.regions, ignore_label=self.segmentation.ignore_label

@@ -1,8 +1,8 @@
-"""The recipe of the notebook released with SG-Net (`Rowzatul-2001/SGNet`), as far as nnU-Net reaches.
+"""The training of the notebook released with SG-Net (`Rowzatul-2001/SGNet`), as far as nnU-Net allows.
 
 Not reproduced: the joint percentile scaling of both channels (`SGNetNotebookPlanner` scales each), the sorted
-70/10/20 split (`sgnet convert --split paper`), and the notebook's validation Dice of whole
-images, for which nnU-Net's pseudo Dice of validation patches stands in.
+70/10/20 split (`sgnet convert --split paper`), and the notebook's validation Dice of whole images, which is
+replaced by nnU-Net's pseudo Dice of validation patches.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,43 +19,43 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.training.base_trainer import TrainingLength
-from sgnet_nnunet.training.losses import Comparison, ForegroundLoss
-from sgnet_nnunet.training.sgnet_trainer import GatedTrainer, SGNetNoGateTrainer
+from sgnet_nnunet.training.losses import ForegroundChannels, ForegroundLoss
+from sgnet_nnunet.training.settings import TrainingSchedule
+from sgnet_nnunet.training.sgnet_trainer import SGNetNoGateTrainer
 
 LEFT_RIGHT = 2
 IN_PLANE = {1, 2}
 """Axes of nnU-Net's (z, y, x) arrays."""
 
 IGNORED_LOGIT = -30.0
-"""A background so certain that it adds nothing to the loss."""
+"""A background logit that adds nothing to the loss."""
 
 
 class NotebookLoss(ForegroundLoss):
     """MONAI's `DiceCELoss(sigmoid=True, squared_pred=True)` of each foreground channel, averaged.
 
-    The notebook has one channel and no ignore label; voxels with it count as background that was
-    found.
+    The notebook has one channel and no ignore label. Voxels with the ignore label count as background
+    that was predicted correctly.
     """
 
-    def compare(self, comparison: Comparison) -> Tensor:
+    def channel_loss(self, channels: ForegroundChannels) -> Tensor:
         """Return the loss of the foreground channels."""
         # MONAI takes seconds to import, and nnU-Net imports every trainer's module to find one.
         from monai.losses.dice import DiceCELoss  # noqa: PLC0415
 
-        odds, reference, mask = comparison
+        odds, reference, mask = channels
         if mask is not None:
             odds = odds.masked_fill(mask == 0, IGNORED_LOGIT)
         loss = DiceCELoss(sigmoid=True, squared_pred=True)
-        channels = zip(torch.split(odds, 1, dim=1), torch.split(reference, 1, dim=1), strict=True)
-        return torch.stack([loss(channel, wanted) for channel, wanted in channels]).mean()
+        pairs = zip(torch.split(odds, 1, dim=1), torch.split(reference, 1, dim=1), strict=True)
+        return torch.stack([loss(*pair) for pair in pairs]).mean()
 
 
 class PlateauSchedule(LRScheduler):
     """Halve the learning rate after more than five epochs without a better score.
 
-    nnU-Net does not save its scheduler, so the rate is worked out anew from the logged scores each
-    epoch, which makes a continued training go on as if it had not been stopped.
+    nnU-Net does not save its scheduler, so the rate is computed from the logged scores each epoch. A
+    training that is continued has the same rates as one that was not interrupted.
 
     Args:
         optimizer: The optimizer.
@@ -87,13 +87,13 @@ class PlateauSchedule(LRScheduler):
             group["lr"] = rate
 
 
-class NotebookTrainer(GatedTrainer):
-    """The notebook's loss, optimiser, schedule, length and augmentation."""
+class SGNetNotebookTrainer(SGNetNoGateTrainer):
+    """Train the released network as the released notebook does, to reproduce the SG-Net table."""
 
     INITIAL_LR = 1e-4
 
-    DEFAULT_LENGTH = TrainingLength(epochs=100, iters=16, val_iters=16, patience=10)
-    """The number of validation batches is ours."""
+    DEFAULT_SCHEDULE = TrainingSchedule(epochs=100, iters=16, val_iters=16, patience=10)
+    """The notebook validates on whole images; 16 validation batches replace them."""
 
     STALLS_ON = "mean_fg_dice"
 
@@ -123,7 +123,7 @@ class NotebookTrainer(GatedTrainer):
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
         self,
     ) -> tuple[tuple[float, float], bool, list[int], tuple[int, ...]]:
-        """Return what makes nnU-Net's loader cut patches of the final size, and mirror nothing in inference.
+        """Return settings for patches of the final size, and no mirroring in inference.
 
         Raises:
             SGNetError: If the patch is not square in-plane.
@@ -132,7 +132,7 @@ class NotebookTrainer(GatedTrainer):
         if len({patch_size[axis] for axis in IN_PLANE}) > 1:
             raise SGNetError(
                 f"plan {self.plans_manager.plans_name}: its patch of {patch_size} (z, y, x) is not square "
-                "in-plane, as the notebook's rotations by 90 degrees need it; plan with SGNetPlanner"
+                "in-plane, which the notebook's rotations by 90 degrees require; plan with SGNetPlanner"
             )
         self.inference_allowed_mirroring_axes = None
         return (0.0, 0.0), False, patch_size, (LEFT_RIGHT,)
@@ -157,12 +157,8 @@ class NotebookTrainer(GatedTrainer):
         rotation = Rot90Transform(num_axis_combinations=1, allowed_axes=IN_PLANE)
         return ComposeTransforms(
             [
-                RandomTransform(rotation, apply_probability=NotebookTrainer.PROBABILITY),
+                RandomTransform(rotation, apply_probability=SGNetNotebookTrainer.PROBABILITY),
                 MirrorTransform(allowed_axes=mirror_axes),
                 *labels.transforms,
             ]
         )
-
-
-class SGNetNotebookTrainer(NotebookTrainer, SGNetNoGateTrainer):
-    """Train the released network by the released notebook's recipe, to reproduce the SG-Net table."""

@@ -1,12 +1,12 @@
-"""Settings of a training that an environment variable turns on or off."""
+"""Settings of a training that come from environment variables, and what they change in the process."""
 
 import ctypes
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import nn
@@ -14,43 +14,104 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sgnet_nnunet.errors import SGNetError
 
-CHOICES = {"0": False, "1": True}
+MIRRORING = "SGNET_MIRRORING"
+"""Set to 0, a fold is validated, and the network used, without mirrored copies."""
+
+BFLOAT16 = "SGNET_BF16"
+"""Set to 1, a CPU trains in bfloat16."""
+
+VALIDATION_ENGINE = "SGNET_VALIDATION_ENGINE"
+"""Set to one of `VALIDATION_ENGINES`, a fold is validated with the engine that `sgnet predict` uses."""
+
+VALIDATION_ENGINES = ("auto", "whole", "sparse")
 
 
-def read_switch(
-    name: str, meaning: str, *, default: bool, environment: Mapping[str, str] = os.environ
-) -> bool:
-    """Read a variable that is 1 or 0.
+def read_choice(
+    name: str, choices: Collection[str], environment: Mapping[str, str] = os.environ
+) -> str | None:
+    """Return the value of a variable; None where it is not set, or empty.
 
-    Args:
-        name: The variable.
-        meaning: What 1 says, for the error.
-        default: What it is where it is not set, or empty.
-        environment: Where to read it.
+    Raises:
+        SGNetError: If it is not one of the choices.
+    """
+    given = environment.get(name, "")
+    if given and given not in choices:
+        raise SGNetError(f"{name}={given!r}: must be {' or '.join(choices)}; correct it or unset it")
+    return given or None
+
+
+def read_flag(name: str, *, default: bool, environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a variable is 1 rather than 0; the default where it is not set, or empty.
 
     Raises:
         SGNetError: If it is anything else.
     """
-    given = environment.get(name, "")
-    if not given:
-        return default
-    if given not in CHOICES:
-        msg = f"{name}={given!r}: must be 1 ({meaning}) or 0; set it again or unset it"
+    given = read_choice(name, ("0", "1"), environment)
+    return default if given is None else given == "1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSchedule:
+    """How long to train.
+
+    Attributes:
+        epochs: Epochs at most.
+        iters: Training batches an epoch.
+        val_iters: Validation batches an epoch.
+        patience: Epochs without a better moving average of the pseudo Dice before the training
+            stops early; 0 never stops it early.
+    """
+
+    epochs: int = 200
+    iters: int = 250
+    val_iters: int = 50
+    patience: int = 0
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str] = os.environ, *, default: "TrainingSchedule | None" = None
+    ) -> "TrainingSchedule":
+        """Read `SGNET_EPOCHS`, `SGNET_ITERS`, `SGNET_VAL_ITERS` and `SGNET_PATIENCE`.
+
+        Args:
+            environment: Where to read them.
+            default: The schedule where a variable is not set; None for the class's own.
+
+        Raises:
+            SGNetError: If a variable is no whole number of at least 1 (patience: 0).
+        """
+        given = {}
+        for field in fields(cls):
+            name = f"SGNET_{field.name.upper()}"
+            if name in environment:
+                least = 0 if field.name == "patience" else 1
+                given[field.name] = _whole_number(name, environment[name], least)
+        return replace(default or cls(), **given)
+
+    def stalled(self, scores: Sequence[float]) -> bool:
+        """Return whether none of the last `patience` scores is better than those before."""
+        if not self.patience or len(scores) <= self.patience:
+            return False
+        return max(scores[-self.patience :]) <= max(scores[: -self.patience])
+
+
+def _whole_number(name: str, text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        msg = f"{name}={text!r}: must be a whole number of at least {least}; correct it or unset it"
         raise SGNetError(msg)
-    return CHOICES[given]
+    return number
 
-
-VARIABLE = "SGNET_BF16"
 
 EMULATING = frozenset({"NO AVX", "DEFAULT", "AVX2"})
-"""PyTorch's names of the x86 instruction sets in which oneDNN imitates bfloat16, at many times the cost."""
+"""PyTorch's names of the x86 instruction sets in which oneDNN emulates bfloat16, at many times the cost."""
 
 
-def emulates_bfloat16(
-    machine: str = platform.machine(),
-    capability: str | None = None,
-) -> bool:
-    """Tell whether this CPU only imitates bfloat16.
+def emulates_bfloat16(machine: str = platform.machine(), capability: str | None = None) -> bool:
+    """Return whether this CPU only emulates bfloat16.
 
     Args:
         machine: The processor's architecture.
@@ -66,7 +127,7 @@ class Precision:
     """The precision of a training's steps.
 
     Attributes:
-        bfloat16: Whether the steps run under a CPU's autocast to bfloat16, which nnU-Net keeps to CUDA.
+        bfloat16: Whether the steps run under a CPU's autocast to bfloat16, which nnU-Net uses on CUDA only.
             Weights, loss and optimiser stay in single precision.
     """
 
@@ -76,36 +137,34 @@ class Precision:
     def from_environment(
         cls, device: torch.device, environment: Mapping[str, str] = os.environ
     ) -> "Precision":
-        """Read `SGNET_BF16`; not set or 0, everything stays as nnU-Net has it.
+        """Read `SGNET_BF16`; if it is not set or 0, the precision is nnU-Net's.
 
         Args:
             device: Where the training runs.
             environment: Where to read it.
 
         Raises:
-            SGNetError: If it is neither 0 nor 1, or 1 and the device no CPU.
+            SGNetError: If it is neither 0 nor 1, or 1 and the device is not a CPU.
         """
-        bfloat16 = read_switch(VARIABLE, "a CPU trains in bfloat16", default=False, environment=environment)
+        bfloat16 = read_flag(BFLOAT16, default=False, environment=environment)
         if bfloat16 and device.type != "cpu":
-            msg = (
-                f"{VARIABLE}=1: is for training on a CPU, and the device is {device.type}; unset it, or add "
+            raise SGNetError(
+                f"{BFLOAT16}=1: requires training on a CPU; the device is {device.type}. Unset it, or add "
                 "`-device cpu`"
             )
-            raise SGNetError(msg)
         return cls(bfloat16=bfloat16)
 
     def check(self, network: nn.Module) -> None:
-        """Make sure that a network can train in this precision.
+        """Check that a network can train in this precision.
 
         Raises:
             SGNetError: If it has instance norms, whose gradients a CPU returns as NaN in bfloat16.
         """
         if self.bfloat16 and any(isinstance(module, _InstanceNorm) for module in network.modules()):
-            msg = (
-                f"{VARIABLE}=1: {type(network).__name__} has instance norms, which fail in bfloat16 on a CPU "
+            raise SGNetError(
+                f"{BFLOAT16}=1: {type(network).__name__} has instance norms, which fail in bfloat16 on a CPU "
                 "(NaN); unset it to train this network"
             )
-            raise SGNetError(msg)
 
     def of_a_step(self) -> AbstractContextManager[object]:
         """Return the context of one step.
@@ -115,16 +174,16 @@ class Precision:
         return torch.autocast("cpu", dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
 
     def note(self) -> str:
-        """Return what the log says of it."""
+        """Return the line for the training log."""
         if not self.bfloat16:
             return "Training in the precision that nnU-Net chooses for the device"
         if emulates_bfloat16():
             return (
-                f"WARNING: training in bfloat16 ({VARIABLE}=1), which this CPU only imitates: a step takes "
-                f"many times as long as in single precision. Unset {VARIABLE}."
+                f"WARNING: training in bfloat16 ({BFLOAT16}=1), which this CPU emulates: a step takes many "
+                f"times as long as in single precision. Unset {BFLOAT16}."
             )
         return (
-            f"Training in bfloat16 ({VARIABLE}=1); faster only where the CPU has instructions for it "
+            f"Training in bfloat16 ({BFLOAT16}=1); faster only where the CPU has instructions for it "
             "(avx512_bf16, AMX)"
         )
 
@@ -134,16 +193,16 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 LARGEST_BLOCK = 2**30
 """Bytes; the largest block that is kept. A feature map of a batch has a few hundred million."""
+
 LARGEST_REST = 2**31 - 1
 """Bytes; how much unused memory is kept, the most that `mallopt` takes."""
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep what its tensors free, for the next ones; return whether it does from now on.
+    """Let this process keep the memory that its tensors free; return whether the C library accepts it.
 
-    By default glibc asks the kernel for every large block and gives it back at once. Each step of a
-    training then pays for all of its pages again, which on a CPU was two fifths of its time. Other C
-    libraries than glibc are left as they are.
+    By default glibc asks the kernel for every large block and returns it at once. Each step of a training
+    then pays for all of its pages again, 40 % of its time on a CPU. Only glibc is changed.
     """
     if not sys.platform.startswith("linux"):
         return False

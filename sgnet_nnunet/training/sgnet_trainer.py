@@ -1,10 +1,12 @@
-"""Training of a network with gates: their supervision, their warm-up and an eye on what they shut out."""
+"""Trainers of SG-Net: the gates' loss and warm-up, gate figures, and validation by the inference engines."""
 
+import json
 import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -12,7 +14,10 @@ from torch import distributed as dist
 from torch import nn
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.files import read_json, write_text
 from sgnet_nnunet.networks.sgnet import GatedOutput, SGNet
+from sgnet_nnunet.nnunet import forget_best_score, replace_local_logger
+from sgnet_nnunet.parallel import behind
 from sgnet_nnunet.training.base_trainer import BaseTrainer
 from sgnet_nnunet.training.gate_monitor import (
     GateCounts,
@@ -20,30 +25,46 @@ from sgnet_nnunet.training.gate_monitor import (
     count_gates,
     measure_gates,
     sum_counts,
-    warnings_of,
     write_gates,
 )
 from sgnet_nnunet.training.losses import GatedLoss, GateSupervision, any_foreground
+from sgnet_nnunet.training.settings import VALIDATION_ENGINE, VALIDATION_ENGINES, read_choice
+
+GATE_COUNTS = "gate_counts"
+"""Key of the gate counts in what a validation step returns, shape (6, gates)."""
+
+VALIDATION_KEY = "sgnet_validation"
+"""Key of `summary.json` that names the engine, if it is not nnU-Net's sliding window."""
 
 
 class GatedTrainer(BaseTrainer):
-    """The recipe for an `SGNet`, whatever its gates.
+    """Train an `SGNet`, whatever its gates.
 
-    The gates travel beside the logits where nnU-Net expects the outputs of deep supervision, so
-    that its training and validation steps serve as they are.
+    nnU-Net treats the network's `GatedOutput`, a tuple whose first member is the logits, as the outputs of
+    deep supervision: it hands the whole tuple to the loss and evaluates the first member. The loss and the
+    validation step raise an error if a release of nnU-Net does otherwise.
     """
 
     network: nn.Module
 
-    USES_DEEP_SUPERVISION = True
-    _counts: GateCounts | None = None
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = True
+        self.validation_engine = read_choice(VALIDATION_ENGINE, VALIDATION_ENGINES)
 
     @cached_property
     def supervision(self) -> GateSupervision:
-        """How the plan wants its gates trained; the defaults where it does not say.
+        """The plan's settings for training the gates; the defaults where it has none.
 
         Raises:
-            SGNetError: If the plan names something unknown or out of range.
+            SGNetError: If the plan has an unknown setting, or one out of range.
         """
         planned = self.configuration_manager.configuration.get("gate_supervision", {})
         try:
@@ -56,12 +77,12 @@ class GatedTrainer(BaseTrainer):
 
     @property
     def sgnet(self) -> SGNet:
-        """The network without what nnU-Net wraps it in."""
+        """The network without the wrappers of nnU-Net."""
         network = self.network.module if self.is_ddp else self.network
         return getattr(network, "_orig_mod", network)  # type: ignore[arg-type]
 
     def initialize(self) -> None:
-        """Build the network and all that hangs on it.
+        """Build the network, optimiser and loss.
 
         Raises:
             SGNetError: If the plan was made for labels and the data set has regions, or the reverse.
@@ -71,99 +92,189 @@ class GatedTrainer(BaseTrainer):
         if self.sgnet.has_hard_gates and self.sgnet.background_head == has_regions:
             raise SGNetError(
                 f"plan {self.plans_manager.plans_name}: has background_head={self.sgnet.background_head}, "
-                f"but the data set's labels are {'' if has_regions else 'not '}regions; plan it anew"
+                f"but the data set's labels are {'' if has_regions else 'not '}regions; plan again"
             )
-        self.logger.local_logger = GateLogger(self.sgnet.gate_names, verbose=self.logger.local_logger.verbose)
+        names = self.sgnet.gate_names
+        replace_local_logger(self, lambda *, verbose: GateLogger(names, verbose=verbose))
 
     def _get_deep_supervision_scales(self) -> list[list[float]]:
         return [[0.5**level] * 3 for level in range(1 + len(self.sgnet.auxiliary_heads))]
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Have the network return its gates, or the logits alone."""
+        """Let the network return its gates, or the logits alone."""
         self.sgnet.return_gates = enabled
 
     def _build_loss(self) -> nn.Module:
         return GatedLoss(self.build_segmentation_loss(), self.supervision)
 
+    # --- training ------------------------------------------------------------------------------------------
+
     @property
     def warm_up_epochs(self) -> int:
-        """Number of epochs that the gates are held open for."""
+        """Number of epochs for which the gates are bypassed."""
         return math.ceil(self.supervision.warm_up * self.num_epochs)
 
     def on_train_epoch_start(self) -> None:
-        """Start an epoch; hold the gates open while warming up, and then let go of them."""
+        """Start an epoch; bypass the gates during the warm-up, and enable them after it."""
         super().on_train_epoch_start()
         warming_up = self.current_epoch < self.warm_up_epochs
         self.sgnet.bypass_gates(warming_up)
         if not warming_up:
             self.sgnet.freeze_gated_norms()
         if self.current_epoch == self.warm_up_epochs:
-            # The best checkpoint is to be one whose gates decide.
-            self._best_ema = None
+            # The best checkpoint must be one with enabled gates.
+            forget_best_score(self)
 
     def on_train_end(self) -> None:
-        """End as nnU-Net does, and warn if the gates never got to decide."""
+        """End as nnU-Net does, and warn if the gates were never enabled."""
         super().on_train_end()
         if self.current_epoch <= self.warm_up_epochs and self.sgnet.has_hard_gates:
             self.print_to_log_file(
-                f"WARNING: the training ended after {self.current_epoch} epochs, while its gates were held "
-                f"open for the first {self.warm_up_epochs}: this network shuts nothing out. Train longer, or "
-                "plan with a smaller `warm_up`."
+                f"WARNING: the training ended after {self.current_epoch} epochs, and its gates are bypassed "
+                f"for the first {self.warm_up_epochs}: the gates of this network suppress nothing. Train "
+                "longer, or plan with a smaller `warm_up`."
             )
 
-    def on_validation_epoch_start(self) -> None:
-        """Start to count what the gates admit."""
-        super().on_validation_epoch_start()
-        self._counts = None
-        self.loss.observer = self._observe
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Validate on one batch, and count what the gates keep.
 
-    def _observe(self, output: GatedOutput, target: torch.Tensor) -> None:
-        if not output.decisions:
-            return
+        Raises:
+            RuntimeError: If nnU-Net's step did not run the network exactly once with its gates.
+        """
+        if not self.sgnet.gate_names:
+            return super().validation_step(batch)
+        # Before the step, since nnU-Net overwrites ignored voxels of the target.
         foreground, _ = any_foreground(
-            target,
+            batch["target"][0],
             regions=self.label_manager.has_regions,
             ignore_label=self.label_manager.ignore_label,
         )
-        counts = count_gates([decision.mask for decision in output.decisions], foreground)
-        self._counts = counts if self._counts is None else self._counts + counts
+        outputs: list[object] = []
+        hook = self.network.register_forward_hook(lambda *passed: outputs.append(passed[-1]))
+        try:
+            result = super().validation_step(batch)
+        finally:
+            hook.remove()
+        if len(outputs) != 1 or not isinstance(outputs[0], GatedOutput):
+            raise RuntimeError(
+                f"nnU-Net's validation step ran the network {len(outputs)} times, not once with its gates; "
+                "sgnet_nnunet does not support this release of nnU-Net"
+            )
+        counts = count_gates([decision.mask for decision in outputs[0].decisions], foreground)
+        return result | {GATE_COUNTS: np.stack(counts)}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """Log the pseudo Dice and the gates' figures; warn where a gate shuts out lesions."""
+        """Log the pseudo Dice and the gate figures; warn where a gate suppresses lesions."""
         super().on_validation_epoch_end(val_outputs)
-        self.loss.observer = None
-        counts = self._gathered_counts()
         names = self.sgnet.gate_names
-        unknown = [math.nan] * len(names)
+        counts = self._gathered_counts(val_outputs) if names else None
         figures = {
-            "gate_open_fraction": counts.open_fraction if counts else unknown,
-            "gate_admitted_voxels": counts.admitted_voxel_share if counts else unknown,
-            "gate_admitted_lesions": counts.admitted_lesion_share if counts else unknown,
+            "gate_open_fraction": counts.open_fraction if counts else [],
+            "gate_kept_lesion_voxels": counts.kept_lesion_voxel_share if counts else [],
+            "gate_kept_lesions": counts.kept_lesion_share if counts else [],
         }
         for key, value in figures.items():
             self.logger.log(key, value, self.current_epoch)
         if counts:
-            self.print_to_log_file(_in_words(counts, names))
-            for warning in warnings_of(counts, names):
-                self.print_to_log_file(warning)
+            self._report(counts)
 
-    def _gathered_counts(self) -> GateCounts | None:
-        if self._counts is None or not self.is_ddp:
-            return self._counts
-        gathered: list[GateCounts] = [self._counts] * dist.get_world_size()
-        dist.all_gather_object(gathered, self._counts)
+    def _gathered_counts(self, val_outputs: list[dict[str, Any]]) -> GateCounts:
+        """Return the counts of all batches of all processes."""
+        counts = sum_counts(GateCounts(*one[GATE_COUNTS]) for one in val_outputs)
+        if not self.is_ddp:
+            return counts
+        gathered = [counts] * dist.get_world_size()
+        dist.all_gather_object(gathered, counts)
         return sum_counts(gathered)
 
+    def _report(self, counts: GateCounts) -> None:
+        for line in (counts.text(self.sgnet.gate_names), *counts.warnings(self.sgnet.gate_names)):
+            self.print_to_log_file(line)
+
+    # --- validation of the fold ----------------------------------------------------------------------------
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Validate as nnU-Net does, and write what the gates admit to `gates.json` beside its summary."""
-        super().perform_actual_validation(save_probabilities)
+        """Predict and evaluate the validation cases, and write gate figures to `gates.json`.
+
+        The cases are predicted as nnU-Net does or, with `SGNET_VALIDATION_ENGINE`, as `sgnet predict` does:
+        whole images without mirroring. `summary.json` then names the engine.
+
+        Raises:
+            SGNetError: If the network does not support the requested engine.
+        """
+        # Imported here because it takes long, and nnU-Net imports every trainer's module.
+        from sgnet_nnunet.inference.torch_engines import choose_engine  # noqa: PLC0415
+
+        engine = self.validation_engine and choose_engine(self.sgnet, self.validation_engine, self.device)
+        if engine in {None, "tiled"}:
+            super().perform_actual_validation(save_probabilities)
+        else:
+            self._predict_validation_cases(engine, save_probabilities=save_probabilities)
+            if self.local_rank == 0:
+                self._evaluate_validation_cases(engine)
         if self.local_rank == 0 and self.sgnet.gate_names:
             cases = {case: self._measure(case) for case in self.do_split()[1]}
             write_gates(Path(self.output_folder, "validation", "gates.json"), cases, self.sgnet.gate_names)
-            total = sum_counts(cases.values())
-            self.print_to_log_file(_in_words(total, self.sgnet.gate_names))
-            for warning in warnings_of(total, self.sgnet.gate_names):
-                self.print_to_log_file(warning)
+            self._report(sum_counts(cases.values()))
+
+    def _predict_validation_cases(self, engine: str, *, save_probabilities: bool) -> None:
+        """Write the mask of each case, exporting one while the engine works on the next."""
+        from nnunetv2.inference.export_prediction import export_prediction_from_logits  # noqa: PLC0415
+
+        from sgnet_nnunet.inference.torch_engines import build_engine  # noqa: PLC0415
+
+        folder = Path(self.output_folder, "validation")
+        folder.mkdir(parents=True, exist_ok=True)
+        cases = self.do_split()[1][self.local_rank :: dist.get_world_size() if self.is_ddp else 1]
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, cases)
+        self.network.eval()
+        self.set_deep_supervision_enabled(False)
+        network = build_engine(self.sgnet, [self.sgnet.state_dict()], requested=engine, device=self.device)
+        self.set_deep_supervision_enabled(True)
+        if network is None:
+            raise ValueError("engine must be whole or sparse")
+        with behind(export_prediction_from_logits) as submit:
+            for case in cases:
+                self.print_to_log_file(f"predicting {case}")
+                data, _, _, properties = dataset.load_case(case)
+                submit(
+                    network.logits(np.asarray(data[:], dtype=np.float32)),
+                    properties,
+                    self.configuration_manager,
+                    self.plans_manager,
+                    self.dataset_json,
+                    str(folder / case),
+                    save_probabilities,
+                    torch.get_num_threads(),
+                )
+        if self.is_ddp:
+            dist.barrier()
+
+    def _evaluate_validation_cases(self, engine: str) -> None:
+        """Write `summary.json` as nnU-Net does, with the engine added."""
+        from nnunetv2.configuration import default_num_processes  # noqa: PLC0415
+        from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder  # noqa: PLC0415
+
+        folder, labels = Path(self.output_folder, "validation"), self.label_manager
+        summary = folder / "summary.json"
+        metrics = compute_metrics_on_folder(
+            str(Path(self.preprocessed_dataset_folder_base, "gt_segmentations")),
+            str(folder),
+            str(summary),
+            self.plans_manager.image_reader_writer_class(),
+            self.dataset_json["file_ending"],
+            labels.foreground_regions if labels.has_regions else labels.foreground_labels,
+            labels.ignore_label,
+            num_processes=default_num_processes,
+            chill=True,
+        )
+        record = {VALIDATION_KEY: {"engine": engine, "mirroring": False}}
+        write_text(summary, json.dumps(read_json(summary) | record, indent=4) + "\n")
+        for label, values in metrics["mean"].items():
+            self.logger.log_summary(f"final_val/class_{label}_dice", values["Dice"])
+        self.logger.log_summary("final_val/foreground_dice", metrics["foreground_mean"]["Dice"])
+        self.print_to_log_file("Validation complete", also_print_to_console=True)
+        self.print_to_log_file("Mean Validation Dice: ", metrics["foreground_mean"]["Dice"])
 
     def _measure(self, case: str) -> GateCounts:
         dataset = self.dataset_class(self.preprocessed_dataset_folder, [case])
@@ -179,20 +290,6 @@ class GatedTrainer(BaseTrainer):
             foreground[0, 0],
             self.configuration_manager.patch_size,
         )
-
-
-def _in_words(counts: GateCounts, names: list[str]) -> str:
-    figures = "; ".join(
-        f"{name}: open {opened:.1%}, admits {voxels:.2%} of lesion voxels and {lesions:.2%} of lesions"
-        for name, opened, voxels, lesions in zip(
-            names,
-            counts.open_fraction,
-            counts.admitted_voxel_share,
-            counts.admitted_lesion_share,
-            strict=True,
-        )
-    )
-    return f"Gates: {figures}"
 
 
 class SGNetTrainer(GatedTrainer):
@@ -224,11 +321,10 @@ class SGNetTrainer(GatedTrainer):
         """
         planned = configuration_manager.network_arch_class_name
         if planned != f"{SGNet.__module__}.{SGNet.__name__}":
-            msg = (
+            raise SGNetError(
                 f"plan {plans_manager.plans_name}: describes the network {planned}, not SG-Net; make a plan "
                 "with `nnUNetv2_plan_experiment -d DATASET -pl SGNetPlanner` or name one with `-p`"
             )
-            raise SGNetError(msg)
         arguments = configuration_manager.network_arch_init_kwargs
         if cls.gate is not None:
             arguments = {**arguments, "gate": cls.gate, "gate_kwargs": {}}
@@ -245,24 +341,24 @@ class SGNetTrainer(GatedTrainer):
 
 
 class SGNetSkipGateTrainer(SGNetTrainer):
-    """Train SG-Net with straight-through gates on the skip connections, the gate first tried."""
+    """Train SG-Net with straight-through gates on the skip connections."""
 
     gate = "straight_through"
 
 
 class SGNetSoftGateTrainer(SGNetTrainer):
-    """Train SG-Net with the skip gates' scores as soft weights: the same places, nothing shut out."""
+    """Train SG-Net with the scores of the skip gates as soft weights, which suppress nothing entirely."""
 
     gate = "soft"
 
 
 class SGNetNoGateTrainer(SGNetTrainer):
-    """Train SG-Net without a gate: the network the author released."""
+    """Train SG-Net without a gate: the network that the author released."""
 
     gate = "none"
 
 
 class SGNetDeepSupervisionTrainer(SGNetTrainer):
-    """Train the SG-Net that the plan describes with heads on its coarser decoder levels as well."""
+    """Train the SG-Net that the plan describes with auxiliary heads on its coarser decoder levels."""
 
     deep_supervision = True

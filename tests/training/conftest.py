@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.planning.planner import SGNetPlanner
 from sgnet_nnunet.training import baseline_trainers, benchmark_trainers, notebook_trainer, sgnet_trainer
+from sgnet_nnunet.training.gate_monitor import GateLogger
 
 TRAINERS_BY_NAME = {
     name: value
@@ -64,6 +66,10 @@ def _preprocess(raw: Path, target: Path, plans: dict) -> None:
         )
 
 
+def touch_progress_png(_logger: object, folder: str) -> None:
+    Path(folder, "progress.png").touch()
+
+
 @pytest.fixture
 def make_trainer(preprocessed, nnunet_paths, monkeypatch):
     """Return a function that makes a trainer, short by default, writing to a folder of its own.
@@ -73,6 +79,9 @@ def make_trainer(preprocessed, nnunet_paths, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(preprocessed / "nnUNet_raw"))
     monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed / "nnUNet_preprocessed"))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    # Matplotlib takes a second an epoch; test_gate_monitor draws it.
+    for logger in (LocalLogger, GateLogger):
+        monkeypatch.setattr(logger, "plot_progress_png", touch_progress_png)
     for name, value in {"EPOCHS": "2", "ITERS": "1", "VAL_ITERS": "1"}.items():
         monkeypatch.setenv(f"SGNET_{name}", value)
 

@@ -1,4 +1,4 @@
-"""Leaner loading changes what a batch costs, not what is in it."""
+"""Fast loading changes the cost of a batch, not its content."""
 
 from contextlib import nullcontext
 
@@ -12,11 +12,11 @@ from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813
 
-from sgnet_nnunet.training import base_trainer as recipe
+from sgnet_nnunet.nnunet import replaced_data_loader
+from sgnet_nnunet.training import base_trainer
 from sgnet_nnunet.training.data_loading import (
     FastDataLoader,
     FastSpatialTransform,
-    fast_loaders,
     use_fast_loading,
 )
 
@@ -50,22 +50,22 @@ def loaders(make_trainer, monkeypatch):
     def make(name="SGNetTrainer", **options):
         trainer = make_trainer(name, **options)
         trainer.initialize()
-        lean = trainer.get_dataloaders()[0].data_loader
-        monkeypatch.setattr(recipe, "use_fast_loading", lambda _: None)
-        monkeypatch.setattr(recipe, "fast_loaders", nullcontext)
+        fast = trainer.get_dataloaders()[0].data_loader
+        monkeypatch.setattr(base_trainer, "use_fast_loading", lambda _: None)
+        monkeypatch.setattr(base_trainer, "replaced_data_loader", lambda _: nullcontext())
         stock = trainer.get_dataloaders()[0].data_loader
-        assert (type(lean), type(stock)) == (FastDataLoader, nnUNetDataLoader)
-        return lean, stock
+        assert (type(fast), type(stock)) == (FastDataLoader, nnUNetDataLoader)
+        return fast, stock
 
     return make
 
 
 @pytest.mark.parametrize("kind", ["labels", "regions", "ignore"])
 def test_the_same_random_numbers_give_nnunets_batches(loaders, kind):
-    lean, stock = loaders(kind=kind)
+    fast, stock = loaders(kind=kind)
     differing = voxels = 0
     for seed in range(BATCHES):
-        keys, data, target = batch(lean, seed)
+        keys, data, target = batch(fast, seed)
         stock_keys, stock_data, stock_target = batch(stock, seed)
         assert list(keys) == list(stock_keys)
         torch.testing.assert_close(data, stock_data, atol=1e-4, rtol=1e-4)
@@ -74,27 +74,27 @@ def test_the_same_random_numbers_give_nnunets_batches(loaders, kind):
     assert differing <= 2e-5 * voxels
 
 
-def test_the_notebooks_recipe_loads_as_before(loaders):
-    lean, stock = loaders("SGNetNotebookTrainer")
-    for mine, theirs in zip(batch(lean, 0)[1:], batch(stock, 0)[1:], strict=True):
+def test_the_notebooks_trainer_loads_as_nnunet_does(loaders):
+    fast, stock = loaders("SGNetNotebookTrainer")
+    for mine, theirs in zip(batch(fast, 0)[1:], batch(stock, 0)[1:], strict=True):
         assert torch.equal(mine, theirs)
 
 
 def test_probabilities_and_ranges_of_the_augmentation_are_nnunets(loaders):
-    lean, stock = (loader.transforms.transforms for loader in loaders())
+    fast, stock = (loader.transforms.transforms for loader in loaders())
     changed = {"padding_value_seg", "_grid_cache"}
     for key in vars(stock[0]).keys() - changed:
-        assert getattr(lean[0], key) == getattr(stock[0], key), key
-    assert [type(step) for step in lean[1:]] == [type(step) for step in stock[1:]]
-    for mine, theirs in zip(lean[1:], stock[1:], strict=True):
+        assert getattr(fast[0], key) == getattr(stock[0], key), key
+    assert [type(step) for step in fast[1:]] == [type(step) for step in stock[1:]]
+    for mine, theirs in zip(fast[1:], stock[1:], strict=True):
         assert getattr(mine, "apply_probability", 1) == getattr(theirs, "apply_probability", 1)
 
 
 def test_a_patch_that_is_not_turned_is_read_no_larger_than_itself(loaders):
-    lean, stock = loaders()
-    lean.transforms.transforms[0].p_rotation = lean.transforms.transforms[0].p_scaling = 0
+    fast, stock = loaders()
+    fast.transforms.transforms[0].p_rotation = fast.transforms.transforms[0].p_scaling = 0
     shape, locations = (40, 44, 36), {1: np.array([[0, 20, 20, 20]])}
-    lower, upper = lean.get_bbox(shape, True, locations)
+    lower, upper = fast.get_bbox(shape, True, locations)
     assert tuple(np.subtract(upper, lower)) == PATCH
     whole_lower, whole_upper = stock.get_bbox(shape, True, locations)
     assert np.prod(np.subtract(whole_upper, whole_lower)) > 3 * np.prod(PATCH)
@@ -104,7 +104,7 @@ def test_a_patch_that_is_not_turned_is_read_no_larger_than_itself(loaders):
 @pytest.mark.parametrize("scaling", [(0.7, 0.7), (1.4, 1.4)])
 def test_a_turned_patch_samples_the_same_from_its_box_as_from_the_whole(scaling, lowest):
     stock = spatial(scaling=scaling)
-    lean = FastSpatialTransform.take_over(stock, keeps_outside=True)
+    fast = FastSpatialTransform.take_over(stock, keeps_outside=True)
     whole = (45, 51, 38)
     image = torch.rand(2, *whole)
     label = torch.full((1, *whole), lowest, dtype=torch.int16)
@@ -112,13 +112,13 @@ def test_a_turned_patch_samples_the_same_from_its_box_as_from_the_whole(scaling,
     label[:, 15:30, 20:40, 5:25] = 1
     for seed in range(5):
         seed_all(seed)
-        wanted = stock(image=image, segmentation=label)
+        expected = stock(image=image, segmentation=label)
         seed_all(seed)
-        lower, upper = lean.look_ahead(whole)
+        lower, upper = fast.look_ahead(whole)
         part = (slice(None), *(slice(a, b) for a, b in zip(lower, upper, strict=True)))
-        found = lean(image=image[part], segmentation=label[part])
-        torch.testing.assert_close(found["image"], wanted["image"], atol=1e-4, rtol=0)
-        assert torch.equal(found["segmentation"], wanted["segmentation"])
+        found = fast(image=image[part], segmentation=label[part])
+        torch.testing.assert_close(found["image"], expected["image"], atol=1e-4, rtol=0)
+        assert torch.equal(found["segmentation"], expected["segmentation"])
         assert set(found["segmentation"].unique().tolist()) <= {-1, 0, 1}
         assert (np.prod(upper - lower) < np.prod(whole)) or scaling[0] > 1
 
@@ -148,7 +148,7 @@ def test_what_a_box_of_corners_cannot_bound_is_left_to_nnunet(change):
 
 def test_nnunet_has_its_own_loader_again_even_after_an_error():
     def fail():
-        with fast_loaders():
+        with replaced_data_loader(FastDataLoader):
             assert trainer_module.nnUNetDataLoader is FastDataLoader
             raise KeyError
 

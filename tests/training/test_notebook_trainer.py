@@ -61,7 +61,7 @@ def test_trainer_has_the_notebooks_optimiser_length_and_loss(make_trainer, monke
     assert isinstance(trainer.optimizer, torch.optim.Adam)
     assert trainer.optimizer.param_groups[0]["lr"] == 1e-4
     assert isinstance(trainer.loss.segmentation, NotebookLoss)
-    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.length.patience) == (100, 16, 10)
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.schedule.patience) == (100, 16, 10)
 
 
 def test_training_stops_on_the_pseudo_dice_itself(make_trainer):

@@ -1,5 +1,4 @@
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -7,29 +6,20 @@ import torch
 
 from sgnet_nnunet.plugin.shims import SHIMS
 from sgnet_nnunet.training import benchmark_trainers as benchmark
-from sgnet_nnunet.training.gate_monitor import GateLogger
 
 NNUNETS_KEYS = {"torch_version", "cudnn_version", "gpu_name", "fastest_epoch", "num_gpus", "hostname"}
-FACE = next(shim for shim in SHIMS if shim.module == benchmark.__name__)
-WITH_LOADING, WITHOUT_LOADING = FACE.names
-
-
-@pytest.fixture
-def make(make_trainer, monkeypatch):
-    """Return a function that makes a benchmark trainer."""
-    # Drawn after an epoch's time has been taken, in 1.5 s.
-    monkeypatch.setattr(GateLogger, "plot_progress_png", lambda *_: None)
-    return make_trainer
+SHIM = next(shim for shim in SHIMS if shim.module == benchmark.__name__)
+WITH_LOADING, WITHOUT_LOADING = SHIM.names
 
 
 def result_of(trainer):
     return json.loads(Path(trainer.output_folder, "benchmark_result.json").read_text())
 
 
-@pytest.mark.parametrize("name", FACE.names)
-def test_five_epochs_leave_their_fastest_in_nnunets_format_and_nothing_else(make, name, monkeypatch):
+@pytest.mark.parametrize("name", SHIM.names)
+def test_five_epochs_leave_their_fastest_in_nnunets_format_and_nothing_else(make_trainer, name, monkeypatch):
     monkeypatch.setenv("SGNET_EPOCHS", "1")
-    trainer = make(name)
+    trainer = make_trainer(name)
     trainer.run_training()
     trainer.perform_actual_validation()
     assert trainer.current_epoch == 5
@@ -42,8 +32,8 @@ def test_five_epochs_leave_their_fastest_in_nnunets_format_and_nothing_else(make
     assert not Path(trainer.output_folder, "validation").exists()
 
 
-def test_without_loading_every_step_sees_the_same_batch_and_reads_no_case(make, monkeypatch):
-    trainer = make(WITHOUT_LOADING)
+def test_without_loading_every_step_sees_the_same_batch_and_reads_no_case(make_trainer, monkeypatch):
+    trainer = make_trainer(WITHOUT_LOADING)
     monkeypatch.setattr(type(trainer), "get_tr_and_val_datasets", lambda _: pytest.fail("data were read"))
     trainer.initialize()
     train, validate = trainer.get_dataloaders()
@@ -54,8 +44,8 @@ def test_without_loading_every_step_sees_the_same_batch_and_reads_no_case(make, 
 @pytest.mark.parametrize(
     ("kind", "channels", "highest"), [("regions", 2, 1), ("three labels", 1, 2), ("ignore", 1, 1)]
 )
-def test_noise_has_the_shape_and_labels_of_a_batch(make, kind, channels, highest):
-    trainer = make(WITHOUT_LOADING, kind=kind)
+def test_noise_has_the_shape_and_labels_of_a_batch(make_trainer, kind, channels, highest):
+    trainer = make_trainer(WITHOUT_LOADING, kind=kind)
     trainer.on_train_start()
     batch = next(trainer.get_dataloaders()[0])
     (target,) = batch["target"]
@@ -64,16 +54,16 @@ def test_noise_has_the_shape_and_labels_of_a_batch(make, kind, channels, highest
     assert trainer.train_step(batch)["loss"] > 0
 
 
-def test_results_of_several_machines_stand_side_by_side(make, monkeypatch):
-    trainer = make(WITHOUT_LOADING)
+def test_results_of_several_machines_stand_side_by_side(make_trainer, monkeypatch):
+    trainer = make_trainer(WITHOUT_LOADING)
     for machine in ("one", "two", "two"):
         monkeypatch.setattr(benchmark.platform, "node", lambda machine=machine: machine)
         trainer._write(1.0)
     assert [key.partition("__")[0] for key in result_of(trainer)] == ["one", "two"]
 
 
-def test_a_crash_is_written_down_and_not_hidden(make, monkeypatch):
-    trainer = make(WITHOUT_LOADING)
+def test_a_crash_is_written_down_and_not_hidden(make_trainer, monkeypatch):
+    trainer = make_trainer(WITHOUT_LOADING)
 
     def fail(_):
         raise RuntimeError("out of memory")
@@ -87,8 +77,3 @@ def test_a_crash_is_written_down_and_not_hidden(make, monkeypatch):
 
 def test_a_device_has_a_name():
     assert f", {torch.get_num_threads()} threads" in benchmark.device_name(torch.device("cpu"))
-
-
-def test_trainers_for_a_read_only_nnunet_are_those_of_the_wheel():
-    module = Path(__file__).parents[2] / "trainers/sgnet_benchmark_trainers.py"
-    assert set(runpy.run_path(str(module))["__all__"]) == set(FACE.names)
