@@ -350,7 +350,7 @@ def train(folder: Path, run: str, seed: int) -> None:
     import torch  # noqa: PLC0415
     from nnunetv2.run.run_training import get_trainer_from_args  # noqa: PLC0415
 
-    from sgnet_nnunet.inference.trained_model import load_predictor  # noqa: PLC0415
+    from sgnet_nnunet.inference.nnunet_adapter import load_predictor  # noqa: PLC0415
     from sgnet_nnunet.training.settings import Precision  # noqa: PLC0415
 
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it

@@ -34,11 +34,11 @@ def export(
     from sgnet_nnunet.inference.export import export_onnx, export_openvino  # noqa: PLC0415 - imports PyTorch
 
     if output.suffix:
-        from sgnet_nnunet.inference.trained_model import load_predictor  # noqa: PLC0415
+        from sgnet_nnunet.inference.trained_model import load_trained_model  # noqa: PLC0415
 
-        predictor = load_predictor(model, fold=requested[0], checkpoint=checkpoint)
-        channels = len(predictor.dataset_json["channel_names"])
-        difference = export_onnx(predictor.network, output, input_channels=channels)
+        trained = load_trained_model(model, folds=requested, checkpoint=checkpoint)
+        channels = len(trained.description.channels)
+        difference = export_onnx(trained.network, output, input_channels=channels)
         say(f"{output}: largest difference of a logit between onnxruntime and PyTorch: {difference:.1g}")
         return
     difference = export_openvino(model, output, folds=requested, checkpoint=checkpoint)
@@ -67,19 +67,19 @@ def gates(
 ) -> None:
     """Draw the gate masks of a trained SG-Net: T1ce, FLAIR, each gate, the prediction."""
     # PyTorch takes seconds to import.
-    from sgnet_nnunet.inference.gate_maps import look_at_case  # noqa: PLC0415
-    from sgnet_nnunet.inference.trained_model import load_predictor  # noqa: PLC0415
+    from sgnet_nnunet.inference.gate_maps import look_at_case, open_gated_model  # noqa: PLC0415
     from sgnet_nnunet.nnunet import find_cases  # noqa: PLC0415
     from sgnet_nnunet.report.slices import draw_gates  # noqa: PLC0415
 
-    predictor = load_predictor(model, fold=fold, checkpoint=checkpoint, device=device)
-    ending = predictor.dataset_json["file_ending"]
-    cases = find_cases(images, file_ending=ending, channels=len(predictor.dataset_json["channel_names"]))
+    gated = open_gated_model(model, fold=fold, checkpoint=checkpoint, device=device)
+    description = gated.trained.description
+    ending = description.file_ending
+    cases = find_cases(images, file_ending=ending, channels=len(description.channels))
     output.mkdir(parents=True, exist_ok=True)
     with progress_bar() as progress:
         task = progress.add_task("gates", total=len(cases))
         for name, files in cases.items():
             reference = None if labels is None else labels / f"{name}{ending}"
-            draw_gates(look_at_case(predictor, name, files, reference=reference), output / f"{name}.png")
+            draw_gates(look_at_case(gated, name, files, reference=reference), output / f"{name}.png")
             progress.advance(task)
     say(f"{len(cases)} pictures in {output}")

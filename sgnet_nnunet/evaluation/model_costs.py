@@ -16,7 +16,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.results import Model, Results
-from sgnet_nnunet.inference.trained_model import load_predictor
+from sgnet_nnunet.inference.nnunet_adapter import load_predictor
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
@@ -85,7 +85,7 @@ def seconds_per_case(predictor: nnUNetPredictor, preprocessed: Path, cases: Sequ
     Reading, preprocessing and export are left out, since they are the same for all models.
 
     Args:
-        predictor: The model, from `inference.model.load_predictor`.
+        predictor: The model, from `inference.nnunet_adapter.load_predictor`.
         preprocessed: The data set's folder in nnUNet_preprocessed.
         cases: Names of the cases.
 

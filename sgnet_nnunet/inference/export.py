@@ -17,7 +17,7 @@ from sgnet_nnunet.files import atomic_folder, atomic_path, write_text
 from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, open_exported
 from sgnet_nnunet.inference.runtimes import import_openvino
 from sgnet_nnunet.inference.torch_engines import can_be_staged, staged_models
-from sgnet_nnunet.inference.trained_model import load_predictor
+from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_model
 from sgnet_nnunet.networks.geometry import NetworkGeometry
 from sgnet_nnunet.networks.sgnet import SGNet
 
@@ -131,16 +131,18 @@ def export_openvino(
         raise InputFileError(output, "is there already", "name another folder by -o, or delete it")
     geometries: dict[str, NetworkGeometry] = {}
     networks: dict[str, SGNet] = {}
+    checksums: dict[str, str] = {}
     with atomic_folder(output) as partial:
         for fold in folds:
-            predictor = load_predictor(model_folder, fold=fold, checkpoint=checkpoint)
-            networks[fold] = _staged_network(predictor.network)
+            trained = load_trained_model(model_folder, folds=(fold,), checkpoint=checkpoint)
+            networks[fold] = _staged_network(trained.network)
+            checksums[fold] = checksum_of(trained.checkpoints[fold])
             geometries[fold] = networks[fold].geometry
             target = partial / f"fold_{fold}"
             target.mkdir()
             for name, stage in staged_models(networks[fold]).items():
                 openvino.save_model(stage, str(target / f"{name}.xml"), compress_to_fp16=False)
-        _describe(partial, model_folder, folds=geometries, network=networks[folds[0]], checkpoint=checkpoint)
+        _describe(partial, trained, folds=geometries, network=networks[folds[0]], checksums=checksums)
         return max(_check(network, partial, fold) for fold, network in networks.items())
 
 
@@ -155,29 +157,27 @@ def _staged_network(network: nn.Module) -> SGNet:
 
 def _describe(
     folder: Path,
-    model_folder: Path,
+    trained: TrainedModel,
     *,
     folds: Mapping[str, NetworkGeometry],
     network: SGNet,
-    checkpoint: str,
+    checksums: Mapping[str, str],
 ) -> None:
-    """Write `export.json`, and copy what nnU-Net and `sgnet tune` say of the model."""
-    weights = model_folder / f"fold_{next(iter(folds))}" / checkpoint
-    checkpoint_content = torch.load(weights, map_location="cpu", weights_only=False)
+    """Write `export.json`, and copy the files of nnU-Net and `sgnet tune` that describe the model."""
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "model": name_of_model(model_folder),
-        "configuration": checkpoint_content["init_args"]["configuration"],
-        "mirroring_axes": list(checkpoint_content["inference_allowed_mirroring_axes"] or ()),
+        "model": name_of_model(trained.folder),
+        "configuration": trained.configuration,
+        "mirroring_axes": list(trained.mirroring_axes),
         "background_head": network.background_head,
         "folds": {fold: geometry.as_dict() for fold, geometry in folds.items()},
-        "weights_sha256": {fold: checksum_of(model_folder / f"fold_{fold}" / checkpoint) for fold in folds},
+        "weights_sha256": dict(checksums),
     }
     write_text(folder / FILE_NAME, json.dumps(content, indent=2) + "\n")
     for name in ("plans.json", "dataset.json", OPERATING_POINT):
-        if (model_folder / name).is_file():
-            shutil.copy(model_folder / name, folder / name)
+        if (trained.folder / name).is_file():
+            shutil.copy(trained.folder / name, folder / name)
 
 
 def _check(network: SGNet, folder: Path, fold: str) -> float:

@@ -1,16 +1,23 @@
-"""What a trained model's gates and its network say about one case."""
+"""Where the gates of a trained SG-Net are enabled in one case, and what the network predicts there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.inference.plan import configuration_of
+from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
+from sgnet_nnunet.inference.preprocessing import grid_weights, resample
+from sgnet_nnunet.inference.trained_model import TrainedModel, find_device, load_trained_model, model_of
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.training.gate_monitor import gates_of_image
+
+HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -21,8 +28,8 @@ class GatedCase:
         name: Name of the case.
         image: Preprocessed image, shape (channels, z, y, x).
         spacing: Voxel size in mm along z, y, x.
-        gates: Where each gate is open, by the resolution it decides at, coarsest first.
-        prediction: Where the network sees foreground of any kind.
+        gates: Where each gate is enabled, by the resolution it decides at, coarsest first.
+        prediction: Where the network predicts foreground of any class.
         reference: Where the reference has any; None without a reference.
     """
 
@@ -34,44 +41,92 @@ class GatedCase:
     reference: NDArray[np.bool_] | None
 
 
-def look_at_case(
-    predictor: nnUNetPredictor, name: str, images: list[Path], *, reference: Path | None = None
-) -> GatedCase:
-    """Run a model on one case and return what its gates admit and what it predicts.
+@dataclass(frozen=True, eq=False)
+class GatedModel:
+    """One fold of a trained model, opened so that its gates can be looked at.
+
+    Attributes:
+        trained: Its network and weights.
+        predictor: Predicts with them.
+        device: Where the network runs.
+    """
+
+    trained: TrainedModel
+    predictor: Predictor
+    device: torch.device
+
+    @property
+    def gate_names(self) -> Sequence[str]:
+        """Names of the network's gates, coarsest first; none if it has no gates."""
+        return getattr(self.trained.network, "gate_names", ())
+
+
+def open_gated_model(
+    folder: Path, *, fold: str = "0", checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
+) -> GatedModel:
+    """Open one fold of a trained model.
 
     Args:
-        predictor: A trained model; see `inference.model.load_predictor`.
+        folder: nnU-Net's folder of the training.
+        fold: The fold, a number or `all`.
+        checkpoint: File name of the weights.
+        device: Device in nnU-Net's words: cpu, cuda or mps.
+
+    Raises:
+        InputFileError: If the weights are missing, or the model's files cannot be used.
+        SGNetError: If there is no such device.
+    """
+    options = PredictionOptions(folds=(fold,), checkpoint=checkpoint, device=device)
+    trained, found = load_trained_model(folder, folds=(fold,), checkpoint=checkpoint), find_device(device)
+    return GatedModel(trained, Predictor([model_of(trained, options, found)], options=options), found)
+
+
+def look_at_case(
+    model: GatedModel, name: str, images: Sequence[Path], *, reference: Path | None = None
+) -> GatedCase:
+    """Run a model on one case, and return its gate masks and its prediction.
+
+    Args:
+        model: From `open_gated_model`.
         name: Name of the case.
         images: Its files, one a channel.
         reference: Its reference mask, or None.
 
     Raises:
+        InputFileError: If an image cannot be used.
         SGNetError: If the model's network has no gates.
     """
-    network = predictor.network
+    trained, predictor = model.trained, model.predictor
+    network, description = trained.network, trained.description
     if not isinstance(network, SGNet) or not network.gate_names:
-        raise SGNetError(
-            f"{predictor.trainer_name}: its network has no gates to look at; name a model of SGNetTrainer"
-        )
-    configuration = predictor.configuration_manager
-    data, labels, _ = configuration.preprocessor_class(verbose=False).run_case(
-        [str(path) for path in images],
-        None if reference is None else str(reference),
-        predictor.plans_manager,
-        configuration,
-        predictor.dataset_json,
-    )
-    image = torch.from_numpy(np.asarray(data, dtype=np.float32))
-    logits = predictor.predict_logits_from_preprocessed_data(image)
-    network.load_state_dict(predictor.list_of_parameters[0])
-    masks = gates_of_image(network.eval(), image.to(predictor.device), configuration.patch_size)
-    foreground = (logits > 0).any(0) if predictor.label_manager.has_regions else logits.argmax(0) > 0
-    z, y, x = configuration.spacing
+        raise SGNetError(f"{trained.trainer}: its network has no gates; name a model of SGNetTrainer")
+    (prepared,) = predictor.preprocess(*predictor.read(images))
+    (logits,) = predictor.run_engines([prepared])
+    settings = configuration_of(trained.folder / "plans.json", description.plans, trained.configuration)
+    image = torch.from_numpy(prepared.image).to(model.device)
+    masks = gates_of_image(network.to(model.device), image, settings["patch_size"])
+    foreground = (logits > 0).any(0) if description.labels.has_regions else logits.argmax(0) > 0
+    z, y, x = settings["spacing"]
     return GatedCase(
         name=name,
-        image=image.numpy(),
+        image=prepared.image,
         spacing=(float(z), float(y), float(x)),
         gates={key: mask[0, 0].numpy() for key, mask in zip(network.gate_names, masks, strict=True)},
-        prediction=foreground.cpu().numpy(),
-        reference=None if labels is None else np.asarray(labels[0]) > 0,
+        prediction=np.asarray(foreground),
+        reference=None
+        if reference is None
+        else _on_grid(reference, model, prepared.properties, foreground.shape),
     )
+
+
+def _on_grid(
+    reference: Path, model: GatedModel, properties: dict[str, Any], shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Return the foreground of a reference on the network's grid."""
+    (labels,), _ = model.predictor.read([reference])
+    box = tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])
+    labels = labels.transpose(model.trained.description.plans["transpose_forward"])[box]
+    z, y, x = labels.shape
+    new_z, new_y, new_x = shape
+    share = resample((labels > 0).astype(np.float32), grid_weights((z, y, x), (new_z, new_y, new_x)))
+    return np.asarray(share > HALF)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +29,6 @@ from sgnet_nnunet.inference.plan import (
 from sgnet_nnunet.inference.predictor import Model, PlanProcessing, PredictionOptions, Processing
 from sgnet_nnunet.inference.torch_engines import build_engine, choose_engine
 from sgnet_nnunet.networks.sgnet import SGNet
-
-if TYPE_CHECKING:
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 PLANNED = "SGNetTrainer"
 """The trainer that trains the plan's SG-Net as it is; its subclasses change it."""
@@ -255,27 +252,3 @@ def _build_engine(trained: TrainedModel, options: PredictionOptions, device: tor
     if options.mirroring and trained.mirroring_axes:
         return Mirrored(engine, trained.mirroring_axes)
     return engine
-
-
-def load_predictor(
-    model_folder: Path, *, fold: str = "0", checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
-) -> "nnUNetPredictor":
-    """Return nnU-Net's predictor with one fold's weights in its network, in evaluation mode.
-
-    It neither mirrors nor steps closer than 3/4 of a patch, as in the SG-Net README.
-
-    Args:
-        model_folder: nnU-Net's folder of the training.
-        fold: The fold, a number or `all`.
-        checkpoint: File name of the weights.
-        device: Device in nnU-Net's words: cpu, cuda or mps.
-
-    Raises:
-        InputFileError: If the weights are not there.
-    """
-    from sgnet_nnunet.inference.nnunet_adapter import TiledEngine  # noqa: PLC0415
-
-    trained = load_trained_model(model_folder, folds=(fold,), checkpoint=checkpoint)
-    predictor = TiledEngine(trained, device=torch.device(device), step_size=0.75).predictor
-    predictor.network.to(predictor.device).eval()
-    return predictor

@@ -243,8 +243,7 @@ def _look(folder: Path, cases: Sequence[PredictedCase]) -> Iterator[tuple[str, b
     # PyTorch takes seconds to import.
     import torch  # noqa: PLC0415
 
-    from sgnet_nnunet.inference.gate_maps import look_at_case  # noqa: PLC0415
-    from sgnet_nnunet.inference.trained_model import load_predictor  # noqa: PLC0415
+    from sgnet_nnunet.inference.gate_maps import look_at_case, open_gated_model  # noqa: PLC0415
     from sgnet_nnunet.report.slices import draw_gates  # noqa: PLC0415
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -254,8 +253,8 @@ def _look(folder: Path, cases: Sequence[PredictedCase]) -> Iterator[tuple[str, b
             if not case.images:
                 raise SGNetError(f"the images of {case.name} are not at hand")
             if case.fold not in predictors:
-                predictors[case.fold] = load_predictor(folder, fold=case.fold, device=device)
-            if not getattr(predictors[case.fold].network, "gate_names", ()):
+                predictors[case.fold] = open_gated_model(folder, fold=case.fold, device=device)
+            if not predictors[case.fold].gate_names:
                 return
             picture = Path(scratch) / "gates.png"
             seen = look_at_case(predictors[case.fold], case.name, list(case.images), reference=case.reference)

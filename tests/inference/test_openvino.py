@@ -1,4 +1,6 @@
+import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,15 +9,19 @@ import torch
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference import export as openvino
 from sgnet_nnunet.inference.export import export_openvino
-from sgnet_nnunet.inference.exported import open_exported
+from sgnet_nnunet.inference.exported import open_exported, read_export
 from sgnet_nnunet.networks.sgnet import SGNet
 
 
-class Predictor:
-    """What `load_predictor` gives, as far as an export looks at it."""
-
-    def __init__(self, network):
-        self.network = network
+def trained(folder, network):
+    """Return what `load_trained_model` gives, as far as an export looks at it."""
+    return SimpleNamespace(
+        folder=folder,
+        network=network,
+        configuration="3d_fullres",
+        mirroring_axes=(0, 2),
+        checkpoints={"0": folder / "fold_0" / "checkpoint_final.pth"},
+    )
 
 
 @pytest.fixture
@@ -23,13 +29,12 @@ def model(tmp_path, monkeypatch):
     """A model's folder, whose network is put in the place of the loaded one."""
     folder = tmp_path / "Dataset501_Test" / "SGNetTrainer__nnUNetPlans__3d_fullres"
     (folder / "fold_0").mkdir(parents=True)
-    checkpoint = {"init_args": {"configuration": "3d_fullres"}, "inference_allowed_mirroring_axes": (0, 2)}
-    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+    (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights")
     for name in ("plans.json", "dataset.json", "operating_point.json"):
         (folder / name).write_text(json.dumps({"file": name}))
     torch.manual_seed(0)
     network = SGNet(2, 2, features_per_stage=(4, 8, 8), gate_kwargs={"groups": 2}).eval()
-    monkeypatch.setattr(openvino, "load_predictor", lambda *_, **__: Predictor(network))
+    monkeypatch.setattr(openvino, "load_trained_model", lambda *_, **__: trained(folder, network))
     monkeypatch.setattr(openvino, "name_of_model", lambda _: "Dataset501_Test/SGNetTrainer")
     return folder, network
 
@@ -41,6 +46,8 @@ def test_exported_folder_holds_the_description_and_opens(model, tmp_path):
     assert names == {"export.json", "fold_0", "plans.json", "dataset.json", "operating_point.json"}
     written = json.loads((tmp_path / "out" / "export.json").read_text())
     assert (written["configuration"], written["mirroring_axes"]) == ("3d_fullres", [0, 2])
+    checksum = hashlib.sha256(b"weights").hexdigest()
+    assert read_export(tmp_path / "out").weights_sha256 == {"0": checksum}
     engine = open_exported(tmp_path / "out")
     image = np.random.default_rng(0).random((2, 8, 16, 16), dtype=np.float32)
     with torch.inference_mode():
@@ -68,6 +75,6 @@ def test_folder_in_use_is_left_alone(model, tmp_path):
 def test_network_that_is_no_sgnet_is_refused(model, tmp_path, monkeypatch):
     folder, _ = model
     network = torch.nn.Conv3d(2, 2, 1)
-    monkeypatch.setattr(openvino, "load_predictor", lambda *_, **__: Predictor(network))
+    monkeypatch.setattr(openvino, "load_trained_model", lambda *_, **__: trained(folder, network))
     with pytest.raises(SGNetError, match="Conv3d cannot be run in stages"):
         export_openvino(folder, tmp_path / "out", folds=["0"])

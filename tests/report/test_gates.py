@@ -40,17 +40,14 @@ def load_network(monkeypatch):
     """Return a function that lets every model's folder hold a network with these gates."""
 
     def load(*gates):
-        network = SimpleNamespace(gate_names=gates)
-        monkeypatch.setattr(
-            "sgnet_nnunet.inference.trained_model.load_predictor",
-            lambda *_, **__: SimpleNamespace(network=network),
-        )
+        model = SimpleNamespace(gate_names=gates)
+        monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.open_gated_model", lambda *_, **__: model)
         monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.look_at_case", look)
 
-    def look(predictor, name, images, *, reference):
+    def look(model, name, images, *, reference):
         mask = np.zeros((6, 20, 16), dtype=bool)
         mask[2:4, 8:12, 4:9] = True
-        gates = dict.fromkeys(predictor.network.gate_names, mask)
+        gates = dict.fromkeys(model.gate_names, mask)
         image = np.ones((len(images), *mask.shape), dtype=np.float32)
         return GatedCase(
             name=name, image=image, spacing=(4.0, 1.0, 1.0), gates=gates, prediction=mask, reference=mask
