@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -218,14 +218,15 @@ def read_operating_point(path: Path) -> OperatingPointRecord:
 
 
 def find_operating_point(
-    requested: str, model_folder: Path, *, provenance: Provenance
+    requested: str, model_folder: Path, *, provenance: Callable[[], Provenance]
 ) -> OperatingPoint | None:
     """Return the operating point to predict at; None for nnU-Net's own segmentation.
 
     Args:
         requested: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder, if any.
         model_folder: nnU-Net's folder of the training, or one of `sgnet export`.
-        provenance: The networks and settings of the prediction.
+        provenance: Returns the networks and settings of the prediction. It is called only if there is a
+            point, since checksums of weights take a moment.
 
     Raises:
         InputFileError: If the file cannot be used, or the point was tuned for other networks or settings.
@@ -235,7 +236,7 @@ def find_operating_point(
         logger.info("no operating point: nnU-Net's own segmentation")
         return None
     record = read_operating_point(path)
-    if reason := record.why_not(provenance):
+    if reason := record.why_not(provenance()):
         raise InputFileError(path, reason, _TUNE_AGAIN)
     logger.info("operating point of %s: %s", path, record.point)
     if len(record.tuned_for.folds) > 1:

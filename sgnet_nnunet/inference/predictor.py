@@ -279,7 +279,9 @@ class Predictor:
         models = [open_model(folder, options) for folder in model_folders]
         point = None
         if len(models) == 1:
-            point = find_operating_point(operating_point, model_folders[0], provenance=models[0].provenance)
+            point = find_operating_point(
+                operating_point, model_folders[0], provenance=lambda: models[0].provenance
+            )
         return cls(models, options=options, point=point)
 
     @property

@@ -169,12 +169,12 @@ def test_point_and_what_it_was_tuned_for_are_read(tuned):
 def test_point_is_applied_to_what_it_was_tuned_for(model_folder, tuned, caplog, engine):
     caplog.set_level(logging.INFO)
     provenance = replace(TUNED, engine=engine, folds=("1", "0"))
-    point = find_operating_point("auto", model_folder, provenance=provenance)
+    point = find_operating_point("auto", model_folder, provenance=lambda: provenance)
     assert point == OperatingPoint(threshold=0.4, min_lesion_volume_mm3=3)
     assert f"{tuned}: {point}" in caplog.text
     assert "applied to the folds' average" in caplog.text
-    assert find_operating_point(str(tuned), model_folder, provenance=TUNED) == point
-    assert find_operating_point("none", model_folder, provenance=TUNED) is None
+    assert find_operating_point(str(tuned), model_folder, provenance=lambda: TUNED) == point
+    assert find_operating_point("none", model_folder, provenance=lambda: TUNED) is None
 
 
 @pytest.mark.parametrize(
@@ -192,12 +192,12 @@ def test_point_is_refused_with_the_reason_for_anything_else(model_folder, tuned,
     record = read_operating_point(tuned)
     assert record.why_not(TUNED) == ""
     with pytest.raises(InputFileError, match=rf"operating_point\.json: .*{reason}.*run sgnet tune again"):
-        find_operating_point("auto", model_folder, provenance=replace(TUNED, **change))
+        find_operating_point("auto", model_folder, provenance=lambda: replace(TUNED, **change))
 
 
 def test_without_a_point_none_is_applied(model_folder, caplog):
     caplog.set_level(logging.INFO)
-    assert find_operating_point("auto", model_folder, provenance=TUNED) is None
+    assert find_operating_point("auto", model_folder, provenance=pytest.fail) is None
     assert "no operating point" in caplog.text
 
 
@@ -227,7 +227,7 @@ def test_files_that_are_no_json_objects_are_refused(tmp_path, text, message):
 
 def test_named_point_that_is_missing_is_refused(model_folder, tmp_path):
     with pytest.raises(InputFileError, match=r"no_point\.json: cannot be read \(No such file"):
-        find_operating_point(str(tmp_path / "no_point.json"), model_folder, provenance=TUNED)
+        find_operating_point(str(tmp_path / "no_point.json"), model_folder, provenance=lambda: TUNED)
 
 
 def test_points_are_not_applied_to_an_average_of_models(model_folder, tuned, tmp_path, caplog):
