@@ -16,7 +16,7 @@ from sgnet_nnunet.evaluation.operating_point import checksum_of, name_of_model
 from sgnet_nnunet.files import atomic_folder, atomic_path, write_text
 from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, open_exported
 from sgnet_nnunet.inference.runtimes import import_openvino
-from sgnet_nnunet.inference.torch_engines import can_be_staged, staged_models
+from sgnet_nnunet.inference.torch_engines import runs_on_blocks, stage_models
 from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_model
 from sgnet_nnunet.networks.geometry import NetworkGeometry
 from sgnet_nnunet.networks.sgnet import SGNet
@@ -140,14 +140,14 @@ def export_openvino(
             geometries[fold] = networks[fold].geometry
             target = partial / f"fold_{fold}"
             target.mkdir()
-            for name, stage in staged_models(networks[fold]).items():
+            for name, stage in stage_models(networks[fold]).items():
                 openvino.save_model(stage, str(target / f"{name}.xml"), compress_to_fp16=False)
         _describe(partial, trained, folds=geometries, network=networks[folds[0]], checksums=checksums)
         return max(_check(network, partial, fold) for fold, network in networks.items())
 
 
 def _staged_network(network: nn.Module) -> SGNet:
-    if not isinstance(network, SGNet) or not can_be_staged(network):
+    if not isinstance(network, SGNet) or not runs_on_blocks(network):
         raise SGNetError(
             f"{type(network).__name__} cannot be run in stages, only SG-Nets can; write it as ONNX "
             "(-o model.onnx), or predict with the trained model itself"

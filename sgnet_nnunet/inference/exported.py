@@ -9,7 +9,7 @@ from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.inference.engines import ChunkedEngine, Engine, Ensemble
 from sgnet_nnunet.inference.runtimes import OpenVINORuntime, checked_precision
-from sgnet_nnunet.inference.sparse import BlockSparseEngine
+from sgnet_nnunet.inference.sparse import BlockSparseEngine, stage_names
 from sgnet_nnunet.networks.geometry import NetworkGeometry
 
 logger = logging.getLogger(__name__)
@@ -127,8 +127,3 @@ def _open_fold(export: Export, fold: str, *, precision: str, engine: str, max_me
     runtime = OpenVINORuntime(models, precision=checked_precision(precision))
     logger.info("engine: %s, runtime: openvino, precision: %s", "sparse" if skip else "whole", precision)
     return ChunkedEngine(BlockSparseEngine(geometry, runtime, skip=skip), max_memory=max_memory)
-
-
-def stage_names(geometry: NetworkGeometry) -> list[str]:
-    """Return the names of a network's stages."""
-    return ["stem", "deep", *(f"up{level}" for level in range(len(geometry.features) - 1))]

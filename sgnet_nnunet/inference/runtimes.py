@@ -1,7 +1,8 @@
-"""The cores to compute with."""
+"""The runtime OpenVINO, and the cores to compute with; PyTorch's is in `inference.torch_engines`."""
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock, local
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,6 +53,10 @@ class OpenVINORuntime:
         self._precision = precision
         self._core = import_openvino().Core()
         self._stages: dict[tuple[str, int], Stage] = {}
+
+    def session(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: OpenVINO changes nothing of the process."""
+        return nullcontext()
 
     def block_stage(self, name: str) -> Stage:
         """Return a stage of as many streams as there are threads, one of them for each caller."""

@@ -1,10 +1,24 @@
-"""Blocks of a volume, and the windows that are cut from it for them.
+"""The block-sparse engine: an SG-Net on a whole image, computed only where its gates are open.
 
-Arrays have their channels last, so that the rows which a window is copied by are long.
+The network's stages run one after the other, each over the whole image:
+
+- `stem`, the encoder's first two levels, on blocks; a block of background alone is computed once.
+- `deep`, the encoder's levels below, at once or in chunks along z.
+- `up2`, `up1`, `up0`, the decoder's levels by their resolution, on the blocks in which their gate is open.
+  `up0` ends in the logits, which are constant where the finest gate is closed.
+
+A gate is nested in the coarser one, so that nothing reads a feature where a gate is closed: such blocks are
+left out, and the logits are to the bit those of running every block. With `skip=False` every block is run,
+which needs no gates.
+
+A block is cut out as a window with a halo, zero outside the image as the padding of the network's own
+convolutions is. Arrays have their channels last, so that the rows which a window is copied by are long.
+A `Runtime` computes the stages: PyTorch (`inference.torch_engines`) or OpenVINO (`inference.runtimes`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import product
 from threading import local
@@ -19,121 +33,50 @@ from sgnet_nnunet.networks.geometry import GateGeometry, NetworkGeometry
 Size = tuple[int, int, int]
 """z, y, x in voxels."""
 
+Mask = NDArray[np.bool_]
+"""Shape (z, y, x)."""
 
-def copy_window(volume: NDArray[np.generic], start: Size, window: NDArray[np.generic]) -> None:
-    """Fill `window` with what `volume` holds from `start` on, and with zeros where it has nothing.
+Feature = NDArray[np.float32]
+"""Shape (z, y, x, channels)."""
 
-    Args:
-        volume: Shape (z, y, x, ...).
-        start: First voxel of the window, which may lie outside the volume.
-        window: Shape (z, y, x, ...), the last axes those of the volume.
-    """
-    inner, outer = [], []
-    for first, length, extent in zip(start, window.shape, volume.shape, strict=False):
-        low, high = max(first, 0), min(first + length, extent)
-        if low >= high:
-            window[...] = 0
-            return
-        outer.append(slice(low, high))
-        inner.append(slice(low - first, high - first))
-    source = volume[tuple(outer)]
-    if source.shape[:3] != window.shape[:3]:
-        window[...] = 0
-    window[tuple(inner)] = source
+Image = NDArray[np.float32]
+"""Shape (channels, z, y, x)."""
+
+Arrays = Sequence[NDArray[np.float32]]
+
+_Job = TypeVar("_Job")
 
 
-def copy_image_window(image: NDArray[np.float32], start: Size, window: NDArray[np.float32]) -> None:
-    """Fill a window with channels last from an image with channels first; see `copy_window`.
+class Stage(Protocol):
+    """One stage of a network; may be called by several threads at once."""
 
-    Args:
-        image: Shape (channels, z, y, x).
-        start: First voxel of the window.
-        window: Shape (z, y, x, channels).
-    """
-    # A channel at a time: rows along x are copied faster than pairs of channels.
-    for channel, voxels in enumerate(image):
-        copy_window(voxels, start, window[..., channel])
+    def __call__(self, *inputs: NDArray[np.float32]) -> Arrays:
+        """Return the results, shape (blocks, z, y, x, channels).
+
+        They are valid until the same thread calls the stage again.
+        """
+        ...
 
 
-def inside_window(extent: Size, start: Size, size: Size) -> NDArray[np.bool_]:
-    """Return which voxels of a window lie inside a volume, shape `size`."""
-    if all(
-        first >= 0 and first + length <= limit
-        for first, length, limit in zip(start, size, extent, strict=True)
-    ):
-        return np.ones(size, dtype=bool)
-    along = [
-        (np.arange(first, first + length) >= 0) & (np.arange(first, first + length) < limit)
-        for first, length, limit in zip(start, size, extent, strict=True)
-    ]
-    return along[0][:, None, None] & along[1][None, :, None] & along[2][None, None, :]
+class Runtime(Protocol):
+    """A library that computes a network's stages, and the threads it has."""
 
+    @property
+    def threads(self) -> int:
+        """How many threads may call a `block_stage` at once."""
+        ...
 
-def block_starts(extent: Size, block: Size) -> list[Size]:
-    """Return the first voxels of the blocks that cover a volume; the last may reach beyond it."""
-    z, y, x = (range(0, length, step) for length, step in zip(extent, block, strict=True))
-    return list(product(z, y, x))
+    def session(self) -> AbstractContextManager[None]:
+        """Return the context that stages are called in; it restores what they change of the process."""
+        ...
 
+    def block_stage(self, name: str) -> Stage:
+        """Return a stage to be called by every thread, with inputs of one fixed shape."""
+        ...
 
-def open_block_starts(mask: NDArray[np.bool_], block: Size) -> list[Size]:
-    """Return the first voxels of the blocks that hold a True voxel of `mask`, shape (z, y, x)."""
-    padding = [(0, -length % step) for length, step in zip(mask.shape, block, strict=True)]
-    padded = np.pad(mask, padding)
-    counts = [length // step for length, step in zip(padded.shape, block, strict=True)]
-    split = padded.reshape(counts[0], block[0], counts[1], block[1], counts[2], block[2])
-    opened = np.argwhere(split.any(axis=(1, 3, 5)))
-    return [(z * block[0], y * block[1], x * block[2]) for z, y, x in opened.tolist()]
-
-
-def batches(starts: Sequence[Size], size: int) -> Iterator[Sequence[Size]]:
-    """Yield the starts in groups of `size`; the last may be smaller."""
-    for first in range(0, len(starts), size):
-        yield starts[first : first + size]
-
-
-def repeat_twice(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask, shape (z, y, x), on the grid of twice its resolution."""
-    return mask.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
-
-
-def dilate(mask: NDArray[np.bool_], voxels: int) -> NDArray[np.bool_]:
-    """Return a mask grown by a cube of `voxels` to each side, shape (z, y, x)."""
-    grown = mask
-    for axis in range(3):
-        before = np.moveaxis(grown, axis, 0)
-        grown = grown.copy()
-        after = np.moveaxis(grown, axis, 0)
-        for step in range(1, voxels + 1):
-            after[step:] |= before[:-step]
-            after[:-step] |= before[step:]
-    return grown
-
-
-def write_block(volume: NDArray[np.float32], start: Size, block: NDArray[np.float32]) -> None:
-    """Write a block, shape (z, y, x, channels), into a volume, as far as it reaches."""
-    target = volume[
-        tuple(slice(first, first + length) for first, length in zip(start, block.shape[:3], strict=True))
-    ]
-    z, y, x, _ = target.shape
-    target[...] = block[:z, :y, :x]
-
-
-def rounded_up(shape: Sequence[int], divisor: int) -> Size:
-    """Return a shape, z, y, x, raised to multiples of a divisor."""
-    z, y, x = (-(-length // divisor) * divisor for length in shape)
-    return z, y, x
-
-
-def divided(size: Size, divisor: int) -> Size:
-    """Return a size or a voxel on a grid of a fraction of the resolution, rounded down."""
-    z, y, x = size
-    return z // divisor, y // divisor, x // divisor
-
-
-def moved(start: Size, by: int) -> Size:
-    """Return a voxel moved, or a size grown, by so many voxels along each axis."""
-    z, y, x = start
-    return z + by, y + by, x + by
+    def whole_stage(self, name: str) -> Stage:
+        """Return a stage to be called by one thread, which uses all of them, with inputs of any size."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,22 +92,30 @@ class Blocks:
     batch: int
 
 
+# Exports hold these shapes: raise their version with them.
 STEM_BLOCKS = Blocks(size=(24, 16, 48), batch=1)
-"""In voxels of the image; multiples of 4. Exports hold these shapes: raise their version with them."""
+"""In voxels of the image; multiples of 4."""
 
-_FULL, _HALF, _COARSER = (
+DECODER_BLOCKS = (
     Blocks(size=(8, 8, 16), batch=8),
     Blocks(size=(4, 8, 8), batch=8),
     Blocks(size=(4, 4, 8), batch=8),
 )
+"""Of the decoder's levels, full resolution first; the last for all that are coarser.
+
+Smaller blocks follow a gate more closely and spend more on their halo.
+"""
+
+DEEP_VOXELS = 2**18
+"""Voxels, at a quarter of the resolution, of the encoder's deeper levels that are run at once."""
+
+KEPT_BYTES = 2**29
+"""Memory that an engine keeps for its next image at most; a brain takes about a third of it."""
 
 
-def blocks_of(level: int) -> Blocks:
-    """Return the blocks of the decoder's level at 1 / 2 ** `level` of the resolution.
-
-    Smaller blocks follow a gate more closely and spend more on their halo.
-    """
-    return (_FULL, _HALF, _COARSER)[min(level, 2)]
+def stage_names(geometry: NetworkGeometry) -> list[str]:
+    """Return the names of a network's stages, in the order that they run in."""
+    return ["stem", "deep", *(f"up{level}" for level in reversed(range(len(geometry.gates))))]
 
 
 def input_shapes(geometry: NetworkGeometry) -> dict[str, list[list[int]]]:
@@ -178,127 +129,22 @@ def input_shapes(geometry: NetworkGeometry) -> dict[str, list[list[int]]]:
         "stem": [shape(STEM_BLOCKS, 1, 6, geometry.channels), shape(STEM_BLOCKS, 2, 2, 1)],
         "deep": [[1, -1, -1, -1, features[1]]],
     }
-    for level in range(len(features) - 1):
-        blocks = blocks_of(level)
+    for level in range(len(geometry.gates)):
+        blocks = _decoder_blocks(level)
         fine = shape(blocks, 1, 2, features[level]) if level else shape(blocks, 1, 4, geometry.channels)
         shapes[f"up{level}"] = [shape(blocks, 2, 2, features[level + 1]), shape(blocks, 1, 2, 1), fine]
     return shapes
 
 
-Mask = NDArray[np.bool_]
-"""Shape (z, y, x)."""
-
-
-def decide(gate: GateGeometry, score: NDArray[np.float32], parent: Mask | None) -> Mask:
-    """Return what a gate admits; see `networks.gates.HardSpatialGate.forward`."""
-    admitted = score > gate.score_threshold
-    allowed = on_grid(parent, score.shape) if gate.nested and parent is not None else None
-    if allowed is not None:
-        admitted &= allowed
-    admitted = dilate(admitted, gate.dilation)
-    if allowed is not None:
-        admitted &= allowed
-    return np.ones_like(admitted) if gate.bypassed else admitted
-
-
-def on_grid(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    """Return a mask on the grid of a multiple, a power of two, of its resolution."""
-    while mask.shape != shape:
-        mask = repeat_twice(mask)
-    return mask
-
-
-class Workspace:
-    """Hands out arrays by name; the system gives a fresh page out slowly, one used before at once."""
-
-    def __init__(self) -> None:
-        self._memory: dict[str, NDArray[np.float32]] = {}
-
-    def trim(self, most: int) -> None:
-        """Give everything back if it is more than `most` bytes."""
-        if sum(held.nbytes for held in self._memory.values()) > most:
-            self._memory.clear()
-
-    def take(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return an array of a shape, with anything in it; the one of that name before is given up."""
-        voxels = int(np.prod(shape))
-        held = self._memory.get(name)
-        if held is None or held.size < voxels:
-            # Given up first, so that both are never there at once.
-            self._memory.pop(name, None)
-            del held
-            # Zeros are handed out untouched: what nothing is written to takes no memory.
-            held = self._memory[name] = np.zeros(voxels, dtype=np.float32)
-        return held[:voxels].reshape(shape)
-
-
-Arrays = Sequence[NDArray[np.float32]]
-
-
-class Stage(Protocol):
-    """One stage of a network; may be called by several threads at once."""
-
-    def __call__(self, *inputs: NDArray[np.float32]) -> Arrays:
-        """Return the results, channels last; they hold until the same thread calls the stage again."""
-        ...
-
-
-class Runtime(Protocol):
-    """A library that computes, and the threads it has."""
-
-    @property
-    def threads(self) -> int:
-        """How many threads may call `block_stage` results at once."""
-        ...
-
-    def block_stage(self, name: str) -> Stage:
-        """Return a stage to be called by every thread, with inputs of one fixed shape."""
-        ...
-
-    def whole_stage(self, name: str) -> Stage:
-        """Return a stage to be called by one thread, which uses all of them, with inputs of any size."""
-        ...
-
-
-Feature = NDArray[np.float32]
-"""Shape (z, y, x, channels)."""
-
-Image = NDArray[np.float32]
-"""Shape (channels, z, y, x)."""
-
-KEPT_BYTES = 2**29
-"""Memory that an engine keeps for its next image at most; a brain takes about a third of it."""
-
-_Job = TypeVar("_Job")
-
-DEEP_VOXELS = 2**18
-"""Voxels, at a quarter of the resolution, of the encoder's deeper levels that are run at once."""
-
-
-def memory_of(geometry: NetworkGeometry) -> MemoryNeed:
-    """Return what the block-sparse engine takes at most, with the gates open everywhere.
-
-    At most two neighbouring decoder levels are kept at once, next to the skip features. The encoder's
-    deeper levels keep their input and each level's result, once in the runtime and once in its own layout.
-    """
-    shares = [features / 8**level for level, features in enumerate(geometry.features)]
-    floats = sum(shares[1:]) + sum(shares[1:3]) + geometry.features[1] / 64
-    masks = 2.5
-    deep_floats = geometry.features[1] + sum(
-        features / 8**level for level, features in enumerate(geometry.features[2:])
-    )
-    return MemoryNeed(
-        fixed=3 * BYTES * deep_floats * DEEP_VOXELS,
-        per_voxel=BYTES * floats + masks,
-        per_logit=BYTES,
-    )
+def _decoder_blocks(level: int) -> Blocks:
+    return DECODER_BLOCKS[min(level, len(DECODER_BLOCKS) - 1)]
 
 
 class BlockSparseEngine:
-    """Runs an SG-Net on a whole image.
+    """Runs an SG-Net of three or more levels on a whole image.
 
     Args:
-        geometry: The network's geometry.
+        geometry: The network's sizes and gates.
         runtime: What computes its stages.
         skip: Leave out what cannot matter: decoder blocks behind closed gates, and encoder blocks of
             nothing but background.
@@ -328,24 +174,25 @@ class BlockSparseEngine:
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x)."""
         image = np.asarray(image, dtype=np.float32)
-        extent = rounded_up(image.shape[1:], self.geometry.divisor)
-        half, pooled = self._stem(image, extent)
-        deeper, score = self._deep(pooled)
-        del pooled
-        *skips, feature = half, *deeper
-        finest: Mask | None = None
-        for gate, level in zip(self.geometry.gates, reversed(range(len(skips) + 1)), strict=True):
-            if gate is not None and score is not None:
-                finest = decide(gate, score[..., 0], finest)
-            admitted = np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
-            if level:
-                feature, score = self._up(level, feature, admitted, skips.pop())
-        logits = self._logits(feature, admitted, finest, image)
+        with self.runtime.session():
+            half, pooled = self._stem(image)
+            deeper, score = self._deep(pooled)
+            *skips, feature = half, *deeper
+            finest: Mask | None = None
+            for gate, level in zip(self.geometry.gates, reversed(range(len(skips) + 1)), strict=True):
+                if gate is not None and score is not None:
+                    finest = decide(gate, score[..., 0], finest)
+                # A level without a gate runs everywhere, below a gated one too.
+                mask = np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
+                if level:
+                    feature, score = self._up(level, feature, mask, skips.pop())
+            logits = self._logits(feature, mask, finest, image)
         self._workspace.trim(KEPT_BYTES)
         return logits
 
-    def _stem(self, image: Image, extent: Size) -> tuple[Feature, Feature]:
+    def _stem(self, image: Image) -> tuple[Feature, Feature]:
         """Return the feature at half the resolution, and that pooled to a quarter of it."""
+        extent = rounded_up(image.shape[1:], self.divisor)
         features, stage, size = self.geometry.features, self.runtime.block_stage("stem"), STEM_BLOCKS.size
         half = self._workspace.take("half", (*divided(extent, 2), features[1]))
         pooled = self._workspace.take("pooled", (*divided(extent, 4), features[1]))
@@ -369,7 +216,7 @@ class BlockSparseEngine:
         return half, pooled
 
     def _deep(self, pooled: Feature) -> tuple[list[Feature], Feature | None]:
-        """Return the deeper features, finest first, and the first gate's score."""
+        """Return the deeper features, finest first, and the first gate's score if there is one."""
         stage, levels = self.runtime.whole_stage("deep"), len(self.geometry.features) - 2
         unit = 2 ** (levels - 1)
         margin = 2 * unit
@@ -379,8 +226,8 @@ class BlockSparseEngine:
         for first in range(0, len(pooled), thickness):
             last = min(first + thickness, len(pooled))
             low, high = max(first - margin, 0), min(last + margin, len(pooled))
-            slab = np.ascontiguousarray(pooled[low:high])[None]
-            for index, part in enumerate(stage(slab)):
+            chunk = np.ascontiguousarray(pooled[low:high])[None]
+            for index, part in enumerate(stage(chunk)):
                 step = 2 ** min(index, levels - 1)
                 if first == 0:
                     shape = (len(pooled) // step, *part.shape[2:])
@@ -389,11 +236,16 @@ class BlockSparseEngine:
                 results[index][first // step : last // step] = kept
         return results[:levels], results[levels] if len(results) > levels else None
 
-    def _up(
-        self, level: int, coarse: Feature, admitted: Mask, skip: Feature
-    ) -> tuple[Feature, Feature | None]:
-        """Return a decoder level's feature and the next gate's score."""
-        fine = repeat_twice(admitted)
+    def _up(self, level: int, coarse: Feature, mask: Mask, skip: Feature) -> tuple[Feature, Feature | None]:
+        """Return a decoder level's feature and the next gate's score if there is one.
+
+        Args:
+            level: The resolution is 1 / 2 ** `level`.
+            coarse: The coarser level's feature.
+            mask: Where this level is to be computed, on the grid of `coarse`.
+            skip: The encoder's feature.
+        """
+        fine = repeat_twice(mask)
         # What no block writes holds anything: the next level and its gate look only where this one is open.
         feature = self._workspace.take(f"up{level}", (*fine.shape, self.geometry.features[level]))
         scored = self.geometry.gates[-level] is not None
@@ -407,19 +259,17 @@ class BlockSparseEngine:
         self._run_blocks(level, coarse, fine, skip, write)
         return feature, score
 
-    def _logits(
-        self, coarse: Feature, admitted: Mask, finest: Mask | None, image: Image
-    ) -> NDArray[np.float32]:
+    def _logits(self, coarse: Feature, mask: Mask, finest: Mask | None, image: Image) -> NDArray[np.float32]:
         """Return the logits, (heads, z, y, x), the background's wherever the finest gate is closed."""
         background = np.asarray(self.geometry.background, dtype=np.float32)
         logits = np.empty((self.heads, *image.shape[1:]), dtype=np.float32)
         logits[...] = background[:, None, None, None]
         channels_last = np.moveaxis(logits, 0, -1)
-        fine = repeat_twice(admitted)
-        closing = fine if finest is None or finest is admitted else on_grid(finest, fine.shape)
+        fine = repeat_twice(mask)
+        closing = fine if finest is None or finest is mask else on_grid(finest, fine.shape)
 
         def write(start: Size, is_open: NDArray[np.float32], results: Arrays) -> None:
-            if finest is not admitted:
+            if finest is not mask:
                 copy_window(closing[..., None], moved(start, -1), is_open)
             inner = is_open[1:-1, 1:-1, 1:-1] > 0
             write_block(channels_last, start, np.where(inner, results[0], background))
@@ -439,14 +289,14 @@ class BlockSparseEngine:
 
         `write` gets a block's start, its mask with a halo of 1, shape (z, y, x, 1), and its results.
         """
-        stage, blocks = self.runtime.block_stage(f"up{level}"), blocks_of(level)
+        stage, blocks = self.runtime.block_stage(f"up{level}"), _decoder_blocks(level)
         halo, channels = (1, skip.shape[3]) if level else (2, self.channels)
         copy_skip = copy_window if level else copy_image_window
 
         def run(starts: Sequence[Size]) -> None:
             inputs = (
                 self._buffer("coarse", blocks, divided(blocks.size, 2), 1, coarse.shape[3]),
-                self._buffer("admitted", blocks, blocks.size, 1, 1),
+                self._buffer("mask", blocks, blocks.size, 1, 1),
                 self._buffer("skip", blocks, blocks.size, halo, channels),
             )
             for slot, start in enumerate(starts):
@@ -457,11 +307,8 @@ class BlockSparseEngine:
             for slot, start in enumerate(starts):
                 write(start, inputs[1][slot], [result[slot] for result in results])
 
-        starts = (
-            open_block_starts(fine, blocks.size)
-            if self.skip
-            else block_starts(rounded_up(fine.shape, 1), blocks.size)
-        )
+        extent = rounded_up(fine.shape, 1)
+        starts = open_block_starts(fine, blocks.size) if self.skip else block_starts(extent, blocks.size)
         self._run_all(run, list(batches(starts, blocks.batch)))
 
     def _run_all(self, run: Callable[[_Job], None], jobs: Sequence[_Job]) -> None:
@@ -475,3 +322,170 @@ class BlockSparseEngine:
         if (name, shape) not in own:
             own[name, shape] = np.zeros(shape, dtype=np.float32)
         return own[name, shape]
+
+
+def memory_of(geometry: NetworkGeometry) -> MemoryNeed:
+    """Return what the block-sparse engine takes at most, with the gates open everywhere.
+
+    At most two neighbouring decoder levels are kept at once, next to the skip features. The encoder's
+    deeper levels keep their input and each level's result, once in the runtime and once in its own layout.
+    """
+    shares = [features / 8**level for level, features in enumerate(geometry.features)]
+    floats = sum(shares[1:]) + sum(shares[1:3]) + geometry.features[1] / 64
+    masks = 2.5
+    deep_floats = geometry.features[1] + sum(
+        features / 8**level for level, features in enumerate(geometry.features[2:])
+    )
+    return MemoryNeed(
+        fixed=3 * BYTES * deep_floats * DEEP_VOXELS,
+        per_voxel=BYTES * floats + masks,
+        per_logit=BYTES,
+    )
+
+
+class Workspace:
+    """Named scratch buffers, reused between images to avoid page faults."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, NDArray[np.float32]] = {}
+
+    def trim(self, most: int) -> None:
+        """Free all buffers if they are more than `most` bytes."""
+        if sum(buffer.nbytes for buffer in self._memory.values()) > most:
+            self._memory.clear()
+
+    def take(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the buffer of a name as an array of a shape; its values are arbitrary."""
+        voxels = int(np.prod(shape))
+        buffer = self._memory.get(name)
+        if buffer is None or buffer.size < voxels:
+            # Freed first, so that both are never there at once.
+            self._memory.pop(name, None)
+            del buffer
+            # Pages of zeros take no memory until they are written to.
+            buffer = self._memory[name] = np.zeros(voxels, dtype=np.float32)
+        return buffer[:voxels].reshape(shape)
+
+
+def decide(gate: GateGeometry, score: NDArray[np.float32], parent: Mask | None) -> Mask:
+    """Return where a gate is open; see `networks.gates.HardSpatialGate.forward`."""
+    mask = score > gate.score_threshold
+    allowed = on_grid(parent, score.shape) if gate.nested and parent is not None else None
+    if allowed is not None:
+        mask &= allowed
+    mask = dilate(mask, gate.dilation)
+    if allowed is not None:
+        mask &= allowed
+    return np.ones_like(mask) if gate.bypassed else mask
+
+
+def on_grid(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    """Return a mask on the grid of a multiple, a power of two, of its resolution."""
+    while mask.shape != shape:
+        mask = repeat_twice(mask)
+    return mask
+
+
+def repeat_twice(mask: Mask) -> Mask:
+    """Return a mask on the grid of twice its resolution."""
+    return mask.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+
+
+def dilate(mask: Mask, voxels: int) -> Mask:
+    """Return a mask grown by a cube of `voxels` to each side."""
+    grown = mask
+    for axis in range(3):
+        before = np.moveaxis(grown, axis, 0)
+        grown = grown.copy()
+        after = np.moveaxis(grown, axis, 0)
+        for step in range(1, voxels + 1):
+            after[step:] |= before[:-step]
+            after[:-step] |= before[step:]
+    return grown
+
+
+def copy_window(volume: NDArray[np.generic], start: Size, window: NDArray[np.generic]) -> None:
+    """Fill `window` with what `volume` holds from `start` on, and with zeros where it has nothing.
+
+    Args:
+        volume: Shape (z, y, x, ...).
+        start: First voxel of the window, which may lie outside the volume.
+        window: Shape (z, y, x, ...), the last axes those of the volume.
+    """
+    inner, outer = [], []
+    for first, length, extent in zip(start, window.shape, volume.shape, strict=False):
+        low, high = max(first, 0), min(first + length, extent)
+        if low >= high:
+            window[...] = 0
+            return
+        outer.append(slice(low, high))
+        inner.append(slice(low - first, high - first))
+    source = volume[tuple(outer)]
+    if source.shape[:3] != window.shape[:3]:
+        window[...] = 0
+    window[tuple(inner)] = source
+
+
+def copy_image_window(image: Image, start: Size, window: NDArray[np.float32]) -> None:
+    """Fill a window with channels last from an image with channels first; see `copy_window`."""
+    # A channel at a time: rows along x are copied faster than pairs of channels.
+    for channel, voxels in enumerate(image):
+        copy_window(voxels, start, window[..., channel])
+
+
+def inside_window(extent: Size, start: Size, size: Size) -> Mask:
+    """Return which voxels of a window of a size lie inside a volume of an extent."""
+    z, y, x = (
+        (np.arange(first, first + length) >= 0) & (np.arange(first, first + length) < limit)
+        for first, length, limit in zip(start, size, extent, strict=True)
+    )
+    return z[:, None, None] & y[:, None] & x
+
+
+def write_block(volume: NDArray[np.float32], start: Size, block: NDArray[np.float32]) -> None:
+    """Write a block, shape (z, y, x, channels), into a volume, as far as it reaches."""
+    target = volume[
+        tuple(slice(first, first + length) for first, length in zip(start, block.shape[:3], strict=True))
+    ]
+    z, y, x, _ = target.shape
+    target[...] = block[:z, :y, :x]
+
+
+def block_starts(extent: Size, block: Size) -> list[Size]:
+    """Return the first voxels of the blocks that cover a volume; the last may reach beyond it."""
+    z, y, x = (range(0, length, step) for length, step in zip(extent, block, strict=True))
+    return list(product(z, y, x))
+
+
+def open_block_starts(mask: Mask, block: Size) -> list[Size]:
+    """Return the first voxels of the blocks that hold a True voxel of a mask."""
+    padding = [(0, -length % step) for length, step in zip(mask.shape, block, strict=True)]
+    padded = np.pad(mask, padding)
+    counts = [length // step for length, step in zip(padded.shape, block, strict=True)]
+    split = padded.reshape(counts[0], block[0], counts[1], block[1], counts[2], block[2])
+    opened = np.argwhere(split.any(axis=(1, 3, 5)))
+    return [(z * block[0], y * block[1], x * block[2]) for z, y, x in opened.tolist()]
+
+
+def batches(starts: Sequence[Size], size: int) -> Iterator[Sequence[Size]]:
+    """Yield the starts in groups of `size`; the last may be smaller."""
+    for first in range(0, len(starts), size):
+        yield starts[first : first + size]
+
+
+def rounded_up(shape: Sequence[int], divisor: int) -> Size:
+    """Return a shape, z, y, x, raised to multiples of a divisor."""
+    z, y, x = (-(-length // divisor) * divisor for length in shape)
+    return z, y, x
+
+
+def divided(size: Size, divisor: int) -> Size:
+    """Return a size or a voxel on a grid of a fraction of the resolution, rounded down."""
+    z, y, x = size
+    return z // divisor, y // divisor, x // divisor
+
+
+def moved(start: Size, by: int) -> Size:
+    """Return a voxel moved, or a size grown, by so many voxels along each axis."""
+    z, y, x = start
+    return z + by, y + by, x + by

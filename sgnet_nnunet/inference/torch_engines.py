@@ -1,14 +1,16 @@
-"""SG-Net cut into stages that a runtime runs on blocks: the PyTorch side.
+"""The engines of a trained network, which PyTorch has loaded; and its stages for OpenVINO.
 
-A stage's convolutions take no padding: their inputs come with a halo, which is zero outside the
-image as the network's own padding is, so that a block's result is the network's there. Inputs and
-results have their channels last, shape (blocks, z, y, x, channels).
+`build_engine` chooses. An SG-Net on a CPU is run on blocks (`inference.sparse`), by PyTorch or OpenVINO;
+another registered network, or one on a GPU, in one dense pass; everything else by nnU-Net's sliding window.
 """
 
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -16,8 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
-from torch.nn.utils import fuse_conv_bn_eval
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference.engines import (
@@ -37,7 +37,6 @@ from sgnet_nnunet.inference.runtimes import (
 )
 from sgnet_nnunet.inference.sparse import Arrays, BlockSparseEngine, Stage, input_shapes
 from sgnet_nnunet.networks import WholeImageNetwork, allows_whole_image
-from sgnet_nnunet.networks.gates import HardSpatialGate
 from sgnet_nnunet.networks.geometry import NetworkGeometry
 from sgnet_nnunet.networks.sgnet import ConvBlock, SGNet, UpBlock
 
@@ -45,155 +44,268 @@ if TYPE_CHECKING:
     import openvino
 
 FEWEST_LEVELS = 3
+"""Encoder levels that an SG-Net needs to be run on blocks."""
+
+logger = logging.getLogger(__name__)
 
 
-def can_be_staged(network: nn.Module) -> TypeGuard[SGNet]:
-    """Whether the staged engine can run a network."""
-    return isinstance(network, SGNet) and len(network.encoder) >= FEWEST_LEVELS
+def build_engine(
+    network: nn.Module,
+    weights: Sequence[Mapping[str, Tensor]],
+    *,
+    requested: str = "auto",
+    runtime: str = "auto",
+    precision: str = "f32",
+    device: torch.device,
+    max_memory: int | None = None,
+) -> Engine | None:
+    """Return the engine for a network, or None for nnU-Net's sliding window (`tiled`).
+
+    `auto` takes the first of `KINDS` that the network and the device allow.
+
+    Args:
+        network: The network; it is copied, and its own weights stay as they are.
+        weights: Weights of one or more folds; their logits are averaged.
+        requested: One of `engines.ENGINES`.
+        runtime: `torch`, `openvino` or `auto`, which is OpenVINO on a CPU if it is installed.
+        precision: What OpenVINO computes in, `f32` or `bf16`.
+        device: Where to compute.
+        max_memory: Bytes that may be taken in all, of the device if it is a GPU, else by the process;
+            None for what is free.
+
+    Raises:
+        SGNetError: If the network, or this machine, does not allow what is requested.
+    """
+    # nnU-Net may have compiled it.
+    network = getattr(network, "_orig_mod", network)
+    checked = checked_precision(precision)
+    engine = choose_engine(network, requested, device)
+    build = KINDS[engine].build
+    if build is None:
+        if runtime == "openvino" or checked != "f32":
+            raise SGNetError(
+                "the tiled engine is nnU-Net's own and runs in PyTorch; leave out --runtime and --precision, "
+                "or choose --engine whole"
+            )
+        logger.info("engine: tiled (nnU-Net's sliding window), runtime: torch")
+        return None
+    runtime = _runtime_for(runtime, device)
+    if checked != "f32" and runtime != "openvino":
+        raise SGNetError(
+            f"--precision {checked} needs --runtime openvino (pip install 'sgnet-nnunet[cpu]') on a CPU"
+        )
+    logger.info("engine: %s, runtime: %s on %s, precision: %s", engine, runtime, device.type, checked)
+    folds: list[Engine] = []
+    for fold_weights in weights:
+        own = copy.deepcopy(network).cpu().eval()
+        own.load_state_dict(dict(fold_weights))
+        folds.append(build(own, runtime, checked, device, max_memory))
+    return folds[0] if len(folds) == 1 else Ensemble(folds)
+
+
+def choose_engine(network: nn.Module, requested: str, device: torch.device) -> str:
+    """Return the name of the engine that `build_engine` builds: `sparse`, `whole` or `tiled`.
+
+    Raises:
+        SGNetError: If the network or the device does not allow what is requested.
+    """
+    if requested == "auto":
+        return next(name for name, kind in KINDS.items() if kind.why_not(network, device) is None)
+    reason = KINDS[requested].why_not(network, device)
+    if reason is not None:
+        raise SGNetError(f"--engine {requested}: {reason}")
+    return requested
+
+
+def _runtime_for(requested: str, device: torch.device) -> str:
+    if requested == "openvino" and device.type != "cpu":
+        raise SGNetError(f"--runtime openvino runs on the CPU, not on {device.type}; use --runtime torch")
+    if requested != "auto":
+        return requested
+    return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
+
+
+Build = Callable[[nn.Module, str, Precision, torch.device, int | None], Engine]
+"""From a network with its weights, the runtime, precision, device and `max_memory`."""
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """A kind of engine.
+
+    Attributes:
+        why_not: Returns why a network cannot be run so on a device; None if it can.
+        build: Returns the engine; None for nnU-Net's sliding window.
+    """
+
+    why_not: Callable[[nn.Module, torch.device], str | None]
+    build: Build | None
+
+
+def _why_not_sparse(network: nn.Module, device: torch.device) -> str | None:
+    if not (runs_on_blocks(network) and network.geometry.can_skip):
+        return (
+            f"{type(network).__name__} has no nested hard spatial gate at every level of its decoder; "
+            "use --engine auto"
+        )
+    if device.type != "cpu":
+        return f"sparse runs on the CPU, not on {device.type}; use --engine whole there"
+    return None
+
+
+def _why_not_whole(network: nn.Module, _device: torch.device) -> str | None:
+    if not allows_whole_image(network):
+        return (
+            f"{type(network).__name__} is not registered as a network whose logits are independent of the "
+            "size of its input; use --engine tiled"
+        )
+    return None
+
+
+def _build_sparse(
+    network: nn.Module,
+    runtime: str,
+    precision: Precision,
+    _device: torch.device,
+    max_memory: int | None,
+    *,
+    skip: bool = True,
+) -> Engine:
+    assert isinstance(network, SGNet)  # noqa: S101 - for the type checker
+    if runtime == "torch":
+        stages: TorchRuntime | OpenVINORuntime = TorchRuntime(stages_of(network))
+    else:
+        stages = OpenVINORuntime(stage_models(network), precision=precision)
+    return ChunkedEngine(BlockSparseEngine(network.geometry, stages, skip=skip), max_memory=max_memory)
+
+
+def _build_whole(
+    network: nn.Module, runtime: str, precision: Precision, device: torch.device, max_memory: int | None
+) -> Engine:
+    if device.type == "cpu" and runs_on_blocks(network):
+        return _build_sparse(network, runtime, precision, device, max_memory, skip=False)
+    memory = activation_memory(network, device)
+    run = torch_run(network, device) if runtime == "torch" else _openvino_run(network, precision)
+    dense = DenseEngine(run, sizes_of(network), memory)
+    return ChunkedEngine(dense, max_memory=max_memory, free_memory=free_device_memory(device))
+
+
+KINDS = {
+    "sparse": EngineKind(_why_not_sparse, _build_sparse),
+    "whole": EngineKind(_why_not_whole, _build_whole),
+    "tiled": EngineKind(lambda _network, _device: None, None),
+}
+"""The engines of `engines.ENGINES`; the fastest that change nothing first."""
+
+
+def runs_on_blocks(network: nn.Module) -> TypeGuard[SGNet]:
+    """Whether the block-sparse engine can run a network."""
+    return type(network) is SGNet and len(network.encoder) >= FEWEST_LEVELS
+
+
+class _Stage(nn.Module):
+    """One stage of a network, whose inputs and results have their channels last."""
+
+    def __init__(self, network: SGNet, run: Callable[..., tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.network = network
+        self.run = run
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the results, shape (blocks, z, y, x, channels)."""
+        results = self.run(self.network, *(tensor.permute(0, 4, 1, 2, 3) for tensor in inputs))
+        return tuple(result.permute(0, 2, 3, 4, 1) for result in results)
 
 
 def stages_of(network: SGNet) -> dict[str, nn.Module]:
     """Return the stages of a network in evaluation mode, by name, its batch norms folded in."""
-    network = copy.deepcopy(network).cpu().float().eval()
-    scores = [block.hard_gate for block in network.decoder if isinstance(block, UpBlock)]
-    stages: dict[str, nn.Module] = {"stem": Stem(network), "deep": Deep(network, scores[0])}
-    for block, score, level in zip(
-        network.decoder, [*scores[1:], None], reversed(range(len(network.decoder))), strict=True
-    ):
-        stages[f"up{level}"] = Up(network, block, level, score)
-    return {name: stage.eval().requires_grad_(requires_grad=False) for name, stage in stages.items()}
+    network = copy.deepcopy(network).cpu().float().eval().requires_grad_(requires_grad=False)
+    for block in [module for module in network.modules() if isinstance(module, ConvBlock)]:
+        block.fold_norm()
+    runs: dict[str, Callable[..., tuple[Tensor, ...]]] = {"stem": _stem, "deep": _deep}
+    for level in reversed(range(len(network.decoder))):
+        runs[f"up{level}"] = partial(_up, level=level)
+    return {name: _Stage(network, run) for name, run in runs.items()}
+
+
+def _stem(network: SGNet, image: Tensor, inside: Tensor) -> tuple[Tensor, ...]:
+    """Return the feature at half the resolution, and that pooled to a quarter.
+
+    Args:
+        network: The network.
+        image: With a halo of 3 voxels.
+        inside: See `SGNet.stem`; with a halo of 1.
+    """
+    _, half = network.stem(image, inside, padding=0)
+    return half, network.pool(half)
+
+
+def _deep(network: SGNet, pooled: Tensor) -> tuple[Tensor, ...]:
+    """Return the feature of each level, finest first, then the first gate's score if there is one."""
+    features = network.deep(pooled)
+    return (*features, *_scores(network, len(network.decoder) - 1, features[-1]))
+
+
+def _up(network: SGNet, coarse: Tensor, mask: Tensor, skip: Tensor, *, level: int) -> tuple[Tensor, ...]:
+    """Return the feature of a decoder level, then the next gate's score if there is one.
+
+    Args:
+        network: The network.
+        coarse: With a halo of 1 voxel.
+        mask: 1 where the level's gate is open, 0 elsewhere and outside the image; with a halo of 1.
+        skip: The skip feature, with a halo of 1. At full resolution the image, with a halo of 2, from which
+            the skip feature is computed; the result is then the logits.
+        level: The resolution is 1 / 2 ** `level`.
+    """
+    if level == 0:
+        skip = network.encoder[0](skip, padding=0)
+    feature, _ = _decoder_block(network, level).merge(coarse, skip, mask > 0, padding=0)
+    return (network.head(feature),) if level == 0 else (feature, *_scores(network, level - 1, feature))
+
+
+def _scores(network: SGNet, level: int, coarse: Tensor) -> list[Tensor]:
+    gate = _decoder_block(network, level).hard_gate
+    return [] if gate is None else [gate.combined_score(coarse)]
+
+
+def _decoder_block(network: SGNet, level: int) -> UpBlock:
+    block = network.decoder[-1 - level]
+    assert isinstance(block, UpBlock)  # noqa: S101 - for the type checker
+    return block
 
 
 def example_inputs(geometry: NetworkGeometry) -> dict[str, tuple[Tensor, ...]]:
     """Return a small input of each stage, for what traces it."""
-    features = geometry.features
-
-    def zeros(length: int, channels: int) -> Tensor:
-        return torch.zeros(1, length, length, length, channels)
-
-    inputs = {
-        "stem": (zeros(4 + 6, geometry.channels), zeros(2 + 2, 1)),
-        "deep": (zeros(geometry.divisor, features[1]),),
+    return {
+        name: tuple(
+            # One block; a chunk must be divisible.
+            torch.zeros([1, *(geometry.divisor if length < 0 else length for length in shape[1:])])
+            for shape in shapes
+        )
+        for name, shapes in input_shapes(geometry).items()
     }
-    for level in range(len(features) - 1):
-        fine = zeros(4 + 2, features[level]) if level else zeros(4 + 4, geometry.channels)
-        inputs[f"up{level}"] = (zeros(2 + 2, features[level + 1]), zeros(4 + 2, 1), fine)
-    return inputs
-
-
-class Stem(nn.Module):
-    """The encoder's first two levels: image to the feature at half the resolution, and that pooled.
-
-    The image has a halo of 3 voxels; `inside` tells, at half the resolution and with a halo of 1, what
-    lies in the volume.
-    """
-
-    def __init__(self, network: SGNet) -> None:
-        super().__init__()
-        self.first, self.second = (_unpadded(network.encoder[level]) for level in (0, 1))
-        self.pool = network.pool
-
-    def forward(self, image: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the skip feature at half, and the input of `Deep` at a quarter of the resolution."""
-        pooled = self.pool(F.relu(self.first(_channels_first(image)))) * _channels_first(inside)
-        skip = F.relu(self.second(pooled))
-        return _channels_last(skip), _channels_last(self.pool(skip))
-
-
-class Deep(nn.Module):
-    """The rest of the encoder, on a whole volume; its convolutions pad."""
-
-    def __init__(self, network: SGNet, score: HardSpatialGate | None) -> None:
-        super().__init__()
-        self.levels = nn.ModuleList(_fused(block) for block in list(network.encoder)[2:])
-        self.pool = network.pool
-        self.score = score
-
-    def forward(self, pooled: Tensor) -> tuple[Tensor, ...]:
-        """Return the feature of each level, finest first, then the first gate's score if there is one."""
-        feature = _channels_first(pooled)
-        features: list[Tensor] = []
-        for convolution in self.levels:
-            feature = F.relu(convolution(self.pool(feature) if features else feature))
-            features.append(feature)
-        scores = [] if self.score is None else [self.score.combined_score(feature)]
-        return tuple(_channels_last(result) for result in (*features, *scores))
-
-
-class Up(nn.Module):
-    """A decoder level: the coarser feature with a halo of 1, where the gate is open, the skip feature.
-
-    At full resolution the image, with a halo of 2, stands in for the skip feature, which is computed
-    from it, and the result is the logits.
-    """
-
-    def __init__(self, network: SGNet, block: nn.Module, level: int, score: HardSpatialGate | None) -> None:
-        super().__init__()
-        assert isinstance(block, UpBlock)  # noqa: S101 - for the type checker
-        # The padding of a transposed convolution crops: here the halo's outer voxel.
-        self.upsample = copy.deepcopy(block.upsample)
-        self.upsample.padding = (1, 1, 1)
-        self.convolution = _unpadded(block.conv)
-        self.skip_gate = block.skip_gate
-        self.from_image = None if level else _unpadded(network.encoder[0])
-        self.head = None if level else network.head
-        self.score = score
-
-    def forward(self, coarse: Tensor, admitted: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
-        """Return the feature (or the logits) of the block, then the next gate's score if there is one."""
-        upsampled, fine = self.upsample(_channels_first(coarse)), _channels_first(skip)
-        if self.from_image is not None:
-            fine = F.relu(self.from_image(fine))
-        if self.skip_gate is not None:
-            fine, _ = self.skip_gate(fine)
-        is_open = _channels_first(admitted) > 0
-        joined = torch.cat((upsampled, fine), dim=1)
-        feature = F.relu(self.convolution(torch.where(is_open, joined, torch.zeros_like(joined))))
-        results = [feature if self.head is None else self.head(feature)]
-        if self.score is not None:
-            results.append(self.score.combined_score(feature))
-        return tuple(_channels_last(result) for result in results)
-
-
-def _channels_first(feature: Tensor) -> Tensor:
-    return feature.permute(0, 4, 1, 2, 3)
-
-
-def _channels_last(feature: Tensor) -> Tensor:
-    return feature.permute(0, 2, 3, 4, 1)
-
-
-def _first(block: nn.Module) -> nn.Conv3d:
-    assert isinstance(block, ConvBlock)  # noqa: S101 - for the type checker
-    convolution = block[0]
-    assert isinstance(convolution, nn.Conv3d)  # noqa: S101
-    return convolution
-
-
-def _fused(block: nn.Module) -> nn.Conv3d:
-    """Return the convolution of a block with its batch norm folded in."""
-    convolution = _first(block)
-    fused: nn.Conv3d = fuse_conv_bn_eval(convolution, block[1])  # type: ignore[index]
-    return fused
-
-
-def _unpadded(block: nn.Module) -> nn.Conv3d:
-    convolution = _fused(block)
-    convolution.padding = (0, 0, 0)
-    return convolution
 
 
 class TorchRuntime:
     """Runs a network's stages with PyTorch.
 
     Args:
-        stages: From `stages.stages_of`.
+        stages: From `stages_of`.
         threads: Threads to compute with; None for the cores that this process may use.
     """
 
     def __init__(self, stages: Mapping[str, nn.Module], *, threads: int | None = None) -> None:
         self.stages = stages
         self.threads = threads or usable_cores()
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Restore PyTorch's number of threads, which the stages set, when done."""
+        before = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def block_stage(self, name: str) -> Stage:
         """Return a stage that computes with the thread that calls it alone."""
@@ -216,14 +328,13 @@ class TorchRuntime:
         return run
 
 
-def staged_models(network: SGNet) -> "dict[str, openvino.Model]":
+def stage_models(network: SGNet) -> "dict[str, openvino.Model]":
     """Return the stages of a network as models of OpenVINO, by name.
 
     Raises:
         SGNetError: If OpenVINO is not installed.
     """
-    geometry = network.geometry
-    examples, shapes = example_inputs(geometry), input_shapes(geometry)
+    examples, shapes = example_inputs(network.geometry), input_shapes(network.geometry)
     return {
         name: to_openvino(stage, examples[name], shapes[name]) for name, stage in stages_of(network).items()
     }
@@ -364,118 +475,6 @@ def free_device_memory(device: torch.device) -> Callable[[int | None], float]:
         return float(available if max_memory is None else min(max_memory - taken, available))
 
     return free
-
-
-logger = logging.getLogger(__name__)
-
-
-def build_engine(
-    network: nn.Module,
-    weights: Sequence[Mapping[str, Tensor]],
-    *,
-    requested: str = "auto",
-    runtime: str = "auto",
-    precision: str = "f32",
-    device: torch.device,
-    max_memory: int | None = None,
-) -> Engine | None:
-    """Return the engine for a network, or None for nnU-Net's sliding window (`tiled`).
-
-    `auto` takes the fastest that changes nothing: `sparse` where the gates allow it, else `whole` for a
-    network that is registered for it (`networks.whole_image`), else `tiled`.
-
-    Args:
-        network: The network; it is copied, and its own weights stay as they are.
-        weights: Weights of one or more folds; their logits are averaged.
-        requested: `tiled`, `whole`, `sparse` or `auto`.
-        runtime: `torch`, `openvino` or `auto`, which is OpenVINO on a CPU if it is installed.
-        precision: What OpenVINO computes in, `f32` or `bf16`.
-        device: Where to compute.
-        max_memory: Bytes that may be taken in all, of the device if it is a GPU, else by the process;
-            None for what is free.
-
-    Raises:
-        SGNetError: If the network, or this machine, does not allow what is requested.
-    """
-    # nnU-Net may have compiled it.
-    network = getattr(network, "_orig_mod", network)
-    precision = checked_precision(precision)
-    engine = choose_engine(network, requested, device)
-    if engine == "tiled":
-        if runtime == "openvino" or precision != "f32":
-            raise SGNetError(
-                "the tiled engine is nnU-Net's own and runs in PyTorch; leave out --runtime and --precision, "
-                "or choose --engine whole"
-            )
-        logger.info("engine: tiled (nnU-Net's sliding window), runtime: torch")
-        return None
-    runtime = _runtime_for(runtime, device)
-    if precision != "f32" and runtime != "openvino":
-        raise SGNetError(
-            f"--precision {precision} needs --runtime openvino (pip install 'sgnet-nnunet[cpu]') on a CPU"
-        )
-    logger.info("engine: %s, runtime: %s on %s, precision: %s", engine, runtime, device.type, precision)
-    folds: list[Engine] = []
-    for fold_weights in weights:
-        own = copy.deepcopy(network).cpu().eval()
-        own.load_state_dict(dict(fold_weights))
-        folds.append(_build(own, engine, runtime, device, max_memory, precision))
-    return folds[0] if len(folds) == 1 else Ensemble(folds)
-
-
-def choose_engine(network: nn.Module, requested: str, device: torch.device) -> str:
-    """Return the name of the engine that `build_engine` builds: `tiled`, `whole` or `sparse`.
-
-    Raises:
-        SGNetError: If the network or the device does not allow what is requested.
-    """
-    name = type(network).__name__
-    whole = allows_whole_image(network)
-    sparse = whole and can_be_staged(network) and network.geometry.can_skip
-    if requested == "auto":
-        return "sparse" if sparse and device.type == "cpu" else "whole" if whole else "tiled"
-    if requested == "whole" and not whole:
-        raise SGNetError(
-            f"--engine whole: {name} is not registered as a network whose logits are independent of the "
-            "size of its input; use --engine tiled"
-        )
-    if requested == "sparse" and not sparse:
-        raise SGNetError(
-            f"--engine sparse: {name} has no nested hard spatial gate at every level of its decoder; "
-            "use --engine auto"
-        )
-    if requested == "sparse" and device.type != "cpu":
-        raise SGNetError(f"--engine sparse runs on the CPU, not on {device.type}; use --engine whole there")
-    return requested
-
-
-def _runtime_for(requested: str, device: torch.device) -> str:
-    if requested == "openvino" and device.type != "cpu":
-        raise SGNetError(f"--runtime openvino runs on the CPU, not on {device.type}; use --runtime torch")
-    if requested != "auto":
-        return requested
-    return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
-
-
-def _build(
-    network: nn.Module,
-    engine: str,
-    runtime: str,
-    device: torch.device,
-    max_memory: int | None,
-    precision: Precision,
-) -> Engine:
-    if device.type == "cpu" and isinstance(network, SGNet) and can_be_staged(network):
-        if runtime == "torch":
-            stages: TorchRuntime | OpenVINORuntime = TorchRuntime(stages_of(network))
-        else:
-            stages = OpenVINORuntime(staged_models(network), precision=precision)
-        blocks = BlockSparseEngine(network.geometry, stages, skip=engine == "sparse")
-        return ChunkedEngine(blocks, max_memory=max_memory)
-    memory = activation_memory(network, device)
-    run = torch_run(network, device) if runtime == "torch" else _openvino_run(network, precision)
-    dense = DenseEngine(run, sizes_of(network), memory)
-    return ChunkedEngine(dense, max_memory=max_memory, free_memory=free_device_memory(device))
 
 
 def _openvino_run(

@@ -1,6 +1,6 @@
 """Spatial gates: modules that decide, voxel by voxel, what the decoder sees.
 
-An hard spatial gate decides on the coarser decoder feature, before anything finer is looked at, and
+A hard spatial gate decides on the coarser decoder feature, before anything finer is looked at, and
 shuts both the skip connection and the upsampled path. A skip gate decides on the skip feature
 itself and leaves the upsampled path alone.
 """

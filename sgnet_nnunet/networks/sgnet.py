@@ -1,4 +1,10 @@
-"""SG-Net: a small 3D U-Net whose decoder works only where its gates admit it."""
+"""SG-Net: a small 3D U-Net whose decoder works only where its gates are open.
+
+The network is made of three stages: `stem`, the encoder's first two levels; `deep`, the levels below; and
+`decoder`, one block a level. `SGNet.forward` runs them on a whole batch. The block-sparse engine
+(`inference.sparse`) runs the same stages on blocks of one image: a block comes with a halo and its
+convolutions take no padding (`padding=0`).
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -6,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils import fuse_conv_bn_eval
 
 from sgnet_nnunet import former_names
 from sgnet_nnunet.networks import whole_image
@@ -28,7 +36,7 @@ class GatedOutput(NamedTuple):
 
 
 class ConvBlock(nn.Sequential):
-    """3x3x3 convolution, batch normalisation, ReLU; the spatial size stays."""
+    """3x3x3 convolution, batch normalisation, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
@@ -36,6 +44,27 @@ class ConvBlock(nn.Sequential):
             nn.BatchNorm3d(out_channels),
             nn.ReLU(inplace=True),
         )
+
+    def forward(self, feature: Tensor, padding: int = 1) -> Tensor:
+        """Return the block's result.
+
+        Args:
+            feature: Shape (batch, in_channels, z, y, x).
+            padding: 1 keeps the spatial size; 0 takes a voxel off each side.
+        """
+        convolution, norm, activation = self
+        weight, bias = convolution.parameters()
+        result: Tensor = activation(
+            norm(convolution(feature) if padding else F.conv3d(feature, weight, bias))
+        )
+        return result
+
+    def fold_norm(self) -> None:
+        """Make the batch norm's running statistics part of the convolution, for inference."""
+        convolution, norm, _ = self
+        assert isinstance(convolution, nn.Conv3d)  # noqa: S101 - for the type checker
+        assert isinstance(norm, nn.BatchNorm3d)  # noqa: S101
+        self[0], self[1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
 
 
 class UpBlock(nn.Module):
@@ -70,18 +99,40 @@ class UpBlock(nn.Module):
         Args:
             coarse: The coarser decoder feature, shape (batch, coarse_channels, z, y, x).
             skip: The encoder's feature at twice the resolution.
-            parent: What the coarser gate admitted, shape (batch, 1, ...); None if there is none.
+            parent: The coarser gate's mask, shape (batch, 1, ...); None if there is none.
         """
-        upsampled = self.upsample(coarse)
+        if self.hard_gate is None:
+            return self.merge(coarse, skip)
+        decision = self.hard_gate(coarse, parent)
+        feature, _ = self.merge(coarse, skip, on_grid_of(decision.mask, skip))
+        return feature, decision
+
+    def merge(
+        self, coarse: Tensor, skip: Tensor, mask: Tensor | None = None, padding: int = 1
+    ) -> tuple[Tensor, GateDecision | None]:
+        """Return the decoder feature, and what a skip gate decided.
+
+        Args:
+            coarse: The coarser decoder feature.
+            skip: The encoder's feature at twice the resolution; without padding, a voxel less of it to
+                each side than `coarse` has.
+            mask: Where the hard spatial gate is open, on the grid of `skip`; None for everywhere.
+            padding: 1 keeps the spatial size; 0 takes another voxel off each side.
+        """
+        # The padding of a transposed convolution crops.
+        upsampled = (
+            self.upsample(coarse)
+            if padding
+            else F.conv_transpose3d(coarse, self.upsample.weight, self.upsample.bias, stride=2, padding=1)
+        )
         decision = None
-        if self.hard_gate is not None:
-            decision = self.hard_gate(coarse, parent)
-            open_here = on_grid_of(decision.mask, skip)
-            # where(), since 0 times an infinity would not be the zero that the gate promises.
-            skip, upsampled = (torch.where(open_here, feature, 0) for feature in (skip, upsampled))
-        elif self.skip_gate is not None:
+        if self.skip_gate is not None:
             skip, decision = self.skip_gate(skip)
-        return self.conv(torch.cat((upsampled, skip), dim=1)), decision
+        joined = torch.cat((upsampled, skip), dim=1)
+        if mask is not None:
+            # where(), since 0 times an infinity would not be the zero that the gate promises.
+            joined = torch.where(mask, joined, 0)
+        return self.conv(joined, padding), decision
 
 
 @whole_image
@@ -186,17 +237,17 @@ class SGNet(nn.Module):
 
     @property
     def has_hard_gates(self) -> bool:
-        """Whether any gate is one that can be held open."""
+        """Whether any gate is a hard spatial gate, which can be bypassed."""
         return any(isinstance(module, HardSpatialGate) for module in self.modules())
 
-    def bypass_gates(self, held: bool) -> None:
-        """Hold every hard spatial gate open, or let them decide; kept in the network's state."""
+    def bypass_gates(self, bypassed: bool) -> None:
+        """Have every hard spatial gate open everywhere, or decide; kept in the network's state."""
         for module in self.modules():
             if isinstance(module, HardSpatialGate):
-                module.bypassed.fill_(held)
+                module.bypassed.fill_(bypassed)
 
     def freeze_gated_norms(self) -> None:
-        """Have the batch norms behind an hard spatial gate use their running statistics, until `train()`.
+        """Have the batch norms behind a hard spatial gate use their running statistics, until `train()`.
 
         A batch's own statistics would be those of the zeros outside the gate, and so follow from
         how much of the batch is open, which is a tumour's size and not what the network meets
@@ -214,7 +265,7 @@ class SGNet(nn.Module):
                 to the number of stages less one).
 
         Returns:
-            Logits, shape (batch, num_classes, z, y, x); constant wherever the finest decision
+            Logits, shape (batch, num_classes, z, y, x); constant wherever the finest hard spatial
             gate is closed.
 
         Raises:
@@ -224,16 +275,15 @@ class SGNet(nn.Module):
         if any(length % self.divisor for length in size):
             msg = f"spatial size must be divisible by {self.divisor} along each axis; got {size}"
             raise ValueError(msg)
-        feature = image
-        skips: list[Tensor] = []
-        for block in self.encoder:
-            feature = block(self.pool(feature) if skips else feature)
-            skips.append(feature)
+        skips = list(self.stem(image))
+        if len(self.encoder) > len(skips):
+            skips += self.deep(self.pool(skips[-1]))
+        feature = skips.pop()
         decisions: list[GateDecision] = []
         finest: Tensor | None = None
         levels: list[Tensor] = []
-        for block, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
-            feature, decision = block(feature, skip, finest)
+        for block in self.decoder:
+            feature, decision = block(feature, skips.pop(), finest)
             levels.append(feature)
             if decision is not None:
                 decisions.append(decision)
@@ -248,11 +298,36 @@ class SGNet(nn.Module):
         auxiliary_logits = (head(level) for head, level in zip(self.auxiliary_heads, coarser, strict=True))
         return GatedOutput(logits, tuple(decisions), tuple(auxiliary_logits))
 
-    def _close(self, logits: Tensor, admitted: Tensor) -> Tensor:
+    def stem(self, image: Tensor, inside: Tensor | None = None, padding: int = 1) -> tuple[Tensor, Tensor]:
+        """Return the encoder's features at full and at half the resolution.
+
+        Args:
+            image: Shape (batch, input_channels, z, y, x).
+            inside: 1 within the whole image and 0 outside, at half the resolution: what padding of the
+                second convolution would give a block that reaches beyond the image. None for 1.
+            padding: 1 keeps the spatial size; 0 takes 1 voxel off each side of the first feature and
+                another off each side of the second.
+        """
+        full = self.encoder[0](image, padding)
+        pooled = self.pool(full)
+        return full, self.encoder[1](pooled if inside is None else pooled * inside, padding)
+
+    def deep(self, pooled: Tensor) -> list[Tensor]:
+        """Return the encoder's features from a quarter of the resolution down to the bottleneck.
+
+        Args:
+            pooled: The feature at half the resolution, pooled to a quarter.
+        """
+        features: list[Tensor] = []
+        for block in self.encoder[2:]:
+            features.append(block(self.pool(features[-1]) if features else pooled))
+        return features
+
+    def _close(self, logits: Tensor, mask: Tensor) -> Tensor:
         background = torch.full_like(logits[:1, :, :1, :1, :1], self.background_logit)
         if self.background_head:
             background[:, 0] = 0
-        return torch.where(on_grid_of(admitted, logits), logits, background)
+        return torch.where(on_grid_of(mask, logits), logits, background)
 
 
 def _rename_former_weights(_module: nn.Module, weights: dict[str, Any], *_others: object) -> None:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.inference.exported import FILE_NAME, open_exported, read_export, stage_names
+from sgnet_nnunet.inference.exported import FILE_NAME, open_exported, read_export
 from sgnet_nnunet.inference.runtimes import import_openvino
-from sgnet_nnunet.inference.torch_engines import staged_models
+from sgnet_nnunet.inference.torch_engines import stage_models
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def written(make_network, tmp_path_factory):
     }
     (folder / FILE_NAME).write_text(json.dumps(content))
     for fold, network in networks.items():
-        for name, model in staged_models(network).items():
+        for name, model in stage_models(network).items():
             import_openvino().save_model(
                 model, str(folder / f"fold_{fold}" / f"{name}.xml"), compress_to_fp16=False
             )
@@ -97,7 +97,3 @@ def test_ungated_network_is_not_opened_sparsely(folder, make_network):
     (folder / FILE_NAME).write_text(json.dumps(content))
     with pytest.raises(SGNetError, match="no nested hard spatial gate"):
         open_exported(folder, folds=("0",), engine="sparse")
-
-
-def test_names_of_the_stages(make_network):
-    assert stage_names(make_network().geometry) == ["stem", "deep", "up0", "up1", "up2"]

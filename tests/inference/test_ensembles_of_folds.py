@@ -8,7 +8,7 @@ import torch
 
 from sgnet_nnunet.inference.exported import FILE_NAME, open_exported
 from sgnet_nnunet.inference.runtimes import import_openvino
-from sgnet_nnunet.inference.torch_engines import build_engine, staged_models
+from sgnet_nnunet.inference.torch_engines import build_engine, stage_models
 
 SEEDS = (0, 1, 2)
 ENGINES = {
@@ -53,7 +53,7 @@ def write_export(folder, networks):
     }
     (folder / FILE_NAME).write_text(json.dumps(content))
     for fold, network in networks.items():
-        for name, model in staged_models(network).items():
+        for name, model in stage_models(network).items():
             path = folder / f"fold_{fold}" / f"{name}.xml"
             import_openvino().save_model(model, str(path), compress_to_fp16=False)
     return folder

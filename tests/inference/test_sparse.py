@@ -1,11 +1,27 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
 
 from sgnet_nnunet.inference.engines import ChunkedEngine
 from sgnet_nnunet.inference.runtimes import OpenVINORuntime, supports_bf16
-from sgnet_nnunet.inference.sparse import BlockSparseEngine
-from sgnet_nnunet.inference.torch_engines import staged_models
+from sgnet_nnunet.inference.sparse import (
+    BlockSparseEngine,
+    Workspace,
+    batches,
+    block_starts,
+    copy_window,
+    dilate,
+    inside_window,
+    open_block_starts,
+    repeat_twice,
+    write_block,
+)
+from sgnet_nnunet.inference.torch_engines import TorchRuntime, stage_models, stages_of
 
 SHAPE = (21, 40, 36)
 
@@ -67,7 +83,7 @@ def test_leaving_out_closed_blocks_changes_no_bit(
 def test_openvino_gives_pytorchs_logits_and_leaves_out_no_bit(make_network, rng, smooth_image, dense_logits):
     network = make_network()
     image = smooth_image(rng, SHAPE)
-    models = staged_models(network)
+    models = stage_models(network)
     sparse, whole = (
         BlockSparseEngine(network.geometry, OpenVINORuntime(models, threads=2), skip=skip).logits(image)
         for skip in (True, False)
@@ -81,7 +97,7 @@ def test_bf16_is_near_and_leaves_out_no_bit(make_network, rng, smooth_image, den
         pytest.skip("this CPU has no bf16 instructions")
     network = make_network()
     image = smooth_image(rng, SHAPE)
-    runtime = OpenVINORuntime(staged_models(network), precision="bf16", threads=2)
+    runtime = OpenVINORuntime(stage_models(network), precision="bf16", threads=2)
     sparse, whole = (
         BlockSparseEngine(network.geometry, runtime, skip=skip).logits(image) for skip in (True, False)
     )
@@ -155,6 +171,7 @@ class Counting:
     def __init__(self, runtime):
         self.runtime = runtime
         self.threads = 1
+        self.session = runtime.session
         self.calls = {}
 
     def block_stage(self, name):
@@ -193,3 +210,99 @@ def test_nothing_beyond_the_margin_changes_a_logit(gated, rng, smooth_image):
     logits = engine.logits(image)
     assert not np.array_equal(engine.logits(changed), logits)
     np.testing.assert_allclose(engine.logits(changed)[:, middle], logits[:, middle], atol=1e-6)
+
+
+def test_pytorch_keeps_its_number_of_threads(make_network, rng, smooth_image):
+    network = make_network()
+    engine = BlockSparseEngine(network.geometry, TorchRuntime(stages_of(network), threads=3), skip=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        engine.logits(smooth_image(rng, SHAPE))
+        with ThreadPoolExecutor(1) as pool:
+            assert (torch.get_num_threads(), pool.submit(torch.get_num_threads).result()) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+sizes = st.tuples(*[st.integers(1, 6)] * 3)
+starts = st.tuples(*[st.integers(-7, 7)] * 3)
+
+
+@given(extent=sizes, start=starts, size=sizes)
+def test_window_holds_the_volume_and_zeros_outside_it(extent, start, size):
+    volume = np.arange(1, 1 + np.prod(extent) * 2).reshape(*extent, 2)
+    padded = np.pad(volume, [(7, 14)] * 3 + [(0, 0)])
+    window = np.full((*size, 2), -1)
+    copy_window(volume, start, window)
+    z, y, x = (slice(first + 7, first + 7 + length) for first, length in zip(start, size, strict=True))
+    assert np.array_equal(window, padded[z, y, x])
+    assert np.array_equal(inside_window(extent, start, size), padded[z, y, x, 0] > 0)
+
+
+def test_blocks_cover_a_volume_that_they_reach_beyond():
+    covered = np.zeros((5, 6, 9, 1), dtype=np.float32)
+    for start in block_starts((5, 6, 9), (2, 4, 4)):
+        write_block(covered, start, np.ones((2, 4, 4, 1), dtype=np.float32))
+    assert covered.all()
+
+
+def test_open_blocks_are_those_that_hold_a_voxel(rng):
+    mask = rng.random((9, 10, 13)) > 0.97
+    block = (4, 3, 5)
+    expected = {
+        tuple(int(i // b) * b for i, b in zip(voxel, block, strict=True)) for voxel in np.argwhere(mask)
+    }
+    found = open_block_starts(mask, block)
+    assert set(found) == expected
+    assert len(found) == len(expected) < len(block_starts(mask.shape, block))
+    assert open_block_starts(np.zeros((4, 4, 4), dtype=bool), block) == []
+
+
+@pytest.mark.parametrize("voxels", [0, 1, 3])
+def test_dilation_is_that_of_a_cube_and_stays_inside(rng, voxels):
+    mask = rng.random((8, 2, 11)) > 0.95
+    expected = ndimage.maximum_filter(mask, 2 * voxels + 1, mode="constant")
+    before = mask.copy()
+    assert np.array_equal(dilate(mask, voxels), expected)
+    assert np.array_equal(mask, before)
+
+
+def test_repeated_mask_has_twice_the_resolution():
+    mask = np.array([[[True, False]]])
+    assert np.array_equal(repeat_twice(mask), np.array([[[1, 1, 0, 0]] * 2] * 2, dtype=bool))
+
+
+def test_batches_keep_the_order_and_the_rest():
+    assert list(batches([(i, 0, 0) for i in range(5)], 2)) == [
+        [(0, 0, 0), (1, 0, 0)],
+        [(2, 0, 0), (3, 0, 0)],
+        [(4, 0, 0)],
+    ]
+
+
+def test_memory_is_used_again_for_what_fits():
+    workspace = Workspace()
+    first = workspace.take("a", (4, 5))
+    first[:] = 7
+    again = workspace.take("a", (2, 3))
+    assert again.shape == (2, 3)
+    assert np.shares_memory(first, again)
+    assert not np.shares_memory(again, workspace.take("b", (2, 3)))
+
+
+def test_larger_array_is_new_memory():
+    workspace = Workspace()
+    first = workspace.take("a", (2, 3))
+    larger = workspace.take("a", (4, 5))
+    assert larger.shape == (4, 5)
+    assert not np.shares_memory(first, larger)
+
+
+def test_more_than_the_limit_is_given_back():
+    workspace = Workspace()
+    held = workspace.take("a", (10,))
+    workspace.trim(40)
+    assert np.shares_memory(held, workspace.take("a", (10,)))
+    workspace.trim(39)
+    assert not np.shares_memory(held, workspace.take("a", (10,)))

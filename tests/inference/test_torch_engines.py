@@ -10,7 +10,7 @@ from monai.networks.nets import UNet
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import torch_engines
 from sgnet_nnunet.inference.runtimes import OpenVINORuntime, supports_bf16
-from sgnet_nnunet.inference.sparse import BlockSparseEngine, input_shapes
+from sgnet_nnunet.inference.sparse import BlockSparseEngine, input_shapes, stage_names
 from sgnet_nnunet.inference.torch_engines import (
     DenseEngine,
     activation_memory,
@@ -217,6 +217,7 @@ def test_memory_of_a_pass_counts_every_layer(make_network):
 def test_stages_take_the_shapes_that_the_engine_calls_them_with(make_network):
     network = make_network()
     shapes = input_shapes(network.geometry)
-    assert set(shapes) == set(stages_of(network)) == set(example_inputs(network.geometry))
+    assert list(stages_of(network)) == stage_names(network.geometry) == ["stem", "deep", "up2", "up1", "up0"]
+    assert set(shapes) == set(example_inputs(network.geometry)) == set(stages_of(network))
     for name, examples in example_inputs(network.geometry).items():
         assert [example.shape[-1] for example in examples] == [shape[-1] for shape in shapes[name]]
