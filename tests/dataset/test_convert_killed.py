@@ -93,6 +93,7 @@ def run_and_kill(root: Path, raw: Path, moment: Callable[[Path], bool], delay: f
     wait_for(lambda: not running(process.pid), pause=0.01)
 
 
+@pytest.mark.slow
 def test_killed_conversions_end_as_one_in_one_go(large_collection: Path, tmp_path: Path, contents: Callable):
     delays = random.Random(3)
     raw = tmp_path / "killed"

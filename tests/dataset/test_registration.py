@@ -62,12 +62,14 @@ def test_motion_is_recovered_within_half_a_millimetre(turned: registration.Rigid
     assert turned.note == ""
 
 
+@pytest.mark.slow
 def test_registration_repeats_bit_for_bit(turned: registration.RigidTransform):
     again = register_turned()
     np.testing.assert_array_equal(again.world_map, turned.world_map)
     assert (again.before, again.after) == (turned.before, turned.after)
 
 
+@pytest.mark.slow
 def test_sheared_grid_is_registered_all_the_same():
     true = motion((4.0, -3.0, 2.0), (0.0, 0.0, 3.0))
     t1ce, flair = head("t1ce"), head("flair")
@@ -79,6 +81,7 @@ def test_sheared_grid_is_registered_all_the_same():
     assert error_mm(found.world_map, true) < 0.5
 
 
+@pytest.mark.slow
 def test_aligned_images_stay_where_they_are():
     found = register_rigid(head("t1ce"), head("flair"))
     np.testing.assert_array_equal(found.world_map, np.eye(4))

@@ -99,6 +99,7 @@ def test_t1ce_and_flair_show_the_same_head(patient):
     assert dice > 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_the_smallest_lesions_are_seen_on_thick_slices(seed, coarse_config):
     tiny = PhantomConfig(

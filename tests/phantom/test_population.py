@@ -55,6 +55,7 @@ def test_images_are_int16_and_masks_uint8_with_mm_as_unit(coarse_root):
         assert image.header.get_xyzt_units()[0] == "mm"
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_whatever_the_workers(coarse_root, coarse_config, tmp_path):
     write_phantoms(tmp_path / "again", patients=2, seed=5, workers=2, config=coarse_config)
     assert contents(tmp_path / "again") == contents(coarse_root)
