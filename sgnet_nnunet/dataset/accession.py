@@ -98,7 +98,12 @@ def make_case(scans: Scans, target: Target, register: Registration) -> Case:
         InputFileError: Nothing of FLAIR or of a mask falls onto the T1ce grid.
     """
     grid = scans.t1ce.grid
-    transform = _register(scans) if register == "rigid" else None
+    transform = None
+    if register == "rigid":
+        # SimpleITK takes longer to import than most cases take without it.
+        from sgnet_nnunet.dataset.registration import register_rigid  # noqa: PLC0415
+
+        transform = register_rigid(scans.t1ce, scans.flair)
     to_flair = None if transform is None else transform.world_map
     flair = resample_image(scans.flair, grid, world_map=to_flair)
     if not np.any(flair):
@@ -115,21 +120,13 @@ def make_case(scans: Scans, target: Target, register: Registration) -> Case:
                 "no voxel of the mask falls on the T1ce grid",
                 "check the affine of the mask",
             )
-    voxel = grid.voxel_mm3
-    lesion_mm3 = {part: int(np.count_nonzero(mask)) * voxel for part, mask in masks.items()}
+    lesion_mm3 = {part: int(np.count_nonzero(mask)) * grid.voxel_mm3 for part, mask in masks.items()}
     return Case(
         t1ce=scans.t1ce,
         flair=Volume(flair, grid.affine),
         labels=Volume(target.label_map(masks), grid.affine),
         findings=_findings(scans, transform, lesion_mm3),
     )
-
-
-def _register(scans: Scans) -> "RigidTransform":
-    # SimpleITK takes longer to import than most cases take without it.
-    from sgnet_nnunet.dataset.registration import register_rigid  # noqa: PLC0415
-
-    return register_rigid(scans.t1ce, scans.flair)
 
 
 def _findings(scans: Scans, transform: "RigidTransform | None", lesion_mm3: Mapping[Part, float]) -> Findings:
