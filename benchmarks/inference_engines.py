@@ -16,7 +16,7 @@ from timing import in_turn, peak_megabytes, reset_peak, seconds
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.pairs import MaskPair
 from sgnet_nnunet.evaluation.registry import find_metric
-from sgnet_nnunet.files import atomic_path, read_json
+from sgnet_nnunet.files import read_json
 from sgnet_nnunet.nnunet import find_cases
 
 REPEATS = ((1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2), (4, 2, 2), (4, 4, 2))
@@ -393,23 +393,36 @@ def draw_difference(
         name: The patient.
         spacing: Voxel size along z, y, x in mm.
     """
-    from sgnet_nnunet.report import slices  # noqa: PLC0415 - matplotlib is not needed for the speeds
+    from sgnet_nnunet.report.figures import MODEL_COLOURS  # noqa: PLC0415 - not needed for the speeds
+    from sgnet_nnunet.report.slices import (  # noqa: PLC0415
+        Contour,
+        Panel,
+        draw_panels,
+        save_png,
+        to_grey,
+        view_of,
+    )
 
     k = worst_slice(ours, stock)
-    volume, first, second = (scan - scan.min()).T, ours.T, stock.T
-    figure, axes = slices.dark_figure(rows=1, columns=4)
-    titles = ("T1ce", "whole image", "nnU-Net's tiles", "only whole image (red), only tiles (blue)")
-    for panel, title in zip(axes[0], titles, strict=True):
-        slices.draw_scan(panel, volume, k, title=title, aspect=spacing[1] / spacing[2])
-    slices.draw_contour(axes[0, 1], first, k, colour=slices.PREDICTION_COLOUR)
-    slices.draw_contour(axes[0, 2], second, k, colour=slices.REFERENCE_COLOUR)
-    slices.draw_contour(axes[0, 3], first & ~second, k, colour=slices.PREDICTION_COLOUR)
-    slices.draw_contour(axes[0, 3], second & ~first, k, colour=slices.GATE_COLOUR)
-    slices.draw_name(axes[0, 0], f"{name}, slice {k}")
-    slices.draw_name(axes[0, 3], f"{np.count_nonzero(ours != stock)} voxels of the volume differ")
+    volume, first, second = to_grey((scan - scan.min()).T), ours.T, stock.T
+    blue, red = MODEL_COLOURS[:2]
+    whole = Contour(mask=first, colour=blue, name="whole image")
+    tiles = Contour(mask=second, colour=red, name="nnU-Net's tiles")
+    only_whole = Contour(mask=first & ~second, colour=blue, name="only whole image")
+    only_tiles = Contour(mask=second & ~first, colour=red, name="only tiles")
+    differing = f"{np.count_nonzero(ours != stock)} voxels of the volume differ"
+    panels = [
+        Panel(grey=volume, k=k, title=title, contours=contours)
+        for title, contours in (
+            (f"{name}, slice {k}", ()),
+            ("", (whole,)),
+            ("", (tiles,)),
+            (differing, (only_whole, only_tiles)),
+        )
+    ]
+    view = view_of(volume > 0, spacing=tuple(spacing[::-1]), pixels_per_mm=2)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as partial:
-        figure.savefig(partial, dpi=130, facecolor="black")
+    save_png(draw_panels(panels, view), path)
 
 
 def worst_slice(mask: Mask, other: Mask) -> int:

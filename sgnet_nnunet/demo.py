@@ -13,18 +13,20 @@ import numpy as np
 from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.measurement import Scores, score
-from sgnet_nnunet.files import atomic_path
 from sgnet_nnunet.nifti import read_image, read_labels
 from sgnet_nnunet.nnunet import FOLDER_VARIABLES
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import write_phantoms
+from sgnet_nnunet.report.figures import PREDICTION, PREDICTION_COLOUR, REFERENCE, REFERENCE_COLOUR
 from sgnet_nnunet.report.slices import (
-    PREDICTION_COLOUR,
-    REFERENCE_COLOUR,
-    dark_figure,
-    draw_contour,
-    draw_name,
-    draw_scan,
+    Contour,
+    Panel,
+    draw_panels,
+    fullest_slice,
+    save_png,
+    tile,
+    to_grey,
+    view_of,
 )
 
 LAST_LINES = 15
@@ -91,7 +93,7 @@ class CaseFiles:
 
 
 def draw_overlay(cases: list[CaseFiles], path: Path) -> None:
-    """Draw one row a case: T1ce, FLAIR, reference on FLAIR, prediction on FLAIR.
+    """Draw one row a case: T1ce, FLAIR, and FLAIR with the contours of the reference and the prediction.
 
     Each row shows the axial slice that holds most of the reference.
 
@@ -99,22 +101,26 @@ def draw_overlay(cases: list[CaseFiles], path: Path) -> None:
         cases: The cases, one or more.
         path: PNG file to write.
     """
-    titles = ("T1ce", "FLAIR", "reference", "prediction")
-    figure, grid = dark_figure(rows=len(cases), columns=len(titles))
-    for row, case in zip(grid, cases, strict=True):
-        images = [read_image(file) for file in (case.t1ce, case.flair)]
-        masks = [read_labels(file) for file in (case.reference, case.prediction)]
-        scans = [volume.oriented() for volume in (*images, *masks)]
-        t1ce, flair, reference, prediction = (scan.data.astype(float) for scan in scans)
-        x, y, _ = scans[0].grid.spacing
-        k = int(np.argmax((reference > 0).sum(axis=(0, 1))))
-        for axes, title, image in zip(row, titles, (t1ce, flair, flair, flair), strict=True):
-            draw_scan(axes, image, k, title=title, aspect=y / x)
-        draw_contour(row[2], reference > 0, k, colour=REFERENCE_COLOUR)
-        draw_contour(row[3], prediction > 0, k, colour=PREDICTION_COLOUR)
-        draw_name(row[0], case.name)
-    with atomic_path(path) as partial:
-        figure.savefig(partial, dpi=110)
+    rows = []
+    for case in cases:
+        t1ce, flair = (read_image(file).oriented() for file in (case.t1ce, case.flair))
+        masks = [read_labels(file).oriented().data != 0 for file in (case.reference, case.prediction)]
+        reference, prediction = (
+            Contour(mask=mask, colour=colour, name=name)
+            for mask, colour, name in zip(
+                masks, (REFERENCE_COLOUR, PREDICTION_COLOUR), (REFERENCE, PREDICTION), strict=True
+            )
+        )
+        k = fullest_slice(reference.mask, default=reference.mask.shape[2] // 2)
+        scans = {"T1ce": to_grey(t1ce.data), "FLAIR": to_grey(flair.data)}
+        panels = [Panel(grey=scan, k=k, title=f"{case.name}, {name}") for name, scan in scans.items()]
+        panels += [
+            Panel(grey=scans["FLAIR"], k=k, title="", contours=[contour])
+            for contour in (reference, prediction)
+        ]
+        view = view_of(scans["T1ce"] > 0, spacing=t1ce.grid.spacing, pixels_per_mm=2)
+        rows.append(draw_panels(panels, view))
+    save_png(tile(rows, columns=1), path)
 
 
 DATASET_ID = 501

@@ -1,19 +1,23 @@
-"""What `sgnet evaluate` and `sgnet compare` have in common: from results to a report's folder."""
+"""`sgnet evaluate` and `sgnet compare`."""
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
+from rich import box
 from rich.markup import escape
+from rich.table import Table
 
-from sgnet_nnunet.cli.console import err, out, progress_bar
+from sgnet_nnunet.cli.console import err, out, progress_bar, say
 from sgnet_nnunet.evaluation.results import Results, results_of_folders, results_of_models
 from sgnet_nnunet.nnunet import find_dataset
+
+if TYPE_CHECKING:
+    from sgnet_nnunet.evaluation.comparison import Comparison
 
 
 class Preset(str, Enum):
@@ -25,15 +29,15 @@ class Preset(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """How to make a report.
+    """Options of a report.
 
     Attributes:
-        folder: Where to.
+        folder: Folder to write it to.
         presets: BraTS presets whose scores to add.
         workers: Processes that measure.
         seed: Seed of the bootstrap.
         viewer: Whether to add the page with the 3D viewer.
-        gates: Whether to run gated networks on the cases that are shown large, to draw their gates.
+        gates: Whether to run gated networks on the cases that are shown enlarged, to draw their gates.
     """
 
     folder: Path
@@ -50,7 +54,7 @@ def make_report(
     *,
     complete: Callable[[Results], Results] | None = None,
 ) -> None:
-    """Measure, test and write a report, all of it or nothing, and print what a reader must know.
+    """Measure, test and write a report, all of it or nothing, and print its headline tables.
 
     Args:
         find_results: Finds the masks; called once the folder is known to be usable.
@@ -60,53 +64,57 @@ def make_report(
     Raises:
         SGNetError: If the folder or a mask cannot be used.
     """
-    # pandas, matplotlib and statsmodels take a second or more to import.
-    from sgnet_nnunet.evaluation.measurement import (  # noqa: PLC0415
-        count_of,
-        describe_empty,
-        measure_results,
-    )
-    from sgnet_nnunet.evaluation.summary import summarise  # noqa: PLC0415
-    from sgnet_nnunet.report.page import write_report  # noqa: PLC0415
-    from sgnet_nnunet.report.tables import (  # noqa: PLC0415
-        report_folder,
-        write_summary,
-        write_tables,
-    )
+    # pandas takes half a second to import.
+    from sgnet_nnunet.evaluation import comparison as statistics  # noqa: PLC0415
+    from sgnet_nnunet.evaluation.measurement import describe_empty, measure_results  # noqa: PLC0415
+    from sgnet_nnunet.report.page import check_report_folder, write_report  # noqa: PLC0415
 
-    with report_folder(options.folder) as folder:
-        results = find_results()
-        with progress_bar() as progress:
-            task = progress.add_task("measuring", total=len(results.cases))
-            figures = measure_results(
-                results,
-                presets=[preset.value for preset in options.presets],
-                workers=options.workers,
-                on_done=lambda number: progress.advance(task, number),
-            )
-        if complete:
-            with err.status("counting parameters, timing networks"):
-                figures = replace(figures, results=complete(results))
-        with err.status("writing the report"):
-            write_tables(figures, folder)
-            summary = summarise(figures, rng=np.random.default_rng(options.seed))
-            write_summary(summary, folder)
-            write_report(
-                figures,
-                summary,
-                folder,
-                viewer=options.viewer,
-                gates=options.gates,
-                workers=options.workers,
-            )
+    check_report_folder(options.folder)
+    results = find_results()
+    with progress_bar() as progress:
+        task = progress.add_task("measuring", total=len(results.cases))
+        figures = measure_results(
+            results,
+            presets=[preset.value for preset in options.presets],
+            workers=options.workers,
+            on_done=lambda number: progress.advance(task, number),
+        )
+    if complete:
+        with err.status("counting parameters, timing networks"):
+            figures = replace(figures, results=complete(results))
+    with err.status("writing the report"):
+        results = figures.results
+        comparison = statistics.compare(
+            figures.per_case, rng=options.seed, models=results.models, dataset=results.dataset
+        )
+        write_report(
+            comparison,
+            options.folder,
+            figures=figures,
+            viewer=options.viewer,
+            gates=options.gates,
+            workers=options.workers,
+        )
     for line in describe_empty(figures.per_case):
-        err.print(escape(line), soft_wrap=True, highlight=False)
-    counted = [
-        count_of(len({case.name for case in results.cases}), "case"),
-        count_of(len(results.models), "model"),
-    ]
-    report = options.folder / "report.html"
-    out.print(f"{', '.join(counted)}: {escape(str(report))}", soft_wrap=True, highlight=False)
+        say(line, console=err)
+    print_headline(comparison)
+    say(str(options.folder / "report.html"))
+
+
+def print_headline(comparison: "Comparison") -> None:
+    """Print each label's headline metrics, a row a metric and a column a model, the best in bold."""
+    from sgnet_nnunet.report.figures import lines_of  # noqa: PLC0415 - pandas
+    from sgnet_nnunet.report.tables import headline_table  # noqa: PLC0415
+
+    for label in comparison.labels:
+        found = headline_table(comparison, label=label)
+        cells = found.marked(escape, bold="[bold]{}[/bold]", detailed="{} [dim]({})[/dim]").T
+        table = Table("", title=found.title, caption=found.note, box=box.SIMPLE)
+        for model in cells.iloc[0]:
+            table.add_column(lines_of(model, width=18), overflow="fold")
+        for metric, row in cells.iloc[1:].iterrows():
+            table.add_row(str(metric), *row)
+        out.print(table)
 
 
 def evaluate(
@@ -134,7 +142,7 @@ def evaluate(
     ),
     viewer: Annotated[bool, typer.Option("--viewer", help="Add a page to scroll through any case.")] = False,
 ) -> None:
-    """Judge a folder of masks against a folder of references, and write a report."""
+    """Evaluate predicted masks against reference masks, and write a report."""
     make_report(
         lambda: results_of_folders(
             predictions,
@@ -174,7 +182,8 @@ def compare(
         4, os.cpu_count() or 1
     ),
     gates: Annotated[
-        bool, typer.Option("--gates/--no-gates", help="Draw what gated networks admit; seconds a picture.")
+        bool,
+        typer.Option("--gates/--no-gates", help="Draw gate masks; seconds a picture."),
     ] = True,
     viewer: Annotated[bool, typer.Option("--viewer", help="Add a page to scroll through any case.")] = False,
 ) -> None:

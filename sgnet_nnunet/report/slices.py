@@ -1,82 +1,50 @@
-"""Axial slices on black, as a radiologist sees them."""
+"""Axial slices with contours, in the radiological convention: the one renderer of all pictures of scans."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
+from sgnet_nnunet.errors import needs_extra
 from sgnet_nnunet.evaluation.pairs import bounding_box
 from sgnet_nnunet.files import atomic_path
-from sgnet_nnunet.inference.gate_maps import GatedCase
-from sgnet_nnunet.report.figures import rgb
+from sgnet_nnunet.report.figures import (
+    GATE_COLOUR,
+    PREDICTION,
+    PREDICTION_COLOUR,
+    REFERENCE,
+    REFERENCE_COLOUR,
+    rgb,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from PIL.Image import Image, Resampling
 
-REFERENCE_COLOUR, PREDICTION_COLOUR, GATE_COLOUR = "#37d67a", "#ff5c5c", "#4db8ff"
-
-
-Pixel = TypeVar("Pixel", bound=np.generic)
-
-
-def radiological_slice(volume: NDArray[Pixel], k: int) -> NDArray[Pixel]:
-    """Return axial slice `k` of a RAS volume (x, y, z) for display.
-
-    The patient's right is on the viewer's left and anterior is up when the result, shape
-    (rows, columns), is drawn from the upper left corner.
-    """
-    return volume[::-1, ::-1, k].T
-
-
-def dark_figure(*, rows: int, columns: int) -> "tuple[Figure, NDArray[Any]]":
-    """Return a black figure and its axes, shape (rows, columns)."""
-    # pyplot would open a window system; the object interface draws without one.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(3 * columns, 3.4 * rows), facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def white_level(volume: NDArray[Any]) -> float:
-    """Return the value to show as white: the 99.5th percentile of what is above 0; 1 if nothing is."""
-    inside = volume[volume > 0]
-    return float(np.percentile(inside, 99.5)) if inside.size else 1.0
-
-
-def draw_scan(axes: "Axes", volume: NDArray[np.floating[Any]], k: int, *, title: str, aspect: float) -> None:
-    """Draw axial slice `k` of a scan (x, y, z), black at 0 and white at its `white_level`."""
-    shown, top = radiological_slice(volume, k), white_level(volume)
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=top, aspect=aspect)
-    axes.set_title(title, color="white", fontsize=11)
-    axes.axis("off")
-    axes.text(0.02, 0.5, "R", color="white", transform=axes.transAxes)
-
-
-def draw_contour(axes: "Axes", mask: NDArray[np.bool_], k: int, *, colour: str) -> None:
-    """Draw the outline of axial slice `k` of a mask (x, y, z), if there is one."""
-    shown = radiological_slice(mask, k)
-    if shown.any() and not shown.all():
-        axes.contour(shown, levels=[0.5], colors=colour, linewidths=1.2)
-
-
-def draw_name(axes: "Axes", name: str) -> None:
-    """Write a case's name into the lower left corner."""
-    axes.text(0.02, 0.02, name, color="white", fontsize=8, transform=axes.transAxes)
-
+    from sgnet_nnunet.inference.gate_maps import GatedCase
 
 GAP = 4
 """Pixels between two panels."""
 
 MARGIN_MM = 4.0
 """Shown around what must be seen."""
+
+LARGEST_PANEL = 640
+"""Pixels of a panel's longer side at most, whatever the grid."""
+
+MOST_COLUMNS = 6
+"""Panels side by side at most."""
+
+QUALITY = 80
+"""Of WebP's compression, 0 to 100; below it thin contours lose their colour."""
+
+SUPPRESSED = 0.35
+"""Brightness of what a gate suppresses."""
+
+Voxel = TypeVar("Voxel", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,7 +53,7 @@ class View:
 
     Attributes:
         box: Rows and columns of `radiological_slice` that are shown.
-        size: Width and height of the picture in pixels.
+        size: Width and height of a panel in pixels.
     """
 
     box: tuple[slice, slice]
@@ -100,11 +68,13 @@ class Contour:
         mask: Shape (x, y, z).
         colour: `#rrggbb`.
         width: Width in pixels.
+        name: Written into the panel in the contour's colour; "" for nothing.
     """
 
     mask: NDArray[np.bool_]
     colour: str
     width: float = 1.4
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,12 +86,58 @@ class Panel:
         k: Index of the axial slice.
         title: Written into the upper left corner.
         contours: Drawn in this order.
+        lit: Voxels that keep their brightness, all others are darkened; None for all.
     """
 
     grey: NDArray[np.uint8]
     k: int
     title: str
-    contours: Sequence[Contour] = field(default=())
+    contours: Sequence[Contour] = ()
+    lit: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture of a page, or the reason why there is none.
+
+    Attributes:
+        content: A WebP or PNG file.
+        width: Width at which it is shown, in CSS pixels; None for its own.
+        problem: Why there is no picture; "" if there is one.
+    """
+
+    content: bytes = b""
+    width: int | None = None
+    problem: str = ""
+
+
+def attempt(draw: Callable[[], Picture]) -> Picture:
+    """Return the picture that a function draws, or one that says why there is none."""
+    try:
+        return draw()
+    # A picture must not cost the report, whatever is wrong with its images, weights or numbers.
+    except Exception as error:
+        return Picture(problem=reason(error))
+
+
+def reason(error: Exception) -> str:
+    """Return an error's message in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def radiological_slice(volume: NDArray[Voxel], k: int) -> NDArray[Voxel]:
+    """Return axial slice `k` of a RAS volume (x, y, z) for display.
+
+    The patient's right is on the viewer's left and anterior is up when the result, shape
+    (rows, columns), is drawn from the upper left corner.
+    """
+    return volume[::-1, ::-1, k].T
+
+
+def fullest_slice(mask: NDArray[np.bool_], *, default: int) -> int:
+    """Return the index of the axial slice with most voxels of a mask (x, y, z), or a default for none."""
+    voxels = np.count_nonzero(mask, axis=(0, 1))
+    return int(np.argmax(voxels)) if voxels.any() else default
 
 
 def view_of(shown: NDArray[np.bool_], *, spacing: tuple[float, ...], pixels_per_mm: float) -> View:
@@ -130,7 +146,7 @@ def view_of(shown: NDArray[np.bool_], *, spacing: tuple[float, ...], pixels_per_
     Args:
         shown: What must be seen; all is shown if it is empty.
         spacing: Voxel size in mm along x, y and, if given, z.
-        pixels_per_mm: Size of the picture.
+        pixels_per_mm: Scale; less if a side would exceed `LARGEST_PANEL`.
     """
     flat = radiological_slice(np.asarray(shown.any(axis=2, keepdims=True)), 0)
     box = bounding_box(flat[:, :, None]) if flat.any() else (slice(0, flat.shape[0]), slice(0, flat.shape[1]))
@@ -138,42 +154,112 @@ def view_of(shown: NDArray[np.bool_], *, spacing: tuple[float, ...], pixels_per_
         slice(max(0, part.start - round(MARGIN_MM / step)), min(length, part.stop + round(MARGIN_MM / step)))
         for part, length, step in zip(box, flat.shape, (spacing[1], spacing[0]), strict=False)
     )
-    width = (columns.stop - columns.start) * spacing[0] * pixels_per_mm
-    height = (rows.stop - rows.start) * spacing[1] * pixels_per_mm
-    return View(box=(rows, columns), size=(max(1, round(width)), max(1, round(height))))
+    width, height = (columns.stop - columns.start) * spacing[0], (rows.stop - rows.start) * spacing[1]
+    scale = min(pixels_per_mm, LARGEST_PANEL / max(width, height))
+    return View(box=(rows, columns), size=(max(1, round(width * scale)), max(1, round(height * scale))))
 
 
-def draw_panels(panels: Sequence[Panel], view: View) -> Image.Image:
-    """Return one or more panels side by side, all with the same view."""
-    width, height = view.size
-    sheet = Image.new("RGB", (len(panels) * (width + GAP) - GAP, height))
-    for i, panel in enumerate(panels):
-        sheet.paste(_draw(panel, view), (i * (width + GAP), 0))
+def draw_panels(panels: Sequence[Panel], view: View, *, columns: int = MOST_COLUMNS) -> "Image":
+    """Return one or more panels row by row, all with the same view."""
+    return tile([_draw(panel, view) for panel in panels], columns=columns)
+
+
+def tile(images: "Sequence[Image]", *, columns: int) -> "Image":
+    """Return pictures row by row on black, each in a cell of the largest one's size."""
+    with needs_extra("report"):
+        from PIL import Image  # noqa: PLC0415
+
+    columns = min(columns, len(images))
+    width, height = max(image.width for image in images), max(image.height for image in images)
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP))
+    for i, image in enumerate(images):
+        sheet.paste(image, ((i % columns) * (width + GAP), (i // columns) * (height + GAP)))
     return sheet
 
 
-def encode(picture: Image.Image, *, quality: int) -> bytes:
-    """Return a picture as a WebP file, of a quality from 0 to 100."""
+def encode(image: "Image") -> Picture:
+    """Return an image as a WebP file."""
     content = BytesIO()
-    picture.save(content, "WEBP", quality=quality, method=3)
-    return content.getvalue()
+    image.save(content, "WEBP", quality=QUALITY, method=3)
+    return Picture(content=content.getvalue())
+
+
+def save_png(image: "Image", path: Path) -> None:
+    """Write an image as PNG, atomically."""
+    with atomic_path(path) as partial:
+        image.save(partial, "PNG")
 
 
 def to_grey(volume: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a scan from 0 to 255, white at the `white_level` of every third voxel along each axis."""
-    scaled = volume.astype(np.float32)
-    scaled *= 255 / white_level(volume[::3, ::3, ::3])
+    """Return a scan from 0 to 255.
+
+    Black is 0 or, in normalised scans, whose background is negative, their 1st percentile; white is the
+    99.5th percentile of what is brighter than black.
+    """
+    sample = volume[::3, ::3, ::3].astype(np.float32)
+    black = min(0.0, float(np.percentile(sample, 1)))
+    inside = sample[sample > black]
+    white = float(np.percentile(inside, 99.5)) if inside.size else black + 1
+    scaled = (volume.astype(np.float32) - black) * (255 / (white - black))
     return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
-def _draw(panel: Panel, view: View) -> Image.Image:
-    picture = np.asarray(_resize(_shown(panel.grey, panel.k, view), view, Image.Resampling.BICUBIC))
+def draw_gates(case: "GatedCase", path: Path) -> None:
+    """Write the picture of `gate_panels` as PNG, atomically."""
+    save_png(gate_panels(case), path)
+
+
+def gate_panels(case: "GatedCase", *, colour: str = PREDICTION_COLOUR) -> "Image":
+    """Draw a case's channels, every gate and the prediction, on the axial slice with the most tumour.
+
+    A gate is drawn over the first channel: dark where it suppresses, outlined.
+
+    Args:
+        case: What `inference.gate_maps.look_at_case` returns.
+        colour: Colour of the prediction.
+    """
+    scans = [to_grey(channel.transpose(2, 1, 0)) for channel in case.image]
+    prediction = case.prediction.transpose(2, 1, 0)
+    contours = [Contour(mask=prediction, colour=colour, name=PREDICTION)]
+    if case.reference is not None:
+        reference = case.reference.transpose(2, 1, 0)
+        contours.insert(0, Contour(mask=reference, colour=REFERENCE_COLOUR, width=3, name=REFERENCE))
+    k = fullest_slice(contours[0].mask, default=fullest_slice(prediction, default=prediction.shape[2] // 2))
+    titles = ("T1ce", "FLAIR") if len(scans) == 2 else [f"channel {i}" for i in range(len(scans))]  # noqa: PLR2004
+    panels = [Panel(grey=scan, k=k, title=title) for title, scan in zip(titles, scans, strict=True)]
+    for name, gate in case.gates.items():
+        enabled = gate.transpose(2, 1, 0)
+        panels.append(
+            Panel(
+                grey=scans[0],
+                k=k,
+                title=f"gate {name}, {gate.mean():.1%} enabled",
+                contours=[Contour(mask=enabled, colour=GATE_COLOUR)],
+                lit=enabled,
+            )
+        )
+    panels.append(Panel(grey=scans[0], k=k, title=case.name, contours=contours))
+    spacing = case.spacing[::-1]
+    shown = np.logical_or.reduce([scans[0] > 0, *(contour.mask for contour in contours)])
+    view = view_of(shown, spacing=spacing, pixels_per_mm=2)
+    return draw_panels(panels, view, columns=-(-len(panels) // 2))
+
+
+def _draw(panel: Panel, view: View) -> "Image":
+    with needs_extra("report"):
+        from PIL import Image  # noqa: PLC0415
+
+    plane = _shown(panel.grey, panel.k, view)
+    if panel.lit is not None:
+        plane *= np.where(_shown(panel.lit, panel.k, view), 1, SUPPRESSED)
+    picture = np.asarray(_resize(plane, view, Image.Resampling.BICUBIC))
     colours = np.repeat(picture[:, :, None].clip(0, 255), 3, axis=2)
     for contour in panel.contours:
         ink = _ink(_shown(contour.mask, panel.k, view), view, contour.width)[:, :, None]
         colours = colours * (1 - ink) + np.array(rgb(contour.colour), dtype=np.float32) * ink
     image = Image.fromarray(np.rint(colours).astype(np.uint8))
-    _write(image, panel.title)
+    _write(image, panel)
     return image
 
 
@@ -181,7 +267,10 @@ def _shown(volume: NDArray[Any], k: int, view: View) -> NDArray[np.float32]:
     return np.ascontiguousarray(radiological_slice(volume, k)[view.box], dtype=np.float32)
 
 
-def _resize(plane: NDArray[np.float32], view: View, how: Image.Resampling) -> Image.Image:
+def _resize(plane: NDArray[np.float32], view: View, how: "Resampling") -> "Image":
+    with needs_extra("report"):
+        from PIL import Image  # noqa: PLC0415
+
     return Image.fromarray(plane).resize(view.size, how)
 
 
@@ -192,62 +281,33 @@ def _ink(mask: NDArray[np.float32], view: View, width: float) -> NDArray[np.floa
     pixel is from it follows from the value and its gradient. Scan and mask are resized alike, so
     the two fit.
     """
+    with needs_extra("report"):
+        from PIL import Image  # noqa: PLC0415
+
     if not mask.any():
         return np.zeros(view.size[::-1], dtype=np.float32)
-    field_ = np.asarray(_resize(mask, view, Image.Resampling.BILINEAR))
-    slope = np.hypot(*np.gradient(field_)) if min(field_.shape) > 1 else np.ones_like(field_)
-    distance = np.abs(field_ - 0.5) / np.maximum(slope, 1e-6)
+    field = np.asarray(_resize(mask, view, Image.Resampling.BILINEAR))
+    slope = np.hypot(*np.gradient(field)) if min(field.shape) > 1 else np.ones_like(field)
+    distance = np.abs(field - 0.5) / np.maximum(slope, 1e-6)
     return np.clip(width / 2 + 0.5 - distance, 0, 1).astype(np.float32)
 
 
-def _write(image: Image.Image, title: str) -> None:
+def _write(image: "Image", panel: Panel) -> None:
+    with needs_extra("report"):
+        from PIL import ImageDraw, ImageFont  # noqa: PLC0415
+
     width, height = image.size
     draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=max(11, height // 26))
-    style: dict[str, Any] = {"font": font, "fill": "white", "stroke_width": 1, "stroke_fill": "black"}
-    draw.text((4, 2), title, **style)
-    draw.text((4, height / 2), "R", anchor="lm", **style)
-    draw.text((width - 4, height / 2), "L", anchor="rm", **style)
-
-
-CHANNELS = ("T1ce", "FLAIR")
-
-
-def draw_gates(case: GatedCase, path: Path) -> None:
-    """Draw T1ce, FLAIR, every gate and the prediction, on the axial slice with the most tumour.
-
-    A gate is drawn over the first channel: dark where it is closed. The reference is green, the
-    prediction red.
-
-    Args:
-        case: What `inference.gates.look_at_case` returns.
-        path: PNG file to write.
-    """
-    channels = [channel.transpose(2, 1, 0) for channel in case.image]
-    prediction = case.prediction.transpose(2, 1, 0)
-    reference = None if case.reference is None else case.reference.transpose(2, 1, 0)
-    k = int(np.argmax((prediction if reference is None else reference).sum(axis=(0, 1))))
-    aspect = case.spacing[1] / case.spacing[2]
-    panels = len(channels) + len(case.gates) + 1
-    columns = -(-panels // 2)
-    figure, grid = dark_figure(rows=2, columns=columns)
-    axes = list(grid.flat)
-    for spare in axes[panels:]:
-        spare.axis("off")
-    for i, channel in enumerate(channels):
-        title = CHANNELS[i] if i < len(CHANNELS) else f"channel {i}"
-        draw_scan(axes[i], channel, k, title=title, aspect=aspect)
-        if reference is not None:
-            draw_contour(axes[i], reference, k, colour=REFERENCE_COLOUR)
-    for panel, (name, gate) in zip(axes[len(channels) :], case.gates.items(), strict=False):
-        opened = gate.transpose(2, 1, 0)
-        draw_scan(panel, channels[0], k, title=f"gate at {name}: {gate.mean():.1%} open", aspect=aspect)
-        closed = np.where(radiological_slice(opened, k), np.nan, 1.0)
-        panel.imshow(closed, cmap="gray", vmin=1, vmax=2, alpha=0.65, aspect=aspect)
-        draw_contour(panel, opened, k, colour=GATE_COLOUR)
-    last = axes[panels - 1]
-    draw_scan(last, channels[0], k, title="prediction", aspect=aspect)
-    draw_contour(last, prediction, k, colour=PREDICTION_COLOUR)
-    draw_name(axes[0], case.name)
-    with atomic_path(path) as partial:
-        figure.savefig(partial, dpi=110)
+    size = max(11, height // 26)
+    style: dict[str, Any] = {
+        "font": ImageFont.load_default(size=size),
+        "stroke_width": 1,
+        "stroke_fill": "black",
+    }
+    draw.text((4, 2), panel.title, fill="white", **style)
+    draw.text((4, height / 2), "R", anchor="lm", fill="white", **style)
+    draw.text((width - 4, height / 2), "L", anchor="rm", fill="white", **style)
+    named = [contour for contour in panel.contours if contour.name]
+    for place, contour in enumerate(reversed(named)):
+        at = (4, height - 4 - place * (size + 3))
+        draw.text(at, contour.name, anchor="lb", fill=contour.colour, **style)

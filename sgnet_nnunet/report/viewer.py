@@ -1,20 +1,35 @@
-"""Pages from templates."""
+"""Pages from templates, and the page with the 3D viewer."""
 
+import gzip
+import json
 import shutil
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine
+from numpy.typing import NDArray
 
+from sgnet_nnunet.errors import needs_extra
+from sgnet_nnunet.evaluation.pairs import bounding_box
 from sgnet_nnunet.evaluation.results import Results
 from sgnet_nnunet.files import write_text
 from sgnet_nnunet.report.figures import REFERENCE, REFERENCE_COLOUR, breakable, rgb
 
+ASSETS = ("niivue.umd.js", "LICENSE.txt")
+"""Package data that the page needs, and its licence."""
+
 
 def render(template: str, **values: object) -> str:
     """Return a page made from a file of `templates/`; every value is escaped for HTML."""
+    with needs_extra("report"):
+        from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+
     environment = Environment(
         loader=PackageLoader("sgnet_nnunet.report"),
         autoescape=True,
@@ -27,12 +42,8 @@ def render(template: str, **values: object) -> str:
     return str(page)
 
 
-ASSETS = ("niivue.umd.js", "LICENSE.txt")
-"""Package data that the page needs, and the licence that goes with it."""
-
-
 def write_viewer(results: Results, folder: Path, *, colours: dict[str, str]) -> None:
-    """Write `index.html` and NiiVue to a folder; the cases are written by `viewer_case`.
+    """Write `index.html` and NiiVue to a folder; the cases are written by `write_case`.
 
     Args:
         results: The models and the cases to choose from.
@@ -52,3 +63,62 @@ def write_viewer(results: Results, folder: Path, *, colours: dict[str, str]) -> 
         masks=[{"name": name, "colour": colour, "rgb": rgb(colour)} for name, colour in masks],
     )
     write_text(folder / "index.html", page)
+
+
+COMPRESSION = 6
+
+
+def write_case(
+    folder: Path,
+    name: str,
+    scans: Mapping[str, NDArray[np.uint8]],
+    *,
+    affine: NDArray[np.float64],
+    masks: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    """Write the script with one case's volumes, `cases/NAME.js`.
+
+    Args:
+        folder: The viewer's folder.
+        name: Name of the case.
+        scans: Its images, 0 to 255, by the channel's name.
+        affine: 4x4 matrix from voxel index to world millimetres, of all arrays.
+        masks: Its masks, by what they are called.
+    """
+    # Background around the head is half of a scan.
+    filled = np.logical_or.reduce([*(scan > 0 for scan in scans.values()), *masks.values()])
+    box = bounding_box(filled) if scans and filled.any() else (slice(None),) * 3
+    cropped = affine.copy()
+    cropped[:3, 3] += affine[:3, :3] @ [part.start or 0 for part in box]
+    content = {
+        "name": name,
+        "centre": _centre(list(masks.values()), affine),
+        "images": [{"name": channel, "data": _encode(scan[box], cropped)} for channel, scan in scans.items()],
+        "masks": [
+            {"name": title, "voxels": int(mask.sum()), "data": _encode(mask[box].astype(np.uint8), cropped)}
+            for title, mask in masks.items()
+        ],
+    }
+    (folder / "cases").mkdir(parents=True, exist_ok=True)
+    write_text(folder / "cases" / f"{name}.js", f"showCase({json.dumps(content)});\n")
+
+
+def _centre(masks: Sequence[NDArray[np.bool_]], affine: NDArray[np.float64]) -> list[float]:
+    """Return a point of the first mask that has voxels, on the axial slice that holds most of it, in mm.
+
+    It is the voxel nearest to the mean of those on the slice; without a mask, the middle of the grid.
+    """
+    for mask in masks:
+        if mask.any():
+            k = int(np.argmax(np.count_nonzero(mask, axis=(0, 1))))
+            places = np.argwhere(mask[:, :, k])
+            nearest = places[np.argmin(((places - places.mean(axis=0)) ** 2).sum(axis=1))]
+            return [float(mm) for mm in apply_affine(affine, [*nearest, k])]
+    return [float(mm) for mm in apply_affine(affine, np.array(masks[0].shape) // 2)]
+
+
+def _encode(data: NDArray[np.uint8], affine: NDArray[np.float64]) -> str:
+    """Return a volume as `.nii.gz` in base64, the same bytes for the same volume."""
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_xyzt_units("mm")
+    return b64encode(gzip.compress(image.to_bytes(), COMPRESSION, mtime=0)).decode("ascii")

@@ -4,7 +4,6 @@ import sys
 from types import ModuleType
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from sgnet_nnunet.cli.main import main
@@ -25,25 +24,18 @@ def tree(nnunet_paths, make_results):
 
 @pytest.fixture
 def written(monkeypatch):
-    """Replace what makes statistics and pages of the figures; return the calls."""
+    """Replace what times networks and writes the report; return the calls."""
     calls = []
 
-    def stand_in(name, function, **files):
-        def write(*arguments, **options):
-            calls.append((function, arguments[0], options))
-            folder = arguments[-1]
-            for file, text in files.items():
-                (folder / file.replace("_", ".")).write_text(text)
+    def write_report(comparison, folder, **options):
+        calls.append((comparison, options))
+        folder.mkdir()
+        (folder / "report.html").write_text("<html>")
 
-        module = ModuleType(name)
-        setattr(module, function, write)
-        monkeypatch.setitem(sys.modules, name, module)
-
-    stand_in("sgnet_nnunet.report.tables", "write_summary", summary_json="{}")
-    stand_in("sgnet_nnunet.report.page", "write_report", report_html="<html>")
+    monkeypatch.setattr("sgnet_nnunet.report.page.write_report", write_report)
     costs = ModuleType("sgnet_nnunet.evaluation.model_costs")
     costs.with_costs = lambda results, preprocessed, **options: (
-        calls.append(("with_costs", preprocessed.name, options)) or results
+        calls.append((preprocessed.name, options)) or results
     )
     monkeypatch.setitem(sys.modules, costs.__name__, costs)
     return calls
@@ -65,43 +57,31 @@ COMPARE = (
 )
 
 
-def test_compare_writes_a_whole_report(tree, written, capsys):
+def test_compare_prints_its_headline_table_and_the_report(tree, written, capsys):
     assert run(*COMPARE, "-o", tree / "report") == 0
-    names = {"per_case.csv", "per_lesion.csv", "summary.json", "report.html", ".sgnet_report.json"}
-    assert {path.name for path in (tree / "report").iterdir()} == names
-    table = pd.read_csv(tree / "report/per_case.csv")
-    assert len(table) == 12
-    assert "6 cases, 2 models" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(tree / "report/report.html") in printed.replace("\n", "")
+    for name in ("SGNetTrainer", "BaselineUNet", "Dice", "Lesion F1"):
+        assert name in printed
+    comparison, options = written[-1]
+    assert len(options["figures"].per_case) == 12
+    assert comparison.baseline == "SGNetTrainer"
 
 
 def test_compare_passes_its_options_on(tree, written):
     options = (
-        "--time-cases",
-        "2",
-        "-device",
-        "mps",
-        "--viewer",
-        "--no-gates",
-        "--presets",
-        "brats2023",
-        "brats2026",
+        *("--time-cases", "2", "-device", "mps", "--viewer", "--no-gates"),
+        *("--presets", "brats2023", "brats2026"),
     )
     assert run(*COMPARE, *options, "-o", tree / "report") == 0
-    costs, summary, report = written
-    assert costs == ("with_costs", "Dataset501_Tiny", {"time_cases": 2, "device": "mps"})
-    assert [model.name for model in summary[1].models] == ["SGNetTrainer", "BaselineUNetTrainer"]
-    assert report[2] == {"viewer": True, "gates": False, "workers": 1}
-    assert {"brats2023_dice", "brats2026_small_f1"} <= set(report[1].per_case.columns)
+    costs, (comparison, passed) = written
+    assert costs == ("Dataset501_Tiny", {"time_cases": 2, "device": "mps"})
+    assert [model.name for model in comparison.models] == ["SGNetTrainer", "BaselineUNetTrainer"]
+    assert {"brats2023_dice", "brats2026_small_f1"} <= set(passed.pop("figures").per_case.columns)
+    assert passed == {"viewer": True, "gates": False, "workers": 1}
 
 
-def test_reports_of_the_same_masks_are_the_same(tree, written):
-    for name in ("one", "two"):
-        run(*COMPARE, "-o", tree / name)
-    for file in ("per_case.csv", "per_lesion.csv"):
-        assert (tree / "one" / file).read_bytes() == (tree / "two" / file).read_bytes()
-
-
-def test_missing_predictions_are_said_in_words(tree, written, capsys):
+def test_missing_predictions_are_reported(tree, written, capsys):
     folder = (
         tree / "nnUNet_results/Dataset501_Tiny/BaselineUNetTrainer__nnUNetPlans__3d_fullres/fold_1/validation"
     )
@@ -147,9 +127,9 @@ def folders(tmp_path):
     return tmp_path
 
 
-def test_evaluate_judges_everything_above_zero(folders, written):
+def test_evaluate_takes_everything_above_zero(folders, written):
     assert run("evaluate", folders / "pred", folders / "ref", "-o", folders / "out") == 0
-    table = pd.read_csv(folders / "out/per_case.csv", keep_default_na=False)
+    table = written[-1][1]["figures"].per_case
     assert table.loc[0, ["model", "fold", "case", "patient", "label", "empty"]].tolist() == [
         "pred",
         "",
@@ -166,7 +146,7 @@ def test_evaluate_takes_labels_and_patients(folders, written):
     (folders / "patients.csv").write_text("case,patient\na,Ada\n")
     options = ("--labels", folders / "dataset.json", "--patients", folders / "patients.csv")
     assert run("evaluate", folders / "pred", folders / "ref", "-o", folders / "out", *options) == 0
-    results = written[-1][1].results
+    results = written[-1][1]["figures"].results
     assert isinstance(results, Results)
     assert (results.targets[0].name, results.cases[0].patient) == ("core", "Ada")
 

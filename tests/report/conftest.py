@@ -6,15 +6,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 
-from sgnet_nnunet.evaluation.lesion_metrics import lesion_rows
-from sgnet_nnunet.evaluation.measurement import CASE_COLUMNS, LESION_COLUMNS, Figures
-from sgnet_nnunet.evaluation.pairs import MaskPair
-from sgnet_nnunet.evaluation.registry import measure
+from sgnet_nnunet.evaluation.comparison import compare
+from sgnet_nnunet.evaluation.measurement import Figures, measure_results
 from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results, Target
-from sgnet_nnunet.evaluation.summary import Summary, summarise
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.report.page import write_report
 
@@ -36,31 +32,6 @@ def _head(rng: np.random.Generator, lesions: np.ndarray) -> np.ndarray:
     inside = x**2 + y**2 + z**2 < 0.9
     head = rng.normal(300, 20, size=SHAPE) * inside
     return (head + 400.0 * lesions * inside).clip(0).astype(np.int16)
-
-
-def figures_of_results(results: Results) -> Figures:
-    """Measure every case."""
-    cases, lesions = [], []
-    for case in results.cases:
-        reference = nib.load(case.reference)
-        reference = np.asarray(reference.dataobj)
-        predicted = (
-            np.zeros_like(reference)
-            if case.prediction is None
-            else np.asarray(nib.load(case.prediction).dataobj)
-        )
-        for target in results.targets:
-            masks = (np.isin(mask, target.values) for mask in (predicted, reference))
-            pair = MaskPair(*masks, affine=reference.affine)
-            keys = (case.model, case.fold, case.name, case.patient, target.name)
-            state = (pair.empty or "", case.prediction is None)
-            cases.append(dict(zip(CASE_COLUMNS, (*keys, *state), strict=True)) | measure(pair))
-            lesions += [(*keys, *vars(row).values()) for row in lesion_rows(pair)]
-    return Figures(
-        results=results,
-        per_case=pd.DataFrame(cases),
-        per_lesion=pd.DataFrame(lesions, columns=list(LESION_COLUMNS)),
-    )
 
 
 def written(
@@ -89,9 +60,9 @@ def written(
     cases = []
     answers = (boxes(LESIONS[0]), boxes(*LESIONS, FALSE), boxes(FALSE))
     for i, name in enumerate(names):
-        reference = boxes(*LESIONS)
-        reference = save("references", name, reference)
-        scans = [save("images", f"{name}_{c:04d}", _head(rng, reference)) for c in range(2)] if images else []
+        lesions = boxes(*LESIONS)
+        reference = save("references", name, lesions)
+        scans = [save("images", f"{name}_{c:04d}", _head(rng, lesions)) for c in range(2)] if images else []
         for m, model in enumerate(models):
             prediction = save(f"model{m}", name, answers[(i + m) % len(answers)])
             cases.append(
@@ -124,12 +95,14 @@ def write_results(tmp_path: Path) -> Callable[..., Results]:
 @pytest.fixture
 def write_figures(tmp_path: Path) -> Callable[..., Figures]:
     """Return a function that writes answers to a temporary folder, and measures them."""
-    return lambda **options: figures_of_results(written(tmp_path, **options))
+    return lambda **options: measure_results(written(tmp_path, **options))
 
 
-def summary_of(figures: Figures) -> Summary:
-    """Return the statistics of figures, with few resamples."""
-    return summarise(figures, rng=np.random.default_rng(0), resamples=50)
+def report_on(figures: Figures, folder: Path, **options: object) -> None:
+    """Write the report of figures, with few resamples."""
+    results = figures.results
+    comparison = compare(figures.per_case, models=results.models, dataset=results.dataset, resamples=50)
+    write_report(comparison, folder, figures=figures, **options)
 
 
 @pytest.fixture
@@ -137,8 +110,7 @@ def write_page() -> Callable[..., str]:
     """Return a function that writes the report of figures to a folder, and returns its page."""
 
     def write(figures: Figures, folder: Path, **options: object) -> str:
-        folder.mkdir(exist_ok=True)
-        write_report(figures, summary_of(figures), folder, **options)
+        report_on(figures, folder, **options)
         return (folder / "report.html").read_text(encoding="utf-8")
 
     return write
@@ -160,6 +132,5 @@ def report(hostile: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         models=("first", hostile),
         missing=((hostile, "b"),),
     )
-    figures = figures_of_results(results)
-    write_report(figures, summary_of(figures), folder, viewer=True, workers=1)
+    report_on(measure_results(results), folder, viewer=True, workers=1)
     return folder

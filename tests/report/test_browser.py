@@ -14,6 +14,8 @@ ARGUMENTS = (
 )
 PATIENCE_MS = 120_000
 
+pytestmark = pytest.mark.slow
+
 # The canvas is read in the step that draws it, since WebGL then clears it.
 PIXELS = """() => {
     viewer.drawScene();
@@ -69,13 +71,15 @@ def open_page(chromium):
 
 
 def column(page, table, number):
-    return page.locator(f"{table} tbody tr > :nth-child({number}) .value").all_inner_texts()
+    """Return the first text of a column's cells."""
+    cells = page.locator(f"{table} tbody tr > :nth-child({number})")
+    return cells.evaluate_all("cells => cells.map(cell => cell.firstChild.textContent)")
 
 
 def test_the_page_shows_every_picture(open_page, report):
     page = open_page(report / "report.html")
     widths = page.eval_on_selector_all("main img", "images => images.map(image => image.naturalWidth)")
-    assert len(widths) == 3 + 3 + 2 * 3
+    assert len(widths) == 4 + 3 + 2 * 3
     assert all(width > 100 for width in widths)
     assert page.locator("text=onerror").count()  # the name is text, not an element
 
@@ -83,7 +87,7 @@ def test_the_page_shows_every_picture(open_page, report):
 def test_a_click_on_a_head_sorts_by_number_with_nothing_last(open_page, report):
     page = open_page(report / "report.html")
     table = "#label-1-table"
-    page.locator(f"{table} tbody tr:nth-child(2) > :nth-child(6)").evaluate("cell => delete cell.dataset.key")
+    page.locator(f"{table} tbody tr:nth-child(2) > :nth-child(6)").evaluate("cell => cell.textContent = '–'")
     before = column(page, table, 6)
     head = page.locator(f"{table} thead th:nth-child(6)")
     head.locator("button").click()
@@ -100,7 +104,7 @@ def test_a_click_on_a_head_sorts_by_number_with_nothing_last(open_page, report):
 def test_a_case_can_be_found_by_its_name(open_page, report):
     page = open_page(report / "report.html")
     page.locator("input.filter").fill("c &")
-    assert page.locator("#label-1-table tbody tr:visible th .value").all_inner_texts() == ["c & d"]
+    assert page.locator("#label-1-table tbody tr:visible th").count() == 1
 
 
 def test_a_picture_can_be_enlarged(open_page, report):
@@ -131,9 +135,9 @@ def test_an_outline_is_the_skin_of_a_mask(open_page, report):
     page = open_page(report / "viewer" / "index.html")
     page.wait_for_function("document.getElementById('status').textContent === 'a'")
     count = "viewer.volumes[1].img.reduce((sum, value) => sum + value, 0)"
-    assert page.evaluate(count) == 4 * 5 * 3 + 2 * 2 * 1
-    page.locator("#outline").check()
     assert page.evaluate(count) == 4 * 5 * 3 - 2 * 3 * 1 + 2 * 2 * 1
+    page.locator("#outline").uncheck()
+    assert page.evaluate(count) == 4 * 5 * 3 + 2 * 2 * 1
 
 
 def test_the_viewer_opens_the_case_that_a_link_names(open_page, report):

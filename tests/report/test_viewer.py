@@ -18,9 +18,7 @@ def written(results, folder):
     draw_case(
         CaseJob(
             answers=tuple(case for case in results.cases if case.name == "a"),
-            targets=results.targets,
-            known_values=results.known_values,
-            ignored_value=results.ignored_value,
+            results=results,
             colours=colours,
             viewer=folder,
         )

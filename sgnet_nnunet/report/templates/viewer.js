@@ -34,7 +34,7 @@ async function show(content) {
   for (const box of boxes) {
     const mask = content.masks.find((each) => each.name === box.dataset.mask);
     box.disabled = !mask || !mask.voxels;
-    box.parentNode.querySelector("small").textContent = !mask ? "not judged" : mask.voxels ? "" : "empty";
+    box.parentNode.querySelector("small").textContent = !mask ? "not evaluated" : mask.voxels ? "" : "empty";
   }
   await draw();
   moveToTumour();
@@ -84,8 +84,10 @@ function load(volume, name, options) {
   return niivue.NVImage.loadFromBase64({ base64: volume.data, name: `${name}.nii.gz`, ...options });
 }
 
+/** Outlines are opaque: two half-transparent colours would mix to a third one. */
 function opacityOf(box) {
-  return box.checked ? Number(byId("opacity").value) : 0;
+  if (!box.checked) return 0;
+  return byId("outline").checked ? 1 : Number(byId("opacity").value);
 }
 
 function updateMasks() {

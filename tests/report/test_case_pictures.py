@@ -1,0 +1,195 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from sgnet_nnunet.evaluation.comparison import compare
+from sgnet_nnunet.inference.gate_maps import GatedCase
+from sgnet_nnunet.report.case_pictures import CaseJob, channel_names, choose, draw_case, gates_of, load_case
+from sgnet_nnunet.report.figures import colours_of
+
+
+def answers_of(results, name):
+    return tuple(case for case in results.cases if case.name == name)
+
+
+def drawn(results, name, **options):
+    return draw_case(
+        CaseJob(
+            answers=answers_of(results, name),
+            results=results,
+            colours=colours_of(results.models),
+            large=(("first", "tumour"),),
+            **options,
+        )
+    )
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "AIL", "SRP"])
+def test_a_case_looks_the_same_however_its_grid_lies(write_results, axes, tmp_path):
+    volumes = load_case(answers_of(write_results(axes=axes), "a"))
+    assert nib.aff2axcodes(volumes.affine) == ("R", "A", "S")
+    assert volumes.reference.shape == (30, 36, 12)
+    assert volumes.reference[6, 22, 6] == 1
+    assert volumes.reference[30 - 6, 22, 6] == 0
+    assert volumes.images["channel 0"][6, 22, 6] > 500
+
+
+def test_a_missing_prediction_is_an_empty_mask(write_results):
+    volumes = load_case(answers_of(write_results(missing=(("second", "a"),)), "a"))
+    assert not volumes.predictions["second"].any()
+    assert volumes.predictions["first"].any()
+
+
+def move(path):
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[0, 3] += 1.0
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)
+
+
+def shrink(path):
+    nib.save(nib.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), np.eye(4)), path)
+
+
+def blank(path):
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, dtype=np.int16), image.affine), path)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("damage", [move, shrink, blank, truncate, Path.unlink])
+def test_an_unusable_image_costs_only_its_channel(write_results, damage):
+    results = write_results()
+    damage(answers_of(results, "a")[0].images[1])
+    volumes = load_case(answers_of(results, "a"))
+    assert list(volumes.images) == ["channel 0"]
+    assert list(volumes.problems) == ["channel 1"]
+    pictures = drawn(results, "a")
+    assert pictures.thumbnails["tumour"].content
+    (problem,) = pictures.problems
+    assert problem.startswith("channel 1: ")
+
+
+def test_an_unreadable_mask_costs_the_pictures_of_its_case(write_results):
+    results = write_results()
+    truncate(answers_of(results, "a")[0].prediction)
+    pictures = drawn(results, "a")
+    assert pictures.thumbnails["tumour"].problem == pictures.large["first", "tumour"].problem != ""
+    assert drawn(results, "b").problems == ()
+
+
+def test_a_viewer_that_cannot_be_written_costs_no_picture(write_results, tmp_path):
+    (tmp_path / "viewer").write_text("a file")
+    pictures = drawn(write_results(), "a", viewer=tmp_path / "viewer")
+    assert pictures.thumbnails["tumour"].content
+    assert pictures.problems[0].startswith("viewer: ")
+
+
+def test_channels_have_the_names_of_the_data_set(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1ce", "1": "FLAIR"}}))
+    images = [tmp_path / "imagesTr" / f"a_{i:04d}.nii.gz" for i in range(3)]
+    assert channel_names(images) == ("T1ce", "FLAIR", "channel 2")
+
+
+def test_channels_without_a_data_set_have_numbers(tmp_path):
+    assert channel_names([tmp_path / "x" / "a.nii.gz"]) == ("channel 0",)
+
+
+def test_a_damaged_description_of_the_data_set_leaves_numbers(tmp_path):
+    (tmp_path / "dataset.json").write_text("[]")
+    assert channel_names([tmp_path / "imagesTr" / "a_0000.nii.gz"]) == ("channel 0",)
+
+
+def chosen(dice):
+    """Return the roles of cases with these values of Dice."""
+    names = [f"{chr(97 + i)}" for i in range(len(dice))]
+    table = pd.DataFrame({"case": names, "patient": names, "dice": dice}).assign(
+        model="first", label="tumour", fold="", empty="", missing=False
+    )
+    return [(choice.role, choice.case) for choice in choose(compare(table, resamples=50), table)]
+
+
+@pytest.mark.parametrize(
+    ("dice", "expected"),
+    [
+        ([0.1, 0.9, 0.5, 0.6, 0.2], [("best", "b"), ("median", "c"), ("worst", "a")]),
+        ([0.1, 0.9], [("best", "b"), ("worst", "a")]),
+        ([0.4], [("best", "a")]),
+        ([np.nan, 0.9, np.nan], [("best", "b")]),
+        ([np.nan, np.nan], []),
+        ([0.5, 0.5, 0.5], [("best", "a"), ("median", "b"), ("worst", "c")]),
+    ],
+)
+def test_best_median_and_worst_case_by_dice(dice, expected):
+    assert chosen(dice) == expected
+
+
+def gates(figures, folder=None):
+    first, *others = figures.results.models
+    results = replace(figures.results, models=(replace(first, folder=folder), *others))
+    choices = choose(compare(figures.per_case, resamples=50), figures.per_case)
+    return gates_of(results, choices, colours=colours_of(results.models))
+
+
+def test_a_model_without_a_folder_or_of_another_network_has_no_gates(write_figures, tmp_path):
+    assert gates(write_figures()) == {}
+    assert gates(write_figures(), tmp_path / "BaselineUNetTrainer__nnUNetPlans__3d_fullres") == {}
+
+
+@pytest.fixture
+def load_network(monkeypatch):
+    """Return a function that lets every model's folder hold a network with these gates."""
+
+    def load(*gates):
+        model = SimpleNamespace(gate_names=gates)
+        monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.open_gated_model", lambda *_, **__: model)
+        monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.look_at_case", look)
+
+    def look(model, name, images, *, reference):
+        mask = np.zeros((6, 20, 16), dtype=bool)
+        mask[2:4, 8:12, 4:9] = True
+        gates = dict.fromkeys(model.gate_names, mask)
+        image = np.ones((len(images), *mask.shape), dtype=np.float32)
+        return GatedCase(
+            name=name, image=image, spacing=(4.0, 1.0, 1.0), gates=gates, prediction=mask, reference=mask
+        )
+
+    return load
+
+
+SGNET = "SGNetTrainer__nnUNetPlans__3d_fullres"
+
+
+def test_the_gates_of_the_chosen_cases_are_drawn(write_figures, tmp_path, load_network):
+    load_network("1/4", "1/2")
+    found = gates(write_figures(), tmp_path / SGNET)
+    assert set(found) == {("first", name) for name in ("a", "b", "c")}
+    assert all(picture.content for picture in found.values())
+
+
+def test_an_ungated_network_has_no_gates(write_figures, tmp_path, load_network):
+    load_network()
+    assert gates(write_figures(), tmp_path / SGNET) == {}
+
+
+def test_weights_that_are_missing_cost_the_picture(write_figures, tmp_path):
+    found = gates(write_figures(), tmp_path / SGNET)
+    assert str(Path("fold_0") / "checkpoint_final.pth") in found["first", "a"].problem
+
+
+def test_a_case_without_images_costs_only_its_picture(write_figures, tmp_path, load_network):
+    load_network("1/4")
+    figures = write_figures()
+    cases = [replace(case, images=()) if case.name == "a" else case for case in figures.results.cases]
+    found = gates(replace(figures, results=replace(figures.results, cases=tuple(cases))), tmp_path / SGNET)
+    assert "no images" in found["first", "a"].problem
+    assert found["first", "b"].content
