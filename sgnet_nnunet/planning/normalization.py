@@ -1,4 +1,4 @@
-"""Intensity normalisation by percentiles."""
+"""Intensity normalisation by percentiles, for nnU-Net's preprocessing and for the torch-free runtime."""
 
 import numpy as np
 from nnunetv2.preprocessing.normalization import default_normalization_schemes
@@ -14,20 +14,22 @@ MASKED_BELOW = 3 / 4
 """Share of an image left by cropping to its non-zero voxels, below which nnU-Net takes the rest for
 background and normalises within a mask."""
 
+MOST_COUNTS = 1 << 17
+"""Integers of up to 16 bits, signed or not, are counted; other values are partly sorted."""
+
 
 class PercentileNormalization(ImageNormalization):
-    """Scale a channel so that its 0.5 and 99.5 percentiles become 0 and 1, and clip nothing.
+    """Scale a channel so that its 0.5 and 99.5 percentiles become 0 and 1, without clipping.
 
-    Half a percent of a cropped head is about what a few metastases fill. Where they are the brightest
-    there is, the clip of `PercentileTo01Normalization` lies within them (`docs/normalisation.md`).
+    A few metastases fill about half a percent of a cropped head. Where they are the brightest voxels, the
+    clipping of `PercentileTo01Normalization` changes them (`docs/normalisation.md`).
 
-    Where nnU-Net found a zero background (`use_mask_for_norm`), the percentiles are those of the
-    voxels inside the non-zero mask, and the voxels outside are 0. A constant or empty channel
-    becomes 0 everywhere.
+    Where nnU-Net found a zero background (`use_mask_for_norm`), the percentiles are those of the voxels
+    inside the non-zero mask, and the voxels outside become 0. A constant or empty channel becomes 0.
     """
 
     CLIPS = False
-    """Whether what lies beyond the percentiles is clipped to them."""
+    """Whether values beyond the percentiles are clipped to them."""
 
     leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = True
 
@@ -43,37 +45,24 @@ class PercentileNormalization(ImageNormalization):
             Values of `target_dtype`, shape (z, y, x).
 
         Raises:
-            ValueError: If the mask is to be used and `seg` is missing.
+            ValueError: If `use_mask_for_norm` is set and `seg` is missing.
         """
-        if not self.use_mask_for_norm:
-            seg = np.zeros(image.shape, dtype=np.int8)
-        elif seg is None:
+        if self.use_mask_for_norm and seg is None:
             msg = "use_mask_for_norm is set, but no mask came with the image; pass nnU-Net's seg (-1 outside)"
             raise ValueError(msg)
-        image = image.astype(self.target_dtype)
-        inside = seg >= 0
-        voxels = image[inside]
-        if voxels.size == 0:
-            return np.zeros_like(image)
-        lower, upper = np.percentile(voxels, (LOWER_PERCENTILE, UPPER_PERCENTILE))
-        if not upper > lower:
-            return np.zeros_like(image)
-        kept = np.clip(image, lower, upper) if self.CLIPS else image
-        scaled = (kept - lower) / (upper - lower)
-        return np.where(inside, scaled, 0).astype(self.target_dtype, copy=False)
+        inside = seg >= 0 if self.use_mask_for_norm and seg is not None else None
+        scaled = scale_by_percentiles(image.astype(np.float32), inside, clip=self.CLIPS)
+        return scaled.astype(self.target_dtype, copy=False)
 
 
 class PercentileTo01Normalization(PercentileNormalization):
-    """Clip a channel to its 0.5 and 99.5 percentiles and scale it to [0, 1]: the SG-Net README's."""
+    """Clip a channel to its 0.5 and 99.5 percentiles and scale it to [0, 1], as in the SG-Net README."""
 
     CLIPS = True
 
 
 PERCENTILE_SCHEMES = {kind.__name__: kind for kind in (PercentileNormalization, PercentileTo01Normalization)}
 """SG-Net's normalisations by the names that plans have for them."""
-
-MOST_COUNTS = 1 << 17
-"""Integers of up to 16 bits, signed or not, are counted; other values are sorted in part."""
 
 
 def normalise(
@@ -83,19 +72,19 @@ def normalise(
     inside: NDArray[np.bool_] | None,
     intensities: dict[str, float],
 ) -> NDArray[np.float32]:
-    """Return a normalised channel, which may overwrite the one given.
+    """Return a channel normalised as a plan requires; it may overwrite the one given.
 
     Args:
         channel: Cropped, shape (z, y, x).
         scheme: Name of the plan's normalisation.
-        inside: Non-zero voxels without holes, where the normalisation looks at these alone.
+        inside: Non-zero voxels without holes, if the plan normalises within them; None if it does not.
         intensities: Statistics of the training images.
 
     Raises:
         SGNetError: If the normalisation is neither nnU-Net's own nor SG-Net's.
     """
     if percentile_scheme := PERCENTILE_SCHEMES.get(scheme):
-        return _scale_by_percentiles(channel, inside, clip=percentile_scheme.CLIPS)
+        return scale_by_percentiles(channel, inside, clip=percentile_scheme.CLIPS)
     kind = getattr(default_normalization_schemes, scheme, None)
     if kind is None:
         raise SGNetError(
@@ -107,10 +96,16 @@ def normalise(
     return np.asarray(normaliser.run(channel, mask), dtype=np.float32)
 
 
-def _scale_by_percentiles(
+def scale_by_percentiles(
     channel: NDArray[np.float32], inside: NDArray[np.bool_] | None, *, clip: bool
 ) -> NDArray[np.float32]:
-    """Do what the classes of `PERCENTILE_SCHEMES` do, to the last bit."""
+    """Scale a channel in place, and return it; see `PercentileNormalization`.
+
+    Args:
+        channel: Shape (z, y, x).
+        inside: Voxels to take the percentiles of, shape (z, y, x), the others becoming 0; None for all.
+        clip: Whether to clip to the percentiles.
+    """
     lower, upper = percentiles(channel, inside, (LOWER_PERCENTILE, UPPER_PERCENTILE))
     if not upper > lower:
         channel[...] = 0
@@ -129,22 +124,22 @@ def _scale_by_percentiles(
 
 
 def percentiles(
-    channel: NDArray[np.float32], inside: NDArray[np.bool_] | None, wanted: tuple[float, ...]
+    channel: NDArray[np.float32], inside: NDArray[np.bool_] | None, requested: tuple[float, ...]
 ) -> NDArray[np.float64]:
-    """Return `np.percentile` of a channel, or of its voxels inside a mask; 0 if there are none.
+    """Return `np.percentile` of a channel, or of its voxels inside a mask, several times as fast.
 
     Args:
-        channel: Finite values, shape (z, y, x).
+        channel: Shape (z, y, x).
         inside: Shape (z, y, x), or None.
-        wanted: Percentiles, 0 to 100, shape (n,).
+        requested: Percentiles, 0 to 100, shape (n,).
 
     Returns:
-        Shape (n,).
+        Shape (n,); 0 if there are no voxels, NaN if one is NaN.
     """
     voxels = channel.size if inside is None else int(np.count_nonzero(inside))
     if not voxels:
-        return np.zeros(len(wanted))
-    position = np.asarray(wanted) / 100 * (voxels - 1)
+        return np.zeros(len(requested))
+    position = np.asarray(requested) / 100 * (voxels - 1)
     rank = np.floor(position).astype(np.intp)
     below, above = _order_statistics(channel, inside, np.stack([rank, np.minimum(rank + 1, voxels - 1)]))
     fraction, step = position - rank, above - below
@@ -162,14 +157,15 @@ def _order_statistics(
         found = np.searchsorted(np.cumsum(counts), ranks, side="right")
         return np.asarray(found + lowest, dtype=np.float32)
     voxels = channel.flatten() if inside is None else channel[inside]
-    voxels.partition(np.unique(ranks))
-    return np.asarray(voxels[ranks])
+    # The last one, too: NaN is sorted behind all other values.
+    voxels.partition(np.unique([*ranks.ravel(), voxels.size - 1]))
+    return np.asarray(np.full(ranks.shape, np.nan) if np.isnan(voxels[-1]) else voxels[ranks], np.float32)
 
 
 def _count(
     channel: NDArray[np.float32], inside: NDArray[np.bool_] | None
 ) -> tuple[int, NDArray[np.intp]] | None:
-    """Return the lowest value, and how often it and each integer above occurs; None if not integers."""
+    """Return the lowest value and the count of each integer from it upwards; None if not all are integers."""
     lowest, highest = float(channel.min()), float(channel.max())
     if not highest - lowest < MOST_COUNTS or lowest != np.floor(lowest):
         return None

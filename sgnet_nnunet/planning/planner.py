@@ -1,4 +1,4 @@
-"""The SG-Net experiment planner: a fixed recipe in nnU-Net's plan format."""
+"""The experiment planner of SG-Net: a fixed configuration in nnU-Net's plan format."""
 
 import shutil
 from dataclasses import asdict
@@ -6,24 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.files import read_json
 from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.nnunet import DEFAULT_CONFIGURATION, DEFAULT_PLANS, nnunet_folder
 from sgnet_nnunet.planning.normalization import (
     MASKED_BELOW,
     PercentileNormalization,
     PercentileTo01Normalization,
 )
 from sgnet_nnunet.training.losses import EVEN, GateSupervision
-
-CONFIGURATION = "3d_fullres"
 
 
 class SGNetPlanner(ExperimentPlanner):
@@ -40,7 +38,7 @@ class SGNetPlanner(ExperimentPlanner):
     """
 
     NORMALIZATION: type[PercentileNormalization] = PercentileNormalization
-    """Normalisation of every channel; why not the README's, `docs/normalisation.md` says."""
+    """Normalisation of every channel; `docs/normalisation.md` compares it with the README's."""
 
     TARGET_SPACING = (1.0, 1.0, 1.0)
     PATCH_SIZE = (32, 96, 96)
@@ -51,7 +49,7 @@ class SGNetPlanner(ExperimentPlanner):
         dataset_name_or_id: str | int,
         gpu_memory_target_in_gb: float = 8,
         preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = "nnUNetPlans",
+        plans_name: str = DEFAULT_PLANS,
         overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
         suppress_transpose: bool = True,
     ) -> None:
@@ -66,16 +64,17 @@ class SGNetPlanner(ExperimentPlanner):
         self._refuse_foreign_plan()
 
     def _refuse_foreign_plan(self) -> None:
-        path = Path(nnUNet_preprocessed, self.dataset_name, f"{self.plans_identifier}.json")
-        if not path.is_file():
-            return
-        planner = load_json(str(path)).get("experiment_planner_used")
-        if planner != type(self).__name__:
-            msg = (
+        path = self._preprocessed / f"{self.plans_identifier}.json"
+        planner = read_json(path).get("experiment_planner_used") if path.is_file() else None
+        if planner not in {None, type(self).__name__}:
+            raise SGNetError(
                 f"{path}: holds a plan made by {planner}; add `-overwrite_plans_name SGNetPlans` "
                 "(and train with `-p SGNetPlans`), or delete that plan and its preprocessed folder"
             )
-            raise SGNetError(msg)
+
+    @property
+    def _preprocessed(self) -> Path:
+        return nnunet_folder("nnUNet_preprocessed") / self.dataset_name
 
     def determine_fullres_target_spacing(self) -> NDArray[np.float64]:
         """Return the spacing to work at, in mm, in the axis order of the images (z, y, x)."""
@@ -88,7 +87,7 @@ class SGNetPlanner(ExperimentPlanner):
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(
         self,
     ) -> tuple[list[str], list[bool]]:
-        """Return `NORMALIZATION` for every channel, masked if cropping took off a background."""
+        """Return `NORMALIZATION` for every channel, within a mask if cropping removed much background."""
         channels = len(self.dataset_json["channel_names"])
         masked = self.dataset_fingerprint["median_relative_size_after_cropping"] < MASKED_BELOW
         return [self.NORMALIZATION.__name__] * channels, [masked] * channels
@@ -107,7 +106,7 @@ class SGNetPlanner(ExperimentPlanner):
     def determine_segmentation_softmax_export_fn(
         self, *_: object, **__: object
     ) -> tuple[Any, dict[str, Any]]:
-        """Return nnU-Net's torch resampling for the way back."""
+        """Return nnU-Net's torch resampling for the logits."""
         return resample_torch_fornnunet, self._resampling_kwargs(is_seg=False)
 
     @staticmethod
@@ -115,7 +114,7 @@ class SGNetPlanner(ExperimentPlanner):
         return {"is_seg": is_seg, "force_separate_z": False, "memefficient_seg_resampling": False}
 
     def architecture(self) -> dict[str, Any]:
-        """Return the network's import path and arguments; its gate is chosen here, by name."""
+        """Return the network's import path and arguments; `gate` is the name of its gate."""
         labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
         return {
             "network_class_name": f"{SGNet.__module__}.{SGNet.__name__}",
@@ -131,7 +130,7 @@ class SGNetPlanner(ExperimentPlanner):
                     "detached": False,
                 },
                 "gated_levels": [0, 1, 2],
-                # With regions every head is a foreground of its own.
+                # With regions every head is a foreground.
                 "background_head": not labels.has_regions,
                 "background_logit": -8.0,
                 "deep_supervision": False,
@@ -189,8 +188,9 @@ class SGNetPlanner(ExperimentPlanner):
         ]
         median_shape = np.median(shapes, axis=0)
         if median_shape[0] == 1:
-            msg = f"{self.dataset_name}: the images are 2D, SG-Net is 3D; plan with `-pl ExperimentPlanner`"
-            raise SGNetError(msg)
+            raise SGNetError(
+                f"{self.dataset_name}: the images are 2D, SG-Net is 3D; plan with `-pl ExperimentPlanner`"
+            )
         forward, backward = self.determine_transpose()
         self.plans = {
             "dataset_name": self.dataset_name,
@@ -203,10 +203,10 @@ class SGNetPlanner(ExperimentPlanner):
             "transpose_forward": forward,
             "transpose_backward": backward,
             "configurations": {
-                CONFIGURATION: self.get_plans_for_configuration(
+                DEFAULT_CONFIGURATION: self.get_plans_for_configuration(
                     spacing,
                     median_shape,
-                    self.generate_data_identifier(CONFIGURATION),
+                    self.generate_data_identifier(DEFAULT_CONFIGURATION),
                     float(np.prod(median_shape)) * self.dataset_json["numTraining"],
                     {},
                 )
@@ -219,13 +219,13 @@ class SGNetPlanner(ExperimentPlanner):
         }
         shutil.copy(
             Path(self.raw_dataset_folder, "dataset.json"),
-            Path(nnUNet_preprocessed, self.dataset_name, "dataset.json"),
+            self._preprocessed / "dataset.json",
         )
         self.save_plans(self.plans)
         return self.plans
 
 
 class SGNetNotebookPlanner(SGNetPlanner):
-    """Plan as `SGNetPlanner` does, with the README's clipped percentiles, as the released notebook has."""
+    """Plan as `SGNetPlanner` does, but with the clipped percentiles of the README and the notebook."""
 
     NORMALIZATION = PercentileTo01Normalization

@@ -21,13 +21,12 @@ def nnunet_package() -> Path:
     """
     spec = find_spec("nnunetv2")
     if spec is None or spec.origin is None:
-        msg = "nnU-Net v2 is not installed in this environment; run `pip install nnunetv2`"
-        raise SGNetError(msg)
+        raise SGNetError("nnU-Net v2 is not installed in this environment; run `pip install nnunetv2`")
     return Path(spec.origin).parent
 
 
 def shims_belong_to_wheel() -> bool:
-    """Tell whether pip installed the shims itself, and so removes them itself."""
+    """Return whether pip installed the shims, and therefore removes them."""
     try:
         installed = {str(path) for path in files("sgnet-nnunet") or ()}
     except PackageNotFoundError:
@@ -72,12 +71,11 @@ def unlink(package: Path) -> list[Path]:
 
 @contextmanager
 def _writing_to(package: Path) -> Iterator[None]:
-    """Turn a failure to write into one line that names the way out."""
+    """Turn a failure to write into an error with a remedy."""
     try:
         yield
     except OSError as error:
-        msg = (
+        raise SGNetError(
             f"{package}: cannot be changed ({error.strerror}); use an environment of your own, "
             f"or, for the trainers alone, run `export nnUNet_extTrainer={TRAINERS_FOLDER}`"
-        )
-        raise SGNetError(msg) from error
+        ) from error

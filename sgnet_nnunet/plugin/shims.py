@@ -1,9 +1,8 @@
-"""Faces: one-line modules inside nnU-Net's folders that re-export this package's classes.
+"""Shims: one-line modules inside nnU-Net's folders that re-export this package's classes.
 
-nnU-Net looks up trainers, planners and normalisers by class name in the files of its own package,
-and its spawned workers do so anew, so only a file there is found everywhere. `setup.py` puts the
-shims into the wheel; it runs this module before anything is installed, so nothing but the
-standard library is imported here.
+nnU-Net looks up trainers, planners and normalisations by class name in the files of its own package, and its
+spawned workers repeat the look-up, so only a file there is always found. `setup.py` puts the shims into the
+wheel. It runs this module before anything is installed: import nothing but the standard library here.
 """
 
 from dataclasses import dataclass
@@ -32,15 +31,18 @@ class Shim:
         return f"from {self.module} import {', '.join(self.names)}  # placed by sgnet_nnunet\n"
 
     def is_current(self, package: Path) -> bool:
-        """Tell whether the `nnunetv2` package in the folder `package` holds this shim."""
+        """Return whether the `nnunetv2` package in the folder `package` holds this shim."""
         target = package / self.path
         return target.is_file() and target.read_text(encoding="utf-8") == self.text
 
 
+TRAINERS, PLANNERS = "training/nnUNetTrainer", "experiment_planning"
+NORMALISATIONS = "preprocessing/normalization"
+
 SHIMS = (
     Shim(
-        "training/nnUNetTrainer",
-        "training/nnUNetTrainer/sgnet_trainers.py",
+        TRAINERS,
+        f"{TRAINERS}/sgnet_trainers.py",
         "sgnet_nnunet.training.sgnet_trainer",
         (
             "SGNetTrainer",
@@ -51,36 +53,32 @@ SHIMS = (
         ),
     ),
     Shim(
-        "training/nnUNetTrainer",
-        "training/nnUNetTrainer/sgnet_notebook_trainers.py",
+        TRAINERS,
+        f"{TRAINERS}/sgnet_notebook_trainers.py",
         "sgnet_nnunet.training.notebook_trainer",
         ("SGNetNotebookTrainer",),
     ),
     Shim(
-        "training/nnUNetTrainer",
-        "training/nnUNetTrainer/sgnet_baseline_trainers.py",
+        TRAINERS,
+        f"{TRAINERS}/sgnet_baseline_trainers.py",
         "sgnet_nnunet.training.baseline_trainers",
-        (
-            "BaselineUNetTrainer",
-            "BaselineAttentionUNetTrainer",
-            "BaselineResUNetTrainer",
-        ),
+        ("BaselineUNetTrainer", "BaselineAttentionUNetTrainer", "BaselineResUNetTrainer"),
     ),
     Shim(
-        "training/nnUNetTrainer",
-        "training/nnUNetTrainer/variants/benchmarking/sgnet_benchmark_trainers.py",
+        TRAINERS,
+        f"{TRAINERS}/variants/benchmarking/sgnet_benchmark_trainers.py",
         "sgnet_nnunet.training.benchmark_trainers",
         ("SGNetTrainerBenchmark_5epochs", "SGNetTrainerBenchmark_5epochs_noDataLoading"),
     ),
     Shim(
-        "experiment_planning",
-        "experiment_planning/experiment_planners/sgnet_planner.py",
+        PLANNERS,
+        f"{PLANNERS}/experiment_planners/sgnet_planner.py",
         "sgnet_nnunet.planning.planner",
         ("SGNetPlanner", "SGNetNotebookPlanner"),
     ),
     Shim(
-        "preprocessing/normalization",
-        "preprocessing/normalization/sgnet_normalization.py",
+        NORMALISATIONS,
+        f"{NORMALISATIONS}/sgnet_normalization.py",
         "sgnet_nnunet.planning.normalization",
         ("PercentileNormalization", "PercentileTo01Normalization"),
     ),
@@ -90,7 +88,7 @@ SHIMS = (
 def write_shims(package: Path) -> list[Path]:
     """Write every shim into the folder `package` of nnU-Net; return the paths written.
 
-    Faces that are there already are left alone.
+    Shims that are up to date are not written again.
 
     Raises:
         OSError: If a shim cannot be written.

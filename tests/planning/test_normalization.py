@@ -1,81 +1,118 @@
 import numpy as np
 import pytest
+from nnunetv2.preprocessing.normalization import default_normalization_schemes
 
-from sgnet_nnunet.planning.normalization import PercentileNormalization, PercentileTo01Normalization
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.planning.normalization import (
+    PERCENTILE_SCHEMES,
+    PercentileNormalization,
+    PercentileTo01Normalization,
+    normalise,
+    percentiles,
+)
 
-KINDS = (PercentileNormalization, PercentileTo01Normalization)
-
-
-def normalise(image, seg=None, *, kind=PercentileTo01Normalization, use_mask=False):
-    return kind(use_mask_for_norm=use_mask, intensityproperties={}).run(image, seg)
-
-
-@pytest.fixture
-def image():
-    return np.random.default_rng(0).gamma(2.0, 100.0, size=(8, 20, 20)).astype(np.float32)
-
-
-def test_equals_numpy(image):
-    lower, upper = np.percentile(image, (0.5, 99.5))
-    expected = (np.clip(image, lower, upper) - lower) / (upper - lower)
-    np.testing.assert_allclose(normalise(image), expected, rtol=1e-6)
+STATISTICS = {"mean": 300.0, "std": 50.0, "percentile_00_5": 100.0, "percentile_99_5": 700.0}
+NNUNETS = ("ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization")
+SHAPE = (9, 20, 30)
+VALUES = ("integers", "fractions", "few fractions", "wide", "constant", "one NaN")
 
 
-def test_unclipped_is_numpys_line_through_both_percentiles(image):
-    lower, upper = np.percentile(image, (0.5, 99.5))
-    result = normalise(image, kind=PercentileNormalization)
-    np.testing.assert_allclose(result, (image - lower) / (upper - lower), rtol=1e-5, atol=1e-6)
-    assert result.min() < 0
-    assert result.max() > 1
+def values(kind, rng):
+    """Return a channel of some kind of values."""
+    fractions = rng.normal(300, 60, SHAPE)
+    return {
+        "integers": rng.integers(-300, 1500, SHAPE),
+        "fractions": fractions,
+        "few fractions": rng.integers(0, 2, SHAPE) + 0.5 * (rng.random(SHAPE) > 0.999),
+        "wide": rng.integers(0, 1 << 23, SHAPE),
+        "constant": np.full(SHAPE, 7),
+        "one NaN": np.where(np.arange(fractions.size).reshape(SHAPE) == 0, np.nan, fractions),
+    }[kind].astype(np.float32)
 
 
-def test_unclipped_keeps_a_small_bright_lesion_apart_from_the_brain(image):
+def by_numpy(channel, inside, *, clip):
+    """Return what NumPy gives, in double precision."""
+    lower, upper = np.percentile(channel[inside], (0.5, 99.5))
+    if not upper > lower:
+        return np.zeros_like(channel)
+    scaled = ((np.clip(channel, lower, upper) if clip else channel) - lower) / (upper - lower)
+    return np.where(inside, scaled, 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", PERCENTILE_SCHEMES)
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("masked", [False, True])
+class TestPercentileSchemes:
+    def case(self, name, kind, masked):
+        rng = np.random.default_rng(0)
+        channel, inside = values(kind, rng), rng.random(SHAPE) > 0.3
+        inside[0, 0, 0] = True
+        if not masked:
+            inside[...] = True
+        return channel, inside, by_numpy(channel, inside, clip=name == "PercentileTo01Normalization")
+
+    def test_nnunets_class_equals_numpy_to_the_last_bit(self, name, kind, masked):
+        channel, inside, expected = self.case(name, kind, masked)
+        before = channel.copy()
+        normaliser = PERCENTILE_SCHEMES[name](use_mask_for_norm=masked, intensityproperties={})
+        actual = normaliser.run(channel, np.where(inside, 0, -1) if masked else None)
+        np.testing.assert_array_equal(actual, expected)
+        assert actual.dtype == np.float32
+        np.testing.assert_array_equal(channel, before)
+
+    def test_the_torch_free_runtime_equals_it(self, name, kind, masked):
+        channel, inside, expected = self.case(name, kind, masked)
+        actual = normalise(channel, scheme=name, inside=inside if masked else None, intensities=STATISTICS)
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("scheme", NNUNETS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_nnunets_own_schemes_are_nnunets(scheme, masked):
+    rng = np.random.default_rng(0)
+    channel, inside = values("fractions", rng), rng.random(SHAPE) > 0.3 if masked else None
+    mask = None if inside is None else np.where(inside, np.int8(0), np.int8(-1))
+    kind = getattr(default_normalization_schemes, scheme)
+    expected = kind(use_mask_for_norm=masked, intensityproperties=STATISTICS).run(channel.copy(), mask)
+    actual = normalise(channel, scheme=scheme, inside=inside, intensities=STATISTICS)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(SGNetError, match="MyNormalization"):
+        normalise(np.ones(SHAPE, np.float32), scheme="MyNormalization", inside=None, intensities=STATISTICS)
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_percentiles_are_numpys(kind):
+    rng = np.random.default_rng(1)
+    channel, inside = values(kind, rng), rng.random(SHAPE) > 0.9
+    requested = (0.0, 0.5, 33.3, 50.0, 99.5, 100.0)
+    for mask in (None, inside):
+        expected = np.percentile(channel if mask is None else channel[mask], requested)
+        np.testing.assert_allclose(percentiles(channel, mask, requested), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", PERCENTILE_SCHEMES)
+def test_an_empty_mask_gives_zeros(name):
+    channel, nowhere = np.ones(SHAPE, dtype=np.float32), np.zeros(SHAPE, dtype=bool)
+    assert not normalise(channel, scheme=name, inside=nowhere, intensities=STATISTICS).any()
+
+
+def test_a_small_bright_lesion_differs_from_the_brain_unless_it_is_clipped():
+    image = np.random.default_rng(0).gamma(2.0, 100.0, size=(8, 20, 20)).astype(np.float32)
     brain = image.min(initial=200) + image / 10
     brain[4, :4, :2] = 10 * brain.max()
     lesion = np.zeros(image.shape, dtype=bool)
     lesion[4, :4, :2] = True
-    clipped = normalise(brain, kind=PercentileTo01Normalization)
-    kept = normalise(brain, kind=PercentileNormalization)
-    assert clipped[lesion].max() == clipped[~lesion].max()
+    clipped, kept = (
+        kind(use_mask_for_norm=False, intensityproperties={}).run(brain, None)
+        for kind in (PercentileTo01Normalization, PercentileNormalization)
+    )
+    assert clipped[lesion].max() == clipped[~lesion].max() == 1
     assert kept[lesion].min() > 5 * kept[~lesion].max()
 
 
-def test_lies_in_zero_to_one_and_reaches_both_ends(image):
-    result = normalise(image)
-    assert (result.min(), result.max()) == (0.0, 1.0)
-    assert result.dtype == np.float32
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_mask_keeps_the_background_out_of_the_percentiles_and_at_zero(image, kind):
-    seg = np.zeros(image.shape, dtype=np.int8)
-    seg[:, :10] = -1
-    inside = seg >= 0
-    image[~inside] = -5000
-    result = normalise(image, seg, kind=kind, use_mask=True)
-    assert (result[~inside] == 0).all()
-    alone = normalise(image[:, 10:], kind=kind)
-    np.testing.assert_allclose(result[inside], alone.ravel(), rtol=1e-6, atol=1e-7)
-
-
-def test_input_is_left_alone(image):
-    before = image.copy()
-    normalise(image)
-    assert np.array_equal(image, before)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("value", [0.0, 7.0, -3.0])
-def test_constant_image_gives_zeros(value, kind):
-    assert (normalise(np.full((2, 3, 4), value, dtype=np.float32), kind=kind) == 0).all()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_empty_mask_gives_zeros(image, kind):
-    result = normalise(image, np.full(image.shape, -1), kind=kind, use_mask=True)
-    assert (result == 0).all()
-
-
-def test_missing_mask_is_an_error(image):
+def test_a_missing_mask_is_an_error():
     with pytest.raises(ValueError, match="mask"):
-        normalise(image, use_mask=True)
+        PercentileNormalization(use_mask_for_norm=True, intensityproperties={}).run(np.ones(SHAPE), None)

@@ -31,7 +31,7 @@ def plan(nnunet_paths, make_dataset, write_fingerprint):
     return run
 
 
-def test_plan_holds_the_recipe_under_nnunets_default_name(plan):
+def test_plan_has_the_fixed_configuration_under_nnunets_default_name(plan):
     plans = plan()
     configuration = plans["configurations"]["3d_fullres"]
     assert plans["plans_name"] == "nnUNetPlans"

@@ -5,7 +5,7 @@ from sgnet_nnunet.plugin import link as module
 from sgnet_nnunet.plugin.shims import SHIMS
 
 
-def test_link_writes_every_face_and_again_nothing(package):
+def test_link_writes_every_shim_and_again_nothing(package):
     assert len(module.link(package)) == len(SHIMS)
     assert module.link(package) == []
 
@@ -21,7 +21,7 @@ def test_unlink_removes_what_link_wrote_and_nothing_else(package):
 
 
 @pytest.mark.parametrize("action", [module.link, module.unlink])
-def test_read_only_package_is_refused_and_the_way_out_named(package, monkeypatch, action):
+def test_read_only_package_is_refused_and_the_remedy_named(package, monkeypatch, action):
     module.link(package)
     (package / SHIMS[0].path).write_text("outdated")
 
@@ -40,7 +40,7 @@ def test_missing_nnunet_is_named_with_the_command_that_installs_it(monkeypatch):
         module.nnunet_package()
 
 
-def test_faces_of_an_editable_install_do_not_belong_to_a_wheel(monkeypatch):
+def test_shims_of_an_editable_install_do_not_belong_to_a_wheel(monkeypatch):
     monkeypatch.setattr(module, "files", lambda _: ["sgnet_nnunet/__init__.py"])
     assert not module.shims_belong_to_wheel()
     monkeypatch.setattr(module, "files", lambda _: [f"nnunetv2/{SHIMS[0].path}"])
