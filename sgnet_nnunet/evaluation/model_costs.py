@@ -10,15 +10,28 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.results import Model, Results
-from sgnet_nnunet.inference.nnunet_adapter import load_predictor
+from sgnet_nnunet.inference.nnunet_adapter import TiledEngine
+from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_model
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+
+UNUSABLE = (
+    SGNetError,
+    OSError,
+    RuntimeError,
+    KeyError,
+    AttributeError,
+    ImportError,
+    EOFError,
+    pickle.PickleError,
+)
+"""What a garbled checkpoint, or a network that is not installed here, raises."""
 
 STEP = 0.5
 """nnU-Net's own step of the sliding window, as a share of the patch."""
@@ -30,7 +43,7 @@ def with_costs(results: Results, preprocessed: Path, *, time_cases: int = 1, dev
     """Return the results with each model's parameters and its seconds per case.
 
     A model without weights, or whose network cannot be built here, keeps None, with a warning: its
-    masks can be judged all the same.
+    masks are evaluated all the same.
 
     Args:
         results: The results; models without a folder stay as they are.
@@ -63,15 +76,15 @@ def with_cost(
         cases: Names of the cases to time the network on.
         device: Device in nnU-Net's words: cpu, cuda or mps.
     """
-    predictor = None if model.folder is None else _load(model.folder, fold, device)
-    if predictor is None:
+    trained = None if model.folder is None else _load(model.folder, fold)
+    if trained is None:
         return model
     seconds = None
     try:
-        seconds = seconds_per_case(predictor, preprocessed, cases) if cases else None
+        seconds = seconds_per_case(trained, preprocessed, cases, device=device) if cases else None
     except SGNetError as error:
         logger.warning("%s: not timed: %s", model.name, error)
-    return replace(model, parameters=count_parameters(predictor.network), seconds_per_case=seconds)
+    return replace(model, parameters=count_parameters(trained.network), seconds_per_case=seconds)
 
 
 def count_parameters(network: torch.nn.Module) -> int:
@@ -79,64 +92,56 @@ def count_parameters(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def seconds_per_case(predictor: nnUNetPredictor, preprocessed: Path, cases: Sequence[str]) -> float:
+def seconds_per_case(
+    trained: TrainedModel, preprocessed: Path, cases: Sequence[str], *, device: str = "cpu"
+) -> float:
     """Measure the time of nnU-Net's sliding window, step 0.5 and no mirroring: median over the cases.
 
     Reading, preprocessing and export are left out, since they are the same for all models.
 
     Args:
-        predictor: The model, from `inference.nnunet_adapter.load_predictor`.
+        trained: The model, of one fold.
         preprocessed: The data set's folder in nnUNet_preprocessed.
         cases: Names of the cases.
+        device: Device in nnU-Net's words: cpu, cuda or mps.
 
     Raises:
         SGNetError: If a case has not been preprocessed for the model's configuration.
     """
-    predictor.tile_step_size = STEP
+    engine = TiledEngine(trained, device=torch.device(device), step_size=STEP)
     # The first pass chooses kernels and reserves memory.
-    patch = predictor.configuration_manager.patch_size
+    patch = engine.predictor.configuration_manager.patch_size
     corner = (slice(None), *(slice(size) for size in (1, *patch)[-3:]))
-    _seconds(predictor, _preprocessed(predictor, preprocessed, cases[0])[corner])
-    return statistics.median(
-        _seconds(predictor, _preprocessed(predictor, preprocessed, case)) for case in cases
-    )
+    engine.logits(_preprocessed(engine, preprocessed, cases[0])[corner])
+    seconds = []
+    for case in cases:
+        image = _preprocessed(engine, preprocessed, case)
+        start = perf_counter()
+        engine.logits(image)
+        seconds.append(perf_counter() - start)
+    return statistics.median(seconds)
 
 
-def _seconds(predictor: nnUNetPredictor, image: torch.Tensor) -> float:
-    start = perf_counter()
-    # On the CPU at last, so that a GPU has nothing left to do when the clock stops.
-    predictor.predict_sliding_window_return_logits(image).cpu()
-    return perf_counter() - start
+def _load(folder: Path, fold: str) -> TrainedModel | None:
+    present = [name for name in CHECKPOINTS if (folder / f"fold_{fold}" / name).is_file()]
+    if not present:
+        logger.warning("%s: parameters unknown: fold_%s has no weights", folder, fold)
+        return None
+    try:
+        return load_trained_model(folder, folds=(fold,), checkpoint=present[0])
+    except UNUSABLE as error:
+        detail = " ".join(str(error).split())[:200]
+        logger.warning("%s: parameters unknown: its network cannot be built (%s)", folder, detail)
+        return None
 
 
-def _load(folder: Path, fold: str, device: str) -> nnUNetPredictor | None:
-    for checkpoint in CHECKPOINTS:
-        if (folder / f"fold_{fold}" / checkpoint).is_file():
-            try:
-                return load_predictor(folder, fold=fold, checkpoint=checkpoint, device=device)
-            except (
-                OSError,
-                RuntimeError,
-                KeyError,
-                AttributeError,
-                ImportError,
-                EOFError,
-                pickle.PickleError,
-            ) as error:
-                detail = " ".join(str(error).split())[:200]
-                logger.warning("%s: parameters unknown: its network cannot be built (%s)", folder, detail)
-                return None
-    logger.warning("%s: parameters unknown: fold_%s has no weights", folder, fold)
-    return None
-
-
-def _preprocessed(predictor: nnUNetPredictor, preprocessed: Path, case: str) -> torch.Tensor:
+def _preprocessed(engine: TiledEngine, preprocessed: Path, case: str) -> NDArray[np.float32]:
     """Return a preprocessed image as the network takes it, shape (channels, z, y, x).
 
     A cascade's second stage gets an empty first stage, which takes as long as any other.
     """
-    configuration = predictor.configuration_manager
-    folder = preprocessed / configuration.data_identifier
+    predictor = engine.predictor
+    folder = preprocessed / predictor.configuration_manager.data_identifier
     try:
         dataset = infer_dataset_class(str(folder))(str(folder), [case])
         data = np.asarray(dataset.load_case(case)[0][:], dtype=np.float32)
@@ -144,6 +149,8 @@ def _preprocessed(predictor: nnUNetPredictor, preprocessed: Path, case: str) -> 
         raise SGNetError(
             f"{folder}: no preprocessed {case}; run nnUNetv2_preprocess, or give --time-cases 0"
         ) from error
-    channels = determine_num_input_channels(predictor.plans_manager, configuration, predictor.dataset_json)
+    channels = determine_num_input_channels(
+        predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+    )
     stage = np.zeros((channels - len(data), *data.shape[1:]), dtype=np.float32)
-    return torch.from_numpy(np.concatenate([data, stage]))
+    return np.concatenate([data, stage])
