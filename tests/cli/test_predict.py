@@ -32,12 +32,12 @@ def calls(monkeypatch):
 
 
 def test_defaults_are_fit_for_a_cpu(calls, capsys):
-    assert run("-d", "501", "-tr", "SGNetTrainer") == 0
+    assert run("-d", "501") == 0
     folder = Path("results/501/SGNetTrainer__nnUNetPlans__3d_fullres")
     options = {"model_folders": [folder], "operating_point": "auto", "options": PredictionOptions()}
     assert calls == [(Path("in"), Path("out"), options)]
     assert PredictionOptions().mirroring is False
-    assert "3 masks in out" in capsys.readouterr().out
+    assert "3 masks" in capsys.readouterr().out
 
 
 def test_options_of_nnunet_are_passed_on(calls):
