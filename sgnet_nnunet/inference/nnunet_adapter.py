@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
-from sgnet_nnunet.inference.plan import ModelDescription
 from sgnet_nnunet.inference.predictor import Prediction
 from sgnet_nnunet.inference.preprocessing import Prepared
 from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_model
@@ -67,32 +66,23 @@ class NnunetProcessing:
     """nnU-Net's own preprocessing, resampling and segmentation of a configuration.
 
     Args:
-        folder: nnU-Net's folder of the training, for errors.
-        description: What it says of the model.
-        configuration: Name of the plan's configuration.
+        trained: The model.
         logits_type: Type of floating point that logits are resampled in.
 
     Raises:
         InputFileError: If the configuration is the second stage of a cascade.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        description: ModelDescription,
-        configuration: str,
-        *,
-        logits_type: type[np.floating] = np.float32,
-    ) -> None:
+    def __init__(self, trained: TrainedModel, *, logits_type: type[np.floating] = np.float32) -> None:
         self.logits_type = logits_type
-        self.plans = PlansManager(description.plans)
-        self.configuration = self.plans.get_configuration(configuration)
-        self.dataset = description.dataset
+        self.dataset = trained.description.dataset
+        self.plans = PlansManager(trained.description.plans)
+        self.configuration = self.plans.get_configuration(trained.configuration)
         self.labels = self.plans.get_label_manager(self.dataset)
         if self.configuration.previous_stage_name is not None:
             raise InputFileError(
-                folder / "plans.json",
-                f"{configuration} is the second stage of a cascade",
+                trained.folder / "plans.json",
+                f"{trained.configuration} is the second stage of a cascade",
                 "predict it with nnUNetv2_predict -prev_stage_predictions",
             )
 

@@ -53,14 +53,10 @@ def labels_of(names: Mapping[str, Any], regions_class_order: Sequence[int] | Non
     Raises:
         ValueError: If regions come without their order, or with one of another length.
     """
-    values = {
-        name: tuple(int(v) for v in value) if isinstance(value, list | tuple) else (int(value),)
-        for name, value in names.items()
-        if name != "ignore"
-    }
-    has_regions = any(len(value) > 1 for value in values.values())
-    every = {value for several in values.values() for value in several}
-    regions = [value for value in values.values() if set(value) != {0}]
+    values = [_values(value) for name, value in names.items() if name != "ignore"]
+    has_regions = any(len(value) > 1 for value in values)
+    every = {label for value in values for label in value}
+    regions = [value for value in values if set(value) != {0}]
     order = tuple(int(value) for value in regions_class_order or ()) if has_regions else ()
     if has_regions and len(order) != len(regions):
         raise ValueError(f"regions_class_order has {len(order)} entries for {len(regions)} regions")
@@ -70,6 +66,10 @@ def labels_of(names: Mapping[str, Any], regions_class_order: Sequence[int] | Non
         foreground_labels=tuple(sorted(every - {0})),
         regions_class_order=order,
     )
+
+
+def _values(value: Any) -> tuple[int, ...]:  # noqa: ANN401
+    return tuple(int(v) for v in value) if isinstance(value, list | tuple) else (int(value),)
 
 
 RESAMPLING = "resample_torch_fornnunet"
@@ -171,11 +171,11 @@ def read_plan(folder: Path, configuration: str) -> Plan:
             statistics = plans["foreground_intensity_properties_by_modality"]
         return Plan(
             **vars(description),
-            transpose_forward=_three(plans["transpose_forward"], int),
-            transpose_backward=_three(plans["transpose_backward"], int),
-            spacing=_three(settings["spacing"], float),
-            normalisations=_each(settings["normalization_schemes"], channels, str),
-            masked=_each(settings["use_mask_for_norm"], channels, bool),
+            transpose_forward=_tuple(plans["transpose_forward"], int, DIMENSIONS),
+            transpose_backward=_tuple(plans["transpose_backward"], int, DIMENSIONS),
+            spacing=_tuple(settings["spacing"], float, DIMENSIONS),
+            normalisations=_tuple(settings["normalization_schemes"], str, len(channels)),
+            masked=_tuple(settings["use_mask_for_norm"], bool, len(channels)),
             intensities=tuple(statistics[str(channel)] for channel in range(len(channels))),
         )
 
@@ -190,7 +190,7 @@ def _usable(path: Path) -> Iterator[None]:
         raise InputFileError(path, f"with dataset.json, holds no usable plan ({detail})", _REMEDY) from error
 
 
-def configuration_of(path: Path, plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+def configuration_of(path: Path, plans: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     """Return a configuration's settings with what it inherits from others.
 
     Args:
@@ -203,18 +203,19 @@ def configuration_of(path: Path, plans: Mapping[str, Any], name: str) -> dict[st
     """
     configurations = plans["configurations"]
     merged: dict[str, Any] = {}
-    seen: list[str] = []
-    following: str | None = name
-    while following is not None:
-        if following not in configurations or following in seen:
-            there = ", ".join(configurations)
-            raise InputFileError(
-                path, f"has no usable configuration {following}", f"name one of these: {there}"
-            )
-        seen.append(following)
-        merged = {**configurations[following], **merged}
-        following = configurations[following].get("inherits_from")
-    return merged
+    seen: list[str | None] = [None]
+    while name not in seen:
+        if name not in configurations:
+            break
+        seen.append(name)
+        merged = {**configurations[name], **merged}
+        name = configurations[name].get("inherits_from")
+    else:
+        if name is None:
+            return merged
+    raise InputFileError(
+        path, f"has no usable configuration {name}", f"name one of these: {', '.join(configurations)}"
+    )
 
 
 def _check_supported(path: Path, plans: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -256,14 +257,7 @@ def _is_known_normalisation(name: str) -> bool:
     return name in PERCENTILE_SCHEMES or hasattr(default_normalization_schemes, name)
 
 
-def _three(values: Sequence[object], kind: Callable[[Any], object]) -> tuple[Any, Any, Any]:
-    first, second, third = (kind(value) for value in values)
-    return first, second, third
-
-
-def _each(
-    values: Sequence[object], channels: tuple[str, ...], kind: Callable[[Any], object]
-) -> tuple[Any, ...]:
-    if len(values) != len(channels):
-        raise ValueError(f"{len(values)} normalisations for {len(channels)} channels")
+def _tuple(values: Sequence[object], kind: Callable[[Any], object], length: int) -> Any:  # noqa: ANN401
+    if len(values) != length:
+        raise ValueError(f"{length} values were expected, got {len(values)}: {values}")
     return tuple(kind(value) for value in values)

@@ -5,13 +5,12 @@ averaged), one model or several (probabilities averaged on the image's grid), tr
 is imported by trained models only.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from sgnet_nnunet.evaluation.operating_point import (
     warn_of_unused_points,
 )
 from sgnet_nnunet.inference.engines import Engine, Mirrored
-from sgnet_nnunet.inference.exported import Export, is_exported, open_exported, read_export
+from sgnet_nnunet.inference.exported import is_exported, open_exported, read_export
 from sgnet_nnunet.inference.plan import ModelDescription, Plan, read_description, read_plan
 from sgnet_nnunet.inference.postprocessing import (
     classes_of,
@@ -41,7 +40,11 @@ from sgnet_nnunet.nifti import read_channels
 from sgnet_nnunet.nnunet import find_cases
 from sgnet_nnunet.parallel import ahead, behind
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from sgnet_nnunet.inference.nnunet_adapter import NnunetProcessing
+
+Processing: TypeAlias = "PlanProcessing | NnunetProcessing"
+"""How a plan turns images into the network's input, and logits into masks."""
 
 MOST_BYTES_NEXT_TO_OTHERS = 1 << 28
 """Bytes of a preprocessed image: a larger one has the memory to itself, from reading to writing."""
@@ -113,31 +116,6 @@ class Prediction:
     probabilities: NDArray[np.float32] | None
 
 
-class Processing(Protocol):
-    """How a plan turns images into the network's input, and logits into masks."""
-
-    def prepare(
-        self, channels: Sequence[NDArray[np.float32]], properties: dict[str, Any], *, pool: Executor
-    ) -> Prepared:
-        """Return the preprocessed image of a case that has been read; may overwrite the channels."""
-        ...
-
-    def probabilities(self, logits: NDArray[np.float32], properties: dict[str, Any]) -> NDArray[np.float32]:
-        """Return probabilities on the image's grid, shape (heads, z, y, x)."""
-        ...
-
-    def postprocess(
-        self,
-        logits: NDArray[np.float32],
-        properties: dict[str, Any],
-        *,
-        point: OperatingPoint | None,
-        with_probabilities: bool,
-    ) -> Prediction:
-        """Return a case's mask and, if they are asked for, its probabilities."""
-        ...
-
-
 @dataclass(frozen=True)
 class PlanProcessing:
     """The torch-free processing, which equals nnU-Net's to 1e-6 for the plans that `read_plan` accepts.
@@ -207,18 +185,14 @@ class Model:
             SGNetError: If the network does not fit `plans.json` and `dataset.json`, or cannot be opened.
         """
         engine = self.build_engine()
-        has, needed = (engine.channels, engine.heads), self.channels_and_heads
+        has = engine.channels, engine.heads
+        needed = len(self.description.channels), self.description.labels.heads
         if has != needed:
             raise SGNetError(
                 f"{self.folder}: the network has {has[0]} channels and {has[1]} heads, plans.json and "
                 f"dataset.json ask for {needed[0]} and {needed[1]}; train or export the model again"
             )
         return engine
-
-    @property
-    def channels_and_heads(self) -> tuple[int, int]:
-        """Image channels that the network must take, and heads that it must have."""
-        return len(self.description.channels), self.description.labels.heads
 
     @property
     def provenance(self) -> Provenance:
@@ -326,8 +300,8 @@ class Predictor:
             for asked in (self.options.preprocessing_threads, self.options.export_threads)
         )
         with ahead(self._read_and_preprocess, cases.values(), threads=reading, alone=_is_large) as prepared:
-            if cases:
-                self.build_engines()
+            for model in self.models if cases else ():
+                _ = model.engine  # built while the first case is read
             write_model_files(output, self.description, self._arguments(images, output))
             on_start(len(cases))
             with behind(self._postprocess_and_write, threads=writing, on_done=on_done) as write:
@@ -401,11 +375,6 @@ class Predictor:
             own = channels if is_last else [channel.copy() for channel in channels]
             inputs.append(model.processing.prepare(own, properties, pool=self._pool))
         return inputs
-
-    def build_engines(self) -> None:
-        """Build the engines that are not built yet."""
-        for model in self.models:
-            _ = model.engine
 
     def run_engines(self, inputs: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         """Return each model's logits, shape (heads, z, y, x) on its network's grid."""
@@ -523,31 +492,31 @@ def _open_exported(folder: Path, options: PredictionOptions) -> Model:
     export = read_export(folder)
     plan = read_plan(folder, export.configuration)
     folds = tuple(sorted(options.folds or export.folds))
-    mirroring = options.mirroring and bool(export.mirroring_axes)
+    axes = export.mirroring_axes if options.mirroring else ()
     can_skip = all(export.folds[fold].can_skip for fold in folds if fold in export.folds)
+
+    def build_engine() -> Engine:
+        engine = open_exported(
+            folder,
+            folds=folds,
+            precision=options.precision,
+            engine=options.engine,
+            max_memory=options.max_memory,
+        )
+        return Mirrored(engine, axes) if axes else engine
+
     return Model(
         folder=folder,
         name=export.model,
         description=plan,
         processing=PlanProcessing(plan),
-        build_engine=partial(_build_exported_engine, export, options, mirroring=mirroring),
+        build_engine=build_engine,
         engine_name="sparse" if can_skip and options.engine != "whole" else "whole",
         device="cpu",
         folds=folds,
-        mirroring=mirroring,
+        mirroring=bool(axes),
         checksums=lambda: [export.weights_sha256.get(fold, "") for fold in folds],
     )
-
-
-def _build_exported_engine(export: Export, options: PredictionOptions, *, mirroring: bool) -> Engine:
-    engine = open_exported(
-        export.folder,
-        folds=options.folds,
-        precision=options.precision,
-        engine=options.engine,
-        max_memory=options.max_memory,
-    )
-    return Mirrored(engine, export.mirroring_axes) if mirroring else engine
 
 
 def refuse_options(options: PredictionOptions) -> None:

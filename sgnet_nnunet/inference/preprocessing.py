@@ -1,16 +1,14 @@
-"""Linear interpolation as PyTorch does it, slab by slab."""
+"""nnU-Net's preprocessing without PyTorch: cropping, normalisation, linear resampling slab by slab."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.inference.plan import Plan
-from sgnet_nnunet.nifti import read_channels
 from sgnet_nnunet.planning.normalization import normalise
 
 Shape = tuple[int, int, int]
@@ -133,29 +131,13 @@ class Prepared:
     properties: dict[str, Any]
 
 
-def preprocess(paths: Sequence[Path], plan: Plan, *, pool: Executor) -> Prepared:
-    """Read a case, transpose it, crop it to its non-zero voxels, normalise and resample it.
-
-    Args:
-        paths: Its files, one a channel.
-        plan: The model's plan.
-        pool: Where channels are worked on side by side.
-
-    Raises:
-        InputFileError: As for `read_channels`.
-        SGNetError: If the reader or a normalisation is not known here.
-    """
-    channels, properties = read_channels(paths, reader=plan.reader, pool=pool)
-    return prepare(channels, properties, plan, pool=pool)
-
-
 def prepare(
     channels: Sequence[NDArray[np.float32]], properties: dict[str, Any], plan: Plan, *, pool: Executor
 ) -> Prepared:
-    """Return a case that has been read, preprocessed; the channels given may be overwritten.
+    """Transpose a case, crop it to its non-zero voxels, normalise and resample it.
 
     Args:
-        channels: Each of shape (z, y, x) in the reader's order of axes.
+        channels: Each of shape (z, y, x) in the reader's order of axes; they may be overwritten.
         properties: The reader's.
         plan: The model's plan.
         pool: Where channels are worked on side by side.

@@ -7,7 +7,6 @@ the network: looking a trainer up imports Matplotlib, pandas and scikit-learn, w
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def load_trained_model(
     loaded = [torch.load(path, map_location="cpu", weights_only=False) for path in files.values()]
     configuration = loaded[0]["init_args"]["configuration"]
     trainer = former_names.present_trainer(loaded[0]["trainer_name"])
-    network = build_network(folder, description, configuration, trainer)
+    network = _build_network(folder, description, configuration, trainer)
     try:
         network.load_state_dict(dict(loaded[0]["network_weights"]))
     except RuntimeError as error:
@@ -115,21 +114,11 @@ def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
     return tuple(fold for fold in folds if fold != "all") or ("all",)
 
 
-def build_network(folder: Path, description: ModelDescription, configuration: str, trainer: str) -> nn.Module:
-    """Build the network of a trained model, its weights still random.
-
-    Args:
-        folder: nnU-Net's folder of the training, for errors.
-        description: What it says of the model.
-        configuration: Name of the plan's configuration.
-        trainer: Name of the trainer.
-
-    Raises:
-        SGNetError: If the trainer is not installed.
-    """
-    architecture = configuration_of(folder / "plans.json", description.plans, configuration).get(
-        "architecture", {}
-    )
+def _build_network(
+    folder: Path, description: ModelDescription, configuration: str, trainer: str
+) -> nn.Module:
+    settings = configuration_of(folder / "plans.json", description.plans, configuration)
+    architecture = settings.get("architecture", {})
     if trainer == PLANNED and architecture.get("network_class_name") == f"{SGNet.__module__}.SGNet":
         return SGNet(len(description.channels), description.labels.heads, **architecture["arch_kwargs"])
     return _network_of_trainer(folder, description, configuration, trainer)
@@ -190,19 +179,49 @@ def open_trained(folder: Path, options: PredictionOptions) -> Model:
 
 def model_of(trained: TrainedModel, options: PredictionOptions, device: torch.device) -> Model:
     """Return a loaded model as the predictor takes it; see `open_trained`."""
+    axes = trained.mirroring_axes if options.mirroring else ()
     engine_name = choose_engine(trained.network, options.engine, device)
+
+    def engine() -> Engine:
+        engine = build_engine(
+            trained.network,
+            trained.weights,
+            requested=options.engine,
+            runtime=options.runtime,
+            precision=options.precision,
+            device=device,
+            max_memory=options.max_memory,
+        )
+        if engine is not None:
+            return Mirrored(engine, axes) if axes else engine
+        from sgnet_nnunet.inference.nnunet_adapter import TiledEngine  # noqa: PLC0415
+
+        return TiledEngine(trained, device=device, step_size=options.step_size, mirroring=bool(axes))
+
     return Model(
         folder=trained.folder,
         name=name_of_model(trained.folder),
         description=trained.description,
         processing=_processing_of(trained, engine_name),
-        build_engine=partial(_build_engine, trained, options, device),
+        build_engine=engine,
         engine_name=engine_name,
         device=device.type,
         folds=tuple(trained.checkpoints),
-        mirroring=options.mirroring and bool(trained.mirroring_axes),
+        mirroring=bool(axes),
         checksums=lambda: [checksum_of(path) for path in trained.checkpoints.values()],
     )
+
+
+def _processing_of(trained: TrainedModel, engine_name: str) -> Processing:
+    """Return the torch-free processing where it equals nnU-Net's, else nnU-Net's own."""
+    try:
+        return PlanProcessing(read_plan(trained.folder, trained.configuration))
+    except UnsupportedPlanError:
+        from sgnet_nnunet.inference.nnunet_adapter import NnunetProcessing  # noqa: PLC0415
+
+        # nnU-Net's sliding window gives half precision, and its resampling rounds to it.
+        logits_type = np.float16 if engine_name == "tiled" else np.float32
+        return NnunetProcessing(trained, logits_type=logits_type)
 
 
 def find_device(name: str | None) -> torch.device:
@@ -217,38 +236,3 @@ def find_device(name: str | None) -> torch.device:
         choices = " or ".join(device for device, is_usable in usable.items() if is_usable)
         raise SGNetError(f"-device {name}: not available on this machine; use {choices}")
     return torch.device(name)
-
-
-def _processing_of(trained: TrainedModel, engine_name: str) -> Processing:
-    """Return the torch-free processing where it equals nnU-Net's, else nnU-Net's own."""
-    try:
-        return PlanProcessing(read_plan(trained.folder, trained.configuration))
-    except UnsupportedPlanError:
-        from sgnet_nnunet.inference.nnunet_adapter import NnunetProcessing  # noqa: PLC0415
-
-        return NnunetProcessing(
-            trained.folder,
-            trained.description,
-            trained.configuration,
-            # nnU-Net's sliding window gives half precision, and its resampling rounds to it.
-            logits_type=np.float16 if engine_name == "tiled" else np.float32,
-        )
-
-
-def _build_engine(trained: TrainedModel, options: PredictionOptions, device: torch.device) -> Engine:
-    engine = build_engine(
-        trained.network,
-        trained.weights,
-        requested=options.engine,
-        runtime=options.runtime,
-        precision=options.precision,
-        device=device,
-        max_memory=options.max_memory,
-    )
-    if engine is None:
-        from sgnet_nnunet.inference.nnunet_adapter import TiledEngine  # noqa: PLC0415
-
-        return TiledEngine(trained, device=device, step_size=options.step_size, mirroring=options.mirroring)
-    if options.mirroring and trained.mirroring_axes:
-        return Mirrored(engine, trained.mirroring_axes)
-    return engine

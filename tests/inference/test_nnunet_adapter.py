@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,7 @@ from sgnet_nnunet.evaluation.operating_point import OperatingPoint
 from sgnet_nnunet.inference.nnunet_adapter import NnunetProcessing, TiledEngine
 from sgnet_nnunet.inference.plan import read_description
 from sgnet_nnunet.inference.predictor import PlanProcessing, PredictionOptions, Predictor, predict
+from sgnet_nnunet.inference.trained_model import load_trained_model
 
 TILED = PredictionOptions(device="cpu", engine="tiled", folds=("0",), step_size=1)
 
@@ -93,8 +95,9 @@ def test_unknown_normalisation_and_2d_plans_are_left_to_nnunet(model, tmp_path):
 
 def test_cascade_is_refused(model, tmp_path):
     folder = with_plan(model, tmp_path / "cascade", previous_stage="3d_lowres")
+    trained = replace(load_trained_model(model), folder=folder, description=read_description(folder))
     with pytest.raises(InputFileError, match=r"second stage of a cascade; .*nnUNetv2_predict"):
-        NnunetProcessing(folder, read_description(folder), "3d_fullres")
+        NnunetProcessing(trained)
 
 
 def test_tiled_engine_is_nnunets_sliding_window_over_the_folds(model, images):

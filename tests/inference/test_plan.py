@@ -42,7 +42,7 @@ def test_configuration_inherits(make_model):
         ({"configuration": {"resampling_fn_data_kwargs": {"force_separate_z": None}}}, "force_separate_z"),
         ({"configuration": {"previous_stage": "3d_lowres"}}, "cascade"),
         ({"configuration": {"spacing": [1.0, 1.0]}}, "2D"),
-        ({"configuration": {"normalization_schemes": ["NoNormalization"]}}, "1 normalisations for 2"),
+        ({"configuration": {"normalization_schemes": ["NoNormalization"]}}, "2 values were expected, got 1"),
         ({"configuration": {"inherits_from": "3d_fullres"}}, "configuration 3d_fullres"),
         ({"top": {"label_manager": "MyLabels"}}, "MyLabels"),
         ({"top": {"transpose_forward": [0, 1]}}, "no usable plan"),

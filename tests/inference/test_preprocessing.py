@@ -14,10 +14,10 @@ from sgnet_nnunet.inference.preprocessing import (
     fill_holes,
     grid_weights,
     new_shape,
-    preprocess,
+    prepare,
     resample,
 )
-from sgnet_nnunet.nifti import Volume, write_volume
+from sgnet_nnunet.nifti import Volume, read_channels, write_volume
 
 
 def stock(files, plan, manager):
@@ -39,7 +39,7 @@ def test_agrees_with_nnunet(make_plan, make_case, turned, pool, masked, spacing,
     )
     for affine in (np.eye(4), turned):
         files = make_case("a", affine=affine)
-        prepared = preprocess(files, plan, pool=pool)
+        prepared = prepare(*read_channels(files, reader=plan.reader, pool=pool), plan, pool=pool)
         image, properties = stock(files, plan, manager)
         assert prepared.image.shape == image.shape
         np.testing.assert_allclose(prepared.image, image, rtol=1e-6, atol=1e-6)
@@ -53,7 +53,7 @@ def test_image_of_zeros_is_kept_whole_as_nnunet_does(make_plan, tmp_path, pool):
     files = [tmp_path / f"a_{channel:04d}.nii.gz" for channel in range(2)]
     for path in files:
         write_volume(path, Volume(np.zeros((6, 5, 4), dtype=np.int16), np.eye(4)))
-    prepared = preprocess(files, plan, pool=pool)
+    prepared = prepare(*read_channels(files, reader=plan.reader, pool=pool), plan, pool=pool)
     image, properties = stock(files, plan, manager)
     np.testing.assert_array_equal(prepared.image, image)
     assert prepared.properties["bbox_used_for_cropping"] == properties["bbox_used_for_cropping"]
