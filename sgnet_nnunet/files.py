@@ -1,5 +1,6 @@
-"""Atomic writes of files and folders, and JSON files."""
+"""Atomic writes of files and folders, JSON files and checksums."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -49,6 +50,24 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, in UTF-8."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any, *, indent: int = 2) -> None:  # noqa: ANN401 - what JSON can hold
+    """Write `content` as JSON, atomically.
+
+    Raises:
+        ValueError: If a number is NaN or infinite, which JSON has not.
+    """
+    write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+def checksum_of(path: Path) -> str:
+    """Return the SHA-256 checksum of a file, in hexadecimal digits."""
+    checksum = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum.update(block)
+    return checksum.hexdigest()
 
 
 def read_json(path: Path, *, remedy: str = "name the right folder, or copy it again") -> dict[str, Any]:

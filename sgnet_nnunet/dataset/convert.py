@@ -6,7 +6,6 @@ Each accession is a job that runs in a worker process; `dataset.json`, the split
 
 import csv
 import io
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,6 @@ from sgnet_nnunet.dataset.records import (
     claim_folder,
     delete_case,
     delete_partial_files,
-    fingerprint,
     is_current,
     provenance,
     read_record,
@@ -38,7 +36,7 @@ from sgnet_nnunet.dataset.records import (
 )
 from sgnet_nnunet.dataset.splits import Splits, Subset, grouped_splits, paper_splits, paper_subsets
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.files import write_text
+from sgnet_nnunet.files import checksum_of, write_json, write_text
 from sgnet_nnunet.nifti import write_volume
 from sgnet_nnunet.nnunet import nnunet_folder
 from sgnet_nnunet.parallel import run_jobs
@@ -199,7 +197,7 @@ def run_job(job: CaseJob) -> Findings | InputFileError:
     folder, case = job.dataset_folder, job.accession.case
     try:
         paths = {part: job.accession.path(part) for part in TARGETS[job.target].parts}
-        sources = {part: _source_fingerprint(path) for part, path in paths.items()}
+        sources = {part: _source_checksum(path) for part, path in paths.items()}
         record = read_record(folder, case)
         if record and record.findings and is_current(folder, record, sources, job.files):
             return record.findings
@@ -217,14 +215,14 @@ def _convert(job: CaseJob, paths: Mapping[Part, Path], sources: Mapping[Part, st
     volumes = (converted.t1ce, converted.flair, converted.labels)
     for name, volume in zip(job.files, volumes, strict=True):
         write_volume(folder / name, volume)
-    hashes = {name: fingerprint(folder / name) for name in job.files}
+    hashes = {name: checksum_of(folder / name) for name in job.files}
     write_record(folder, case, CaseRecord(sources, hashes, converted.findings))
     return converted.findings
 
 
-def _source_fingerprint(path: Path) -> str:
+def _source_checksum(path: Path) -> str:
     try:
-        return fingerprint(path)
+        return checksum_of(path)
     except OSError as error:
         raise InputFileError(
             path, f"cannot be read ({error.strerror})", "copy or download it again, or check its permissions"
@@ -394,7 +392,7 @@ def _finish(
     )
     write_text(folder / REPORT_NAME, report_csv(rows))
     if splits.folds:
-        write_text(folder / "splits_final.json", json.dumps(splits.folds, indent=2) + "\n")
+        write_json(folder / "splits_final.json", splits.folds)
     else:
         (folder / "splits_final.json").unlink(missing_ok=True)
     if not training:
@@ -403,7 +401,7 @@ def _finish(
             f"no accession can be trained on for the target {options.target}; {folder / REPORT_NAME} says why"
         )
     description = dataset_json(options, training_cases=len(training))
-    write_text(folder / "dataset.json", json.dumps(description, indent=2) + "\n")
+    write_json(folder / "dataset.json", description)
     if splits.note:
         logger.warning(splits.note)
     return ConversionResult(folder, rows, splits.note)

@@ -5,8 +5,6 @@
 the last. A file in nnU-Net's folders that no record lists is foreign and is never touched.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from sgnet_nnunet.dataset.accession import Findings
 from sgnet_nnunet.dataset.collection import Part
 from sgnet_nnunet.dataset.options import ConversionOptions
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.files import PARTIAL_PREFIX, read_json, write_text
+from sgnet_nnunet.files import PARTIAL_PREFIX, checksum_of, read_json, write_json
 
 HIDDEN_FOLDER = ".sgnet_conversion"
 IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -89,7 +87,7 @@ def claim_folder(folder: Path, options: ConversionOptions) -> None:
         if foreign := sorted(_files(folder) - _recorded_files(folder)):
             raise SGNetError(f"{folder / foreign[0]}: not made by this conversion; move it elsewhere")
     else:
-        write_text(path, _to_json(requested))
+        write_json(path, requested)
 
 
 def read_record(folder: Path, case: str) -> CaseRecord | None:
@@ -110,7 +108,7 @@ def read_record(folder: Path, case: str) -> CaseRecord | None:
 
 def write_record(folder: Path, case: str, record: CaseRecord) -> None:
     """Write the record of a case, atomically."""
-    write_text(_record_path(folder, case), _to_json(asdict(record)))
+    write_json(_record_path(folder, case), asdict(record))
 
 
 def is_current(folder: Path, record: CaseRecord, sources: Mapping[Part, str], files: list[str]) -> bool:
@@ -119,7 +117,7 @@ def is_current(folder: Path, record: CaseRecord, sources: Mapping[Part, str], fi
         record.sources == sources
         and list(record.files) == files
         and all(
-            (folder / name).exists() and fingerprint(folder / name) == sha256
+            (folder / name).exists() and checksum_of(folder / name) == sha256
             for name, sha256 in record.files.items()
         )
     )
@@ -146,15 +144,6 @@ def delete_partial_files(folder: Path) -> None:
         path.unlink()
 
 
-def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _files(folder: Path) -> set[str]:
     """Return what nnU-Net would take for images or labels, as paths in the data set's folder."""
     return {
@@ -176,7 +165,3 @@ def _options_path(folder: Path) -> Path:
 
 def _record_path(folder: Path, case: str) -> Path:
     return folder / HIDDEN_FOLDER / "cases" / f"{case}.json"
-
-
-def _to_json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2) + "\n"

@@ -140,15 +140,6 @@ class Provenance:
     mirroring: bool = False
 
 
-def checksum_of(path: Path) -> str:
-    """Return the SHA-256 checksum of a file, in hexadecimal digits."""
-    checksum = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            checksum.update(block)
-    return checksum.hexdigest()
-
-
 def combine_checksums(checksums: Iterable[str]) -> str:
     """Return one checksum for the checkpoints of several folds, given in the sorted order of the folds."""
     return hashlib.sha256("\n".join(checksums).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """Tuning of a model's operating point on its validation cases, predicted as `sgnet predict` does."""
 
-import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,11 +29,10 @@ from sgnet_nnunet.evaluation.operating_point import (
     VERSION,
     OperatingPoint,
     Provenance,
-    checksum_of,
     combine_checksums,
 )
 from sgnet_nnunet.evaluation.results import PredictedCase, results_of_models
-from sgnet_nnunet.files import write_text
+from sgnet_nnunet.files import checksum_of, write_json
 from sgnet_nnunet.inference.plan import read_description
 from sgnet_nnunet.nnunet import ModelName, find_dataset
 
@@ -396,7 +394,7 @@ def write_tuning(path: Path, tuning: Tuning) -> None:
             {name: np.asarray(value).tolist() for name, value in vars(froc).items()} for froc in tuning.frocs
         ],
     }
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_json(path, content)
 
 
 def _rates(counts: LesionCounts) -> dict[str, float]:

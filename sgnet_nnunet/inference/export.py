@@ -1,6 +1,5 @@
 """A network as an ONNX file, checked against PyTorch before it is kept."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from sgnet_nnunet.errors import InputFileError, SGNetError, needs_extra
 from sgnet_nnunet.evaluation.operating_point import FILE_NAME as OPERATING_POINT
-from sgnet_nnunet.evaluation.operating_point import checksum_of, name_of_model
-from sgnet_nnunet.files import atomic_folder, atomic_path, write_text
+from sgnet_nnunet.evaluation.operating_point import name_of_model
+from sgnet_nnunet.files import atomic_folder, atomic_path, checksum_of, write_json
 from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, open_exported
 from sgnet_nnunet.inference.runtimes import import_openvino
 from sgnet_nnunet.inference.torch_engines import runs_on_blocks, stage_models
@@ -174,7 +173,7 @@ def _describe(
         "folds": {fold: geometry.as_dict() for fold, geometry in folds.items()},
         "weights_sha256": dict(checksums),
     }
-    write_text(folder / FILE_NAME, json.dumps(content, indent=2) + "\n")
+    write_json(folder / FILE_NAME, content)
     for name in ("plans.json", "dataset.json", OPERATING_POINT):
         if (trained.folder / name).is_file():
             shutil.copy(trained.folder / name, folder / name)

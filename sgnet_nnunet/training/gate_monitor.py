@@ -1,6 +1,5 @@
 """Gate figures: how much of an image each gate keeps, and how much of its lesions."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from sgnet_nnunet import former_names
 from sgnet_nnunet.evaluation.lesion_metrics import find_lesions
-from sgnet_nnunet.files import write_text
+from sgnet_nnunet.files import write_json
 from sgnet_nnunet.networks.gates import on_grid_of
 from sgnet_nnunet.networks.sgnet import SGNet
 
@@ -257,7 +256,7 @@ def write_gates(path: Path, cases: Mapping[str, GateCounts], names: Sequence[str
         "all_cases": _figures(sum_counts(cases.values()), names),
         "per_case": {case: _figures(counts, names) for case, counts in cases.items()},
     }
-    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_json(path, document)
 
 
 def _figures(counts: GateCounts, names: Sequence[str]) -> dict[str, dict[str, float | int | None]]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.cli.main import main
-from sgnet_nnunet.evaluation.operating_point import Provenance, checksum_of, combine_checksums
+from sgnet_nnunet.evaluation.operating_point import Provenance, combine_checksums
+from sgnet_nnunet.files import checksum_of
 from sgnet_nnunet.inference import predictor
 
 MODEL = "SGNetTrainer__nnUNetPlans__3d_fullres"

@@ -13,7 +13,6 @@ from sgnet_nnunet.dataset.records import (
     claim_folder,
     delete_case,
     delete_partial_files,
-    fingerprint,
     is_current,
     read_record,
     recorded_cases,
@@ -21,6 +20,7 @@ from sgnet_nnunet.dataset.records import (
     write_record,
 )
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.files import checksum_of
 
 SOURCES = {"t1ce_img": "abc"}
 IMAGE, LABELS = "imagesTr/P_A_0000.nii.gz", "labelsTr/P_A.nii.gz"
@@ -38,14 +38,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def record(folder: Path) -> CaseRecord:
-    record = CaseRecord(SOURCES, {name: fingerprint(folder / name) for name in (IMAGE, LABELS)}, FINDINGS)
+    record = CaseRecord(SOURCES, {name: checksum_of(folder / name) for name in (IMAGE, LABELS)}, FINDINGS)
     write_record(folder, "P_A", record)
     return record
-
-
-def test_fingerprint_is_the_sha256_of_the_content(tmp_path: Path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert fingerprint(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @pytest.mark.parametrize("findings", [None, Findings(), FINDINGS])
