@@ -235,6 +235,11 @@ class CaseJob:
     large: tuple[tuple[str, str], ...] = ()
     viewer: Path | None = None
 
+    @property
+    def name(self) -> str:
+        """Name of the case."""
+        return self.answers[0].name
+
 
 @dataclass(frozen=True, kw_only=True)
 class CasePictures:
@@ -261,19 +266,13 @@ def draw_case(job: CaseJob) -> CasePictures:
         scans = {name: to_grey(image) for name, image in volumes.images.items()}
         masks = {target.name: _masks(job.results, target, volumes) for target in job.results.targets}
     except Exception as error:
-        lost = Picture(problem=reason(error))
-        labels = [target.name for target in job.results.targets]
-        return CasePictures(
-            thumbnails=dict.fromkeys(labels, lost),
-            large=dict.fromkeys(job.large, lost),
-            problems=(lost.problem,),
-        )
+        return no_pictures(job, error)
     problems = [f"{channel}: {problem}" for channel, problem in volumes.problems.items()]
     if job.viewer is not None:
         shown = [np.logical_or.reduce(each) for each in zip(*masks.values(), strict=True)]
         by_title = dict(zip((REFERENCE, *volumes.predictions), shown, strict=True))
         try:
-            write_case(job.viewer, job.answers[0].name, scans, affine=volumes.affine, masks=by_title)
+            write_case(job.viewer, job.name, scans, affine=volumes.affine, masks=by_title)
         except OSError as error:
             problems.append(f"viewer: {reason(error)}")
     sketches = {label: _Sketch(volumes, scans, each) for label, each in masks.items()}
@@ -284,6 +283,13 @@ def draw_case(job: CaseJob) -> CasePictures:
     }
     problems += [each.problem for each in (*thumbnails.values(), *large.values()) if each.problem]
     return CasePictures(thumbnails=thumbnails, large=large, problems=tuple(dict.fromkeys(problems)))
+
+
+def no_pictures(job: CaseJob, error: Exception) -> CasePictures:
+    """Return the pictures of a case that cannot be drawn."""
+    lost = Picture(problem=reason(error))
+    thumbnails = {target.name: lost for target in job.results.targets}
+    return CasePictures(thumbnails=thumbnails, large=dict.fromkeys(job.large, lost), problems=(lost.problem,))
 
 
 def _masks(results: Results, target: Target, volumes: CaseVolumes) -> list[NDArray[np.bool_]]:

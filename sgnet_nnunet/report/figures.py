@@ -125,9 +125,9 @@ class Plot:
 
 def plots_of(
     comparison: Comparison,
+    per_case: pd.DataFrame,
     *,
     label: str,
-    per_case: pd.DataFrame | None = None,
     per_lesion: pd.DataFrame | None = None,
     froc: "Mapping[str, Froc] | None" = None,
 ) -> Iterator[Plot]:
@@ -135,8 +135,8 @@ def plots_of(
 
     Args:
         comparison: The statistics.
+        per_case: The table of cases; it may be empty.
         label: Name of the label or region.
-        per_case: The table of cases.
         per_lesion: The table of lesions.
         froc: The curve of each model that has one, by the model's name.
     """
@@ -148,7 +148,7 @@ def plots_of(
             caption="Mean paired difference with its 95 % interval over patients; filled: better or worse.",
             draw=lambda: forest_plot(comparison, label=label, look=look),
         )
-    if per_case is not None:
+    if not per_case.empty:
         rows = {model: rows_of(per_case, model=model, label=label) for model in look}
         yield Plot(
             name="metrics",

@@ -19,12 +19,12 @@ import pandas as pd
 from sgnet_nnunet import __version__
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.comparison import Comparison, compare
-from sgnet_nnunet.evaluation.measurement import Figures
+from sgnet_nnunet.evaluation.measurement import Figures, count_of
 from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
 from sgnet_nnunet.files import PARTIAL_PREFIX, write_text
 from sgnet_nnunet.parallel import run_jobs
-from sgnet_nnunet.report.case_pictures import CaseJob, CasePictures, choose, draw_case, gates_of
+from sgnet_nnunet.report.case_pictures import CaseJob, CasePictures, choose, draw_case, gates_of, no_pictures
 from sgnet_nnunet.report.figures import (
     REFERENCE_COLOUR,
     Plot,
@@ -86,17 +86,18 @@ def write_report(
     Raises:
         SGNetError: If the folder holds anything else, or cannot be written.
     """
-    comparison = compare(source) if isinstance(source, pd.DataFrame) else source
-    per_case = source if isinstance(source, pd.DataFrame) else None if figures is None else figures.per_case
-    pictures = _Pictures(comparison, per_case, figures, gates=gates, workers=workers or os.cpu_count() or 1)
+    if isinstance(source, pd.DataFrame):
+        comparison, per_case = compare(source), source
+    else:
+        comparison, per_case = source, pd.DataFrame() if figures is None else figures.per_case
     with report_folder(folder) as partial_folder:
-        if per_case is not None:
+        if not per_case.empty:
             write_csv(per_case, partial_folder / "per_case.csv")
         if figures is not None:
             write_csv(figures.per_lesion, partial_folder / "per_lesion.csv")
         write_summary(comparison, partial_folder)
-        page = pictures.draw_page(partial_folder, viewer=viewer and figures is not None)
-        write_text(partial_folder / "report.html", page)
+        page = _Page(comparison, per_case, figures, partial_folder, workers=workers or os.cpu_count() or 1)
+        write_text(partial_folder / "report.html", page.draw(viewer=viewer, gates=gates))
 
 
 @contextmanager
@@ -111,7 +112,6 @@ def report_folder(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     check_report_folder(folder)
     partial_folder = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}")
-    previous = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}-previous")
     try:
         shutil.rmtree(partial_folder, ignore_errors=True)
         partial_folder.mkdir(parents=True)
@@ -120,15 +120,9 @@ def report_folder(folder: Path) -> Iterator[Path]:
         write_text(partial_folder / CONTENTS, json.dumps(names, indent=2) + "\n")
         # Again, for a report takes minutes.
         check_report_folder(folder)
-        shutil.rmtree(previous, ignore_errors=True)
         if folder.exists():
-            folder.rename(previous)
-        try:
-            partial_folder.rename(folder)
-        except OSError:
-            if previous.exists():
-                previous.rename(folder)
-            raise
+            shutil.rmtree(folder)
+        partial_folder.rename(folder)
     except OSError as error:
         raise SGNetError(
             f"{error.filename or folder}: cannot be written ({error.strerror or error}); free space, check "
@@ -136,7 +130,6 @@ def report_folder(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial_folder, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
 
 
 def check_report_folder(folder: Path) -> None:
@@ -163,81 +156,88 @@ def check_report_folder(folder: Path) -> None:
         )
 
 
-class _Pictures:
-    """The pictures of one report."""
+class _Page:
+    """The page of one report, and its pictures."""
 
     def __init__(
         self,
         comparison: Comparison,
-        per_case: pd.DataFrame | None,
+        per_case: pd.DataFrame,
         figures: Figures | None,
+        folder: Path,
         *,
-        gates: bool,
         workers: int,
     ) -> None:
-        self.comparison, self.per_case, self.figures, self.workers = comparison, per_case, figures, workers
+        self.comparison, self.per_case, self.figures, self.folder = comparison, per_case, figures, folder
+        self.workers = workers
         self.colours = colours_of(comparison.models)
-        self.choices = choose(comparison, per_case) if figures is not None and per_case is not None else ()
-        self.gates = gates
+        self.choices = choose(comparison, per_case) if figures is not None and "dice" in per_case else ()
+        self.curves: dict[str, Froc] = {}
 
-    def draw_page(self, folder: Path, *, viewer: bool) -> str:
+    def draw(self, *, viewer: bool, gates: bool) -> str:
         """Draw everything and return the page."""
-        comparison, figures, per_case = self.comparison, self.figures, self.per_case
-        cases: dict[str, CasePictures] = {}
-        gates: dict[tuple[str, str], Picture] = {}
-        curves: dict[str, Froc] = {}
-        problems: list[str] = []
-        if figures is not None:
-            viewer_folder = folder / "viewer" if viewer else None
-            if viewer_folder is not None:
-                write_viewer(figures.results, viewer_folder, colours=self.colours)
-            cases = self._draw_cases(figures.results, viewer_folder)
-            gates = gates_of(figures.results, self.choices if self.gates else (), colours=self.colours)
-            curves, problems = _froc(figures.results, workers=self.workers)
-        for (model, case), picture in gates.items():
-            _warn(f"gates of {model} on {case}", picture)
-        sections = []
-        for place, label in enumerate(comparison.labels, start=1):
-            plots = plots_of(
-                comparison,
-                label=label,
-                per_case=per_case,
-                per_lesion=None if figures is None else figures.per_lesion,
-                froc=curves,
-            )
-            prefix = f"{place}_" if len(comparison.labels) > 1 else ""
-            sections.append(
-                {
-                    "id": f"label-{place}",
-                    "label": label,
-                    "headline": headline_table(comparison, label=label),
-                    "plots": _draw_plots(plots, folder / "plots", prefix=prefix),
-                    "supplement": list(supplement(comparison, label=label)),
-                    "choices": [choice for choice in self.choices if choice.label == label],
-                    "cases": [] if per_case is None else case_rows(per_case, label=label),
-                }
-            )
+        of_cases: dict[str, Any] = {
+            "pictures": {},
+            "gates": {},
+            "no_curves": [],
+            "targets": [],
+            "viewer": False,
+        }
+        if self.figures is not None:
+            results = self.figures.results
+            self.curves, problems = _froc(results, workers=self.workers)
+            if viewer:
+                write_viewer(results, self.folder / "viewer", colours=self.colours)
+            of_cases = {
+                "pictures": self._draw_cases(results, viewer=viewer),
+                "gates": gates_of(results, self.choices if gates else (), colours=self.colours),
+                "no_curves": problems,
+                "targets": [(target.name, _values(target)) for target in results.targets],
+            }
+        for (model, case), picture in of_cases["gates"].items():
+            _warn(f"gates of {model} on {case}", picture.problem)
+        (self.folder / "plots").mkdir()
         return render(
             "report.html",
-            comparison=comparison,
+            comparison=self.comparison,
             version=__version__,
-            scope=_scope(per_case),
-            sections=sections,
-            pictures=cases,
-            gates=gates,
-            no_curves=problems,
+            scope=_scope(self.per_case),
+            sections=[
+                self._section(place, label) for place, label in enumerate(self.comparison.labels, start=1)
+            ],
             colours=self.colours,
             reference_colour=REFERENCE_COLOUR,
-            targets=[]
-            if figures is None
-            else [(each.name, _values(each)) for each in figures.results.targets],
             better=_better,
             table=partial(table_to_html, escape=breakable),
             uri=_uri,
-            viewer=viewer,
+            viewer=viewer and self.figures is not None,
+            **of_cases,
         )
 
-    def _draw_cases(self, results: Results, viewer: Path | None) -> dict[str, CasePictures]:
+    def _section(self, place: int, label: str) -> dict[str, Any]:
+        prefix = f"{place}_" if len(self.comparison.labels) > 1 else ""
+        plots = []
+        for plot in plots_of(
+            self.comparison,
+            self.per_case,
+            label=label,
+            per_lesion=None if self.figures is None else self.figures.per_lesion,
+            froc=self.curves,
+        ):
+            path = self.folder / "plots" / f"{prefix}{plot.name}.png"
+            plots.append((plot, attempt(partial(_draw_plot, plot, path))))
+            _warn(plot.title, plots[-1][1].problem)
+        return {
+            "id": f"label-{place}",
+            "label": label,
+            "headline": headline_table(self.comparison, label=label),
+            "plots": plots,
+            "supplement": list(supplement(self.comparison, label=label)),
+            "choices": [choice for choice in self.choices if choice.label == label],
+            "cases": case_rows(self.per_case, label=label),
+        }
+
+    def _draw_cases(self, results: Results, *, viewer: bool) -> dict[str, CasePictures]:
         answers: dict[str, list[PredictedCase]] = {}
         for case in results.cases:
             answers.setdefault(case.name, []).append(case)
@@ -247,40 +247,31 @@ class _Pictures:
                 results=replace(results, cases=()),
                 colours=self.colours,
                 large=tuple((choice.model, choice.label) for choice in self.choices if choice.case == name),
-                viewer=viewer,
+                viewer=self.folder / "viewer" if viewer else None,
             )
             for name, found in answers.items()
         ]
-        drawn = {}
+        drawn: dict[str, CasePictures] = {}
         workers = self.workers if len(jobs) > FEW_CASES else 1
-        for job, pictures in run_jobs(draw_case, jobs, workers=workers):
-            name = job.answers[0].name
-            drawn[name] = pictures
+        try:
+            drawn |= ((job.name, pictures) for job, pictures in run_jobs(draw_case, jobs, workers=workers))
+        except SGNetError as error:  # a worker process was killed
+            drawn |= {job.name: no_pictures(job, error) for job in jobs if job.name not in drawn}
+        for name, pictures in drawn.items():
             for problem in pictures.problems:
-                _warn(name, Picture(problem=problem))
+                _warn(name, problem)
         return drawn
 
 
-def _warn(what: str, picture: Picture) -> None:
-    if picture.problem:
-        logger.warning("%s: no picture: %s", what, picture.problem)
+def _warn(what: str, problem: str) -> None:
+    if problem:
+        logger.warning("%s: no picture: %s", what, problem)
 
 
-def _scope(per_case: pd.DataFrame | None) -> str:
-    if per_case is None:
+def _scope(per_case: pd.DataFrame) -> str:
+    if per_case.empty:
         return ""
-    cases, patients = per_case["case"].nunique(), per_case["patient"].nunique()
-    return f"{cases} case{'' if cases == 1 else 's'} · {patients} patient{'' if patients == 1 else 's'}"
-
-
-def _draw_plots(plots: Iterator[Plot], folder: Path, *, prefix: str) -> list[tuple[Plot, Picture]]:
-    folder.mkdir(exist_ok=True)
-    drawn = []
-    for plot in plots:
-        picture = attempt(partial(_draw_plot, plot, folder / f"{prefix}{plot.name}.png"))
-        _warn(plot.title, picture)
-        drawn.append((plot, picture))
-    return drawn
+    return " · ".join(count_of(per_case[noun].nunique(), noun) for noun in ("case", "patient"))
 
 
 def _draw_plot(plot: Plot, path: Path) -> Picture:
@@ -322,20 +313,20 @@ def case_rows(per_case: pd.DataFrame, *, label: str) -> list[dict[str, Any]]:
     A cell holds the Dice as text and as a share (None without one), and `remarks`: what is empty or
     missing, lesions missed and false positives.
     """
+    if per_case.empty:
+        return []
     models = list(dict.fromkeys(per_case["model"]))
     rows = []
     for name, found in per_case[per_case["label"] == label].groupby("case"):
         own = {row["model"]: row for row in found.to_dict("records")}
         first = next(iter(own.values()))
-        mean = float(pd.Series([row["dice"] for row in own.values()], dtype="float64").mean())
         rows.append(
             {
                 "name": name,
-                "origin": f"patient {first['patient']}"
-                + (f", fold {first['fold']}" if first["fold"] else ""),
+                "origin": f"patient {first['patient']}, fold {first['fold']}".removesuffix(", fold "),
                 "lesions": number(first.get("reference_lesions", nan), 0),
                 "volume": number(first.get("reference_volume_mm3", nan) / MM3_PER_ML, 2),
-                "dice": number(mean, 3),
+                "dice": number(float(found.get("dice", pd.Series([nan])).mean()), 3),
                 "answers": {
                     model: _answer(own[model])
                     if model in own
@@ -348,7 +339,7 @@ def case_rows(per_case: pd.DataFrame, *, label: str) -> list[dict[str, Any]]:
 
 
 def _answer(row: Mapping[Hashable, Any]) -> dict[str, Any]:
-    dice, state = float(row["dice"]), str(row["empty"])
+    dice, state = float(row.get("dice", nan)), str(row["empty"])
     lesions, false = (float(row.get(name, nan)) for name in ("reference_lesions", "false_positives"))
     missed = lesions - float(row.get("detected_lesions", nan))
     remarks = [

@@ -169,11 +169,12 @@ def headline_table(comparison: Comparison, *, label: str) -> Table:
         # As printed, so that two models that look the same are both bold.
         means = pd.Series([row["mean"] for row in rows], dtype="float64").round(metric.decimals)
         best[metric.title] = means == (means.max() if metric.higher_is_better else means.min())
-    parameters, seconds = ([getattr(m, name) for m in models] for name in ("parameters", "seconds_per_case"))
-    if any(parameters):
-        cells["Parameters"] = [NOTHING if value is None else count(value) for value in parameters]
-    if any(seconds):
-        cells["Seconds per case"] = [NOTHING if value is None else number(value, 2) for value in seconds]
+    for title, values, decimals in (
+        ("Parameters", [model.parameters for model in models], 0),
+        ("Seconds per case", [model.seconds_per_case for model in models], 2),
+    ):
+        if any(values):
+            cells[title] = [NOTHING if value is None else f"{value:,.{decimals}f}" for value in values]
     return Table(
         title=f"{label}: headline metrics",
         frame=pd.DataFrame(cells),

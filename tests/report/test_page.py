@@ -110,6 +110,19 @@ def test_a_broken_checkpoint_costs_the_gates_only(write_page, write_figures, tmp
     assert (tmp_path / "report" / "summary.json").is_file()
 
 
+def test_a_killed_worker_costs_the_pictures_it_would_have_drawn(
+    write_page, write_figures, tmp_path, monkeypatch
+):
+    def run_jobs(function, jobs, *, workers):
+        yield jobs[0], function(jobs[0])
+        raise SGNetError("a worker process was killed")
+
+    monkeypatch.setattr("sgnet_nnunet.report.page.run_jobs", run_jobs)
+    page = write_page(write_figures(models=("first",)), tmp_path / "report")
+    assert page.count("no picture: a worker process was killed") >= 2
+    assert "data:image/webp" in page
+
+
 def test_a_table_of_cases_is_enough_for_a_report(write_figures, tmp_path):
     write_report(write_figures(images=False).per_case, tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
@@ -117,6 +130,11 @@ def test_a_table_of_cases_is_enough_for_a_report(write_figures, tmp_path):
     assert "data:image/webp" not in page
     assert (tmp_path / "report" / "per_case.csv").is_file()
     assert not (tmp_path / "report" / "per_lesion.csv").exists()
+
+
+def test_a_table_without_dice_is_enough(rows, tmp_path):
+    write_report(rows(nsd_1mm=[0.5, 0.6]), tmp_path / "report")
+    assert "2 cases" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_comparison_is_enough_for_the_tables(write_figures, tmp_path):
