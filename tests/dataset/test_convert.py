@@ -78,6 +78,7 @@ def test_compressed_and_plain_sources_give_the_same_cases(collection, convert, c
     assert contents(convert().dataset_folder / "imagesTr") == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["whole", "core", "regions"])
 def test_nnunet_accepts_the_data_set(collection, convert, accepted_by_nnunet: Callable, target: str):
     collection.add_patients(3)
@@ -178,6 +179,7 @@ def test_strict_stops_at_the_first_bad_file_and_keeps_what_is_done(collection, c
     assert not (folder / "dataset.json").exists()
 
 
+@pytest.mark.slow
 def test_progress_is_told_for_every_case(collection, convert):
     collection.add_patients(3)
     collection.add("P03", "A03", parts=("t1ce_img",))
@@ -188,6 +190,7 @@ def test_progress_is_told_for_every_case(collection, convert):
     assert sorted(done) == ["P00_A00", "P01_A01", "P02_A02"]
 
 
+@pytest.mark.slow
 def test_number_of_workers_does_not_change_a_byte(collection, convert, contents: Callable):
     collection.add_patients(3)
     folder = convert(workers=2, target="regions").dataset_folder
@@ -255,6 +258,7 @@ def test_case_whose_source_changed_is_made_again_alone(collection, convert, cont
     assert changed == {"imagesTr/P01_A01_0001.nii.gz", f"{HIDDEN_FOLDER}/cases/P01_A01.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["whole_seg", "everything"])
 def test_case_that_left_the_collection_leaves_the_data_set(
     collection, convert, contents: Callable, accepted_by_nnunet: Callable, lost: str
@@ -373,6 +377,7 @@ def test_folder_that_cannot_be_made_is_named(collection, convert, raw: Path, blo
         convert()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")  # noqa: PTH110
 @pytest.mark.parametrize("workers", [1, 2])
 def test_full_disk_ends_the_run_in_one_line_and_the_next_one_finishes(

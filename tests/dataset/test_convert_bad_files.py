@@ -114,6 +114,7 @@ BAD_FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD_FILES)
 def test_bad_file_fails_its_accession_in_one_line_and_no_other(
     collection, convert, accepted_by_nnunet: Callable, kind: str

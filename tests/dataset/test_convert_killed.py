@@ -140,6 +140,7 @@ def exit_code(*args) -> int | None:
     return child.exitcode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [leave_whole, cut_in_half])
 def test_killed_at_each_file_it_ends_with_the_same_bytes(collection, raw: Path, contents: Callable, damage):
     collection.add_patients(2)

@@ -56,6 +56,7 @@ def turned() -> registration.RigidTransform:
     return register_turned()
 
 
+@pytest.mark.slow
 def test_motion_is_recovered_within_half_a_millimetre(turned: registration.RigidTransform):
     assert error_mm(turned.world_map, TURNED) < 0.5
     assert turned.after > turned.before + 0.1
@@ -89,6 +90,7 @@ def test_aligned_images_stay_where_they_are():
     assert found.note == "not registered: the affines' alignment could not be improved"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shift", "problem"),
     [

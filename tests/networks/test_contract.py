@@ -87,6 +87,7 @@ class NetworkContract:
     def build(channels: int, heads: int) -> torch.nn.Module:
         raise NotImplementedError
 
+    @pytest.mark.slow
     def test_parameter_count_is_the_published_one(self):
         assert sum(p.numel() for p in self.build(2, 1).parameters()) == self.parameters
 
@@ -114,6 +115,7 @@ class NetworkContract:
         copy.load_state_dict(torch.load(file, weights_only=True))
         assert torch.equal(network(image), copy(image))
 
+    @pytest.mark.slow
     def test_half_precision_gives_finite_logits_and_scaled_gradients(self):
         torch.manual_seed(0)
         network = self.build(2, 2)
@@ -124,6 +126,7 @@ class NetworkContract:
         (LOSS_SCALE * loss).backward()
         assert all(p.grad.isfinite().all() for p in network.parameters())
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("process_group")
     def test_distributed_training_gives_the_same_gradients(self):
         torch.manual_seed(0)
@@ -142,6 +145,7 @@ class NetworkContract:
         for mine, theirs in zip(gradients, network.parameters(), strict=True):
             torch.testing.assert_close(mine, theirs.grad, rtol=1e-3, atol=1e-5)
 
+    @pytest.mark.slow
     def test_compiled_network_gives_the_same_output(self):
         torch.manual_seed(0)
         network, image = self.build(2, 2).eval(), torch.rand(1, 2, 16, 32, 32)
@@ -164,6 +168,7 @@ class NetworkContract:
         # A gate's score may lie so close to its threshold that rounding decides.
         assert torch.isclose(logits.float(), expected, rtol=0.02, atol=0.02).float().mean() > 0.99
 
+    @pytest.mark.slow
     def test_onnx_file_gives_the_same_output_at_any_size(self, tmp_path):
         torch.manual_seed(0)
         path = tmp_path / "network.onnx"
@@ -188,6 +193,7 @@ class TestDeeplySupervisedSGNet(NetworkContract):
     def build(channels, heads):
         return SGNet(channels, heads, deep_supervision=True)
 
+    @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
     def test_learns_in_half_precision_where_the_compiler_fuses_as_for_a_gpu(self):
         torch.manual_seed(0)

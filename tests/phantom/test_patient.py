@@ -13,6 +13,7 @@ def brain_of(volume):
     return ndimage.binary_fill_holes(volume.data > 0)
 
 
+@pytest.mark.slow
 def test_image_and_mask_share_a_grid(patient):
     for image, mask in (("t1ce_img", "core_seg"), ("flair_img", "whole_seg")):
         assert patient[image].data.shape == patient[mask].data.shape

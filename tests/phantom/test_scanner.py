@@ -50,6 +50,7 @@ def flair(scene):
     return render(rng, draw_flair_contrast(rng), *scene)
 
 
+@pytest.mark.slow
 def test_white_matter_is_brightest_on_t1ce_and_grey_on_flair(scene, t1ce, flair):
     anatomy = scene[0]
     tissues = (anatomy.csf, anatomy.gm, anatomy.wm)

@@ -26,6 +26,7 @@ def border_voxel(anatomy):
     return int(x), int(y), int(z)
 
 
+@pytest.mark.slow
 def test_every_patient_has_a_lesion_and_few_have_many(population):
     counts = np.array([len(lesions) for lesions in population])
     assert counts.min() >= 1

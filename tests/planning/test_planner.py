@@ -71,6 +71,7 @@ def test_plans_gate_is_the_networks_own_default(plan):
         assert signature(HardSpatialGate).parameters[name].default == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "background_head"),
     [({"background": 0, "a": 1, "b": 2}, True), ({"background": 0, "a": [1, 2], "b": [2]}, False)],
