@@ -176,13 +176,7 @@ class _Page:
 
     def draw(self, *, viewer: bool, gates: bool) -> str:
         """Draw everything and return the page."""
-        of_cases: dict[str, Any] = {
-            "pictures": {},
-            "gates": {},
-            "no_curves": [],
-            "targets": [],
-            "viewer": False,
-        }
+        of_cases: dict[str, Any] = {"pictures": {}, "gates": {}, "no_curves": [], "targets": []}
         if self.figures is not None:
             results = self.figures.results
             self.curves, problems = _froc(results, workers=self.workers)
