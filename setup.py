@@ -26,10 +26,7 @@ REQUIRED = [
 """What converting, planning, training and predicting import; an extra is named where it is missing."""
 
 EXTRAS = {
-    "report": [
-        *("jinja2>=3.1", "matplotlib>=3.8", "pandas>=2", "pillow>=10"),
-        *("scikit-image>=0.21", "statsmodels>=0.14"),
-    ],
+    "report": ["jinja2>=3.1", "matplotlib>=3.8", "pandas>=2", "pillow>=10", "scikit-image>=0.21"],
     "phantom": ["nilearn>=0.11"],
     "cpu": ["openvino>=2025.0"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
@@ -39,7 +36,7 @@ DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 TEST = [
     *ALL,
     "panoptica>=2.1; python_version < '3.14'",  # no NumPy below 2.3 on 3.14
-    "pymeshmetrics>=1.4",
+    *("pymeshmetrics>=1.4", "statsmodels>=0.14"),
     *("hypothesis", "mypy", "pandas-stubs", "playwright", "pytest", "pytest-cov", "pytest-xdist", "ruff"),
     "types-psutil",
 ]

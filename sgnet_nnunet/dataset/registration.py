@@ -6,7 +6,7 @@ metric sees these copies. The transform that is found maps world to world, and t
 resamples FLAIR once, from its native grid.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +43,9 @@ SMALLEST_OVERLAP = 0.7
 SMALLEST_GAIN = 5e-3
 """In nats, a hundredth of what aligned brains share; interpolation alone can raise it by less than this."""
 
+Pair = Sequence[tuple[sitk.Image, sitk.Image]]
+"""Image and field of view of T1ce, and of FLAIR, on the metric's grid."""
+
 
 @dataclass(frozen=True)
 class RigidTransform:
@@ -74,12 +77,11 @@ def register_rigid(fixed: Volume, moving: Volume) -> RigidTransform:
         the optimiser fails or does not raise the mutual information.
     """
     grid = _metric_grid(fixed.grid)
-    pair = _Pair(
-        images=tuple(_to_sitk(resample_image(_as_float(volume), grid), grid) for volume in (fixed, moving)),
-        fields=tuple(
-            _to_sitk(field_of_view(volume, grid).astype(np.uint8), grid) for volume in (fixed, moving)
-        ),
-    )
+    pair = []
+    for volume in (fixed, moving):
+        image = Volume(volume.data.astype(np.float32, copy=False), volume.affine)
+        field = field_of_view(volume, grid).astype(np.uint8)
+        pair.append((_to_sitk(resample_image(image, grid), grid), _to_sitk(field, grid)))
     transform = sitk.Euler3DTransform()
     transform.SetCenter(grid.bounds().mean(axis=0).tolist())
     before = None
@@ -95,14 +97,6 @@ def register_rigid(fixed: Volume, moving: Volume) -> RigidTransform:
     if problem:
         return RigidTransform(np.eye(4), before, before, f"not registered: {problem}")
     return RigidTransform(_matrix(transform), before, after)
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """SimpleITK copies on the metric's grid, T1ce's first: the images and their fields of view."""
-
-    images: tuple[sitk.Image, ...]
-    fields: tuple[sitk.Image, ...]
 
 
 @contextmanager
@@ -128,10 +122,6 @@ def _metric_grid(fixed: Grid) -> Grid:
     return Grid((x, y, z), affine)
 
 
-def _as_float(volume: Volume) -> Volume:
-    return Volume(volume.data.astype(np.float32, copy=False), volume.affine)
-
-
 def _to_sitk(data: NDArray[Any], grid: Grid) -> sitk.Image:
     """Return a SimpleITK image whose physical space is the grid's world, RAS+ instead of ITK's LPS+.
 
@@ -143,24 +133,24 @@ def _to_sitk(data: NDArray[Any], grid: Grid) -> sitk.Image:
     return image
 
 
-def _metric(pair: _Pair) -> sitk.ImageRegistrationMethod:
+def _metric(pair: Pair) -> sitk.ImageRegistrationMethod:
     """Return the metric; voxels outside either field of view are left out, not counted as background."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
-    method.SetMetricFixedMask(pair.fields[0])
-    method.SetMetricMovingMask(pair.fields[1])
+    method.SetMetricFixedMask(pair[0][1])
+    method.SetMetricMovingMask(pair[1][1])
     method.SetInterpolator(sitk.sitkLinear)
     return method
 
 
-def _mutual_information(pair: _Pair, transform: sitk.Euler3DTransform) -> float:
+def _mutual_information(pair: Pair, transform: sitk.Euler3DTransform) -> float:
     """Return the mutual information in nats over every voxel of both fields of view."""
     metric = _metric(pair)
     metric.SetInitialTransform(transform)
-    return -float(metric.MetricEvaluate(*pair.images))
+    return -float(metric.MetricEvaluate(pair[0][0], pair[1][0]))
 
 
-def _optimise(pair: _Pair, start: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
+def _optimise(pair: Pair, start: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
     """Return the Euler3DTransform that the optimiser reaches from `start`."""
     transform = sitk.Euler3DTransform(start)
     method = _metric(pair)
@@ -173,7 +163,7 @@ def _optimise(pair: _Pair, start: sitk.Euler3DTransform) -> sitk.Euler3DTransfor
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
-    method.Execute(*pair.images)
+    method.Execute(pair[0][0], pair[1][0])
     return transform
 
 

@@ -1,7 +1,5 @@
 """One phantom patient, from the generator to four volumes."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +11,7 @@ from sgnet_nnunet.phantom.fields import MAJORITY
 from sgnet_nnunet.phantom.scanner import (
     ORIENTATIONS,
     acquire,
-    draw_flair_contrast,
     draw_flair_grid,
-    draw_t1ce_contrast,
     render,
     sample,
     slice_thick,
@@ -29,23 +25,15 @@ _SEEN = 0.15
 """Fraction of a thick slice from which a core is drawn in it: small lesions fill no slice by half."""
 
 
-@dataclass(frozen=True)
-class PatientIds:
-    """Names of a patient and of the patient's only visit, both `YG_` and 12 characters."""
-
-    patient: str
-    accession: str
-
-
 def patient_rng(seed: int, index: int) -> np.random.Generator:
     """Return the generator of patient `index`; it does not depend on the number of patients."""
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=(index,)))
 
 
-def draw_ids(rng: np.random.Generator) -> PatientIds:
-    """Draw a patient's ids: the first draw from the patient's generator."""
+def draw_ids(rng: np.random.Generator) -> tuple[str, str]:
+    """Draw the ids of a patient and of the only visit (`YG_`, 12 characters): the generator's first draw."""
     patient, accession = ("YG_" + "".join(rng.choice(_ALPHABET, 12)) for _ in range(2))
-    return PatientIds(patient, accession)
+    return patient, accession
 
 
 def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, Volume]:
@@ -57,8 +45,8 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     anatomy = draw_anatomy(rng, config)
     lesions = rasterise(rng, anatomy, draw_lesions(rng, anatomy, config), config)
     distractors = draw_distractors(rng, anatomy, config)
-    t1ce_signal = render(rng, draw_t1ce_contrast(rng), anatomy, lesions, distractors)
-    flair_signal = render(rng, draw_flair_contrast(rng), anatomy, lesions, distractors)
+    t1ce_signal = render(rng, "t1ce", anatomy, lesions, distractors)
+    flair_signal = render(rng, "flair", anatomy, lesions, distractors)
 
     grid = draw_flair_grid(rng, anatomy.grid, config)
     core = lesions.core > MAJORITY

@@ -49,7 +49,7 @@ def write_phantoms(
     for name, value, least in (("patients", patients, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
             raise SGNetError(f"{name} is {value}; give at least {least}")
-    ids = [draw_ids(patient_rng(seed, index)).patient for index in range(patients)]
+    ids = [draw_ids(patient_rng(seed, index))[0] for index in range(patients)]
     _check_root(root, ids)
     root.mkdir(parents=True, exist_ok=True)
     write = partial(_write_patient, root, seed=seed, config=config)
@@ -83,10 +83,10 @@ def _write_patient(root: Path, index: int, *, seed: int, config: PhantomConfig) 
     from sgnet_nnunet.phantom.patient import draw_ids, draw_patient, patient_rng  # noqa: PLC0415
 
     rng = patient_rng(seed, index)
-    ids = draw_ids(rng)
+    patient, accession = draw_ids(rng)
     volumes = draw_patient(rng, config)
-    folder = root / ids.patient
+    folder = root / patient
     folder.mkdir(exist_ok=True)
     for part, volume in volumes.items():
-        write_volume(part_path(root, ids.patient, ids.accession, part), volume)
+        write_volume(part_path(root, patient, accession, part), volume)
     return folder

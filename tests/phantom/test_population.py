@@ -77,7 +77,7 @@ def test_another_seed_gives_other_patients(coarse_root, coarse_config, tmp_path)
 
 
 def test_an_interrupted_patient_is_completed(coarse_root, coarse_config, tmp_path):
-    name = draw_ids(patient_rng(5, 0)).patient
+    name = draw_ids(patient_rng(5, 0))[0]
     shutil.copytree(coarse_root / name, tmp_path / "broken" / name)
     first, second, *_ = sorted((tmp_path / "broken" / name).iterdir())
     first.rename(first.with_name(f"{PARTIAL_PREFIX}{first.name}"))

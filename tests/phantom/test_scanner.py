@@ -10,9 +10,7 @@ from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.fields import centred_grid
 from sgnet_nnunet.phantom.scanner import (
     acquire,
-    draw_flair_contrast,
     draw_flair_grid,
-    draw_t1ce_contrast,
     render,
     slice_thick,
 )
@@ -41,13 +39,13 @@ def median(signal, fraction, scene, threshold=0.9):
 @pytest.fixture(scope="module")
 def t1ce(scene):
     rng = np.random.default_rng(1)
-    return render(rng, draw_t1ce_contrast(rng), *scene)
+    return render(rng, "t1ce", *scene)
 
 
 @pytest.fixture(scope="module")
 def flair(scene):
     rng = np.random.default_rng(1)
-    return render(rng, draw_flair_contrast(rng), *scene)
+    return render(rng, "flair", *scene)
 
 
 @pytest.mark.slow
@@ -93,7 +91,7 @@ def test_a_faint_lesion_enhances_less(scene, t1ce):
     faint = replace(lesions, enhancement=lesions.enhancement * 0.4)
     rng = np.random.default_rng(1)
     rim = (lesions.core > 0.9) & (lesions.necrosis < 0.1)
-    signal = render(rng, draw_t1ce_contrast(rng), anatomy, faint, distractors)
+    signal = render(rng, "t1ce", anatomy, faint, distractors)
     assert np.median(signal[rim]) < np.median(t1ce[rim])
 
 
