@@ -1,4 +1,4 @@
-"""A predicted mask beside its reference, and what the metrics of the two have in common."""
+"""Pairs of a predicted mask and its reference, and what the metrics of a pair have in common."""
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property, wraps
@@ -163,7 +163,7 @@ def read_label_map(path: Path, *, known: frozenset[int]) -> Volume:
         raise InputFileError(
             path,
             f"has the value {unknown[0]}, which the data set does not know (it has {_listed(sorted(known))})",
-            "mend the mask, or name the dataset.json that has its labels",
+            "fix the mask, or name the dataset.json that has its labels",
         )
     return volume
 

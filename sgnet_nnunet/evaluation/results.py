@@ -282,38 +282,42 @@ def results_of_models(
     names = parse_models(list(models))
     folders = find_dataset(dataset)
     references = find_references(folders)
-    cases = validation_cases(folders.preprocessed / "splits_final.json", folds, references)
-    for name in (name for names_of_fold in cases.values() for name in names_of_fold):
+    of_folds = validation_cases(folders.preprocessed / "splits_final.json", folds, references)
+    fold_of = {name: fold for fold, of_fold in of_folds.items() for name in of_fold}
+    for name in fold_of:
         if name not in references:
             raise InputFileError(
                 folders.references / f"{name}.nii.gz",
                 "there is no such reference, but splits_final.json has the case",
                 "run nnUNetv2_plan_and_preprocess again",
             )
-    labels, *others = (_labels_of_model(folders, model) for model in names)
-    for model, other in zip(names[1:], others, strict=True):
-        if other != labels:
-            raise InputFileError(
-                folders.model(model) / DATASET_JSON,
-                f"its labels are not those of {names[0].given}",
-                "compare models trained on the same labels",
-            )
+    labels = _common_labels(folders, names)
     patient = patients_of(
-        (name for names_of_fold in cases.values() for name in names_of_fold),
-        table=patients,
-        conversion_report=folders.raw and folders.raw / "conversion_report.csv",
+        fold_of, table=patients, conversion_report=folders.raw and folders.raw / "conversion_report.csv"
     )
-    found = [
-        _case(folders, model, fold, name, patient[name], references, allow_missing=allow_missing)
-        for model in names
-        for name, fold in sorted((name, fold) for fold, fold_cases in cases.items() for name in fold_cases)
-    ]
     return Results(
         dataset=folders.name,
         models=tuple(Model(name=model.given, folder=folders.model(model)) for model in names),
-        cases=tuple(found),
+        cases=tuple(
+            _case(folders, model, fold_of[name], name, patient[name], references, allow_missing=allow_missing)
+            for model in names
+            for name in sorted(fold_of)
+        ),
         **vars(labels),
     )
+
+
+def _common_labels(folders: DatasetFolders, models: Sequence[ModelName]) -> Labels:
+    """Return the labels that all models were trained with."""
+    labels, *others = (_labels_of_model(folders, model) for model in models)
+    for model, other in zip(models[1:], others, strict=True):
+        if other != labels:
+            raise InputFileError(
+                folders.model(model) / DATASET_JSON,
+                f"its labels are not those of {models[0].given}",
+                "compare models trained on the same labels",
+            )
+    return labels
 
 
 def _labels_of_model(folders: DatasetFolders, model: ModelName) -> Labels:
