@@ -182,8 +182,15 @@ def _measure_job(job: _Job) -> list[_Measured]:
     return measured
 
 
+EMPTY_MASKS = {
+    "prediction": "only the prediction is empty (scored worst)",
+    "reference": "only the reference is empty (scored worst)",
+    "both": "both masks are empty (left out of the means)",
+}
+
+
 def describe_empty(per_case: "pd.DataFrame") -> list[str]:
-    """Return a line for each model and label with an empty mask, and one for missing predictions.
+    """Return a line for each model, label and kind of empty masks, and one for missing predictions.
 
     Args:
         per_case: A table of cases.
@@ -192,22 +199,12 @@ def describe_empty(per_case: "pd.DataFrame") -> list[str]:
     for model, rows in per_case.groupby("model", sort=False):
         cases = rows["case"].nunique()
         if missing := rows.loc[rows["missing"], "case"].nunique():
-            lines.append(f"{model}: {count_of(missing, 'prediction')} of {cases} missing, scored as empty")
-        for label, of_label in rows.groupby("label", sort=False):
-            number = of_label.loc[~of_label["missing"], "empty"].value_counts()
-            for state, words in (
-                ("prediction", "empty, scored worst"),
-                ("reference", "not empty where the reference is, scored worst"),
-                ("both", "empty like the reference, left out of the means"),
-            ):
-                if count := int(number.get(state, 0)):
-                    lines.append(f"{model}, {label}: {count_of(count, 'prediction')} {words}")
+            lines.append(f"{model}: {missing} of {cases} predictions are missing (scored as empty)")
+        for label, of_label in rows[~rows["missing"]].groupby("label", sort=False):
+            for state, meaning in EMPTY_MASKS.items():
+                if number := int((of_label["empty"] == state).sum()):
+                    lines.append(f"{model}, {label}: in {number} of {cases} cases {meaning}")
     return lines
-
-
-def count_of(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is 1."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @dataclass(frozen=True)

@@ -67,21 +67,6 @@ class Distances:
 
 
 @dataclass(frozen=True, eq=False)
-class WeightedDistances:
-    """Distances between surface elements, with the elements' areas.
-
-    Attributes:
-        distances: The distances in mm.
-        predicted_areas: Area in mm2 of each element of the predicted surface.
-        reference_areas: Area in mm2 of each element of the reference's.
-    """
-
-    distances: Distances
-    predicted_areas: NDArray[np.float64]
-    reference_areas: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
 class _Surface:
     """A mask inside its bounding box, with a margin of one voxel, and where its surface is.
 
@@ -114,15 +99,20 @@ def surface_distances(pair: MaskPair) -> Distances:
 
 
 @once_per_pair
-def weighted_surface_distances(pair: MaskPair) -> WeightedDistances:
-    """Return the distances between the surface elements of two masks that have voxels.
+def weighted_surface_distances(
+    pair: MaskPair,
+) -> tuple[Distances, NDArray[np.float64], NDArray[np.float64]]:
+    """Return the distances between the surface elements of two masks that have voxels, and their areas.
 
     An element lies between 2x2x2 voxels that are not all alike; its area is that of the triangles
     which marching cubes would draw there (Nikolov et al. 2018, arXiv:1809.04430). Areas assume a
     grid without shear.
+
+    Returns:
+        The distances, the area in mm2 of each element of the predicted surface, and of the reference's.
     """
     predicted, actual = (_elements(surface, pair.grid.spacing) for surface in _surfaces(pair))
-    return WeightedDistances(_distances(predicted[0], actual[0], pair.grid), predicted[1], actual[1])
+    return _distances(predicted[0], actual[0], pair.grid), predicted[1], actual[1]
 
 
 @once_per_pair
@@ -212,10 +202,10 @@ def hd95_pooled(pair: MaskPair) -> float:
 )
 def hd95_surface_weighted(pair: MaskPair) -> float:
     """Return the larger of the two directed percentiles over surface area in mm."""
-    weighted = weighted_surface_distances(pair)
+    distances, predicted_areas, reference_areas = weighted_surface_distances(pair)
     return max(
-        _percentile_of_area(weighted.distances.to_reference, weighted.predicted_areas),
-        _percentile_of_area(weighted.distances.to_prediction, weighted.reference_areas),
+        _percentile_of_area(distances.to_reference, predicted_areas),
+        _percentile_of_area(distances.to_prediction, reference_areas),
     )
 
 

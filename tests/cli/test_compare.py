@@ -91,7 +91,7 @@ def test_missing_predictions_are_reported(tree, written, capsys):
         "YG_P000_YG_A001.nii.gz: there is no such prediction; run nnUNetv2_train" in capsys.readouterr().err
     )
     assert run(*COMPARE, "--allow-missing", "-o", tree / "report") == 0
-    assert "BaselineUNetTrainer: 1 prediction of 6 missing, scored as empty" in capsys.readouterr().err
+    assert "BaselineUNetTrainer: 1 of 6 predictions are missing" in capsys.readouterr().err
 
 
 def test_bad_mask_is_one_line_and_leaves_no_report(tree, written, capsys):

@@ -124,13 +124,14 @@ def test_missing_prediction_is_scored_as_empty_and_said(tree):
     row = table.iloc[0]
     assert (row["missing"], row["empty"], row["dice"]) == (True, "prediction", 0)
     assert row["hd95_directed_mm"] == pytest.approx(np.hypot(np.hypot(24, 22), 40))
-    assert describe_empty(table) == ["SGNetTrainer: 1 prediction of 6 missing, scored as empty"]
+    assert describe_empty(table) == ["SGNetTrainer: 1 of 6 predictions are missing (scored as empty)"]
 
 
 def test_empty_masks_are_counted_in_words(tree):
     replace_prediction(tree, np.zeros((24, 22, 20), dtype=np.uint8))
     table = measure_results(results_of()).per_case
-    assert describe_empty(table) == ["SGNetTrainer, whole_tumor: 1 prediction empty, scored worst"]
+    (line,) = describe_empty(table)
+    assert line.startswith("SGNetTrainer, whole_tumor: in 1 of 6 cases only the prediction is empty")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -151,7 +152,7 @@ def test_no_lesion_anywhere_gives_an_empty_table_of_numbers(tree):
     assert list(figures.per_lesion.columns) == list(LESION_COLUMNS)
     assert figures.per_lesion["volume_mm3"].dtype == float
     assert describe_empty(figures.per_case) == [
-        "SGNetTrainer, whole_tumor: 1 prediction empty like the reference, left out of the means"
+        "SGNetTrainer, whole_tumor: in 1 of 1 cases both masks are empty (left out of the means)"
     ]
 
 

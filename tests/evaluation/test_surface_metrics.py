@@ -60,7 +60,7 @@ def test_directed_takes_the_worse_direction_and_pooled_both_together(make_pair):
 
 def test_the_area_of_a_large_cube_is_close_to_that_of_its_faces(make_pair):
     cube = [((2, 2, 2), (16, 16, 16))]
-    areas = weighted_surface_distances(make_pair(predicted=cube, reference=cube)).reference_areas
+    _, _, areas = weighted_surface_distances(make_pair(predicted=cube, reference=cube))
     assert areas.sum() == pytest.approx(6 * 16**2, rel=0.06)
 
 
