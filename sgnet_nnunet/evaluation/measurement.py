@@ -207,6 +207,11 @@ def describe_empty(per_case: "pd.DataFrame") -> list[str]:
     return lines
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @dataclass(frozen=True)
 class Scores:
     """The metrics `dice`, `precision`, `recall` and `hd95_directed_mm` of one predicted mask."""
