@@ -350,7 +350,8 @@ def train(folder: Path, run: str, seed: int) -> None:
     import torch  # noqa: PLC0415
     from nnunetv2.run.run_training import get_trainer_from_args  # noqa: PLC0415
 
-    from sgnet_nnunet.inference.nnunet_adapter import load_predictor  # noqa: PLC0415
+    from sgnet_nnunet.inference.nnunet_adapter import TiledEngine  # noqa: PLC0415
+    from sgnet_nnunet.inference.trained_model import load_trained_model  # noqa: PLC0415
     from sgnet_nnunet.training.settings import Precision  # noqa: PLC0415
 
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
@@ -366,7 +367,8 @@ def train(folder: Path, run: str, seed: int) -> None:
         if config.device == "cpu" and config.bfloat16 and model.bfloat16:
             trainer.precision = Precision(bfloat16=True)
         trainer.run_training()
-    predictor = load_predictor(Path(trainer.output_folder_base), device=config.device)
+    trained = load_trained_model(Path(trainer.output_folder_base), folds=("0",))
+    predictor = TiledEngine(trained, device=device, step_size=0.75).predictor
     if model.bypassed:
         for name, value in predictor.list_of_parameters[0].items():
             if name.endswith("bypassed"):

@@ -399,6 +399,8 @@ FRAGILE_NAMES: dict[str, tuple[str, ...]] = {
         "export_prediction_from_logits",
     ),
     "nnunetv2.evaluation.evaluate_predictions": ("compute_metrics_on_folder",),
+    "nnunetv2.preprocessing.preprocessors.default_preprocessor": ("DefaultPreprocessor.run_case_npy",),
+    "nnunetv2.utilities.find_objects": ("recursive_find_trainer_class_by_name",),
     "nnunetv2.utilities.find_class_by_name": ("recursive_find_python_class",),
     "nnunetv2.preprocessing.resampling.resample_torch": ("resample_torch_fornnunet",),
 }

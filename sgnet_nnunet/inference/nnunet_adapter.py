@@ -6,7 +6,6 @@ resamplings, preprocessors or normalisations, 2D), `TiledEngine` for networks th
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.predictor import Prediction
 from sgnet_nnunet.inference.preprocessing import Prepared
-from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_model
+from sgnet_nnunet.inference.trained_model import TrainedModel
 
 
 class TiledEngine:
@@ -135,25 +134,3 @@ class NnunetProcessing:
             # nnU-Net's 8, set for the whole process, would slow the network of the next case.
             num_threads_torch=torch.get_num_threads(),
         )
-
-
-def load_predictor(
-    model_folder: Path, *, fold: str = "0", checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
-) -> nnUNetPredictor:
-    """Return nnU-Net's predictor with one fold's weights in its network, in evaluation mode.
-
-    It neither mirrors nor steps closer than 3/4 of a patch, as in the SG-Net README.
-
-    Args:
-        model_folder: nnU-Net's folder of the training.
-        fold: The fold, a number or `all`.
-        checkpoint: File name of the weights.
-        device: Device in nnU-Net's words: cpu, cuda or mps.
-
-    Raises:
-        InputFileError: If the weights are not there.
-    """
-    trained = load_trained_model(model_folder, folds=(fold,), checkpoint=checkpoint)
-    predictor = TiledEngine(trained, device=torch.device(device), step_size=0.75).predictor
-    predictor.network.to(predictor.device).eval()
-    return predictor

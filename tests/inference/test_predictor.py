@@ -17,6 +17,7 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.operating_point import (
     OperatingPoint,
@@ -376,6 +377,28 @@ def test_mask_is_that_of_nnunets_probabilities_at_the_point(models, stock, train
     assert mask.any()
     everything = apply_operating_point(probabilities, OperatingPoint(threshold=middle), labels, spacing)
     assert (everything > 0).sum() > (mask > 0).sum()
+
+
+def test_command_reaches_the_network_through_few_modules(model, images, tmp_path, monkeypatch):
+    seen = set()
+
+    def forward(convolution, image):
+        # The engine may run the network's blocks in threads of its own.
+        for frame in (sys._getframe(), sys._current_frames()[threading.main_thread().ident]):
+            while frame := frame.f_back:
+                seen.add(frame.f_globals["__name__"])
+        return original(convolution, image)
+
+    original = torch.nn.Conv3d.forward
+    monkeypatch.setattr(torch.nn.Conv3d, "forward", forward)
+    arguments = ["-m", str(model), "-f", "0", "--engine", "whole", "--runtime", "torch", "--num-parts", "2"]
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "-i", str(images), "-o", str(tmp_path / "out"), *arguments])
+    assert not ended.value.code
+    ours = {name for name in seen if name.startswith("sgnet_nnunet")}
+    assert "sgnet_nnunet.inference.predictor" in ours
+    # The entry point of all commands, cli.main, and six more.
+    assert len(ours) <= 7, sorted(ours)
 
 
 def test_provenance_names_the_networks_and_their_weights(model, tmp_path):
