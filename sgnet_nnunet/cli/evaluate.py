@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,30 +118,42 @@ def print_headline(comparison: "Comparison") -> None:
         out.print(table)
 
 
+_report = partial(typer.Option, rich_help_panel="Report")
+_cases = partial(typer.Option, rich_help_panel="Cases")
+_models = partial(typer.Option, rich_help_panel="Models")
+
+Output = Annotated[Path, _report("-o", metavar="FOLDER", help="Folder to write the report to.")]
+Viewer = Annotated[bool, _report("--viewer", help="Add a page to scroll through any case.")]
+Presets = Annotated[
+    list[Preset] | None, _report(metavar="NAME", help="Add BraTS scores: brats2023, brats2026.")
+]
+Workers = Annotated[int, _report("-np", min=1, metavar="N", help="Processes; each needs less than 1 GB.")]
+Patients = Annotated[
+    Path | None,
+    _cases(metavar="CSV", help="Columns case and patient; the report of sgnet convert by default."),
+]
+AllowMissing = Annotated[bool, _cases("--allow-missing", help="Score missing predictions as empty masks.")]
+WORKERS = min(4, os.cpu_count() or 1)
+
+
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of predicted masks.")],
-    references: Annotated[Path, typer.Argument(help="Folder of reference masks, named alike.")],
-    output: Annotated[Path, typer.Option("-o", help="Folder to write the report to.")],
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted masks.")],
+    references: Annotated[
+        Path, typer.Argument(metavar="REFERENCES", help="Folder of reference masks, named alike.")
+    ],
+    output: Output,
     labels: Annotated[
         Path | None,
-        typer.Option(help="nnU-Net's dataset.json; without one, everything above 0 is foreground."),
+        _cases(metavar="JSON", help="nnU-Net's dataset.json; without one, everything above 0 is foreground."),
     ] = None,
-    patients: Annotated[
-        Path | None, typer.Option(help="CSV with the columns case and patient, for scans of one patient.")
-    ] = None,
+    patients: Patients = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of images, CASE_0000.nii.gz and so on, for the pictures.")
+        Path | None, _cases(metavar="FOLDER", help="Images, CASE_0000.nii.gz and so on, for the pictures.")
     ] = None,
-    presets: Annotated[
-        list[Preset] | None, typer.Option("--presets", help="Add the scores of BraTS challenges.")
-    ] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Score missing predictions as empty masks.")
-    ] = False,
-    workers: Annotated[int, typer.Option("-np", min=1, help="Processes; each needs less than 1 GB.")] = min(
-        4, os.cpu_count() or 1
-    ),
-    viewer: Annotated[bool, typer.Option("--viewer", help="Add a page to scroll through any case.")] = False,
+    allow_missing: AllowMissing = False,
+    presets: Presets = None,
+    workers: Workers = WORKERS,
+    viewer: Viewer = False,
 ) -> None:
     """Evaluate predicted masks against reference masks, and write a report."""
     make_report(
@@ -158,34 +171,25 @@ def evaluate(
 
 def compare(
     models: Annotated[
-        list[str],
-        typer.Option("--models", help="Trained models, TRAINER[__PLANS[__CONFIGURATION]], one or more."),
+        list[str], _models(metavar="NAME", help="Trained models, TRAINER[__PLANS[__CONFIGURATION]].")
     ],
-    output: Annotated[Path, typer.Option("-o", help="Folder to write the report to.")],
-    dataset: Annotated[str, typer.Option("-d", help="nnU-Net data set id or name.")] = "501",
+    output: Output,
+    dataset: Annotated[str, _models("-d", metavar="ID", help="Data set, its number or name.")] = "501",
     folds: Annotated[
-        list[str], typer.Option("-f", help="Folds whose validation cases count: numbers, or all.")
+        list[str], _models("-f", metavar="N", help="Folds whose validation cases count: numbers, or all.")
     ] = ["0", "1", "2", "3", "4"],  # noqa: B006 - Typer wants a list, and copies it
-    patients: Annotated[
-        Path | None,
-        typer.Option(help="CSV with the columns case and patient; sgnet convert's cases need none."),
-    ] = None,
-    presets: Annotated[
-        list[Preset] | None, typer.Option("--presets", help="Add the scores of BraTS challenges.")
-    ] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Score missing predictions as empty masks.")
-    ] = False,
-    time_cases: Annotated[int, typer.Option(min=0, help="Cases to time each network on; 0 for none.")] = 1,
-    device: Annotated[str, typer.Option("-device", help="Where to time: cpu, cuda or mps.")] = "cpu",
-    workers: Annotated[int, typer.Option("-np", min=1, help="Processes; each needs less than 1 GB.")] = min(
-        4, os.cpu_count() or 1
-    ),
-    gates: Annotated[
-        bool,
-        typer.Option("--gates/--no-gates", help="Draw gate masks; seconds a picture."),
-    ] = True,
-    viewer: Annotated[bool, typer.Option("--viewer", help="Add a page to scroll through any case.")] = False,
+    time_cases: Annotated[
+        int, _models(min=0, metavar="N", help="Cases to time each network on; 0 for none.")
+    ] = 1,
+    device: Annotated[
+        str, _models("-device", metavar="NAME", help="Where to time networks: cpu, cuda or mps.")
+    ] = "cpu",
+    patients: Patients = None,
+    allow_missing: AllowMissing = False,
+    presets: Presets = None,
+    workers: Workers = WORKERS,
+    gates: Annotated[bool, _report("--gates/--no-gates", help="Draw gate masks; seconds a picture.")] = True,
+    viewer: Viewer = False,
 ) -> None:
     """Compare trained models on their validation cases, and write a report."""
 

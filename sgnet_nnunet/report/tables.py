@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, isnan
 from pathlib import Path
@@ -12,6 +12,7 @@ import pandas as pd
 
 from sgnet_nnunet.evaluation.comparison import Comparison
 from sgnet_nnunet.evaluation.registry import Metric
+from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import CONFIDENCE
 from sgnet_nnunet.files import write_text
 
@@ -169,19 +170,26 @@ def headline_table(comparison: Comparison, *, label: str) -> Table:
         # As printed, so that two models that look the same are both bold.
         means = pd.Series([row["mean"] for row in rows], dtype="float64").round(metric.decimals)
         best[metric.title] = means == (means.max() if metric.higher_is_better else means.min())
-    for title, values, decimals in (
-        ("Parameters", [model.parameters for model in models], 0),
-        ("Seconds per case", [model.seconds_per_case for model in models], 2),
-    ):
-        if any(values):
-            cells[title] = [NOTHING if value is None else f"{value:,.{decimals}f}" for value in values]
     return Table(
         title=f"{label}: headline metrics",
-        frame=pd.DataFrame(cells),
+        frame=pd.DataFrame(cells | _costs(models)),
         details=pd.DataFrame(details),
         best=pd.DataFrame(best if len(models) > 1 else {}),
         note=f"Mean ± standard deviation over cases, and the {INTERVAL} of the mean over patients.",
     )
+
+
+def _costs(models: Sequence[Model]) -> dict[str, list[str]]:
+    """Return the columns of the models' parameters and time, those that are known."""
+    columns: dict[str, tuple[Sequence[float | None], int]] = {
+        "Parameters": ([model.parameters for model in models], 0),
+        "Seconds per case": ([model.seconds_per_case for model in models], 2),
+    }
+    return {
+        title: [NOTHING if value is None else f"{value:,.{decimals}f}" for value in values]
+        for title, (values, decimals) in columns.items()
+        if any(values)
+    }
 
 
 def _mean(row: Mapping[str, Any], metric: Metric) -> str:
