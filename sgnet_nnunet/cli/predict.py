@@ -2,7 +2,6 @@
 
 import logging
 from contextlib import nullcontext
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,34 +10,10 @@ import typer
 
 from sgnet_nnunet.cli.console import CHECKPOINT, err, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.inference import EngineName, PrecisionName, RuntimeName
 from sgnet_nnunet.inference.predictor import PredictionOptions
 from sgnet_nnunet.inference.predictor import predict as predict_folder
 from sgnet_nnunet.nnunet import find_model_folder, prints_to_log
-
-
-class Engine(str, Enum):
-    """How the network is applied to an image."""
-
-    AUTO = "auto"
-    TILED = "tiled"
-    WHOLE = "whole"
-    SPARSE = "sparse"
-
-
-class Runtime(str, Enum):
-    """What runs the network."""
-
-    AUTO = "auto"
-    TORCH = "torch"
-    OPENVINO = "openvino"
-
-
-class Precision(str, Enum):
-    """What OpenVINO computes in."""
-
-    F32 = "f32"
-    BF16 = "bf16"
-
 
 _model = partial(typer.Option, rich_help_panel="Model")
 _network = partial(typer.Option, rich_help_panel="Network")
@@ -77,19 +52,19 @@ def predict(
         _network("-device", metavar="NAME", help="cpu, cuda or mps; cuda by default if there is one."),
     ] = None,
     engine: Annotated[
-        Engine,
+        EngineName,
         _network(
             metavar="NAME",
             help="tiled (nnU-Net's sliding window), whole (the image at once), sparse (only where gates "
             "are enabled), or auto: the fastest that is exact for the network.",
         ),
-    ] = Engine.AUTO,
+    ] = EngineName.AUTO,
     runtime: Annotated[
-        Runtime, _network(metavar="NAME", help="torch, openvino or auto: OpenVINO on a CPU that has it.")
-    ] = Runtime.AUTO,
+        RuntimeName, _network(metavar="NAME", help="torch, openvino or auto: OpenVINO on a CPU that has it.")
+    ] = RuntimeName.AUTO,
     precision: Annotated[
-        Precision, _network(metavar="NAME", help="f32 or bf16, with OpenVINO.")
-    ] = Precision.F32,
+        PrecisionName, _network(metavar="NAME", help="f32 or bf16, with OpenVINO.")
+    ] = PrecisionName.F32,
     max_memory: Annotated[
         float | None,
         _limits(min=0.1, metavar="GB", help="Memory to take, on a GPU of the GPU; what is free by default."),

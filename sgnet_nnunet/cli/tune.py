@@ -8,9 +8,9 @@ import typer
 from rich.table import Table
 
 from sgnet_nnunet.cli.console import CHECKPOINT, out, progress_bar, say
-from sgnet_nnunet.cli.predict import Engine
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.operating_point import FILE_NAME
+from sgnet_nnunet.inference import EngineName
 
 if TYPE_CHECKING:
     from sgnet_nnunet.evaluation.tuning import Tuning
@@ -41,8 +41,8 @@ def tune(
         _prediction("-device", metavar="NAME", help="cpu, cuda or mps; cuda by default if there is one."),
     ] = None,
     engine: Annotated[
-        Engine, _prediction(metavar="NAME", help="auto, tiled, whole or sparse, as for sgnet predict.")
-    ] = Engine.AUTO,
+        EngineName, _prediction(metavar="NAME", help="auto, tiled, whole or sparse, as for sgnet predict.")
+    ] = EngineName.AUTO,
     mirroring: Annotated[
         bool,
         _prediction("--tta/--disable_tta", help="Average over mirrored images; then predict with --tta too."),

@@ -1,4 +1,4 @@
-"""A network as an ONNX file, checked against PyTorch before it is kept."""
+"""Trained models as ONNX files, and as folders for OpenVINO; what computes other logits is not kept."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,6 @@ from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, open_exp
 from sgnet_nnunet.inference.runtimes import import_openvino
 from sgnet_nnunet.inference.torch_engines import runs_on_blocks, stage_models
 from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_model
-from sgnet_nnunet.networks.geometry import NetworkGeometry
 from sgnet_nnunet.networks.sgnet import SGNet
 
 OPSET = 18
@@ -30,7 +29,13 @@ LARGEST_FACTOR = 64
 """Sizes up to DIVISOR times this are declared."""
 
 TOLERANCE = 1e-3
-"""Largest difference of a logit between PyTorch and onnxruntime that still passes; 1e-5 is usual."""
+"""Largest difference of a logit to PyTorch's that still passes; 1e-5 is usual."""
+
+TIES = 1e-4
+"""Largest share of voxels at which the finest gate may decide otherwise: its score was at the threshold."""
+
+CHECKED_SIZE = (40, 56, 72)
+"""z, y, x in voxels of the image that is compared; several blocks, the last ones cut."""
 
 
 def export_onnx(network: nn.Module, path: Path, *, input_channels: int) -> float:
@@ -99,13 +104,6 @@ def _difference(network: nn.Module, path: Path, image: torch.Tensor) -> float:
     return float(np.abs(logits - expected).max())
 
 
-TIES = 1e-4
-"""Largest share of voxels at which the finest gate may decide otherwise: its score was at the threshold."""
-
-CHECKED_SIZE = (40, 56, 72)
-"""z, y, x in voxels of the image that is compared; several blocks, the last ones cut."""
-
-
 def export_openvino(
     model_folder: Path, output: Path, *, folds: Sequence[str], checkpoint: str = "checkpoint_final.pth"
 ) -> float:
@@ -122,44 +120,37 @@ def export_openvino(
 
     Raises:
         InputFileError: If the weights are not there, or the folder is in use.
-        SGNetError: If OpenVINO is not installed, the network cannot be run in stages, or what was
+        SGNetError: If OpenVINO is not installed, the network is another one than an SG-Net, or what was
             written computes something else.
     """
     openvino = import_openvino()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputFileError(output, "is there already", "name another folder by -o, or delete it")
-    geometries: dict[str, NetworkGeometry] = {}
     networks: dict[str, SGNet] = {}
     checksums: dict[str, str] = {}
     with atomic_folder(output) as partial:
         for fold in folds:
             trained = load_trained_model(model_folder, folds=(fold,), checkpoint=checkpoint)
-            networks[fold] = _staged_network(trained.network)
+            if not runs_on_blocks(trained.network):
+                raise SGNetError(
+                    f"{type(trained.network).__name__} is not an SG-Net of three or more levels; write it as "
+                    "ONNX (-o model.onnx), or predict with the trained model itself"
+                )
+            networks[fold] = trained.network
             checksums[fold] = checksum_of(trained.checkpoints[fold])
-            geometries[fold] = networks[fold].geometry
             target = partial / f"fold_{fold}"
             target.mkdir()
             for name, stage in stage_models(networks[fold]).items():
                 openvino.save_model(stage, str(target / f"{name}.xml"), compress_to_fp16=False)
-        _describe(partial, trained, folds=geometries, network=networks[folds[0]], checksums=checksums)
+        _describe(partial, trained, networks=networks, checksums=checksums)
         return max(_check(network, partial, fold) for fold, network in networks.items())
-
-
-def _staged_network(network: nn.Module) -> SGNet:
-    if not isinstance(network, SGNet) or not runs_on_blocks(network):
-        raise SGNetError(
-            f"{type(network).__name__} cannot be run in stages, only SG-Nets can; write it as ONNX "
-            "(-o model.onnx), or predict with the trained model itself"
-        )
-    return network
 
 
 def _describe(
     folder: Path,
     trained: TrainedModel,
     *,
-    folds: Mapping[str, NetworkGeometry],
-    network: SGNet,
+    networks: Mapping[str, SGNet],
     checksums: Mapping[str, str],
 ) -> None:
     """Write `export.json`, and copy the files of nnU-Net and `sgnet tune` that describe the model."""
@@ -169,8 +160,8 @@ def _describe(
         "model": name_of_model(trained.folder),
         "configuration": trained.configuration,
         "mirroring_axes": list(trained.mirroring_axes),
-        "background_head": network.background_head,
-        "folds": {fold: geometry.as_dict() for fold, geometry in folds.items()},
+        "background_head": next(iter(networks.values())).background_head,
+        "folds": {fold: network.geometry.as_dict() for fold, network in networks.items()},
         "weights_sha256": dict(checksums),
     }
     write_json(folder / FILE_NAME, content)

@@ -8,7 +8,7 @@ from pathlib import Path
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.inference.engines import ChunkedEngine, Engine, Ensemble
-from sgnet_nnunet.inference.runtimes import OpenVINORuntime, checked_precision
+from sgnet_nnunet.inference.runtimes import OpenVINORuntime, check_precision
 from sgnet_nnunet.inference.sparse import BlockSparseEngine, stage_names
 from sgnet_nnunet.networks.geometry import NetworkGeometry
 
@@ -123,7 +123,7 @@ def _open_fold(export: Export, fold: str, *, precision: str, engine: str, max_me
     for name in stage_names(geometry):
         if name not in models:
             raise InputFileError(export.folder / f"fold_{fold}", f"lacks {name}.xml", _REMEDY)
-
-    runtime = OpenVINORuntime(models, precision=checked_precision(precision))
+    check_precision(precision)
+    runtime = OpenVINORuntime(models, precision=precision)
     logger.info("engine: %s, runtime: openvino, precision: %s", "sparse" if skip else "whole", precision)
     return ChunkedEngine(BlockSparseEngine(geometry, runtime, skip=skip), max_memory=max_memory)

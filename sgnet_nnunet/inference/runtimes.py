@@ -5,26 +5,17 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock, local
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError, needs_extra
+from sgnet_nnunet.inference import PrecisionName
 from sgnet_nnunet.inference.sparse import Arrays, Stage
 
 if TYPE_CHECKING:
     import openvino
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use, where the system tells; else how many there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-Precision = Literal["f32", "bf16"]
 
 _first_use = Lock()
 
@@ -34,7 +25,7 @@ class OpenVINORuntime:
 
     Args:
         models: The stages as OpenVINO's models, or the files that hold them, by name.
-        precision: What to compute in; left to itself, OpenVINO takes bf16 where a CPU has it.
+        precision: What to compute in, `f32` or `bf16`; OpenVINO's own choice is bf16 where a CPU has it.
         threads: Threads to compute with; None for the cores that this process may use.
 
     Raises:
@@ -45,7 +36,7 @@ class OpenVINORuntime:
         self,
         models: "Mapping[str, openvino.Model | Path]",
         *,
-        precision: Precision = "f32",
+        precision: str = "f32",
         threads: int | None = None,
     ) -> None:
         self.threads = threads or usable_cores()
@@ -92,7 +83,7 @@ def _stage_of(compiled: "openvino.CompiledModel") -> Stage:
         if not hasattr(own, "request"):
             own.request, own.inputs = compiled.create_infer_request(), [None] * len(inputs)
         for index, array in enumerate(inputs):
-            # A thread mostly calls with the same buffers again, and each handing over takes a while.
+            # A thread mostly passes the same buffers again, and setting one takes time.
             if own.inputs[index] is not array:
                 own.request.set_input_tensor(index, tensor(array, shared_memory=True))
                 own.inputs[index] = array
@@ -104,11 +95,6 @@ def _stage_of(compiled: "openvino.CompiledModel") -> Stage:
     return run
 
 
-def supports_bf16() -> bool:
-    """Whether OpenVINO computes in bfloat16 on this CPU with instructions for it."""
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
 def import_openvino() -> Any:  # noqa: ANN401 - a module
     """Return the module `openvino`.
 
@@ -118,23 +104,32 @@ def import_openvino() -> Any:  # noqa: ANN401 - a module
     with _first_use:
         with needs_extra("cpu"):
             import openvino  # noqa: PLC0415
-        # Its binding fills tables on first use and lets go of Python's lock meanwhile: two threads that
-        # make their first tensors at once wait for each other for ever.
+        # The binding fills tables on first use and releases Python's lock meanwhile: two threads that make
+        # their first tensors at the same time would deadlock.
         assert openvino.Tensor(np.zeros(1, dtype=np.float32), shared_memory=True).data.size  # noqa: S101
     return openvino
 
 
-def checked_precision(requested: str) -> Precision:
-    """Return the precision that is requested of OpenVINO.
+def check_precision(requested: str) -> None:
+    """Check that OpenVINO can compute in a precision.
 
     Raises:
         SGNetError: If there is no such precision, or this CPU has no instructions for it.
     """
-    if requested == "f32":
-        return "f32"
-    if requested != "bf16":
-        # Version 0.1.0 had `auto`, which let the first image decide for all others.
-        raise SGNetError(f"--precision {requested}: choose f32 or bf16")
-    if not supports_bf16():
+    choices = [precision.value for precision in PrecisionName]
+    if requested not in choices:
+        raise SGNetError(f"--precision {requested}: choose {' or '.join(choices)}")
+    if requested == "bf16" and not supports_bf16():
         raise SGNetError("--precision bf16: this CPU has no bf16 instructions; use --precision f32")
-    return "bf16"
+
+
+def supports_bf16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this CPU with instructions for it."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, where the system tells; else how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -30,8 +30,7 @@ from sgnet_nnunet.inference.engines import (
 )
 from sgnet_nnunet.inference.runtimes import (
     OpenVINORuntime,
-    Precision,
-    checked_precision,
+    check_precision,
     import_openvino,
     usable_cores,
 )
@@ -66,7 +65,7 @@ def build_engine(
     Args:
         network: The network; it is copied, and its own weights stay as they are.
         weights: Weights of one or more folds; their logits are averaged.
-        requested: One of `engines.ENGINES`.
+        requested: One of `inference.EngineName`.
         runtime: `torch`, `openvino` or `auto`, which is OpenVINO on a CPU if it is installed.
         precision: What OpenVINO computes in, `f32` or `bf16`.
         device: Where to compute.
@@ -78,11 +77,11 @@ def build_engine(
     """
     # nnU-Net may have compiled it.
     network = getattr(network, "_orig_mod", network)
-    checked = checked_precision(precision)
+    check_precision(precision)
     engine = choose_engine(network, requested, device)
     build = KINDS[engine].build
     if build is None:
-        if runtime == "openvino" or checked != "f32":
+        if runtime == "openvino" or precision != "f32":
             raise SGNetError(
                 "the tiled engine is nnU-Net's own and runs in PyTorch; leave out --runtime and --precision, "
                 "or choose --engine whole"
@@ -90,16 +89,16 @@ def build_engine(
         logger.info("engine: tiled (nnU-Net's sliding window), runtime: torch")
         return None
     runtime = _runtime_for(runtime, device)
-    if checked != "f32" and runtime != "openvino":
+    if precision != "f32" and runtime != "openvino":
         raise SGNetError(
-            f"--precision {checked} needs --runtime openvino (pip install 'sgnet-nnunet[cpu]') on a CPU"
+            f"--precision {precision} needs --runtime openvino (pip install 'sgnet-nnunet[cpu]') on a CPU"
         )
-    logger.info("engine: %s, runtime: %s on %s, precision: %s", engine, runtime, device.type, checked)
+    logger.info("engine: %s, runtime: %s on %s, precision: %s", engine, runtime, device.type, precision)
     folds: list[Engine] = []
     for fold_weights in weights:
         own = copy.deepcopy(network).cpu().eval()
         own.load_state_dict(dict(fold_weights))
-        folds.append(build(own, runtime, checked, device, max_memory))
+        folds.append(build(own, runtime, precision, device, max_memory))
     return folds[0] if len(folds) == 1 else Ensemble(folds)
 
 
@@ -125,7 +124,7 @@ def _runtime_for(requested: str, device: torch.device) -> str:
     return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
 
 
-Build = Callable[[nn.Module, str, Precision, torch.device, int | None], Engine]
+Build = Callable[[nn.Module, str, str, torch.device, int | None], Engine]
 """From a network with its weights, the runtime, precision, device and `max_memory`."""
 
 
@@ -165,7 +164,7 @@ def _why_not_whole(network: nn.Module, _device: torch.device) -> str | None:
 def _build_sparse(
     network: nn.Module,
     runtime: str,
-    precision: Precision,
+    precision: str,
     _device: torch.device,
     max_memory: int | None,
     *,
@@ -180,7 +179,7 @@ def _build_sparse(
 
 
 def _build_whole(
-    network: nn.Module, runtime: str, precision: Precision, device: torch.device, max_memory: int | None
+    network: nn.Module, runtime: str, precision: str, device: torch.device, max_memory: int | None
 ) -> Engine:
     if device.type == "cpu" and runs_on_blocks(network):
         return _build_sparse(network, runtime, precision, device, max_memory, skip=False)
@@ -195,7 +194,7 @@ KINDS = {
     "whole": EngineKind(_why_not_whole, _build_whole),
     "tiled": EngineKind(lambda _network, _device: None, None),
 }
-"""The engines of `engines.ENGINES`; the fastest that change nothing first."""
+"""The engines of `inference.EngineName`; the fastest that change nothing first."""
 
 
 def runs_on_blocks(network: nn.Module) -> TypeGuard[SGNet]:
@@ -362,6 +361,8 @@ def to_openvino(
     # The conversion fails where it is called with inference mode on.
     with torch.inference_mode(mode=False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # tracing is what OpenVINO's decoder takes
+        # Of the check of the image's size.
+        warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean")
         traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
         decoder = TorchScriptPythonDecoder(traced, example_input=example)
         model = frontend.convert(frontend.load(decoder))
@@ -477,9 +478,7 @@ def free_device_memory(device: torch.device) -> Callable[[int | None], float]:
     return free
 
 
-def _openvino_run(
-    network: nn.Module, precision: Precision
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def _openvino_run(network: nn.Module, precision: str) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     channels = sizes_of(network).input_channels
     example = (torch.zeros(1, channels, 64, 64, 64),)
     model = to_openvino(network, example, [[1, channels, -1, -1, -1]])

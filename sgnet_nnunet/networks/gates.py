@@ -1,8 +1,8 @@
 """Spatial gates: modules that decide, voxel by voxel, what the decoder sees.
 
-A hard spatial gate decides on the coarser decoder feature, before anything finer is looked at, and
-shuts both the skip connection and the upsampled path. A skip gate decides on the skip feature
-itself and leaves the upsampled path alone.
+A hard spatial gate decides on the coarser decoder feature, before anything finer is computed, and
+masks both the skip connection and the upsampled path. A skip gate decides on the skip feature
+itself and leaves the upsampled path unchanged.
 """
 
 from functools import reduce
@@ -47,22 +47,21 @@ class HardSpatialGate(nn.Module):
     """Decide from the coarser decoder feature which voxels the next level works on.
 
     The channels are split into groups, each is scored by a 1x1x1 convolution of its own, and the
-    scores are combined into one. A voxel is admitted if the sigmoid of that score exceeds
-    `threshold`; what is admitted grows by `dilation` voxels and, if `nested`, stays within what
-    the coarser gate admitted. The decision carries no gradient: the score learns from a loss of
-    its own (`training.supervision`).
+    scores are combined into one. The gate mask is open where the sigmoid of that score exceeds
+    `threshold`; it grows by `dilation` voxels and, if `nested`, stays within the coarser gate's mask.
+    The mask carries no gradient: the score is trained by a loss of its own (`training.losses`).
 
-    A closed voxel of the coarser gate is taken out before the dilation too, so that nothing that
+    Voxels outside the coarser gate's mask are removed before the dilation too, so that nothing that
     is computed there can open this gate: the decoder need not be run where a gate is closed.
 
     Args:
         channels: Channels of the coarser decoder feature.
         groups: Number of groups; must divide `channels`.
-        combine: `max`, so that one group suffices to admit a voxel, or `mean`.
-        threshold: GateDecision threshold on the sigmoid of the score, between 0 and 1.
-        dilation: Voxels, on the coarser grid, that the admitted region grows by.
-        nested: Whether to stay within the coarser gate.
-        detached: Whether the score's own loss stops at the score, rather than shape the feature too.
+        combine: `max`, so that one group suffices to open a voxel, or `mean`.
+        threshold: Threshold on the sigmoid of the score, between 0 and 1.
+        dilation: Voxels, on the coarser grid, that the mask grows by.
+        nested: Whether to stay within the coarser gate's mask.
+        detached: Whether the gradient of the score's loss stops at the score instead of reaching the feature.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -95,7 +94,7 @@ class HardSpatialGate(nn.Module):
         self.detached = detached
         self.score_threshold = float(torch.logit(torch.tensor(threshold, dtype=torch.float64)))
         self.score = nn.Conv3d(channels, groups, kernel_size=1, groups=groups)
-        # Part of the weights, so that a checkpoint saved while warming up is used as it was validated.
+        # Part of the weights, so that a checkpoint of the warm-up is used as it was validated.
         self.register_buffer("bypassed", torch.tensor(False))
 
     @property
@@ -122,23 +121,23 @@ class HardSpatialGate(nn.Module):
 
         Args:
             coarse: The coarser decoder feature, shape (batch, channels, z, y, x).
-            parent: What the coarser gate admitted, on a grid as coarse or coarser; None if there is none.
+            parent: The coarser gate's mask, on a grid as coarse or coarser; None if there is none.
         """
         score = self.combined_score(coarse.detach() if self.detached else coarse)
-        admitted = score > self.score_threshold
+        mask = score > self.score_threshold
         allowed = on_grid_of(parent, score) if self.nested and parent is not None else None
         if allowed is not None:
-            admitted = admitted & allowed
+            mask = mask & allowed
         if self.dilation:
             width = 2 * self.dilation + 1
-            admitted = F.max_pool3d(admitted.to(score.dtype), width, stride=1, padding=self.dilation) > 0
+            mask = F.max_pool3d(mask.to(score.dtype), width, stride=1, padding=self.dilation) > 0
         if allowed is not None:
-            admitted = admitted & allowed
-        return GateDecision(admitted | self.bypassed, score)
+            mask = mask & allowed
+        return GateDecision(mask | self.bypassed, score)
 
 
 class SoftGate(nn.Module):
-    """Weight channel groups of a skip feature by the sigmoid of a score: attention, nothing shut out.
+    """Weight channel groups of a skip feature by the sigmoid of a score: soft attention, no hard zeros.
 
     Args:
         channels: Channels of the skip feature.
@@ -150,7 +149,7 @@ class SoftGate(nn.Module):
     """
 
     OPEN_BIAS = 1.0
-    """Initial score: the gate starts open, since what it shuts out early learns nothing."""
+    """Initial score: the gate starts open, since what it suppresses early in training gets no gradient."""
 
     def __init__(self, channels: int, *, groups: int = 4, threshold: float = 0.5) -> None:
         super().__init__()
@@ -181,15 +180,15 @@ class StraightThroughGate(SoftGate):
     Args:
         channels: Channels of the skip feature.
         groups: Number of groups; must divide `channels`.
-        threshold: GateDecision threshold on the sigmoid score, between 0 and 1.
+        threshold: Threshold on the sigmoid of the score, between 0 and 1.
     """
 
     def weigh(self, skip: Tensor) -> Tensor:
         """Return which groups pass at each voxel: exactly 0 or 1, shape (batch, groups, z, y, x)."""
         probability = super().weigh(skip)
-        admitted = (probability > self.threshold).to(probability.dtype)
+        passed = (probability > self.threshold).to(probability.dtype)
         # The bracket is an exact zero, so that the gate stays 0 or 1 in half precision too.
-        return admitted + (probability - probability.detach())
+        return passed + (probability - probability.detach())
 
 
 SKIP_GATES: dict[str, type[SoftGate]] = {"straight_through": StraightThroughGate, "soft": SoftGate}

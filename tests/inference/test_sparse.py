@@ -131,7 +131,7 @@ def test_gates_closed_over_everything_leave_the_background(make_network, rng, sm
     assert np.array_equal(np.unique(logits[1]), [-8])
 
 
-def test_gates_held_open_admit_everything(make_network, rng, smooth_image, dense_logits, torch_runtime):
+def test_bypassed_gates_are_open_everywhere(make_network, rng, smooth_image, dense_logits, torch_runtime):
     network = make_network(open_share=0.05)
     network.bypass_gates(True)
     image = smooth_image(rng, SHAPE)

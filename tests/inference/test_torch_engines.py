@@ -8,7 +8,7 @@ import torch
 from monai.networks.nets import UNet
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.inference import torch_engines
+from sgnet_nnunet.inference import EngineName, torch_engines
 from sgnet_nnunet.inference.runtimes import OpenVINORuntime, supports_bf16
 from sgnet_nnunet.inference.sparse import BlockSparseEngine, input_shapes, stage_names
 from sgnet_nnunet.inference.torch_engines import (
@@ -221,3 +221,7 @@ def test_stages_take_the_shapes_that_the_engine_calls_them_with(make_network):
     assert set(shapes) == set(example_inputs(network.geometry)) == set(stages_of(network))
     for name, examples in example_inputs(network.geometry).items():
         assert [example.shape[-1] for example in examples] == [shape[-1] for shape in shapes[name]]
+
+
+def test_every_name_of_an_engine_is_that_of_a_kind():
+    assert {name.value for name in EngineName} == {"auto", *torch_engines.KINDS}

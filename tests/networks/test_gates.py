@@ -26,8 +26,8 @@ def spot(*, at, size=5, channels=2, value=2.0, elsewhere=-2.0):
     return feature
 
 
-class TestAdmissionGate:
-    def test_admits_exactly_where_the_score_passes(self):
+class TestHardSpatialGate:
+    def test_opens_exactly_where_the_score_passes(self):
         decision = hard_gate()(spot(at=(1, 2, 3)))
         assert decision.mask.nonzero().tolist() == [[0, 0, 1, 2, 3]]
         assert decision.score[0, 0, 1, 2, 3] == 2
@@ -37,16 +37,16 @@ class TestAdmissionGate:
         assert hard_gate(combine="max")(feature).mask.all()
         assert not hard_gate(combine="mean")(feature).mask.any()
 
-    @pytest.mark.parametrize(("threshold", "admitted"), [(0.85, True), (0.9, False)])
-    def test_threshold_is_on_the_sigmoid(self, threshold, admitted):
+    @pytest.mark.parametrize(("threshold", "opened"), [(0.85, True), (0.9, False)])
+    def test_threshold_is_on_the_sigmoid(self, threshold, opened):
         feature = torch.full((1, 2, 1, 1, 1), 2.0)  # sigmoid 0.88
-        assert hard_gate(threshold=threshold)(feature).mask.item() is admitted
+        assert hard_gate(threshold=threshold)(feature).mask.item() is opened
 
     @pytest.mark.parametrize(("dilation", "voxels"), [(0, 1), (1, 27), (2, 125)])
-    def test_admitted_region_grows_by_the_dilation(self, dilation, voxels):
+    def test_mask_grows_by_the_dilation(self, dilation, voxels):
         assert hard_gate(dilation=dilation)(spot(at=(2, 2, 2))).mask.sum() == voxels
 
-    def test_nested_gate_stays_within_the_coarser_one_and_hears_nothing_from_outside_it(self):
+    def test_nested_gate_stays_within_the_coarser_one_and_ignores_scores_outside_it(self):
         parent = torch.ones(1, 1, 3, 3, 3, dtype=torch.bool)
         parent[..., 2] = False  # covers the fine voxels 4 and 5
         gate = hard_gate(dilation=1)
@@ -59,7 +59,7 @@ class TestAdmissionGate:
         closed = torch.zeros(1, 1, 5, 5, 5, dtype=torch.bool)
         assert hard_gate(nested=False)(spot(at=(0, 0, 0)), closed).mask.any()
 
-    def test_held_open_gate_admits_everything_and_the_weights_remember_it(self):
+    def test_bypassed_gate_is_open_everywhere_and_the_weights_keep_it(self):
         gate, other = hard_gate(bias=-100.0), hard_gate(bias=-100.0)
         gate.bypassed.fill_(True)
         other.load_state_dict(gate.state_dict())
@@ -154,7 +154,7 @@ class TestStraightThroughGate:
 
 
 class TestSoftGate:
-    def test_weighs_by_the_sigmoid_and_shuts_nothing_out(self):
+    def test_weighs_by_the_sigmoid_and_zeroes_nothing(self):
         gate = skip_gate(2, groups=1, weight=0.0, bias=-1.0, kind=SoftGate)
         gated, decision = gate(torch.ones(1, 2, 1, 1, 1))
         assert gated.flatten().tolist() == pytest.approx([0.2689] * 2, abs=1e-4)
