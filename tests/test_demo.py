@@ -2,13 +2,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import matplotlib.colors
 import matplotlib.image
 import numpy as np
 import pytest
 
 from sgnet_nnunet import demo
 from sgnet_nnunet.dataset.collection import PARTS, part_path
-from sgnet_nnunet.demo import CaseFiles, DemoPlan, draw_overlay, run_demo
+from sgnet_nnunet.demo import DemoPlan, draw_overlay, run_demo
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.nifti import Volume, write_volume
 
@@ -36,36 +37,38 @@ def test_failure_names_the_log_and_quotes_its_end(tmp_path, scripts_are_python):
 
 
 @pytest.fixture
-def case(tmp_path):
+def predicted(tmp_path):
+    """Return a raw data set of one test case, and a folder with its empty prediction."""
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 500, size=(20, 24, 6)).astype(np.int16)
+    image = rng.integers(1, 500, size=(40, 48, 6)).astype(np.int16)
     mask = np.zeros(image.shape, dtype=np.uint8)
-    mask[5:9, 5:9, 3] = 1
-    paths = {}
-    for name, data in {"t1ce": image, "flair": image, "reference": mask, "prediction": mask * 0}.items():
-        paths[name] = tmp_path / f"{name}.nii.gz"
-        write_volume(paths[name], Volume(data, np.diag([-1.0, 1, 1, 1])))
-    return CaseFiles(name="case", **paths)
+    mask[10:18, 10:18, 3] = 1
+    files = {
+        "imagesTs/a_0000": image,
+        "imagesTs/a_0001": image,
+        "labelsTs/a": mask,
+        "predictions/a": mask * 0,
+    }
+    for name, data in files.items():
+        path = tmp_path / f"{name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        write_volume(path, Volume(data, np.diag([-1.0, 1, 1, 1])))
+    return tmp_path, tmp_path / "predictions"
 
 
-def test_picture_has_a_row_a_case(case, tmp_path):
-    heights = []
-    for cases in ([case], [case, case]):
-        draw_overlay(cases, tmp_path / "overlay.png")
-        heights.append(matplotlib.image.imread(tmp_path / "overlay.png").shape[0])
-    assert heights[1] == 2 * heights[0]
+def pixels(path, colour):
+    """Count the pixels of a colour in a picture."""
+    picture = matplotlib.image.imread(path)[..., :3]
+    return int((np.abs(picture - matplotlib.colors.to_rgb(colour)).max(axis=-1) < 0.1).sum())
 
 
-def test_reference_is_outlined_in_green(case, tmp_path):
-    draw_overlay([case], tmp_path / "overlay.png")
-    picture = matplotlib.image.imread(tmp_path / "overlay.png")
-    assert ((picture[..., 1] > 0.7) & (picture[..., 0] < 0.4)).any()
-
-
-def test_empty_prediction_is_drawn_without_contour(case, tmp_path):
-    draw_overlay([case], tmp_path / "overlay.png")
-    picture = matplotlib.image.imread(tmp_path / "overlay.png")
-    assert not ((picture[..., 0] > 0.9) & (picture[..., 1] < 0.5)).any()
+def test_reference_is_outlined_and_an_empty_prediction_is_not(predicted, tmp_path):
+    raw, predictions = predicted
+    draw_overlay(raw, predictions, tmp_path / "empty.png")
+    draw_overlay(raw, raw / "labelsTs", tmp_path / "equal.png")
+    assert pixels(tmp_path / "empty.png", demo.REFERENCE_COLOUR) > 0
+    empty, equal = (pixels(tmp_path / name, demo.PREDICTION_COLOUR) for name in ("empty.png", "equal.png"))
+    assert empty < equal
 
 
 def write_small_patients(root, *, patients, seed, workers, on_done, config):
@@ -110,8 +113,9 @@ def test_runs_nnunets_three_commands_and_scores_the_held_out_patients(commands, 
         "nnUNetv2_train",
         "nnUNetv2_predict",
     ]
-    assert list(result.scores) == ["YG_08_YG_A", "YG_09_YG_A"]
-    assert all(scores.dice == 1 for scores in result.scores.values())
+    assert list(result.scores.index) == ["YG_08_YG_A", "YG_09_YG_A", "mean"]
+    assert (result.scores["dice"] == 1).all()
+    assert (result.scores["hd95_directed_mm"] == 0).all()
     assert result.overlay.is_file()
     assert ("training", 2, 3) in steps
     assert ("phantom patients", 10, 10) in steps

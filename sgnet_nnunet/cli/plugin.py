@@ -75,7 +75,7 @@ def demo(
 
         result = run_demo(folder, DemoPlan(epochs=epochs, iters=iters, device=device), report=report)
     table = Table("held-out case", "Dice", "precision", "recall", "HD95 (mm)")
-    for name, scores in result.rows():
-        table.add_row(name, *(f"{value:.3f}" for value in scores[:3]), f"{scores[3]:.1f}")
+    for name, dice, precision, recall, hd95 in result.scores.itertuples():
+        table.add_row(str(name), f"{dice:.3f}", f"{precision:.3f}", f"{recall:.3f}", f"{hd95:.1f}")
     out.print(table)
     say(f"picture: {result.overlay}")

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.dataset.convert import ConversionResult, ReportRow
-from sgnet_nnunet.demo import DemoPlan, DemoResult
-from sgnet_nnunet.evaluation.measurement import Scores
+from sgnet_nnunet.demo import METRICS, DemoPlan, DemoResult
 
 
 def run(*arguments):
@@ -106,7 +106,11 @@ def test_phantom_passes_its_options_on(monkeypatch, capsys):
 
 
 def test_demo_prints_a_row_a_case_and_the_mean(monkeypatch, capsys):
-    scores = {"one": Scores(0.5, 0.4, 0.8, 10.0), "two": Scores(0.7, 0.6, 0.8, 20.0)}
+    scores = pd.DataFrame(
+        [[0.5, 0.4, 0.8, 10.0], [0.7, 0.6, 0.8, 20.0], [0.6, 0.5, 0.8, 15.0]],
+        index=["one", "two", "mean"],
+        columns=METRICS,
+    )
 
     def run_demo(folder, plan, *, report):
         assert plan == DemoPlan(epochs=2, iters=3)
