@@ -52,6 +52,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _NIFTI2_HEADER_SIZE = 540
 """First field of a NIfTI-2 header (348 in NIfTI-1), see nifti.nimh.nih.gov."""
 
+_COMPRESSION = 6
+
 _COPY_AGAIN = "copy or download it again"
 _READ_ERRORS = (
     *(OSError, EOFError, RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError),
@@ -213,10 +215,19 @@ def write_volume(path: Path, volume: Volume) -> None:
 
     The same volume gives the same bytes: nibabel's gzip writer stores neither time nor name.
     """
+    with atomic_path(path) as partial_path:
+        nib.save(_image_of(volume), partial_path)
+
+
+def encode_volume(volume: Volume) -> bytes:
+    """Return `volume` as the content of a `.nii.gz` file, the same bytes for the same volume."""
+    return gzip.compress(_image_of(volume).to_bytes(), _COMPRESSION, mtime=0)
+
+
+def _image_of(volume: Volume) -> nib.Nifti1Image:
     image = nib.Nifti1Image(volume.data, volume.affine)
     image.header.set_xyzt_units("mm")
-    with atomic_path(path) as partial_path:
-        nib.save(image, partial_path)
+    return image
 
 
 def read_image(path: Path) -> Volume:

@@ -15,10 +15,12 @@ import SimpleITK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import sgnet_nnunet
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.nifti import (
     Grid,
     Volume,
+    encode_volume,
     read_channel,
     read_channels,
     read_image,
@@ -326,6 +328,8 @@ def test_volume_is_written_as_it_is_and_always_to_the_same_bytes(tmp_path: Path,
     write_volume(first, volume)
     write_volume(second, volume)
     assert first.read_bytes() == second.read_bytes()
+    second.write_bytes(encode_volume(volume))
+    np.testing.assert_array_equal(read_labels(second).data, volume.data)
     image = nib.load(first)
     np.testing.assert_array_equal(image.dataobj, volume.data)
     np.testing.assert_allclose(image.affine, OBLIQUE, atol=1e-6)
@@ -547,3 +551,9 @@ def test_channels_of_two_places_are_taken_with_a_warning(make_channels, pool, ca
 def test_unknown_reader_is_refused(name):
     with pytest.raises(SGNetError, match=name):
         reader_class(name)
+
+
+def test_no_other_module_reads_or_writes_images_by_itself():
+    package = Path(sgnet_nnunet.__file__).parent
+    found = {path.name for path in package.rglob("*.py") if "import nibabel" in path.read_text()}
+    assert found == {"nifti.py"}

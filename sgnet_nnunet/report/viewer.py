@@ -1,6 +1,5 @@
 """Pages from templates, and the page with the 3D viewer."""
 
-import gzip
 import json
 import shutil
 from base64 import b64encode
@@ -10,15 +9,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import needs_extra
 from sgnet_nnunet.evaluation.pairs import bounding_box
 from sgnet_nnunet.evaluation.results import Results
 from sgnet_nnunet.files import write_text
+from sgnet_nnunet.nifti import Grid, Volume, encode_volume
 from sgnet_nnunet.report.figures import REFERENCE, REFERENCE_COLOUR, breakable, rgb
 
 ASSETS = ("niivue.umd.js", "LICENSE.txt")
@@ -65,9 +63,6 @@ def write_viewer(results: Results, folder: Path, *, colours: dict[str, str]) -> 
     write_text(folder / "index.html", page)
 
 
-COMPRESSION = 6
-
-
 def write_case(
     folder: Path,
     name: str,
@@ -87,12 +82,12 @@ def write_case(
     """
     # Background around the head is half of a scan.
     filled = np.logical_or.reduce([*(scan > 0 for scan in scans.values()), *masks.values()])
-    box = bounding_box(filled) if scans and filled.any() else (slice(None),) * 3
-    cropped = affine.copy()
-    cropped[:3, 3] += affine[:3, :3] @ [part.start or 0 for part in box]
+    box = bounding_box(filled if scans and filled.any() else np.ones_like(filled))
+    grid = Grid(filled.shape, affine)
+    cropped = grid.crop(*np.array([(part.start, part.stop) for part in box]).T).affine
     content = {
         "name": name,
-        "centre": _centre(list(masks.values()), affine),
+        "centre": _centre(list(masks.values()), grid),
         "images": [{"name": channel, "data": _encode(scan[box], cropped)} for channel, scan in scans.items()],
         "masks": [
             {"name": title, "voxels": int(mask.sum()), "data": _encode(mask[box].astype(np.uint8), cropped)}
@@ -103,7 +98,7 @@ def write_case(
     write_text(folder / "cases" / f"{name}.js", f"showCase({json.dumps(content)});\n")
 
 
-def _centre(masks: Sequence[NDArray[np.bool_]], affine: NDArray[np.float64]) -> list[float]:
+def _centre(masks: Sequence[NDArray[np.bool_]], grid: Grid) -> list[float]:
     """Return a point of the first mask that has voxels, on the axial slice that holds most of it, in mm.
 
     It is the voxel nearest to the mean of those on the slice; without a mask, the middle of the grid.
@@ -113,12 +108,10 @@ def _centre(masks: Sequence[NDArray[np.bool_]], affine: NDArray[np.float64]) -> 
             k = int(np.argmax(np.count_nonzero(mask, axis=(0, 1))))
             places = np.argwhere(mask[:, :, k])
             nearest = places[np.argmin(((places - places.mean(axis=0)) ** 2).sum(axis=1))]
-            return [float(mm) for mm in apply_affine(affine, [*nearest, k])]
-    return [float(mm) for mm in apply_affine(affine, np.array(masks[0].shape) // 2)]
+            return grid.world(np.array([[*nearest, k]]))[0].tolist()
+    return grid.world(np.array([grid.shape]) // 2)[0].tolist()
 
 
 def _encode(data: NDArray[np.uint8], affine: NDArray[np.float64]) -> str:
     """Return a volume as `.nii.gz` in base64, the same bytes for the same volume."""
-    image = nib.Nifti1Image(data, affine)
-    image.header.set_xyzt_units("mm")
-    return b64encode(gzip.compress(image.to_bytes(), COMPRESSION, mtime=0)).decode("ascii")
+    return b64encode(encode_volume(Volume(data, affine))).decode("ascii")
