@@ -15,7 +15,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.evaluation.results import Model, Results
+from sgnet_nnunet.evaluation.results import Results
 from sgnet_nnunet.inference.nnunet_adapter import TiledEngine
 from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_model
 
@@ -51,40 +51,20 @@ def with_costs(results: Results, preprocessed: Path, *, time_cases: int = 1, dev
         time_cases: How many cases to time each model on, all on the same ones; 0 for none.
         device: Device in nnU-Net's words: cpu, cuda or mps.
     """
-    models = tuple(
-        with_cost(
-            model,
-            fold=next((case.fold for case in results.cases if case.model == model.name), "0"),
-            preprocessed=preprocessed,
-            cases=[case.name for case in results.cases if case.model == model.name][:time_cases],
-            device=device,
-        )
-        for model in results.models
-    )
-    return replace(results, models=models)
-
-
-def with_cost(
-    model: Model, *, fold: str, preprocessed: Path, cases: Sequence[str] = (), device: str = "cpu"
-) -> Model:
-    """Return the model with its parameters and, if there are cases, its seconds per case.
-
-    Args:
-        model: The model.
-        fold: The fold whose weights to take.
-        preprocessed: The data set's folder in nnUNet_preprocessed.
-        cases: Names of the cases to time the network on.
-        device: Device in nnU-Net's words: cpu, cuda or mps.
-    """
-    trained = None if model.folder is None else _load(model.folder, fold)
-    if trained is None:
-        return model
-    seconds = None
-    try:
-        seconds = seconds_per_case(trained, preprocessed, cases, device=device) if cases else None
-    except SGNetError as error:
-        logger.warning("%s: not timed: %s", model.name, error)
-    return replace(model, parameters=count_parameters(trained.network), seconds_per_case=seconds)
+    models = []
+    for model in results.models:
+        cases = [case for case in results.cases if case.model == model.name]
+        trained = _load(model.folder, cases[0].fold if cases else "0") if model.folder else None
+        if trained is not None:
+            model = replace(model, parameters=count_parameters(trained.network))  # noqa: PLW2901
+            names = [case.name for case in cases[:time_cases]]
+            try:
+                seconds = seconds_per_case(trained, preprocessed, names, device=device) if names else None
+                model = replace(model, seconds_per_case=seconds)  # noqa: PLW2901
+            except SGNetError as error:
+                logger.warning("%s: not timed: %s", model.name, error)
+        models.append(model)
+    return replace(results, models=tuple(models))
 
 
 def count_parameters(network: torch.nn.Module) -> int:

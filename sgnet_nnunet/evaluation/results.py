@@ -343,9 +343,16 @@ def _case(
     allow_missing: bool,
 ) -> PredictedCase:
     folder = folders.model(model) / f"fold_{fold}"
-    prediction = find_mask(folder / "validation", name)
+    validation = folder / "validation"
+    prediction = find_mask(validation, name)
     if prediction is None and not allow_missing:
-        raise _missing(folders, model, fold, name)
+        trained = (folder / "checkpoint_final.pth").is_file() or validation.is_dir()
+        command = model.train_command(folders.name, fold, validate=trained)
+        path, problem = validation / f"{name}.nii.gz", "there is no such prediction"
+        if not trained:
+            path = folder
+            problem = "the fold's training has not ended" if folder.is_dir() else "there is no such fold"
+        raise InputFileError(path, problem, f"run {command}, or score it as empty with --allow-missing")
     return PredictedCase(
         model=model.given,
         fold=fold,
@@ -354,18 +361,5 @@ def _case(
         reference=references[name],
         prediction=prediction,
         images=find_images(folders.raw / "imagesTr", name) if folders.raw else (),
-        probabilities=find_probabilities(folder / "validation", name),
+        probabilities=find_probabilities(validation, name),
     )
-
-
-def _missing(folders: DatasetFolders, model: ModelName, fold: str, name: str) -> InputFileError:
-    """Return the error that names what is missing: the fold's training, or only a prediction."""
-    folder = folders.model(model) / f"fold_{fold}"
-    trained = (folder / "checkpoint_final.pth").is_file() or (folder / "validation").is_dir()
-    command = model.train_command(folders.name, fold, validate=trained)
-    path, problem = folder, "there is no such fold"
-    if trained:
-        path, problem = folder / "validation" / f"{name}.nii.gz", "there is no such prediction"
-    elif folder.is_dir():
-        problem = "the fold has not been trained to the end"
-    return InputFileError(path, problem, f"run {command}, or score it as empty with --allow-missing")

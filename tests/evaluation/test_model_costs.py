@@ -8,7 +8,7 @@ import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from sgnet_nnunet.evaluation.model_costs import count_parameters, with_cost, with_costs
+from sgnet_nnunet.evaluation.model_costs import count_parameters, with_costs
 from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results
 from sgnet_nnunet.planning.planner import SGNetPlanner
 from sgnet_nnunet.training.sgnet_trainer import SGNetTrainer
@@ -48,35 +48,45 @@ def trained(tmp_path_factory, make_dataset, write_fingerprint):
     return folder, preprocessed, count_parameters(trainer.network)
 
 
+def costs_of(folder, preprocessed, *, case="case0", time_cases=1):
+    """Return the model of one predicted case with its costs."""
+    predicted = PredictedCase(
+        model="m", name=case, fold="0", patient="p", reference=folder / "r", prediction=None
+    )
+    model = Model(name="m", folder=folder)
+    results = Results(dataset="d", targets=(), known_values=frozenset(), models=(model,), cases=(predicted,))
+    (model,) = with_costs(results, preprocessed, time_cases=time_cases).models
+    return model
+
+
 def test_parameters_are_counted_and_a_case_is_timed(trained):
     folder, preprocessed, parameters = trained
-    model = with_cost(Model(name="m", folder=folder), fold="0", preprocessed=preprocessed, cases=["case0"])
+    model = costs_of(folder, preprocessed)
     assert model.parameters == parameters > 600_000
     assert 0 < model.seconds_per_case < 60
 
 
 def test_nothing_is_timed_if_not_asked_for(trained):
     folder, preprocessed, parameters = trained
-    model = with_cost(Model(name="m", folder=folder), fold="0", preprocessed=preprocessed)
+    model = costs_of(folder, preprocessed, time_cases=0)
     assert (model.parameters, model.seconds_per_case) == (parameters, None)
 
 
 def test_case_that_is_not_preprocessed_is_warned_of(trained, caplog):
     folder, preprocessed, parameters = trained
-    model = with_cost(Model(name="m", folder=folder), fold="0", preprocessed=preprocessed, cases=["case9"])
+    model = costs_of(folder, preprocessed, case="case9")
     assert (model.parameters, model.seconds_per_case) == (parameters, None)
     assert "no preprocessed case9; run nnUNetv2_preprocess" in caplog.text
 
 
 @pytest.mark.parametrize("weights", [None, b"", b"not a checkpoint"])
-def test_weights_that_cannot_be_read_leave_the_masks_to_be_judged(tmp_path, caplog, weights):
+def test_weights_that_cannot_be_read_leave_the_masks_to_be_evaluated(tmp_path, caplog, weights):
     (tmp_path / "fold_0").mkdir()
     if weights is not None:
         (tmp_path / "fold_0/checkpoint_final.pth").write_bytes(weights)
     for name in ("dataset.json", "plans.json"):
         (tmp_path / name).write_text("{}")
-    model = with_cost(Model(name="m", folder=tmp_path), fold="0", preprocessed=tmp_path)
-    assert model == Model(name="m", folder=tmp_path)
+    assert costs_of(tmp_path, tmp_path) == Model(name="m", folder=tmp_path)
     assert "parameters unknown" in caplog.text
 
 

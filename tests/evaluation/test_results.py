@@ -207,7 +207,7 @@ def test_missing_fold_is_named_with_the_training(tree):
 
 def test_fold_without_final_weights_is_to_be_trained(tree):
     shutil.rmtree(folder_of(tree) / "fold_2/validation")
-    with pytest.raises(SGNetError, match="has not been trained to the end"):
+    with pytest.raises(SGNetError, match="training has not ended"):
         results_of_models("501", MODELS, ["2"])
 
 
