@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sgnet_nnunet.cli.console import err, out, progress_bar, say
+from sgnet_nnunet.errors import needs_extra
 from sgnet_nnunet.evaluation.results import Results, results_of_folders, results_of_models
 from sgnet_nnunet.nnunet import find_dataset
 
@@ -65,7 +66,13 @@ def make_report(
     Raises:
         SGNetError: If the folder or a mask cannot be used.
     """
-    # pandas takes half a second to import.
+    # Checked before minutes of measuring; pandas and matplotlib take half a second to import.
+    with needs_extra("report"):
+        import jinja2  # noqa: F401, PLC0415
+        import matplotlib  # noqa: F401, PLC0415
+        import pandas  # noqa: F401, PLC0415
+        import PIL  # noqa: F401, PLC0415
+
     from sgnet_nnunet.evaluation import comparison as statistics  # noqa: PLC0415
     from sgnet_nnunet.evaluation.measurement import describe_empty, measure_results  # noqa: PLC0415
     from sgnet_nnunet.report.page import check_report_folder, write_report  # noqa: PLC0415

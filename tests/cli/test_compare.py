@@ -158,6 +158,17 @@ def test_evaluate_without_a_prediction_ends_with_status_2(folders, written, caps
     assert not (folders / "out").exists()
 
 
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib", "pandas", "PIL"])
+def test_a_missing_package_is_named_before_anything_is_measured(
+    folders, written, capsys, without_module, package
+):
+    without_module(package)
+    assert run("evaluate", folders / "pred", folders / "ref", "-o", folders / "out") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert line == f"sgnet: {package} is not installed; run: pip install 'sgnet-nnunet[report]'"
+    assert written == []
+
+
 def test_unknown_preset_is_refused_with_those_there_are(folders, written, capsys):
     arguments = ("evaluate", folders / "pred", folders / "ref", "-o", folders / "out")
     assert run(*arguments, "--presets", "brats2020") == 2
