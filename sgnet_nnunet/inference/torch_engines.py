@@ -35,8 +35,7 @@ from sgnet_nnunet.inference.runtimes import (
     usable_cores,
 )
 from sgnet_nnunet.inference.sparse import Arrays, BlockSparseEngine, Stage, input_shapes
-from sgnet_nnunet.networks import WholeImageNetwork, allows_whole_image
-from sgnet_nnunet.networks.geometry import NetworkGeometry
+from sgnet_nnunet.networks import allows_whole_image
 from sgnet_nnunet.networks.sgnet import ConvBlock, SGNet, UpBlock
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ def _build_whole(
         return _build_sparse(network, runtime, precision, device, max_memory, skip=False)
     memory = activation_memory(network, device)
     run = torch_run(network, device) if runtime == "torch" else _openvino_run(network, precision)
-    dense = DenseEngine(run, sizes_of(network), memory)
+    dense = DenseEngine(run, network, memory)
     return ChunkedEngine(dense, max_memory=max_memory, free_memory=free_device_memory(device))
 
 
@@ -273,18 +272,6 @@ def _decoder_block(network: SGNet, level: int) -> UpBlock:
     return block
 
 
-def example_inputs(geometry: NetworkGeometry) -> dict[str, tuple[Tensor, ...]]:
-    """Return a small input of each stage, for what traces it."""
-    return {
-        name: tuple(
-            # One block; a chunk must be divisible.
-            torch.zeros([1, *(geometry.divisor if length < 0 else length for length in shape[1:])])
-            for shape in shapes
-        )
-        for name, shapes in input_shapes(geometry).items()
-    }
-
-
 class TorchRuntime:
     """Runs a network's stages with PyTorch.
 
@@ -333,21 +320,19 @@ def stage_models(network: SGNet) -> "dict[str, openvino.Model]":
     Raises:
         SGNetError: If OpenVINO is not installed.
     """
-    examples, shapes = example_inputs(network.geometry), input_shapes(network.geometry)
+    shapes = input_shapes(network.geometry)
     return {
-        name: to_openvino(stage, examples[name], shapes[name]) for name, stage in stages_of(network).items()
+        name: to_openvino(stage, shapes[name], network.divisor) for name, stage in stages_of(network).items()
     }
 
 
-def to_openvino(
-    module: nn.Module, example: tuple[torch.Tensor, ...], shapes: list[list[int]]
-) -> "openvino.Model":
+def to_openvino(module: nn.Module, shapes: list[list[int]], length: int) -> "openvino.Model":
     """Return a module as a model of OpenVINO.
 
     Args:
         module: In evaluation mode, on the CPU.
-        example: Inputs to trace it with.
         shapes: Shapes of the model's inputs; -1 for an axis of any length.
+        length: A length for such axes that the module can be traced with.
 
     Raises:
         SGNetError: If OpenVINO is not installed.
@@ -356,6 +341,9 @@ def to_openvino(
     from openvino.frontend import FrontEndManager  # noqa: PLC0415
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: PLC0415
 
+    example = tuple(
+        torch.zeros([1, *(length if size < 0 else size for size in shape[1:])]) for shape in shapes
+    )
     # openvino.convert_model does this too, and reports to its makers that it did.
     frontend = FrontEndManager().load_by_framework("pytorch")
     # The conversion fails where it is called with inference mode on.
@@ -376,21 +364,21 @@ class DenseEngine:
 
     Args:
         run: Takes an image, shape (1, channels, z, y, x), and returns logits, (1, heads, z, y, x).
-        sizes: The network, for its sizes.
+        network: One of `networks.whole_image`, for its sizes.
         memory: What `run` takes.
     """
 
     def __init__(
         self,
         run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-        sizes: WholeImageNetwork,
+        network: Any,  # noqa: ANN401 - a module, whose attributes have no types
         memory: MemoryNeed,
     ) -> None:
         self.run = run
-        self.channels = sizes.input_channels
-        self.heads = sizes.num_classes
-        self.divisor = sizes.divisor
-        self.margin = sizes.margin
+        self.channels: int = network.input_channels
+        self.heads: int = network.num_classes
+        self.divisor: int = network.divisor
+        self.margin: int = network.margin
         self.memory = memory
 
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -430,19 +418,13 @@ def torch_run(
     return run
 
 
-def sizes_of(network: Any) -> WholeImageNetwork:  # noqa: ANN401 - a module, whose attributes have no types
-    """Return the sizes that a network of `networks.whole_image` has."""
-    sizes: WholeImageNetwork = network
-    return sizes
-
-
-def activation_memory(network: nn.Module, device: torch.device) -> MemoryNeed:
+def activation_memory(network: Any, device: torch.device) -> MemoryNeed:  # noqa: ANN401 - a module
     """Return the memory that one pass of a network takes: the results of all its layers.
 
     That is more than are needed at once, to leave room for what the layers need while they run.
 
     Args:
-        network: A `WholeImageNetwork` on the CPU, in evaluation mode.
+        network: One of `networks.whole_image`, on the CPU and in evaluation mode.
         device: Where it will run.
     """
     floats = 0
@@ -453,13 +435,12 @@ def activation_memory(network: nn.Module, device: torch.device) -> MemoryNeed:
 
     layers = [module for module in network.modules() if not any(module.children())]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    sizes = sizes_of(network)
-    image = torch.zeros(1, sizes.input_channels, *[2 * sizes.divisor] * 3)
+    image = torch.zeros(1, network.input_channels, *[2 * network.divisor] * 3)
     with torch.inference_mode():
         network(image)
     for hook in hooks:
         hook.remove()
-    per_voxel = BYTES * (floats / image[0, 0].numel() + sizes.input_channels)
+    per_voxel = BYTES * (floats / image[0, 0].numel() + network.input_channels)
     # On a device, a chunk's logits are among the layers' results, and the whole image's elsewhere.
     return MemoryNeed(fixed=0, per_voxel=per_voxel, per_logit=BYTES if device.type == "cpu" else 0)
 
@@ -478,9 +459,11 @@ def free_device_memory(device: torch.device) -> Callable[[int | None], float]:
     return free
 
 
-def _openvino_run(network: nn.Module, precision: str) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    channels = sizes_of(network).input_channels
-    example = (torch.zeros(1, channels, 64, 64, 64),)
-    model = to_openvino(network, example, [[1, channels, -1, -1, -1]])
+def _openvino_run(
+    network: Any,  # noqa: ANN401 - a module
+    precision: str,
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    channels = network.input_channels
+    model = to_openvino(network, [[1, channels, -1, -1, -1]], 2 * network.divisor)
     stage = OpenVINORuntime({"network": model}, precision=precision).whole_stage("network")
     return lambda image: stage(image)[0]

@@ -1,35 +1,10 @@
 """The networks, and which of them may be run on a whole image at once."""
 
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 _NetworkClass = TypeVar("_NetworkClass", bound=type)
 
 _WHOLE_IMAGE: set[type] = set()
-
-
-class WholeImageNetwork(Protocol):
-    """What a network of `@whole_image` has, next to its forward pass.
-
-    Attributes:
-        input_channels: Image channels.
-        num_classes: Output heads.
-        divisor: The multiple that the image's size must be along each axis, in voxels.
-        margin: Voxels around a piece of an image beyond which nothing changes the piece's logits; a
-            multiple of the divisor.
-    """
-
-    input_channels: int
-    num_classes: int
-
-    @property
-    def divisor(self) -> int:
-        """The multiple that the image's size must be along each axis, in voxels."""
-        ...
-
-    @property
-    def margin(self) -> int:
-        """Voxels around a piece of an image beyond which nothing changes the piece's logits."""
-        ...
 
 
 def whole_image(network: _NetworkClass) -> _NetworkClass:
@@ -40,7 +15,10 @@ def whole_image(network: _NetworkClass) -> _NetworkClass:
     whole images by default; all others go through nnU-Net's sliding window.
 
     Args:
-        network: The class; with the attributes of `WholeImageNetwork`.
+        network: The class. Its objects have the attributes `input_channels`; `num_classes`; `divisor`, the
+            multiple that the image's size must be along each axis, in voxels; and `margin`, the voxels
+            around a piece of an image beyond which nothing changes the piece's logits, a multiple of
+            the divisor.
     """
     _WHOLE_IMAGE.add(network)
     return network
