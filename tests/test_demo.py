@@ -101,6 +101,7 @@ def commands(monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_runs_nnunets_three_commands_and_scores_the_held_out_patients(commands, tmp_path):
     steps = []
     result = run_demo(
@@ -121,6 +122,7 @@ def test_runs_nnunets_three_commands_and_scores_the_held_out_patients(commands, 
     assert ("phantom patients", 10, 10) in steps
 
 
+@pytest.mark.slow
 def test_every_command_works_in_the_demos_own_folders(commands, tmp_path):
     run_demo(tmp_path, DemoPlan(), report=lambda *_: None)
     for _, environment in commands:

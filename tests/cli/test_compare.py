@@ -175,6 +175,7 @@ def test_unknown_preset_is_refused_with_those_there_are(folders, written, capsys
     assert "brats2023" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compare_makes_a_real_report(tree):
     assert run(*COMPARE, "--time-cases", "0", "--viewer", "-o", tree / "report") == 0
     names = {path.name for path in (tree / "report").iterdir()}

@@ -52,6 +52,7 @@ def one_hot(prediction, reference):
     return torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None]
 
 
+@pytest.mark.slow
 @random_pairs
 @given(cases())
 def test_directed_hd95_is_monais(case):
@@ -62,6 +63,7 @@ def test_directed_hd95_is_monais(case):
     assert hd95_directed(paired(*case)) == pytest.approx(float(theirs), abs=TOLERANCE)
 
 
+@pytest.mark.slow
 @random_pairs
 @given(cases(), st.sampled_from([1.0, 2.0]))
 def test_surface_dice_is_monais(case, tolerance):
@@ -72,6 +74,7 @@ def test_surface_dice_is_monais(case, tolerance):
     assert surface_dice(paired(*case), tolerance_mm=tolerance) == pytest.approx(float(theirs), abs=TOLERANCE)
 
 
+@pytest.mark.slow
 @random_pairs
 @given(cases())
 def test_average_distance_is_monais(case):
@@ -90,6 +93,7 @@ def panoptica():
     )
 
 
+@pytest.mark.slow
 @random_pairs
 @given(case=cases())
 def test_pooled_hd95_is_panopticas(case, panoptica):
@@ -113,6 +117,7 @@ def one_to_one(panoptica):
     return lambda *masks: evaluator.evaluate(*(mask.astype(np.uint8) for mask in masks))["ungrouped"]
 
 
+@pytest.mark.slow
 @random_pairs
 @given(case=cases())
 def test_one_to_one_matching_is_panopticas(case, one_to_one):

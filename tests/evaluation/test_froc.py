@@ -172,6 +172,7 @@ def test_curve_is_that_worked_by_hand(two_cases):
     assert froc.min_lesion_volume_mm3 == 0
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_curve(two_cases):
     alone, together = (froc_of(two_cases[1], model_folder=two_cases[0], grid=GRID, workers=n) for n in (1, 2))
     np.testing.assert_array_equal(alone.sensitivity, together.sensitivity)

@@ -79,6 +79,7 @@ def test_evaluate_takes_results_or_folders_by_the_models_names(tree):
         evaluate(folders)
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tree):
     alone, side_by_side = (measure_results(results_of(), workers=workers) for workers in (1, 2))
     pd.testing.assert_frame_equal(alone.per_case, side_by_side.per_case)
@@ -134,6 +135,7 @@ def test_empty_masks_are_counted_in_words(tree):
     assert line.startswith("SGNetTrainer, whole_tumor: in 1 of 6 cases only the prediction is empty")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bad_mask_is_named_from_any_process(tree, workers):
     replace_prediction(tree, np.full((24, 22, 20), 7, dtype=np.uint8))

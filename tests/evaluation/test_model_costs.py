@@ -59,6 +59,7 @@ def costs_of(folder, preprocessed, *, case="case0", time_cases=1):
     return model
 
 
+@pytest.mark.slow
 def test_parameters_are_counted_and_a_case_is_timed(trained):
     folder, preprocessed, parameters = trained
     model = costs_of(folder, preprocessed)

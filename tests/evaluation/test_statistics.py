@@ -187,6 +187,7 @@ class TestPairedTest:
         assert -1 <= effect <= 1
         assert rank_biserial(-np.array(differences)) == pytest.approx(-effect)
 
+    @pytest.mark.slow
     @settings(max_examples=10, deadline=None)
     @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(0, 3))
     def test_holms_correction_is_that_of_statsmodels(self, p_values, missing):

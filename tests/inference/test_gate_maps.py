@@ -31,6 +31,7 @@ def gated(model, make_network, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_case_has_the_gates_and_the_reference_on_the_networks_grid(gated, images, tmp_path):
     files = sorted(images.glob("b_*"))
     image = nib.load(files[0])

@@ -43,6 +43,7 @@ def foreign(model, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_plan_that_is_not_reproduced_gives_the_files_of_nnunet(foreign, images, tmp_path):
     expected = tmp_path / "stock"
     expected.mkdir()
@@ -100,6 +101,7 @@ def test_cascade_is_refused(model, tmp_path):
         NnunetProcessing(trained)
 
 
+@pytest.mark.slow
 def test_tiled_engine_is_nnunets_sliding_window_over_the_folds(model, images):
     options = PredictionOptions(device="cpu", engine="tiled", step_size=0.5, mirroring=True)
     opened = Predictor.open([model], options=options)

@@ -330,6 +330,7 @@ def stock(models, images, tmp_path_factory):
 KINDS = pytest.mark.parametrize("trained_kind", ["labels", "regions"])
 
 
+@pytest.mark.slow
 @KINDS
 def test_trained_model_gives_the_files_of_nnunet(models, stock, trained_kind, images, tmp_path):
     told = []
@@ -356,6 +357,7 @@ def test_trained_model_gives_the_files_of_nnunet(models, stock, trained_kind, im
     assert len(np.unique(masks_in(tmp_path)["a.nii.gz"])) > 1
 
 
+@pytest.mark.slow
 @KINDS
 def test_mask_is_that_of_nnunets_probabilities_at_the_point(models, stock, trained_kind, images, tmp_path):
     folder = models[trained_kind]
@@ -448,6 +450,7 @@ def other_of(model, folder):
     return other
 
 
+@pytest.mark.slow
 @KINDS
 def test_masks_are_those_of_nnunets_ensemble(models, images, tmp_path, trained_kind):
     options = PredictionOptions(

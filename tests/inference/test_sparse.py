@@ -35,6 +35,7 @@ def open_share(network, image):
     return [float(decision.mask.float().mean()) for decision in decisions]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -64,6 +65,7 @@ def test_every_block_run_gives_the_networks_own_logits(
     np.testing.assert_allclose(logits, dense_logits(network, image), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_leaving_out_closed_blocks_changes_no_bit(
@@ -188,6 +190,7 @@ class Counting:
         return run
 
 
+@pytest.mark.slow
 def test_chunks_with_their_margin_give_the_logits_of_the_whole_image(gated, rng, smooth_image):
     engine = BlockSparseEngine(*gated, skip=True)
     image = smooth_image(rng, (160, 24, 24))

@@ -105,6 +105,7 @@ def test_network_that_is_not_registered_is_tiled_and_refused_as_a_whole(make, ca
         build(make(), requested="whole")
 
 
+@pytest.mark.slow
 def test_compiled_network_is_the_network_it_was_made_of(make_network):
     network = make_network()
     compiled = torch.compile(network)

@@ -35,6 +35,7 @@ def tuned(model, tmp_path, monkeypatch):
     return folder, tuning, raw / "imagesTr"
 
 
+@pytest.mark.slow
 def test_point_is_applied_to_predictions_with_the_folds_it_was_tuned_for(tuned, tmp_path):
     folder, tuning, images = tuned
     assert tuning.provenance.folds == ("0", "1")

@@ -50,6 +50,7 @@ def test_shims_module_needs_nothing_but_the_standard_library():
     )
 
 
+@pytest.mark.slow
 def test_shims_do_not_import_monai():
     # nnU-Net imports every module of a folder to find a class in it, and MONAI takes seconds.
     modules = ", ".join(shim.module for shim in SHIMS)
@@ -89,6 +90,7 @@ def test_the_folder_for_a_read_only_nnunet_has_the_trainers_of_the_wheel():
     assert sorted(name for names in named for name in names) == sorted(trainers_of_the_wheel())
 
 
+@pytest.mark.slow
 def test_a_trainer_of_that_folder_is_the_same_class_at_every_look_up():
     def look_up(name):
         folder = str(ROOT / "trainers")

@@ -96,6 +96,7 @@ def test_a_single_model_has_no_differences(write_figures):
     assert "differences" not in plots(write_figures(images=False, models=("first",)))
 
 
+@pytest.mark.slow
 def test_every_figure_is_of_bounded_size_and_the_same_each_time(figures, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

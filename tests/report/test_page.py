@@ -53,6 +53,7 @@ def test_a_missing_prediction_is_reported(page):
     assert "no prediction" in page
 
 
+@pytest.mark.slow
 def test_masks_without_images_are_drawn_for_every_label(write_page, write_figures, tmp_path):
     targets = (Target(name="whole tumour", values=(1,)), Target(name="core", values=(2,)))
     page = write_page(write_figures(targets=targets, images=False), tmp_path / "report", workers=1)
@@ -63,6 +64,7 @@ def test_masks_without_images_are_drawn_for_every_label(write_page, write_figure
     assert not (tmp_path / "report" / "viewer").exists()
 
 
+@pytest.mark.slow
 def test_the_same_figures_give_the_same_page_with_any_number_of_processes(
     write_page, write_figures, tmp_path
 ):
@@ -71,11 +73,13 @@ def test_the_same_figures_give_the_same_page_with_any_number_of_processes(
     assert pages[0] == pages[1]
 
 
+@pytest.mark.slow
 def test_a_single_model_and_case_make_a_report(write_page, write_figures, tmp_path):
     page = write_page(write_figures(names=("only",), models=("first",)), tmp_path / "report", workers=1)
     assert "1 model · 1 case · 1 patient" in page
 
 
+@pytest.mark.slow
 def test_a_damaged_image_is_a_warning_and_a_note(write_page, write_figures, tmp_path, caplog):
     figures = write_figures(models=("first",))
     figures.results.cases[0].images[0].write_bytes(b"not an image")
@@ -86,6 +90,7 @@ def test_a_damaged_image_is_a_warning_and_a_note(write_page, write_figures, tmp_
     assert page.count("data:image/webp;base64,") == 3 + 3
 
 
+@pytest.mark.slow
 def test_a_plot_that_fails_is_a_warning_and_a_note(write_page, write_figures, tmp_path, caplog, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no  axes")
@@ -123,6 +128,7 @@ def test_a_killed_worker_costs_the_pictures_it_would_have_drawn(
     assert "data:image/webp" in page
 
 
+@pytest.mark.slow
 def test_a_table_of_cases_is_enough_for_a_report(write_figures, tmp_path):
     write_report(write_figures(images=False).per_case, tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
@@ -143,6 +149,7 @@ def test_a_comparison_is_enough_for_the_tables(write_figures, tmp_path):
     assert names == {".sgnet_report.json", "plots", "report.html", *SUMMARY}
 
 
+@pytest.mark.slow
 def test_a_model_whose_cases_all_have_probabilities_has_a_curve(
     write_page, write_figures, tmp_path, monkeypatch
 ):
@@ -184,6 +191,7 @@ def test_a_curve_that_fails_is_a_warning_and_a_note(write_page, write_figures, t
     assert "FROC curve of first: no picture: " in caplog.text
 
 
+@pytest.mark.slow
 def test_gates_are_drawn_only_if_they_are_requested(write_page, write_figures, tmp_path):
     figures = write_figures(names=("a",), images=False)
     folder = tmp_path / "SGNetTrainer__nnUNetPlans__3d_fullres"

@@ -92,6 +92,7 @@ def first_norm(network):
     return next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm3d))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "updated"),
     [

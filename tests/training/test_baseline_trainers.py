@@ -7,6 +7,7 @@ import torch
 NAMES = ("BaselineUNetTrainer", "BaselineResUNetTrainer", "BaselineAttentionUNetTrainer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_each_baseline_trains_and_loads_its_checkpoint(make_trainer, name, monkeypatch):
     monkeypatch.setenv("SGNET_EPOCHS", "1")

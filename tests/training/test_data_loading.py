@@ -60,6 +60,7 @@ def loaders(make_trainer, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["labels", "regions", "ignore"])
 def test_the_same_random_numbers_give_nnunets_batches(loaders, kind):
     fast, stock = loaders(kind=kind)

@@ -65,6 +65,7 @@ def log_epoch(trainer, dice):
         trainer.logger.log(key, value, trainer.current_epoch)
 
 
+@pytest.mark.slow
 def test_closed_gates_are_warned_of_each_epoch_and_at_validation(make_trainer):
     trainer = closed_trainer(make_trainer, warm_up=0.0)
     trainer.run_training()
@@ -163,6 +164,7 @@ def test_a_validation_step_that_does_not_run_the_network_is_reported(make_traine
         trainer.validation_step(next(trainer.dataloader_val))
 
 
+@pytest.mark.slow
 def test_gate_figures_of_a_compiled_network_arrive(make_trainer):
     trainer = make_trainer()
     trainer.on_train_start()
@@ -199,6 +201,7 @@ def resume(make_trainer, trainer):
     return resumed
 
 
+@pytest.mark.slow
 def test_trains_continues_validates_and_predicts_as_an_ensemble_from_a_zip(make_trainer, results, tmp_path):
     name = "SGNetTrainer"
     results(tmp_path / "trained")
@@ -234,6 +237,7 @@ def test_trains_continues_validates_and_predicts_as_an_ensemble_from_a_zip(make_
     assert logits.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["SGNetSkipGateTrainer", "SGNetSoftGateTrainer", "SGNetNoGateTrainer", "SGNetDeepSupervisionTrainer"],
@@ -246,6 +250,7 @@ def test_each_variant_trains(make_trainer, name):
     assert torch.load(final, weights_only=False)["trainer_name"] == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "heads"),
     [
@@ -298,6 +303,7 @@ def test_plan_of_another_network_is_refused_with_the_command_that_fixes_it(make_
 
 
 class TestValidationEngine:
+    @pytest.mark.slow
     @pytest.mark.parametrize("engine", ["whole", "auto"])
     def test_masks_are_those_of_whole_image_prediction(self, make_trainer, monkeypatch, engine):
         monkeypatch.setenv("SGNET_VALIDATION_ENGINE", engine)
@@ -318,6 +324,7 @@ class TestValidationEngine:
         for case in cases:
             assert np.array_equal(read_mask(folder / f"{case}.nii.gz"), whole_image_mask(trainer, case))
 
+    @pytest.mark.slow
     def test_probabilities_are_written_for_nnunets_ensembles(self, make_trainer, monkeypatch):
         monkeypatch.setenv("SGNET_VALIDATION_ENGINE", "whole")
         trainer = make_trainer(kind="regions")
