@@ -299,22 +299,28 @@ _READER_MODULES = {
     "SimpleITKIOWithReorient": "nnunetv2.imageio.simpleitk_reader_writer",
     "Tiff3DIO": "nnunetv2.imageio.tif_reader_writer",
 }
-"""Modules of nnU-Net's classes for 3D images; its own look-up imports every one of them."""
+"""Modules of nnU-Net's classes for 3D images; its own look-up, for other classes, imports every one."""
 
 Channel = tuple[NDArray[np.float32], dict[str, Any]]
 
 
 def reader_class(name: str) -> "type[BaseReaderWriter]":
-    """Return nnU-Net's class that reads images and writes masks.
+    """Return nnU-Net's class, or an installed one that nnU-Net finds, that reads images and writes masks.
 
     Raises:
-        SGNetError: If it is none of nnU-Net's for 3D images.
+        SGNetError: If there is no such class.
     """
-    if name not in _READER_MODULES or not hasattr(module := import_module(_READER_MODULES[name]), name):
-        known = ", ".join(_READER_MODULES)
-        raise SGNetError(f"image_reader_writer {name}: not a supported reader of 3D images ({known})")
-    found: type[BaseReaderWriter] = getattr(module, name)
-    return found
+    if name in _READER_MODULES:
+        found: type[BaseReaderWriter] = getattr(import_module(_READER_MODULES[name]), name)
+        return found
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name  # noqa: PLC0415
+
+    try:
+        return recursive_find_reader_writer_by_name(name)
+    except RuntimeError as error:
+        raise SGNetError(
+            f"image_reader_writer {name}: nnU-Net has no such reader; install its package"
+        ) from error
 
 
 def read_channel(path: Path, *, reader: str) -> Channel:

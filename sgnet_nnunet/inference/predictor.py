@@ -467,6 +467,10 @@ def predict(
     Raises:
         InputFileError: If a file is missing or damaged, or a mask cannot be written.
         SGNetError: If the models, or what the options ask of them, are not available.
+
+    >>> from sgnet_nnunet import predict  # doctest: +SKIP
+    >>> predict(Path("imagesTs"), Path("masks"), model_folders=[Path("openvino")])  # doctest: +SKIP
+    20
     """
     predictor = Predictor.open(model_folders, options=options, operating_point=operating_point)
     return predictor.predict_folder(images, output, on_start=on_start, on_done=on_done)
