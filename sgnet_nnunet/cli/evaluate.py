@@ -203,9 +203,11 @@ def compare(
     def add_costs(results: Results) -> Results:
         # PyTorch takes seconds to import.
         from sgnet_nnunet.evaluation.model_costs import with_costs  # noqa: PLC0415
+        from sgnet_nnunet.nnunet import prints_to_log  # noqa: PLC0415
 
         preprocessed = find_dataset(dataset).preprocessed
-        return with_costs(results, preprocessed, time_cases=time_cases, device=device)
+        with prints_to_log():
+            return with_costs(results, preprocessed, time_cases=time_cases, device=device)
 
     make_report(
         lambda: results_of_models(dataset, models, folds, patients=patients, allow_missing=allow_missing),

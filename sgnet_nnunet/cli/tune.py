@@ -77,14 +77,14 @@ def tune(
     from sgnet_nnunet.evaluation.tuning import tune as tune_model  # noqa: PLC0415
     from sgnet_nnunet.evaluation.tuning import write_tuning  # noqa: PLC0415
     from sgnet_nnunet.inference.predictor import PredictionOptions  # noqa: PLC0415
-    from sgnet_nnunet.nnunet import find_model_folder  # noqa: PLC0415
+    from sgnet_nnunet.nnunet import find_model_folder, prints_to_log  # noqa: PLC0415
     from sgnet_nnunet.report.figures import draw_tuning  # noqa: PLC0415
 
     model = f"{trainer}__{plans}__{configuration}"
     path = output or find_model_folder(dataset, model) / FILE_NAME
     if path.suffix != ".json" or path.is_dir():
         raise SGNetError(f"-o {path}: is not the name of a JSON file; give one such as {FILE_NAME}")
-    with progress_bar() as progress:
+    with prints_to_log(), progress_bar() as progress:
         tuning = tune_model(
             dataset,
             model=model,

@@ -41,24 +41,19 @@ class GatedCase:
     reference: NDArray[np.bool_] | None
 
 
-@dataclass(frozen=True, eq=False)
 class GatedModel:
     """One fold of a trained model, opened so that its gates can be looked at.
 
-    Attributes:
+    Args:
         trained: Its network and weights.
-        predictor: Predicts with them.
-        device: Where the network runs.
+        options: How to predict.
     """
 
-    trained: TrainedModel
-    predictor: Predictor
-    device: torch.device
-
-    @property
-    def gate_names(self) -> Sequence[str]:
-        """Names of the network's gates, coarsest first; none if it has no gates."""
-        return getattr(self.trained.network, "gate_names", ())
+    def __init__(self, trained: TrainedModel, options: PredictionOptions) -> None:
+        self.trained = trained
+        self.device = find_device(options.device)
+        self.predictor = Predictor([model_of(trained, options, self.device)], options=options)
+        self.gate_names: Sequence[str] = getattr(trained.network, "gate_names", ())
 
 
 def open_gated_model(
@@ -76,9 +71,8 @@ def open_gated_model(
         InputFileError: If the weights are missing, or the model's files cannot be used.
         SGNetError: If there is no such device.
     """
-    options = PredictionOptions(folds=(fold,), checkpoint=checkpoint, device=device)
-    trained, found = load_trained_model(folder, folds=(fold,), checkpoint=checkpoint), find_device(device)
-    return GatedModel(trained, Predictor([model_of(trained, options, found)], options=options), found)
+    trained = load_trained_model(folder, folds=(fold,), checkpoint=checkpoint)
+    return GatedModel(trained, PredictionOptions(device=device))
 
 
 def look_at_case(

@@ -305,7 +305,8 @@ class Predictor:
             write_model_files(output, self.description, self._arguments(images, output))
             on_start(len(cases))
             with behind(self._postprocess_and_write, threads=writing, on_done=on_done) as write:
-                for name, inputs in zip(cases, prepared, strict=True):
+                for name in cases:
+                    inputs = next(prepared)  # zip would keep the last image in memory
                     alone, properties = _is_large(inputs), [each.properties for each in inputs]
                     logits = self.run_engines(inputs)
                     del inputs
