@@ -5,16 +5,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.lesion_metrics import LesionRow, lesion_rows
-from sgnet_nnunet.evaluation.mask_metrics import dice, precision, recall
-from sgnet_nnunet.evaluation.pairs import MaskPair, read_label_map, read_pairs
+from sgnet_nnunet.evaluation.pairs import read_label_map, read_pairs
 from sgnet_nnunet.evaluation.registry import case_metrics, measure
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, results_of_folders
-from sgnet_nnunet.evaluation.surface_metrics import hd95_directed
 from sgnet_nnunet.parallel import run_jobs
 
 if TYPE_CHECKING:
@@ -67,6 +62,7 @@ def evaluate(
     their validation cases: `evaluate(results_of_models("501", ["SGNetTrainer"], ["0"]))`.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> from sgnet_nnunet.nifti import Volume, write_volume
     >>> folder = Path(tempfile.mkdtemp())
     >>> mask = np.zeros((4, 4, 4), dtype=np.uint8)
@@ -210,37 +206,3 @@ def describe_empty(per_case: "pd.DataFrame") -> list[str]:
 def count_of(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is 1."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The metrics `dice`, `precision`, `recall` and `hd95_directed_mm` of one predicted mask."""
-
-    dice: float
-    precision: float
-    recall: float
-    hd95_mm: float
-
-
-def score(
-    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], *, spacing: tuple[float, float, float]
-) -> Scores:
-    """Score a predicted mask.
-
-    Two empty masks score NaN; one empty mask scores worst, 0 and the diagonal of the image.
-
-    >>> mask = np.zeros((4, 4, 4), dtype=bool)
-    >>> mask[1:3, 1:3, 1:3] = True
-    >>> score(mask, np.roll(mask, 1, axis=0), spacing=(2.0, 1.0, 1.0))
-    Scores(dice=0.5, precision=0.5, recall=0.5, hd95_mm=2.0)
-
-    Args:
-        prediction: Predicted mask, shape (x, y, z).
-        reference: Reference mask of the same shape.
-        spacing: Voxel size in mm along x, y, z.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-    pair = MaskPair(prediction, reference, affine=np.diag([*spacing, 1.0]))
-    return Scores(*(metric(pair) for metric in (dice, precision, recall, hd95_directed)))

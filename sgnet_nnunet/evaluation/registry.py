@@ -203,5 +203,18 @@ def find_metric(name: str) -> Metric:
 
 
 def measure(pair: "MaskPair", metrics: Iterable[Metric] | None = None) -> dict[str, float]:
-    """Return the value of each metric by its name; by default of those that every case is measured with."""
+    """Return the value of each metric by its name; by default of those that every case is measured with.
+
+    >>> import numpy as np
+    >>> from sgnet_nnunet.evaluation.pairs import MaskPair
+    >>> mask = np.zeros((4, 4, 4), dtype=bool)
+    >>> mask[1:3, 1:3, 1:3] = True
+    >>> pair = MaskPair(np.roll(mask, 1, axis=0), mask, affine=np.diag([2.0, 1.0, 1.0, 1.0]))
+    >>> measure(pair, map(find_metric, ("dice", "hd95_directed_mm", "false_positives")))
+    {'dice': 0.5, 'hd95_directed_mm': 2.0, 'false_positives': 0.0}
+
+    Args:
+        pair: The masks.
+        metrics: What to measure.
+    """
     return {metric.name: metric(pair) for metric in (case_metrics() if metrics is None else metrics)}

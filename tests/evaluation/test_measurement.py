@@ -1,7 +1,5 @@
 """All cases measured into two tables."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,6 @@ from sgnet_nnunet.evaluation.measurement import (
     describe_empty,
     evaluate,
     measure_results,
-    score,
 )
 from sgnet_nnunet.evaluation.registry import case_metrics, registered_metrics
 from sgnet_nnunet.evaluation.results import results_of_models
@@ -156,43 +153,3 @@ def test_no_lesion_anywhere_gives_an_empty_table_of_numbers(tree):
     assert describe_empty(figures.per_case) == [
         "SGNetTrainer, whole_tumor: in 1 of 1 cases both masks are empty (left out of the means)"
     ]
-
-
-def box(*corner, size=4, shape=(20, 20, 20)):
-    mask = np.zeros(shape, dtype=bool)
-    mask[tuple(slice(c, c + size) for c in corner)] = True
-    return mask
-
-
-def test_perfect_mask_scores_best():
-    scores = score(box(5, 5, 5), box(5, 5, 5), spacing=(1, 1, 1))
-    assert (scores.dice, scores.precision, scores.recall, scores.hd95_mm) == (1, 1, 1, 0)
-
-
-def test_shifted_box_equals_the_values_worked_out_by_hand():
-    scores = score(box(7, 5, 5), box(5, 5, 5), spacing=(3, 1, 1))
-    assert scores.dice == scores.precision == scores.recall == 0.5
-    assert scores.hd95_mm == 6  # two voxels of 3 mm
-
-
-def test_larger_prediction_has_full_recall_and_less_precision():
-    scores = score(box(4, 4, 4, size=8), box(5, 5, 5), spacing=(1, 1, 1))
-    assert (scores.recall, scores.precision) == (1, 1 / 8)
-
-
-@pytest.mark.parametrize("swap", [False, True])
-def test_one_empty_mask_scores_worst_with_the_diagonal_as_distance(swap):
-    pair = (np.zeros((20, 20, 20), dtype=bool), box(5, 5, 5))
-    scores = score(*(pair[::-1] if swap else pair), spacing=(1, 2, 3))
-    assert (scores.dice, scores.precision, scores.recall) == (0, 0, 0)
-    assert scores.hd95_mm == pytest.approx(math.hypot(20, 40, 60))
-
-
-def test_two_empty_masks_cannot_be_scored():
-    empty = np.zeros((4, 4, 4), dtype=bool)
-    assert math.isnan(score(empty, empty, spacing=(1, 1, 1)).dice)
-
-
-def test_different_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"\(2, 2, 2\) and \(3, 3, 3\)"):
-        score(np.ones((2, 2, 2), dtype=bool), np.ones((3, 3, 3), dtype=bool), spacing=(1, 1, 1))
