@@ -158,22 +158,20 @@ def dataset_json(options: ConversionOptions, *, training_cases: int) -> dict[str
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaseJob:
+class ConversionJob:
     """One accession to convert.
 
     Attributes:
         accession: Its files.
         dataset_folder: Where the case goes.
+        options: Those of the conversion.
         for_test: Into imagesTs and labelsTs instead of imagesTr and labelsTr.
-        target: What to segment.
-        register: How to align FLAIR with T1ce.
     """
 
     accession: Accession
     dataset_folder: Path
-    for_test: bool
-    target: TargetName
-    register: Registration
+    options: ConversionOptions
+    for_test: bool = False
 
     @property
     def files(self) -> list[str]:
@@ -186,7 +184,7 @@ class CaseJob:
         ]
 
 
-def run_job(job: CaseJob) -> Findings | InputFileError:
+def convert_accession(job: ConversionJob) -> Findings | InputFileError:
     """Convert one accession, unless it is already done; return the error if a source file is bad.
 
     An accession with a bad file leaves nothing in the data set, not even what an earlier run made of it.
@@ -196,7 +194,7 @@ def run_job(job: CaseJob) -> Findings | InputFileError:
     """
     folder, case = job.dataset_folder, job.accession.case
     try:
-        paths = {part: job.accession.path(part) for part in TARGETS[job.target].parts}
+        paths = {part: job.accession.path(part) for part in TARGETS[job.options.target].parts}
         sources = {part: _source_checksum(path) for part, path in paths.items()}
         record = read_record(folder, case)
         if record and record.findings and is_current(folder, record, sources, job.files):
@@ -208,9 +206,9 @@ def run_job(job: CaseJob) -> Findings | InputFileError:
         return error
 
 
-def _convert(job: CaseJob, paths: Mapping[Part, Path], sources: Mapping[Part, str]) -> Findings:
+def _convert(job: ConversionJob, paths: Mapping[Part, Path], sources: Mapping[Part, str]) -> Findings:
     folder, case = job.dataset_folder, job.accession.case
-    converted = make_case(read_scans(paths), TARGETS[job.target], job.register)
+    converted = make_case(read_scans(paths), TARGETS[job.options.target], job.options.register)
     write_record(folder, case, CaseRecord(sources, dict.fromkeys(job.files, "")))
     volumes = (converted.t1ce, converted.flair, converted.labels)
     for name, volume in zip(job.files, volumes, strict=True):
@@ -306,17 +304,16 @@ def _convert_collection(
         if on_start:
             on_start(len(complete))
         jobs = [
-            CaseJob(
+            ConversionJob(
                 accession=one,
                 dataset_folder=folder,
+                options=options,
                 for_test=subsets.get(one.patient) == "test",
-                target=options.target,
-                register=options.register,
             )
             for one in complete
         ]
         outcomes: dict[str, Findings | InputFileError] = {}
-        for job, outcome in run_jobs(run_job, jobs, workers=options.workers):
+        for job, outcome in run_jobs(convert_accession, jobs, workers=options.workers):
             if options.strict and isinstance(outcome, InputFileError):
                 raise outcome
             outcomes[job.accession.case] = outcome

@@ -17,7 +17,7 @@ from filelock import FileLock
 from sgnet_nnunet.dataset import convert as job_module
 from sgnet_nnunet.dataset.accession import Findings
 from sgnet_nnunet.dataset.collection import scan_collection
-from sgnet_nnunet.dataset.convert import CaseJob, ReportRow, dataset_json, report_csv, run_job
+from sgnet_nnunet.dataset.convert import ConversionJob, ReportRow, convert_accession, dataset_json, report_csv
 from sgnet_nnunet.dataset.options import ConversionOptions
 from sgnet_nnunet.dataset.records import HIDDEN_FOLDER, IMAGE_FOLDERS, read_record, recorded_cases
 from sgnet_nnunet.errors import InputFileError, SGNetError
@@ -406,18 +406,16 @@ TRAINING_FILES = ["imagesTr/P_A_0000.nii.gz", "imagesTr/P_A_0001.nii.gz", "label
 
 
 @pytest.fixture
-def job(collection, tmp_path: Path) -> CaseJob:
+def job(collection, tmp_path: Path) -> ConversionJob:
     collection.add("P", "A")
     folder = tmp_path / "Dataset501_Test"
     for name in (*IMAGE_FOLDERS, f"{HIDDEN_FOLDER}/cases"):
         (folder / name).mkdir(parents=True)
     (accession,) = scan_collection(collection.root)
-    return CaseJob(
-        accession=accession, dataset_folder=folder, for_test=False, target="whole", register="none"
-    )
+    return ConversionJob(accession=accession, dataset_folder=folder, options=ConversionOptions())
 
 
-def images(job: CaseJob) -> list[str]:
+def images(job: ConversionJob) -> list[str]:
     """Names of all files in nnU-Net's folders."""
     folder = job.dataset_folder
     return sorted(
@@ -425,13 +423,13 @@ def images(job: CaseJob) -> list[str]:
     )
 
 
-def written(job: CaseJob) -> dict[str, int]:
+def written(job: ConversionJob) -> dict[str, int]:
     """When each file was written."""
     return {name: (job.dataset_folder / name).stat().st_mtime_ns for name in job.files}
 
 
-def test_files_are_named_and_made_as_nnunet_wants_them(job: CaseJob, collection):
-    assert isinstance(run_job(job), Findings)
+def test_files_are_named_and_made_as_nnunet_wants_them(job: ConversionJob, collection):
+    assert isinstance(convert_accession(job), Findings)
     assert images(job) == job.files == TRAINING_FILES
     t1ce, flair, labels = (nib.load(job.dataset_folder / name) for name in job.files)
     source = nib.load(collection.path("P", "A", "t1ce_img"))
@@ -444,51 +442,53 @@ def test_files_are_named_and_made_as_nnunet_wants_them(job: CaseJob, collection)
     assert np.unique(labels.dataobj).tolist() == [0, 1]
 
 
-def test_finished_case_is_not_made_again(job: CaseJob, monkeypatch: pytest.MonkeyPatch):
-    first, times = run_job(job), written(job)
+def test_finished_case_is_not_made_again(job: ConversionJob, monkeypatch: pytest.MonkeyPatch):
+    first, times = convert_accession(job), written(job)
     monkeypatch.setattr(job_module, "make_case", lambda *_: pytest.fail("made again"))
-    assert run_job(job) == first
+    assert convert_accession(job) == first
     assert written(job) == times
 
 
 @pytest.mark.parametrize("name", TRAINING_FILES)
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"x"), Path.unlink])
-def test_damaged_file_of_a_case_is_mended(job: CaseJob, contents: Callable, name: str, damage: Callable):
-    run_job(job)
+def test_damaged_file_of_a_case_is_mended(
+    job: ConversionJob, contents: Callable, name: str, damage: Callable
+):
+    convert_accession(job)
     whole = contents(job.dataset_folder)
     damage(job.dataset_folder / name)
-    run_job(job)
+    convert_accession(job)
     assert contents(job.dataset_folder) == whole
 
 
-def test_case_with_a_changed_source_is_made_again(job: CaseJob, collection):
-    run_job(job)
+def test_case_with_a_changed_source_is_made_again(job: ConversionJob, collection):
+    convert_accession(job)
     source = nib.load(collection.path("P", "A", "t1ce_img"))
     changed = np.asarray(source.dataobj) + np.int16(1)
     collection.write("P", "A", "t1ce_img", changed, source.affine)
-    run_job(job)
+    convert_accession(job)
     np.testing.assert_array_equal(nib.load(job.dataset_folder / TRAINING_FILES[0]).dataobj, changed)
 
 
-def test_mask_that_the_target_does_not_need_may_change(job: CaseJob, collection):
-    run_job(job)
+def test_mask_that_the_target_does_not_need_may_change(job: ConversionJob, collection):
+    convert_accession(job)
     times = written(job)
     collection.path("P", "A", "core_seg").write_bytes(b"broken")
-    assert isinstance(run_job(job), Findings)
+    assert isinstance(convert_accession(job), Findings)
     assert written(job) == times
 
 
-def test_case_moves_when_it_becomes_a_test_case(job: CaseJob):
-    run_job(job)
-    run_job(replace(job, for_test=True))
+def test_case_moves_when_it_becomes_a_test_case(job: ConversionJob):
+    convert_accession(job)
+    convert_accession(replace(job, for_test=True))
     assert images(job) == ["imagesTs/P_A_0000.nii.gz", "imagesTs/P_A_0001.nii.gz", "labelsTs/P_A.nii.gz"]
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"broken"), Path.unlink])
-def test_source_that_went_bad_takes_its_case_along(job: CaseJob, collection, damage: Callable):
-    run_job(job)
+def test_source_that_went_bad_takes_its_case_along(job: ConversionJob, collection, damage: Callable):
+    convert_accession(job)
     damage(collection.path("P", "A", "flair_img"))
-    error = run_job(job)
+    error = convert_accession(job)
     assert isinstance(error, InputFileError)
     assert error.path.name == "A_flair_img.nii.gz"
     assert images(job) == []
@@ -497,7 +497,7 @@ def test_source_that_went_bad_takes_its_case_along(job: CaseJob, collection, dam
 
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_full_disk_leaves_no_half_case_and_the_next_run_finishes(
-    job: CaseJob, contents: Callable, monkeypatch: pytest.MonkeyPatch, nth: int
+    job: ConversionJob, contents: Callable, monkeypatch: pytest.MonkeyPatch, nth: int
 ):
     write, calls = nib.save, []
 
@@ -511,15 +511,15 @@ def test_full_disk_leaves_no_half_case_and_the_next_run_finishes(
     with monkeypatch.context() as patch:
         patch.setattr(nib, "save", disk_full)
         with pytest.raises(OSError, match="No space left"):
-            run_job(job)
+            convert_accession(job)
     assert images(job) == TRAINING_FILES[: nth - 1]
     assert read_record(job.dataset_folder, "P_A").findings is None
-    run_job(job)
+    convert_accession(job)
     finished = contents(job.dataset_folder)
     for name in job.files:
         (job.dataset_folder / name).unlink()
     (job.dataset_folder / HIDDEN_FOLDER / "cases/P_A.json").unlink()
-    run_job(job)
+    convert_accession(job)
     assert contents(job.dataset_folder) == finished
 
 
