@@ -74,8 +74,7 @@ def build_engine(
     Raises:
         SGNetError: If the network, or this machine, does not allow what is requested.
     """
-    # nnU-Net may have compiled it.
-    network = getattr(network, "_orig_mod", network)
+    network = _uncompiled(network)
     check_precision(precision)
     engine = choose_engine(network, requested, device)
     build = KINDS[engine].build
@@ -107,12 +106,19 @@ def choose_engine(network: nn.Module, requested: str, device: torch.device) -> s
     Raises:
         SGNetError: If the network or the device does not allow what is requested.
     """
+    network = _uncompiled(network)
     if requested == "auto":
         return next(name for name, kind in KINDS.items() if kind.why_not(network, device) is None)
     reason = KINDS[requested].why_not(network, device)
     if reason is not None:
         raise SGNetError(f"--engine {requested}: {reason}")
     return requested
+
+
+def _uncompiled(network: nn.Module) -> nn.Module:
+    """Return the network that nnU-Net may have compiled (`nnUNet_compile`)."""
+    original: nn.Module = getattr(network, "_orig_mod", network)
+    return original
 
 
 def _runtime_for(requested: str, device: torch.device) -> str:

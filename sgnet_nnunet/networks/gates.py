@@ -67,6 +67,9 @@ class HardSpatialGate(nn.Module):
         ValueError: If an argument is out of range.
     """
 
+    STRIDE = 2
+    """Voxels of the gated level along each axis that are decided on at once."""
+
     bypassed: Tensor
 
     def __init__(
@@ -148,6 +151,9 @@ class SoftGate(nn.Module):
         ValueError: If `groups` does not divide `channels` or `threshold` is not inside (0, 1).
     """
 
+    STRIDE = 1
+    """As for `HardSpatialGate`."""
+
     OPEN_BIAS = 1.0
     """Initial score: the gate starts open, since what it suppresses early in training gets no gradient."""
 
@@ -192,5 +198,7 @@ class StraightThroughGate(SoftGate):
 
 
 SKIP_GATES: dict[str, type[SoftGate]] = {"straight_through": StraightThroughGate, "soft": SoftGate}
+"""The gates of skip features; one that is added here can be named in a plan."""
+
 GATES = ("none", "hard_spatial", *SKIP_GATES)
 """The names a plan can give; `none` is the network as the author released it."""

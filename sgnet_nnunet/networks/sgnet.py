@@ -53,10 +53,12 @@ class ConvBlock(nn.Sequential):
             padding: 1 keeps the spatial size; 0 takes a voxel off each side.
         """
         convolution, norm, activation = self
-        weight, bias = convolution.parameters()
-        result: Tensor = activation(
-            norm(convolution(feature) if padding else F.conv3d(feature, weight, bias))
-        )
+        if padding:
+            convolved = convolution(feature)
+        else:
+            weight, bias = convolution.parameters()
+            convolved = F.conv3d(feature, weight, bias)
+        result: Tensor = activation(norm(convolved))
         return result
 
     def fold_norm(self) -> None:
@@ -88,8 +90,9 @@ class UpBlock(nn.Module):
         self.upsample = nn.ConvTranspose3d(coarse_channels, skip_channels, kernel_size=2, stride=2)
         self.conv = ConvBlock(2 * skip_channels, skip_channels)
         self.hard_gate = HardSpatialGate(coarse_channels, **gate_kwargs) if gate == "hard_spatial" else None
-        self.gate_stride = {"none": None, "hard_spatial": 2}.get(gate, 1)
         self.skip_gate = SKIP_GATES[gate](skip_channels, **gate_kwargs) if gate in SKIP_GATES else None
+        either = self.hard_gate or self.skip_gate
+        self.gate_stride = None if either is None else either.STRIDE
 
     def forward(
         self, coarse: Tensor, skip: Tensor, parent: Tensor | None
