@@ -1,7 +1,8 @@
-"""What every network keeps to, whatever its inside: one contract, a few lines a network."""
+"""The contract of every network: one line a network."""
 
 import io
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sgnet_nnunet.inference.export import export_onnx
 from sgnet_nnunet.networks.baselines import build_attention_unet, build_unet
-from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.networks.sgnet import GatedOutput, SGNet
 
 LOSS_SCALE = 2.0**16
 """PyTorch's GradScaler starts with it."""
@@ -78,175 +79,139 @@ def set_biases_apart(network):
                 setattr(module, name, BiasApart(child))
 
 
-class NetworkContract:
-    """Subclass with `parameters` (two channels in, one class out) and `build`."""
-
-    parameters: int
-
-    @staticmethod
-    def build(channels: int, heads: int) -> torch.nn.Module:
-        raise NotImplementedError
-
-    @pytest.mark.slow
-    def test_parameter_count_is_the_published_one(self):
-        assert sum(p.numel() for p in self.build(2, 1).parameters()) == self.parameters
-
-    @pytest.mark.parametrize(("channels", "heads"), [(1, 1), (2, 2), (4, 3)])
-    def test_output_has_one_channel_a_head_on_the_grid_of_the_image(self, channels, heads):
-        logits = self.build(channels, heads).eval()(torch.rand(1, channels, 16, 32, 48))
-        assert logits.shape == (1, heads, 16, 32, 48)
-
-    def test_every_parameter_gets_a_finite_gradient(self):
-        torch.manual_seed(0)
-        network = self.build(2, 2)
-        loss_of(network, torch.rand(2, 2, 16, 32, 32)).backward()
-        missing = [
-            name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()
-        ]
-        assert missing == []
-
-    def test_saved_weights_give_the_same_output(self):
-        torch.manual_seed(0)
-        image = torch.rand(1, 2, 16, 32, 32)
-        network, copy = self.build(2, 2).eval(), self.build(2, 2).eval()
-        file = io.BytesIO()
-        torch.save(network.state_dict(), file)
-        file.seek(0)
-        copy.load_state_dict(torch.load(file, weights_only=True))
-        assert torch.equal(network(image), copy(image))
-
-    @pytest.mark.slow
-    def test_half_precision_gives_finite_logits_and_scaled_gradients(self):
-        torch.manual_seed(0)
-        network = self.build(2, 2)
-        with torch.autocast("cpu", dtype=torch.float16):  # what a T4 trains in
-            assert network(torch.rand(1, 2, 16, 32, 32)).dtype == torch.float16
-            loss = loss_of(network, torch.rand(1, 2, 16, 32, 32))
-        assert loss.isfinite()
-        (LOSS_SCALE * loss).backward()
-        assert all(p.grad.isfinite().all() for p in network.parameters())
-
-    @pytest.mark.slow
-    @pytest.mark.usefixtures("process_group")
-    def test_distributed_training_gives_the_same_gradients(self):
-        torch.manual_seed(0)
-        image = torch.rand(2, 2, 16, 32, 32)
-        network = self.build(2, 2)
-        wrapped = DistributedDataParallel(network)
-        if hasattr(network, "return_gates"):
-            network.return_gates = True
-            loss = sum(tensor.square().mean() for tensor in tensors_of(wrapped(image)))
-        else:
-            loss = wrapped(image).square().mean()
-        loss.backward()
-        gradients = [p.grad.clone() for p in network.parameters()]
-        network.zero_grad()
-        loss_of(network, image).backward()
-        for mine, theirs in zip(gradients, network.parameters(), strict=True):
-            torch.testing.assert_close(mine, theirs.grad, rtol=1e-3, atol=1e-5)
-
-    @pytest.mark.slow
-    def test_compiled_network_gives_the_same_output(self):
-        torch.manual_seed(0)
-        network, image = self.build(2, 2).eval(), torch.rand(1, 2, 16, 32, 32)
-        compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-        torch.testing.assert_close(compiled(image), network(image), rtol=1e-3, atol=1e-4)
-
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-    def test_compiled_for_cuda_it_trains_in_half_precision(self):
-        torch.manual_seed(0)
-        image = torch.rand(4, 2, 32, 96, 96, device="cuda")  # the plan's batch
-        network = self.build(2, 2).cuda()
-        network.compile()
-        losses, scale = train_in_half_precision(network, image)
-        assert losses[-1] < losses[0]
-        assert scale >= LOSS_SCALE / 4  # it may leave out a step to find its scale
-        network.eval()
-        with torch.inference_mode(), torch.autocast("cuda"):
-            logits = network(image).cpu()
-        expected = network.cpu().forward(image.cpu())
-        # A gate's score may lie so close to its threshold that rounding decides.
-        assert torch.isclose(logits.float(), expected, rtol=0.02, atol=0.02).float().mean() > 0.99
-
-    @pytest.mark.slow
-    def test_onnx_file_gives_the_same_output_at_any_size(self, tmp_path):
-        torch.manual_seed(0)
-        path = tmp_path / "network.onnx"
-        assert export_onnx(self.build(2, 2), path, input_channels=2) < 1e-4
-        assert list(tmp_path.iterdir()) == [path]
-
-
-class TestSGNet(NetworkContract):
+NETWORKS = {
     # 668,673 of the released, ungated network, and 236 of the three gates.
-    parameters = 668_909
-
-    @staticmethod
-    def build(channels, heads):
-        return SGNet(channels, heads)
-
-
-class TestDeeplySupervisedSGNet(NetworkContract):
+    "SGNet": (668_909, SGNet),
     # 65 and 33 more for the heads at 1/4 and 1/2.
-    parameters = 669_007
+    "SGNet, deep supervision": (669_007, partial(SGNet, deep_supervision=True)),
+    "SGNet, skip gates": (668_797, partial(SGNet, gate="straight_through")),
+    "SGNet, soft gates": (668_797, partial(SGNet, gate="soft")),
+    "SGNet, no gate": (668_673, partial(SGNet, gate="none")),
+    "U-Net": (1_979_177, build_unet),
+    "ResU-Net": (4_806_398, partial(build_unet, residual_units=2)),
+    "Attention U-Net": (5_909_545, build_attention_unet),
+}
+"""The parameters with two channels in and one class out, and how to build each network."""
 
-    @staticmethod
-    def build(channels, heads):
-        return SGNet(channels, heads, deep_supervision=True)
+every_network = pytest.mark.parametrize("name", NETWORKS)
+distinct_networks = pytest.mark.parametrize(
+    "name", ["SGNet", "SGNet, skip gates", "ResU-Net", "Attention U-Net"]
+)
+"""The networks that have all layers between them."""
 
-    @pytest.mark.slow
-    @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
-    def test_learns_in_half_precision_where_the_compiler_fuses_as_for_a_gpu(self):
-        torch.manual_seed(0)
-        network = self.build(2, 2)
-        set_biases_apart(network)
-        network.compile()
-        losses, _ = train_in_half_precision(network, torch.rand(1, 2, 16, 16, 16))
-        assert losses[-1] < losses[0] / 2
-
-
-class TestSkipGatedSGNet(NetworkContract):
-    parameters = 668_797
-
-    @staticmethod
-    def build(channels, heads):
-        return SGNet(channels, heads, gate="straight_through")
+SMALLEST = (1, 2, 16, 16, 32)
+"""The smallest batch that leaves the norms of the baselines' coarsest level more than one voxel."""
 
 
-class TestSoftlyGatedSGNet(NetworkContract):
-    parameters = 668_797
-
-    @staticmethod
-    def build(channels, heads):
-        return SGNet(channels, heads, gate="soft")
+def build(name, channels=2, heads=2):
+    torch.manual_seed(0)
+    return NETWORKS[name][1](channels, heads)
 
 
-class TestUngatedSGNet(NetworkContract):
-    parameters = 668_673
-
-    @staticmethod
-    def build(channels, heads):
-        return SGNet(channels, heads, gate="none")
+@every_network
+def test_parameter_count_is_the_published_one(name):
+    assert sum(p.numel() for p in build(name, 2, 1).parameters()) == NETWORKS[name][0]
 
 
-class TestUNet(NetworkContract):
-    parameters = 1_979_177
-
-    @staticmethod
-    def build(channels, heads):
-        return build_unet(channels, heads)
-
-
-class TestResUNet(NetworkContract):
-    parameters = 4_806_398
-
-    @staticmethod
-    def build(channels, heads):
-        return build_unet(channels, heads, residual_units=2)
+@every_network
+@pytest.mark.parametrize(("channels", "heads"), [(1, 1), (4, 3)])
+def test_output_has_one_channel_a_head_on_the_grid_of_the_image(name, channels, heads):
+    logits = build(name, channels, heads).eval()(torch.rand(1, channels, 16, 32, 48))
+    assert logits.shape == (1, heads, 16, 32, 48)
 
 
-class TestAttentionUNet(NetworkContract):
-    parameters = 5_909_545
+@every_network
+def test_every_parameter_gets_a_finite_gradient(name):
+    network = build(name)
+    loss_of(network, torch.rand(2, 2, 16, 32, 32)).backward()
+    missing = [
+        name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
+    assert missing == []
 
-    @staticmethod
-    def build(channels, heads):
-        return build_attention_unet(channels, heads)
+
+@every_network
+def test_saved_weights_give_the_same_output(name):
+    image, network, copy = torch.rand(SMALLEST), build(name).eval(), build(name).eval()
+    torch.nn.init.normal_(next(network.parameters()))
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    file.seek(0)
+    copy.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(network(image), copy(image))
+
+
+@pytest.mark.slow
+@every_network
+@pytest.mark.usefixtures("process_group")
+def test_distributed_training_gives_the_same_gradients(name):
+    image, network = torch.rand(2, *SMALLEST[1:]), build(name)
+    wrapped = DistributedDataParallel(network)
+    if hasattr(network, "return_gates"):
+        network.return_gates = True
+        output = wrapped(image)
+        assert isinstance(output, GatedOutput)
+        loss = sum(tensor.square().mean() for tensor in tensors_of(output))
+    else:
+        loss = wrapped(image).square().mean()
+    loss.backward()
+    gradients = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    loss_of(network, image).backward()
+    for mine, theirs in zip(gradients, network.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@distinct_networks
+def test_half_precision_gives_finite_logits_and_scaled_gradients(name):
+    network = build(name)
+    with torch.autocast("cpu", dtype=torch.float16):  # what a T4 trains in
+        loss = loss_of(network, torch.rand(1, 2, 16, 32, 32))
+        assert network(torch.rand(SMALLEST)).dtype == torch.float16
+    assert loss.isfinite()
+    (LOSS_SCALE * loss).backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.slow
+@distinct_networks
+def test_compiled_network_gives_the_same_output(name):
+    network, image = build(name).eval(), torch.rand(SMALLEST)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(image), network(image), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@distinct_networks
+def test_onnx_file_gives_the_same_output_at_any_size(name, tmp_path):
+    path = tmp_path / "network.onnx"
+    assert export_onnx(build(name), path, input_channels=2) < 1e-4
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@every_network
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_compiled_for_cuda_it_trains_in_half_precision(name):
+    network, image = build(name).cuda(), torch.rand(4, 2, 32, 96, 96, device="cuda")  # the plan's batch
+    network.compile()
+    losses, scale = train_in_half_precision(network, image)
+    assert losses[-1] < losses[0]
+    assert scale >= LOSS_SCALE / 4  # it may leave out a step to find its scale
+    network.eval()
+    with torch.inference_mode(), torch.autocast("cuda"):
+        logits = network(image).cpu()
+    expected = network.cpu().forward(image.cpu())
+    # A gate's score may lie so close to its threshold that rounding decides.
+    assert torch.isclose(logits.float(), expected, rtol=0.02, atol=0.02).float().mean() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_gates_learn_in_half_precision_where_the_compiler_fuses_as_for_a_gpu():
+    torch.manual_seed(0)
+    network = SGNet(2, 2, features_per_stage=(8, 16))
+    set_biases_apart(network)
+    network.compile()
+    losses, _ = train_in_half_precision(network, torch.rand(1, 2, 8, 8, 8), steps=32)
+    assert losses[-1] < losses[0] / 2
