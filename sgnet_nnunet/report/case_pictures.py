@@ -98,7 +98,7 @@ def load_case(answers: Sequence[PredictedCase]) -> CaseVolumes:
 
 
 def channel_names(images: Sequence[Path]) -> tuple[str, ...]:
-    """Return the names that `dataset.json` next to the images' folder gives them, else their numbers."""
+    """Return the channels' names in the data set's `dataset.json`, else their numbers; no name twice."""
     description = images[0].parent.parent / "dataset.json" if images else None
     names: dict[str, Any] = {}
     if description is not None and description.is_file():
@@ -107,7 +107,8 @@ def channel_names(images: Sequence[Path]) -> tuple[str, ...]:
         except InputFileError:
             # Names are a courtesy; what depends on the file has refused it before.
             names = {}
-    return tuple(str(names.get(str(i), f"channel {i}")) for i in range(len(images)))
+    found = [str(names.get(str(i), f"channel {i}")) for i in range(len(images))]
+    return tuple(name if found.count(name) == 1 else f"{name} {i}" for i, name in enumerate(found))
 
 
 @dataclass(frozen=True, kw_only=True)

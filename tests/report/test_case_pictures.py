@@ -100,6 +100,12 @@ def test_channels_have_the_names_of_the_data_set(tmp_path):
     assert channel_names(images) == ("T1ce", "FLAIR", "channel 2")
 
 
+def test_channels_of_one_name_are_numbered(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "MRI", "1": "MRI"}}))
+    images = [tmp_path / "imagesTr" / f"a_{i:04d}.nii.gz" for i in range(2)]
+    assert channel_names(images) == ("MRI 0", "MRI 1")
+
+
 def test_channels_without_a_data_set_have_numbers(tmp_path):
     assert channel_names([tmp_path / "x" / "a.nii.gz"]) == ("channel 0",)
 

@@ -193,7 +193,7 @@ def test_a_curve_that_fails_is_a_warning_and_a_note(write_page, write_figures, t
 
 @pytest.mark.slow
 def test_gates_are_drawn_only_if_they_are_requested(write_page, write_figures, tmp_path):
-    figures = write_figures(names=("a",), images=False)
+    figures = write_figures(names=("a",), models=("first",), images=False)
     folder = tmp_path / "SGNetTrainer__nnUNetPlans__3d_fullres"
     models = tuple(replace(model, folder=folder) for model in figures.results.models)
     figures = replace(figures, results=replace(figures.results, models=models))
