@@ -1,18 +1,17 @@
 """Fixtures shared by all tests: a tiny nnU-Net data set, and the paths nnU-Net works in."""
 
+# ruff: noqa: PLC0415 - the evaluation and pandas take seconds to import, and most tests need neither
+
 import builtins
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from sgnet_nnunet.evaluation.measurement import CASE_COLUMNS, LESION_COLUMNS, Figures
-from sgnet_nnunet.evaluation.registry import headline_metrics
-from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results, Target
 from sgnet_nnunet.nifti import Volume, write_volume
 
 # nnU-Net reads it when it is imported, and would start eight workers.
@@ -191,14 +190,13 @@ def _predict(folder: Path, name: str, reference: np.ndarray, step: int, *, proba
 
 LABEL = "tumour"
 
-FEW_METRICS = (*(metric.name for metric in headline_metrics()), "lesion_sensitivity_under_5mm")
-
 
 @pytest.fixture(scope="session")
-def rows() -> Callable[..., pd.DataFrame]:
+def rows() -> Callable[..., Any]:
     """Return a function that writes rows of `per_case` for one model, a case for each value."""
+    import pandas as pd
 
-    def write(*, model: str = "A", patients: str | None = None, label: str = LABEL, **values) -> pd.DataFrame:
+    def write(*, model: str = "A", patients: str | None = None, label: str = LABEL, **values):
         """Write rows: `patients` has a letter for each case; `values` are the columns of metrics."""
         cases = len(next(iter(values.values())))
         columns = {
@@ -216,10 +214,14 @@ def rows() -> Callable[..., pd.DataFrame]:
 
 
 @pytest.fixture(scope="session")
-def figures_of() -> Callable[..., Figures]:
+def figures_of() -> Callable[..., Any]:
     """Return a function that makes figures out of rows of cases and lesions."""
+    import pandas as pd
 
-    def make(per_case: pd.DataFrame, per_lesion: pd.DataFrame | None = None, **model) -> Figures:
+    from sgnet_nnunet.evaluation.measurement import LESION_COLUMNS, Figures
+    from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results, Target
+
+    def make(per_case, per_lesion=None, **model):
         names = list(dict.fromkeys(per_case["model"]))
         results = Results(
             dataset="Dataset501_Tiny",
@@ -244,10 +246,15 @@ def figures_of() -> Callable[..., Figures]:
 
 
 @pytest.fixture(scope="session")
-def random_figures(figures_of) -> Callable[..., Figures]:
+def random_figures(figures_of) -> Callable[..., Any]:
     """Return a function that draws figures with empty masks and a missing prediction."""
+    import pandas as pd
 
-    def draw(*, models: int = 3, cases: int = 20, seed: int = 0, metrics: tuple = FEW_METRICS) -> Figures:
+    from sgnet_nnunet.evaluation.measurement import CASE_COLUMNS, LESION_COLUMNS
+    from sgnet_nnunet.evaluation.registry import headline_metrics
+
+    def draw(*, models: int = 3, cases: int = 20, seed: int = 0, metrics: tuple[str, ...] = ()):
+        metrics = metrics or (*(each.name for each in headline_metrics()), "lesion_sensitivity_under_5mm")
         rng = np.random.default_rng(seed)
         names = [f"Model_{i}" for i in range(models)]
         tables, lesions = [], []

@@ -203,25 +203,21 @@ def pair_of_lesion(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> M
     """
     key = (pair_of_lesion, lesion, *partners.tolist())
     if key not in pair.results:
-        pair.results[key] = _isolate(pair, lesion, partners)
+        match = lesions_of(pair)
+        boxes = [match.reference.boxes[lesion], *(match.prediction.boxes[partner] for partner in partners)]
+        around = tuple(
+            slice(min(axis.start for axis in axes), max(axis.stop for axis in axes))
+            for axes in zip(*boxes, strict=True)
+        )
+        chosen = np.zeros(match.prediction.number + 1, dtype=bool)
+        chosen[partners + 1] = True
+        pair.results[key] = MaskPair(
+            chosen[match.prediction.labels[around]],
+            match.reference.labels[around] == lesion + 1,
+            affine=pair.grid.affine,
+        )
     alone: MaskPair = pair.results[key]
     return alone
-
-
-def _isolate(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> MaskPair:
-    match = lesions_of(pair)
-    boxes = [match.reference.boxes[lesion], *(match.prediction.boxes[partner] for partner in partners)]
-    around = tuple(
-        slice(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes))
-        for axis in range(3)
-    )
-    chosen = np.zeros(match.prediction.number + 1, dtype=bool)
-    chosen[partners + 1] = True
-    return MaskPair(
-        chosen[match.prediction.labels[around]],
-        match.reference.labels[around] == lesion + 1,
-        affine=pair.grid.affine,
-    )
 
 
 def _centroids(lesions: Lesions, mask: NDArray[np.bool_], pair: MaskPair) -> NDArray[np.float64]:
@@ -243,140 +239,123 @@ def _row(
     return LesionRow(status, *scores, volume, diameter, x, y, z)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SizeClass:
     """Lesions by the diameter of the sphere of their volume.
 
     Attributes:
+        title: The class in tables and figures.
+        suffix: End of a metric's name.
         smallest_mm: Diameter in mm from which on a lesion belongs to the class.
         limit_mm: Diameter in mm from which on it no longer does.
     """
 
-    smallest_mm: float = 0.0
-    limit_mm: float = inf
-
-    @property
-    def suffix(self) -> str:
-        """End of a metric's name; "" for the class of all lesions."""
-        if self.limit_mm == inf:
-            return f"_from_{self.smallest_mm:g}mm" if self.smallest_mm else ""
-        lower = f"{self.smallest_mm:g}_to" if self.smallest_mm else "under"
-        return f"_{lower}_{self.limit_mm:g}mm"
-
-    @property
-    def title(self) -> str:
-        """The class in tables and figures."""
-        if self.limit_mm == inf:
-            return f"≥ {self.smallest_mm:g} mm" if self.smallest_mm else "any size"
-        return (
-            f"{self.smallest_mm:g} to < {self.limit_mm:g} mm"
-            if self.smallest_mm
-            else f"< {self.limit_mm:g} mm"
-        )
+    title: str
+    suffix: str
+    smallest_mm: float
+    limit_mm: float
 
     def has(self, lesions: Lesions) -> NDArray[np.bool_]:
         """Return whether each lesion belongs to the class, shape (number,)."""
         return (self.smallest_mm <= lesions.diameters_mm) & (lesions.diameters_mm < self.limit_mm)
 
 
-ALL_SIZES = SizeClass()
-SIZE_CLASSES = (SizeClass(limit_mm=5), SizeClass(smallest_mm=5, limit_mm=10), SizeClass(smallest_mm=10))
+ALL_SIZES = SizeClass("any size", "", 0, inf)
+SIZE_CLASSES = (
+    SizeClass("< 5 mm", "_under_5mm", 0, 5),
+    SizeClass("5 to < 10 mm", "_5_to_10mm", 5, 10),
+    SizeClass("≥ 10 mm", "_from_10mm", 10, inf),
+)
 
 
 @dataclass(frozen=True)
-class _Counts:
-    """Lesions of one size class: those of the reference, then those of the prediction."""
+class Counts:
+    """Lesions of one pair of masks and size class.
+
+    Attributes:
+        detected: Lesions of the reference that meet a predicted one.
+        missed: Lesions of the reference that meet none.
+        hits: Predicted lesions that meet one of the reference.
+        false: Predicted lesions that meet none.
+    """
 
     detected: int
     missed: int
     hits: int
     false: int
 
+    @classmethod
+    def of(cls, pair: MaskPair, size: SizeClass) -> "Counts":
+        """Count the lesions of a class, each in the class of its own diameter."""
+        match = lesions_of(pair)
+        detected = match.detected[size.has(match.reference)]
+        hits = match.hits[size.has(match.prediction)]
+        found, right = int(np.count_nonzero(detected)), int(np.count_nonzero(hits))
+        return cls(found, detected.size - found, right, hits.size - right)
 
-def _count(pair: MaskPair, size: SizeClass) -> _Counts:
-    match = lesions_of(pair)
-    detected = match.detected[size.has(match.reference)]
-    hits = match.hits[size.has(match.prediction)]
-    found, right = int(np.count_nonzero(detected)), int(np.count_nonzero(hits))
-    return _Counts(found, detected.size - found, right, hits.size - right)
+
+def _by_size(
+    title: str, kind: Kind, *, headline: bool = False, ranked: bool = False
+) -> Callable[[Callable[[Counts], float]], dict[SizeClass, Metric]]:
+    """Return a decorator that registers a metric of the lesions of any size, and of each class.
+
+    Only that of any size is a headline, or counts in the ranking.
+    """
+
+    def register(function: Callable[[Counts], float]) -> dict[SizeClass, Metric]:
+        meaning = (function.__doc__ or "").rstrip(".")
+
+        def of_size(size: SizeClass) -> Metric:
+            every = size == ALL_SIZES
+            return register_metric(
+                function.__name__ + size.suffix,
+                title if every else f"{title} ({size.title})",
+                kind,
+                meaning=meaning if every else f"{meaning}; lesions {size.title} in diameter",
+                headline=headline and every,
+                ranked=ranked and every,
+            )(lambda pair: function(Counts.of(pair, size)))
+
+        return {size: of_size(size) for size in (ALL_SIZES, *SIZE_CLASSES)}
+
+    return register
+
+
+@_by_size("Lesion sensitivity", SHARE, headline=True)
+def lesion_sensitivity(counts: Counts) -> float:
+    """Share of the reference's lesions that are detected."""
+    return _share(counts.detected, counts.detected + counts.missed)
+
+
+@_by_size("Lesion precision", SHARE, headline=True)
+def lesion_precision(counts: Counts) -> float:
+    """Share of the predicted lesions that meet one of the reference."""
+    return _share(counts.hits, counts.hits + counts.false)
+
+
+@_by_size("Lesion F1", SHARE, headline=True, ranked=True)
+def lesion_f1(counts: Counts) -> float:
+    """Twice the detected lesions, over twice these and the missed and the false ones."""
+    return _share(2 * counts.detected, 2 * counts.detected + counts.missed + counts.false)
+
+
+@_by_size("False positives per case", FALSE_LESIONS, headline=True, ranked=True)
+def false_positives(counts: Counts) -> float:
+    """Predicted lesions that meet none of the reference; 0 if both masks are empty."""
+    return float(counts.false)
+
+
+@_by_size("Reference lesions per case", LESION_COUNT)
+def reference_lesions(counts: Counts) -> float:
+    """Lesions of the reference."""
+    return float(counts.detected + counts.missed)
+
+
+@_by_size("Detected lesions per case", LESION_COUNT)
+def detected_lesions(counts: Counts) -> float:
+    """Lesions of the reference that are detected."""
+    return float(counts.detected)
 
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else nan
-
-
-def _register(
-    name: str,
-    title: str,
-    kind: Kind,
-    meaning: str,
-    value: Callable[[_Counts], float],
-    *,
-    headline: bool = False,
-    ranked: bool = False,
-) -> dict[SizeClass, Metric]:
-    """Register a metric of the lesions of any size, and of each class; only the first is a headline."""
-
-    def of_size(size: SizeClass) -> Metric:
-        every = size == ALL_SIZES
-        register = register_metric(
-            name + size.suffix,
-            title if every else f"{title} ({size.title})",
-            kind,
-            meaning=meaning if every else f"{meaning}; lesions {size.title} in diameter",
-            headline=headline and every,
-            ranked=ranked and every,
-        )
-        return register(lambda pair: value(_count(pair, size)))
-
-    return {size: of_size(size) for size in (ALL_SIZES, *SIZE_CLASSES)}
-
-
-lesion_sensitivity = _register(
-    "lesion_sensitivity",
-    "Lesion sensitivity",
-    SHARE,
-    "Share of the reference's lesions that are detected",
-    lambda counts: _share(counts.detected, counts.detected + counts.missed),
-    headline=True,
-)
-lesion_precision = _register(
-    "lesion_precision",
-    "Lesion precision",
-    SHARE,
-    "Share of the predicted lesions that meet one of the reference",
-    lambda counts: _share(counts.hits, counts.hits + counts.false),
-    headline=True,
-)
-lesion_f1 = _register(
-    "lesion_f1",
-    "Lesion F1",
-    SHARE,
-    "Twice the detected lesions, over twice these and the missed and the false ones",
-    lambda counts: _share(2 * counts.detected, 2 * counts.detected + counts.missed + counts.false),
-    headline=True,
-    ranked=True,
-)
-false_positives = _register(
-    "false_positives",
-    "False positives per case",
-    FALSE_LESIONS,
-    "Predicted lesions that meet none of the reference; 0 if both masks are empty",
-    lambda counts: float(counts.false),
-    headline=True,
-    ranked=True,
-)
-reference_lesions = _register(
-    "reference_lesions",
-    "Reference lesions per case",
-    LESION_COUNT,
-    "Lesions of the reference",
-    lambda counts: float(counts.detected + counts.missed),
-)
-detected_lesions = _register(
-    "detected_lesions",
-    "Detected lesions per case",
-    LESION_COUNT,
-    "Lesions of the reference that are detected",
-    lambda counts: float(counts.detected),
-)
