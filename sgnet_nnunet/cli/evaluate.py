@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -29,38 +29,25 @@ class Preset(str, Enum):
     BRATS2026 = "brats2026"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """Options of a report.
-
-    Attributes:
-        folder: Folder to write it to.
-        presets: BraTS presets whose scores to add.
-        workers: Processes that measure.
-        seed: Seed of the bootstrap.
-        viewer: Whether to add the page with the 3D viewer.
-        gates: Whether to run gated networks on the cases that are shown enlarged, to draw their gates.
-    """
-
-    folder: Path
-    presets: Sequence[Preset] = ()
-    workers: int = 1
-    seed: int = 0
-    viewer: bool = False
-    gates: bool = True
-
-
 def make_report(
     find_results: Callable[[], Results],
-    options: ReportOptions,
+    folder: Path,
     *,
+    presets: Sequence[Preset],
+    workers: int,
+    viewer: bool,
+    gates: bool = True,
     complete: Callable[[Results], Results] | None = None,
 ) -> None:
     """Measure, test and write a report, all of it or nothing, and print its headline tables.
 
     Args:
         find_results: Finds the masks; called once the folder is known to be usable.
-        options: How to make the report.
+        folder: Folder to write the report to.
+        presets: BraTS presets whose scores to add.
+        workers: Processes.
+        viewer: Whether to add the page with the 3D viewer.
+        gates: Whether to run gated networks on the cases that are shown enlarged, to draw their gates.
         complete: Adds to the results what takes long to find out; called once all masks are measured.
 
     Raises:
@@ -77,14 +64,14 @@ def make_report(
     from sgnet_nnunet.evaluation.measurement import describe_empty, measure_results  # noqa: PLC0415
     from sgnet_nnunet.report.page import check_report_folder, write_report  # noqa: PLC0415
 
-    check_report_folder(options.folder)
+    check_report_folder(folder)
     results = find_results()
     with progress_bar() as progress:
         task = progress.add_task("measuring", total=len(results.cases))
         figures = measure_results(
             results,
-            presets=[preset.value for preset in options.presets],
-            workers=options.workers,
+            presets=[preset.value for preset in presets],
+            workers=workers,
             on_done=lambda number: progress.advance(task, number),
         )
     if complete:
@@ -92,21 +79,12 @@ def make_report(
             figures = replace(figures, results=complete(results))
     with err.status("writing the report"):
         results = figures.results
-        comparison = statistics.compare(
-            figures.per_case, rng=options.seed, models=results.models, dataset=results.dataset
-        )
-        write_report(
-            comparison,
-            options.folder,
-            figures=figures,
-            viewer=options.viewer,
-            gates=options.gates,
-            workers=options.workers,
-        )
+        comparison = statistics.compare(figures.per_case, models=results.models, dataset=results.dataset)
+        write_report(comparison, folder, figures=figures, viewer=viewer, gates=gates, workers=workers)
     for line in describe_empty(figures.per_case):
         say(line, console=err)
     print_headline(comparison)
-    say(str(options.folder / "report.html"))
+    say(str(folder / "report.html"))
 
 
 def print_headline(comparison: "Comparison") -> None:
@@ -172,7 +150,10 @@ def evaluate(
             images=images,
             allow_missing=allow_missing,
         ),
-        ReportOptions(folder=output, presets=presets or (), workers=workers, viewer=viewer),
+        output,
+        presets=presets or (),
+        workers=workers,
+        viewer=viewer,
     )
 
 
@@ -211,6 +192,10 @@ def compare(
 
     make_report(
         lambda: results_of_models(dataset, models, folds, patients=patients, allow_missing=allow_missing),
-        ReportOptions(folder=output, presets=presets or (), workers=workers, viewer=viewer, gates=gates),
+        output,
+        presets=presets or (),
+        workers=workers,
+        viewer=viewer,
+        gates=gates,
         complete=add_costs,
     )

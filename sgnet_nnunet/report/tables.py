@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, isnan
 from pathlib import Path
@@ -26,6 +26,9 @@ SIGNIFICANT = 0.05
 INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
 WIDEST = 7
 """Columns of a printed table; a wider one is cut into several."""
+
+Row = dict[Any, Any]
+"""A row of a table of a `Comparison`, by the names of its columns."""
 
 Verdict = Literal["better", "worse", "no difference shown", "inconclusive", "not tested"]
 
@@ -118,7 +121,7 @@ def p_value(p: float) -> str:
     return f"{p:.4f}" if f"{p:.3f}" == "0.050" else f"{p:.3f}"
 
 
-def verdict(difference: Mapping[str, Any], metric: Metric) -> Verdict:
+def verdict(difference: Row, metric: Metric) -> Verdict:
     """Return what a row of `Comparison.differences` shows: `better` or `worse` only if all evidence agrees.
 
     The corrected p, the interval of the mean and the ranks must all say so; a small p is `inconclusive`
@@ -134,15 +137,17 @@ def verdict(difference: Mapping[str, Any], metric: Metric) -> Verdict:
     return "better" if (difference["mean"] > 0) == metric.higher_is_better else "worse"
 
 
-def rows_of_label(frame: pd.DataFrame, label: str) -> list[dict[str, Any]]:
+def rows_of_label(frame: pd.DataFrame, label: str) -> list[Row]:
     """Return the rows of one label of a table of a `Comparison`."""
-    if frame.empty:
-        return []
-    return [
-        {str(key): value for key, value in row.items()}
-        for row in frame.to_dict("records")
-        if row["label"] == label
-    ]
+    rows: list[Row] = frame.to_dict("records")
+    return [row for row in rows if row["label"] == label]
+
+
+def _by_metric(comparison: Comparison, frame: pd.DataFrame, label: str) -> Iterator[tuple[Metric, Row]]:
+    """Yield each headline metric with each of its rows for one label."""
+    rows = rows_of_label(frame, label)
+    for metric in comparison.headline:
+        yield from ((metric, row) for row in rows if row["metric"] == metric.name)
 
 
 def tables_of(comparison: Comparison) -> Iterator[Table]:
@@ -192,7 +197,7 @@ def _costs(models: Sequence[Model]) -> dict[str, list[str]]:
     }
 
 
-def _mean(row: Mapping[str, Any], metric: Metric) -> str:
+def _mean(row: Row, metric: Metric) -> str:
     if not row["n"]:
         return NOTHING
     return f"{number(row['mean'], metric.decimals)} ± {number(row['sd'], metric.decimals)}"
@@ -200,7 +205,6 @@ def _mean(row: Mapping[str, Any], metric: Metric) -> str:
 
 def differences_table(comparison: Comparison, *, label: str) -> Table:
     """Return each model's difference to the baseline in each headline metric."""
-    found = rows_of_label(comparison.differences, label)
     rows = [
         {
             "Metric": metric.title,
@@ -213,12 +217,10 @@ def differences_table(comparison: Comparison, *, label: str) -> Table:
             "Patients": count(row["patients"]),
             "Result": verdict(row, metric),
         }
-        for metric in comparison.headline
-        for row in found
-        if row["metric"] == metric.name
+        for metric, row in _by_metric(comparison, comparison.differences, label)
     ]
     protocol = comparison.protocol
-    family = max((row["family"] for row in found), default=0)
+    family = max((row["family"] for row in rows_of_label(comparison.differences, label)), default=0)
     return Table(
         title=f"{label}: differences to {protocol.baseline}",
         frame=pd.DataFrame(rows),
@@ -310,9 +312,7 @@ def distribution_table(comparison: Comparison, *, label: str) -> Table:
             "Not a number": count(row["left_out"]),
             "One mask empty": count(row["one_empty"]),
         }
-        for metric in comparison.headline
-        for row in rows_of_label(comparison.descriptions, label)
-        if row["metric"] == metric.name
+        for metric, row in _by_metric(comparison, comparison.descriptions, label)
     ]
     return Table(
         title=f"{label}: distributions",
