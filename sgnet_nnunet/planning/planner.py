@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.nnunet import DEFAULT_CONFIGURATION, DEFAULT_PLANS, nnunet_folder
+from sgnet_nnunet.nnunet import DEFAULT_CONFIGURATION, nnunet_folder
 from sgnet_nnunet.planning.normalization import (
     MASKED_BELOW,
     PercentileNormalization,
@@ -32,9 +32,6 @@ class SGNetPlanner(ExperimentPlanner):
     `-overwrite_target_spacing` is honoured. The plan holds one configuration, `3d_fullres`, and
     is called `nnUNetPlans` unless `-overwrite_plans_name` says otherwise, so that
     `nnUNetv2_train` needs no `-p`.
-
-    Raises:
-        SGNetError: If another planner's plan has that name, or the images are 2D.
     """
 
     NORMALIZATION: type[PercentileNormalization] = PercentileNormalization
@@ -43,25 +40,6 @@ class SGNetPlanner(ExperimentPlanner):
     TARGET_SPACING = (1.0, 1.0, 1.0)
     PATCH_SIZE = (32, 96, 96)
     BATCH_SIZE = 4
-
-    def __init__(
-        self,
-        dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 8,
-        preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = DEFAULT_PLANS,
-        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
-        suppress_transpose: bool = True,
-    ) -> None:
-        super().__init__(
-            dataset_name_or_id,
-            gpu_memory_target_in_gb,
-            preprocessor_name,
-            plans_name,
-            overwrite_target_spacing,
-            suppress_transpose,
-        )
-        self._refuse_foreign_plan()
 
     def _refuse_foreign_plan(self) -> None:
         path = self._preprocessed / f"{self.plans_identifier}.json"
@@ -92,27 +70,6 @@ class SGNetPlanner(ExperimentPlanner):
         masked = self.dataset_fingerprint["median_relative_size_after_cropping"] < MASKED_BELOW
         return [self.NORMALIZATION.__name__] * channels, [masked] * channels
 
-    def determine_resampling(
-        self, *_: object, **__: object
-    ) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
-        """Return nnU-Net's torch resampling for images and labels, linear along every axis."""
-        return (
-            resample_torch_fornnunet,
-            self._resampling_kwargs(is_seg=False),
-            resample_torch_fornnunet,
-            self._resampling_kwargs(is_seg=True),
-        )
-
-    def determine_segmentation_softmax_export_fn(
-        self, *_: object, **__: object
-    ) -> tuple[Any, dict[str, Any]]:
-        """Return nnU-Net's torch resampling for the logits."""
-        return resample_torch_fornnunet, self._resampling_kwargs(is_seg=False)
-
-    @staticmethod
-    def _resampling_kwargs(*, is_seg: bool) -> dict[str, Any]:
-        return {"is_seg": is_seg, "force_separate_z": False, "memefficient_seg_resampling": False}
-
     def architecture(self) -> dict[str, Any]:
         """Return the network's import path and arguments; `gate` is the name of its gate."""
         labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
@@ -138,20 +95,20 @@ class SGNetPlanner(ExperimentPlanner):
             "_kw_requires_import": [],
         }
 
-    def get_plans_for_configuration(
-        self,
-        spacing: NDArray[np.float64],
-        median_shape: NDArray[np.float64],
-        data_identifier: str,
-        approximate_n_voxels_dataset: float,  # noqa: ARG002
-        _cache: dict[str, Any],
+    def configuration(
+        self, spacing: NDArray[np.float64], median_shape: NDArray[np.float64]
     ) -> dict[str, Any]:
-        """Return the configuration; only `spacing` and `median_shape` come from the data."""
-        data_fn, data_kwargs, seg_fn, seg_kwargs = self.determine_resampling()
-        softmax_fn, softmax_kwargs = self.determine_segmentation_softmax_export_fn()
+        """Return the plan's configuration; only the arguments and the channels come from the data.
+
+        Args:
+            spacing: In mm, z, y, x.
+            median_shape: Median shape of the images at that spacing, in voxels, z, y, x.
+        """
         schemes, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
+        # nnU-Net's torch resampling, linear along every axis.
+        resampling = {"force_separate_z": False, "memefficient_seg_resampling": False}
         return {
-            "data_identifier": data_identifier,
+            "data_identifier": self.generate_data_identifier(DEFAULT_CONFIGURATION),
             "preprocessor_name": self.preprocessor_name,
             "batch_size": self.BATCH_SIZE,
             "patch_size": list(self.PATCH_SIZE),
@@ -159,12 +116,13 @@ class SGNetPlanner(ExperimentPlanner):
             "spacing": spacing,
             "normalization_schemes": schemes,
             "use_mask_for_norm": use_mask,
-            "resampling_fn_data": data_fn.__name__,
-            "resampling_fn_seg": seg_fn.__name__,
-            "resampling_fn_data_kwargs": data_kwargs,
-            "resampling_fn_seg_kwargs": seg_kwargs,
-            "resampling_fn_probabilities": softmax_fn.__name__,
-            "resampling_fn_probabilities_kwargs": softmax_kwargs,
+            **{
+                f"resampling_fn_{what}": resample_torch_fornnunet.__name__
+                for what in ("data", "seg", "probabilities")
+            },
+            "resampling_fn_data_kwargs": {"is_seg": False, **resampling},
+            "resampling_fn_seg_kwargs": {"is_seg": True, **resampling},
+            "resampling_fn_probabilities_kwargs": {"is_seg": False, **resampling},
             "architecture": self.architecture(),
             "gate_supervision": asdict(GateSupervision()),
             # Most patches hold no tumour, and the Dice of an empty patch has no gradient.
@@ -176,46 +134,33 @@ class SGNetPlanner(ExperimentPlanner):
         """Write the plan and return it.
 
         Raises:
-            SGNetError: If the images are 2D.
+            SGNetError: If another planner's plan has that name, or the images are 2D.
         """
-        spacing = self.determine_fullres_target_spacing()
-        fingerprint = self.dataset_fingerprint
-        shapes = [
-            compute_new_shape(shape, old_spacing, spacing)
-            for old_spacing, shape in zip(
-                fingerprint["spacings"], fingerprint["shapes_after_crop"], strict=True
-            )
-        ]
-        median_shape = np.median(shapes, axis=0)
+        self._refuse_foreign_plan()
+        spacing, fingerprint = self.determine_fullres_target_spacing(), self.dataset_fingerprint
+        spacings, shapes = fingerprint["spacings"], fingerprint["shapes_after_crop"]
+        median_shape = np.median(
+            [compute_new_shape(shape, old, spacing) for old, shape in zip(spacings, shapes, strict=True)],
+            axis=0,
+        )
         if median_shape[0] == 1:
             raise SGNetError(
                 f"{self.dataset_name}: the images are 2D, SG-Net is 3D; plan with `-pl ExperimentPlanner`"
             )
         forward, backward = self.determine_transpose()
+        intensities = "foreground_intensity_properties_per_channel"
         self.plans = {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_identifier,
-            "original_median_spacing_after_transp": np.median(fingerprint["spacings"], axis=0),
-            "original_median_shape_after_transp": np.median(fingerprint["shapes_after_crop"], axis=0).astype(
-                int
-            ),
+            "original_median_spacing_after_transp": np.median(spacings, axis=0),
+            "original_median_shape_after_transp": np.median(shapes, axis=0).astype(int),
             "image_reader_writer": self.determine_reader_writer().__name__,
             "transpose_forward": forward,
             "transpose_backward": backward,
-            "configurations": {
-                DEFAULT_CONFIGURATION: self.get_plans_for_configuration(
-                    spacing,
-                    median_shape,
-                    self.generate_data_identifier(DEFAULT_CONFIGURATION),
-                    float(np.prod(median_shape)) * self.dataset_json["numTraining"],
-                    {},
-                )
-            },
+            "configurations": {DEFAULT_CONFIGURATION: self.configuration(spacing, median_shape)},
             "experiment_planner_used": type(self).__name__,
             "label_manager": "LabelManager",
-            "foreground_intensity_properties_per_channel": fingerprint[
-                "foreground_intensity_properties_per_channel"
-            ],
+            intensities: fingerprint[intensities],
         }
         shutil.copy(
             Path(self.raw_dataset_folder, "dataset.json"),

@@ -37,15 +37,23 @@ VALIDATION_KEY = "sgnet_validation"
 """Key of `summary.json` that names the engine, if it is not nnU-Net's sliding window."""
 
 
-class GatedTrainer(BaseTrainer):
-    """Train an `SGNet`, whatever its gates.
+class SGNetTrainer(BaseTrainer):
+    """Train the SG-Net that the plan describes.
 
     nnU-Net treats the network's `GatedOutput`, a tuple whose first member is the logits, as the outputs of
     deep supervision: it hands the whole tuple to the loss and evaluates the first member. The loss and the
     validation step raise an error if a release of nnU-Net does otherwise.
+
+    Attributes:
+        gate: Name of the gate to build in place of the plan's, with its default arguments; None for
+            the plan's.
+        deep_supervision: Whether to supervise the coarser decoder levels too; None for the plan's
+            choice.
     """
 
     network: nn.Module
+    gate: str | None = None
+    deep_supervision: bool | None = None
 
     def __init__(
         self,
@@ -58,6 +66,40 @@ class GatedTrainer(BaseTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = True
         self.validation_engine = read_choice(VALIDATION_ENGINE, VALIDATION_ENGINES)
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = False,  # noqa: ARG003
+    ) -> nn.Module:
+        """Build the plan's network.
+
+        Raises:
+            SGNetError: If the plan describes another network.
+        """
+        planned = configuration_manager.network_arch_class_name
+        if planned != f"{SGNet.__module__}.{SGNet.__name__}":
+            raise SGNetError(
+                f"plan {plans_manager.plans_name}: describes the network {planned}, not SG-Net; make a plan "
+                "with `nnUNetv2_plan_experiment -d DATASET -pl SGNetPlanner` or name one with `-p`"
+            )
+        arguments = configuration_manager.network_arch_init_kwargs
+        if cls.gate is not None:
+            arguments = {**arguments, "gate": cls.gate, "gate_kwargs": {}}
+        if cls.deep_supervision is not None:
+            arguments = {**arguments, "deep_supervision": cls.deep_supervision}
+        return get_network_from_plans(
+            planned,
+            arguments,
+            configuration_manager.network_arch_init_kwargs_req_import,
+            num_input_channels,
+            num_output_channels,
+            allow_init=False,
+        )
 
     @cached_property
     def supervision(self) -> GateSupervision:
@@ -289,54 +331,6 @@ class GatedTrainer(BaseTrainer):
             torch.from_numpy(data[:]).to(self.device),
             foreground[0, 0],
             self.configuration_manager.patch_size,
-        )
-
-
-class SGNetTrainer(GatedTrainer):
-    """Train the SG-Net that the plan describes.
-
-    Attributes:
-        gate: Name of the gate to build in place of the plan's, with its default arguments; None for
-            the plan's.
-        deep_supervision: Whether to supervise the coarser decoder levels too; None for the plan's
-            choice.
-    """
-
-    gate: str | None = None
-    deep_supervision: bool | None = None
-
-    @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: PlansManager,
-        configuration_manager: ConfigurationManager,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = False,  # noqa: ARG003
-    ) -> nn.Module:
-        """Build the plan's network.
-
-        Raises:
-            SGNetError: If the plan describes another network.
-        """
-        planned = configuration_manager.network_arch_class_name
-        if planned != f"{SGNet.__module__}.{SGNet.__name__}":
-            raise SGNetError(
-                f"plan {plans_manager.plans_name}: describes the network {planned}, not SG-Net; make a plan "
-                "with `nnUNetv2_plan_experiment -d DATASET -pl SGNetPlanner` or name one with `-p`"
-            )
-        arguments = configuration_manager.network_arch_init_kwargs
-        if cls.gate is not None:
-            arguments = {**arguments, "gate": cls.gate, "gate_kwargs": {}}
-        if cls.deep_supervision is not None:
-            arguments = {**arguments, "deep_supervision": cls.deep_supervision}
-        return get_network_from_plans(
-            planned,
-            arguments,
-            configuration_manager.network_arch_init_kwargs_req_import,
-            num_input_channels,
-            num_output_channels,
-            allow_init=False,
         )
 
 
