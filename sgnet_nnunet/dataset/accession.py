@@ -26,14 +26,7 @@ VOLUME_CHANGE_NOTED = 0.2
 
 @dataclass(frozen=True)
 class Scans:
-    """The files of one accession, read.
-
-    Attributes:
-        paths: Where each part came from.
-        t1ce: T1ce on its native grid.
-        flair: FLAIR on its native grid.
-        masks: The masks that the target needs, each on its native grid.
-    """
+    """The files of one accession: both images and the masks that the target needs, on their native grids."""
 
     paths: Mapping[Part, Path]
     t1ce: Volume
@@ -48,8 +41,7 @@ class Findings:
     Attributes:
         notes: What was unusual.
         mi_before: Mutual information of T1ce and FLAIR in nats as the affines place them; None
-            without registration.
-        mi_after: The same after registration.
+            without registration. `mi_after` is that after registration.
         lesion_mm3: Volume of each mask's foreground on the T1ce grid.
     """
 
@@ -70,22 +62,20 @@ class Case:
 
 
 def read_scans(paths: Mapping[Part, Path]) -> Scans:
-    """Read one accession.
-
-    Args:
-        paths: Both images and any masks.
+    """Read both images and any masks of one accession.
 
     Raises:
         InputFileError: A file is bad, or its grid does not overlap that of its image.
     """
     t1ce, flair = read_image(paths["t1ce_img"]), read_image(paths["flair_img"])
-    _check_overlap(paths, "flair_img", flair, "t1ce_img", t1ce)
-    masks: dict[Part, Mask] = {}
-    for part in paths:
-        if part in IMAGE_OF_MASK:
-            masks[part] = read_mask(paths[part])
-            image = IMAGE_OF_MASK[part]
-            _check_overlap(paths, part, masks[part].volume, image, t1ce if image == "t1ce_img" else flair)
+    masks = {part: read_mask(path) for part, path in paths.items() if part in IMAGE_OF_MASK}
+    grids = {"t1ce_img": t1ce.grid, "flair_img": flair.grid}
+    grids.update((part, mask.volume.grid) for part, mask in masks.items())
+    for part, image in (("flair_img", "t1ce_img"), *((part, IMAGE_OF_MASK[part]) for part in masks)):
+        if not grids[part].overlaps(grids[image]):
+            problem = f"its grid does not overlap that of {paths[image].name}"
+            remedy = "fix its affine, or check that both files are of one visit"
+            raise InputFileError(paths[part], problem, remedy)
     return Scans(paths, t1ce, flair, masks)
 
 
@@ -104,29 +94,22 @@ def make_case(scans: Scans, target: Target, register: Registration) -> Case:
         from sgnet_nnunet.dataset.registration import register_rigid  # noqa: PLC0415
 
         transform = register_rigid(scans.t1ce, scans.flair)
-    to_flair = None if transform is None else transform.world_map
+    to_flair = transform.world_map if transform else None
     flair = resample_image(scans.flair, grid, world_map=to_flair)
     if not np.any(flair):
-        raise InputFileError(
-            scans.paths["flair_img"], "is 0 all over the T1ce grid", "check the affines of both images"
-        )
+        remedy = "check the affines of both images"
+        raise InputFileError(scans.paths["flair_img"], "is 0 all over the T1ce grid", remedy)
     masks: dict[Part, NDArray[np.bool_]] = {}
     for part, mask in scans.masks.items():
         follows_flair = IMAGE_OF_MASK[part] == "flair_img"
         masks[part] = resample_mask(mask.volume, grid, world_map=to_flair if follows_flair else None)
         if not masks[part].any():
-            raise InputFileError(
-                scans.paths[part],
-                "no voxel of the mask falls on the T1ce grid",
-                "check the affine of the mask",
-            )
+            problem = "no voxel of the mask falls on the T1ce grid"
+            raise InputFileError(scans.paths[part], problem, "check the affine of the mask")
     lesion_mm3 = {part: int(np.count_nonzero(mask)) * grid.voxel_mm3 for part, mask in masks.items()}
-    return Case(
-        t1ce=scans.t1ce,
-        flair=Volume(flair, grid.affine),
-        labels=Volume(target.label_map(masks), grid.affine),
-        findings=_findings(scans, transform, lesion_mm3),
-    )
+    labels = Volume(target.label_map(masks), grid.affine)
+    findings = _findings(scans, transform, lesion_mm3)
+    return Case(scans.t1ce, Volume(flair, grid.affine), labels, findings)
 
 
 def _findings(scans: Scans, transform: "RigidTransform | None", lesion_mm3: Mapping[Part, float]) -> Findings:
@@ -140,14 +123,3 @@ def _findings(scans: Scans, transform: "RigidTransform | None", lesion_mm3: Mapp
     if transform.note:
         notes.append(transform.note)
     return Findings(tuple(notes), transform.before, transform.after, lesion_mm3)
-
-
-def _check_overlap(
-    paths: Mapping[Part, Path], part: Part, volume: Volume, other_part: Part, other: Volume
-) -> None:
-    if not volume.grid.overlaps(other.grid):
-        raise InputFileError(
-            paths[part],
-            f"its grid does not overlap that of {paths[other_part].name}",
-            "fix its affine, or check that both files are of one visit",
-        )

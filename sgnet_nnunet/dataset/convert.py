@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from sgnet_nnunet import __version__
 from sgnet_nnunet.dataset.accession import Findings, make_case, read_scans
-from sgnet_nnunet.dataset.collection import Accession, Part, scan_collection
+from sgnet_nnunet.dataset.collection import Accession, scan_collection
 from sgnet_nnunet.dataset.options import TARGETS, ConversionOptions, Registration, Split, TargetName
 from sgnet_nnunet.dataset.records import (
     FILE_ENDING,
@@ -34,7 +34,7 @@ from sgnet_nnunet.dataset.records import (
     refuse_foreign_folder,
     write_record,
 )
-from sgnet_nnunet.dataset.splits import Splits, Subset, grouped_splits, paper_splits, paper_subsets
+from sgnet_nnunet.dataset.splits import Subset, grouped_splits, paper_splits, paper_subsets
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import checksum_of, write_json, write_text
 from sgnet_nnunet.nifti import write_volume
@@ -56,8 +56,6 @@ class ReportRow:
     """One accession.
 
     Attributes:
-        patient: The patient's name.
-        accession: The accession's name.
         case: Name of the nnU-Net case.
         status: `used`; `left out`, if a modality is missing; or `failed`, if a file is bad.
         split: Where a used one went: `train`, `val` or `test` of the paper's split, else the number
@@ -65,8 +63,7 @@ class ReportRow:
         reason: Why it was not used, or what was unusual.
         mi_before: Mutual information of T1ce and FLAIR in nats before registration, if there was one.
         mi_after: The same after registration.
-        whole_mm3: Volume of the whole tumour on the T1ce grid, if the target has it.
-        core_mm3: Volume of the tumour core on the T1ce grid, if the target has it.
+        whole_mm3: Volume of the whole tumour on the T1ce grid, if the target has it; `core_mm3` of its core.
     """
 
     patient: str
@@ -86,14 +83,10 @@ def report_csv(rows: Iterable[ReportRow]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(ReportRow)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in asdict(row).items()} for row in rows)
+    for row in rows:
+        cells = asdict(row).items()
+        writer.writerow({name: f"{it:.4f}" if isinstance(it, float) else it for name, it in cells})
     return text.getvalue()
-
-
-def _cell(value: str | float | None) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return value or ""
 
 
 @dataclass(frozen=True)
@@ -102,8 +95,7 @@ class ConversionResult:
 
     Attributes:
         dataset_folder: nnU-Net's raw data set.
-        report: A row for each accession, sorted by patient and accession; also in
-            `conversion_report.csv` in that folder.
+        report: A row for each accession, sorted by patient and accession, as in `conversion_report.csv`.
         note: What the user should know about the splits; empty if nothing.
     """
 
@@ -114,25 +106,22 @@ class ConversionResult:
     @property
     def used(self) -> int:
         """Number of accessions in the data set."""
-        return self._count("used")
+        return sum(row.status == "used" for row in self.report)
 
     @property
     def left_out(self) -> int:
         """Number of accessions that lack a modality."""
-        return self._count("left out")
+        return sum(row.status == "left out" for row in self.report)
 
     @property
     def failed(self) -> int:
         """Number of accessions with a bad file."""
-        return self._count("failed")
+        return sum(row.status == "failed" for row in self.report)
 
     @property
     def exit_status(self) -> int:
         """0, or 3 if an accession failed."""
         return EXIT_WITH_FAILURES if self.failed else 0
-
-    def _count(self, status: Status) -> int:
-        return sum(row.status == status for row in self.report)
 
 
 def dataset_json(options: ConversionOptions, *, training_cases: int) -> dict[str, Any]:
@@ -157,16 +146,9 @@ def dataset_json(options: ConversionOptions, *, training_cases: int) -> dict[str
     }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ConversionJob:
-    """One accession to convert.
-
-    Attributes:
-        accession: Its files.
-        dataset_folder: Where the case goes.
-        options: Those of the conversion.
-        for_test: Into imagesTs and labelsTs instead of imagesTr and labelsTr.
-    """
+    """One accession to convert; `for_test` into imagesTs and labelsTs instead of imagesTr and labelsTr."""
 
     accession: Accession
     dataset_folder: Path
@@ -200,31 +182,24 @@ def convert_accession(job: ConversionJob) -> Findings | InputFileError:
         if record and record.findings and is_current(folder, record, sources, job.files):
             return record.findings
         delete_case(folder, case)
-        return _convert(job, paths, sources)
+        made = make_case(read_scans(paths), TARGETS[job.options.target], job.options.register)
     except InputFileError as error:
         delete_case(folder, case)
         return error
-
-
-def _convert(job: ConversionJob, paths: Mapping[Part, Path], sources: Mapping[Part, str]) -> Findings:
-    folder, case = job.dataset_folder, job.accession.case
-    converted = make_case(read_scans(paths), TARGETS[job.options.target], job.options.register)
     write_record(folder, case, CaseRecord(sources, dict.fromkeys(job.files, "")))
-    volumes = (converted.t1ce, converted.flair, converted.labels)
-    for name, volume in zip(job.files, volumes, strict=True):
+    for name, volume in zip(job.files, (made.t1ce, made.flair, made.labels), strict=True):
         write_volume(folder / name, volume)
     hashes = {name: checksum_of(folder / name) for name in job.files}
-    write_record(folder, case, CaseRecord(sources, hashes, converted.findings))
-    return converted.findings
+    write_record(folder, case, CaseRecord(sources, hashes, made.findings))
+    return made.findings
 
 
 def _source_checksum(path: Path) -> str:
     try:
         return checksum_of(path)
     except OSError as error:
-        raise InputFileError(
-            path, f"cannot be read ({error.strerror})", "copy or download it again, or check its permissions"
-        ) from error
+        remedy = "copy or download it again, or check its permissions"
+        raise InputFileError(path, f"cannot be read ({error.strerror})", remedy) from error
 
 
 def convert(
@@ -238,8 +213,8 @@ def convert(
     split: Split = ConversionOptions.split,
     strict: bool = ConversionOptions.strict,
     workers: int = ConversionOptions.workers,
-    on_start: Callable[[int], object] | None = None,
-    on_done: Callable[[str], object] | None = None,
+    on_start: Callable[[int], object] = lambda _: None,
+    on_done: Callable[[str], object] = lambda _: None,
 ) -> ConversionResult:
     """Convert the collection below `root` into a raw data set of nnU-Net.
 
@@ -248,13 +223,15 @@ def convert(
     Args:
         root: The collection, laid out as `sgnet_nnunet.dataset.collection` describes.
         nnunet_raw: nnU-Net's folder of raw data sets, made if needed; `$nnUNet_raw` by default.
-        dataset_id: nnU-Net's number of the data set; this and the next six are `ConversionOptions`.
-        name: nnU-Net's name of the data set.
-        target: What to segment.
-        register: How to align FLAIR with T1ce.
-        split: How to split the patients.
-        strict: Stop at the first bad file.
-        workers: Processes that convert accessions in parallel.
+        dataset_id: nnU-Net's number of the data set, 1 to 999.
+        name: nnU-Net's name of the data set: letters, digits, `-` and `_`.
+        target: `whole` (the whole tumour, as in the paper), `core` (the tumour core instead) or
+            `regions` (both, 1 = oedema, 2 = core).
+        register: `rigid` moves FLAIR, and the whole tumour drawn on it, onto T1ce by mutual
+            information; `none` trusts the affines.
+        split: `cv` for five folds grouped by patient, `paper` for 70/10/20 % of the sorted patients.
+        strict: Stop at the first bad file instead of continuing with the others.
+        workers: Processes that convert accessions in parallel; each needs 1 to 2 GB.
         on_start: Called once with the number of accessions to convert.
         on_done: Called with each case's name as it is finished, also if it failed or was already done.
 
@@ -274,15 +251,7 @@ def convert(
         >>> result.dataset_folder.name, result.used
         ('Dataset501_BrainMetsLung', 2)
     """
-    options = ConversionOptions(
-        dataset_id=dataset_id,
-        name=name,
-        target=target,
-        register=register,
-        split=split,
-        strict=strict,
-        workers=workers,
-    )
+    options = ConversionOptions(dataset_id, name, target, register, split, strict, workers)
     raw = nnunet_folder("nnUNet_raw") if nnunet_raw is None else Path(nnunet_raw)
     return _convert_collection(Path(root), raw, options, on_start=on_start, on_done=on_done)
 
@@ -292,8 +261,8 @@ def _convert_collection(
     nnunet_raw: Path,
     options: ConversionOptions,
     *,
-    on_start: Callable[[int], object] | None,
-    on_done: Callable[[str], object] | None,
+    on_start: Callable[[int], object],
+    on_done: Callable[[str], object],
 ) -> ConversionResult:
     accessions = scan_collection(root)
     _check_names(accessions)
@@ -301,24 +270,14 @@ def _convert_collection(
     subsets = paper_subsets([one.patient for one in complete]) if options.split == "paper" else {}
     with _open_folder(nnunet_raw, options) as folder:
         _check_same_collection(folder, root, accessions)
-        if on_start:
-            on_start(len(complete))
-        jobs = [
-            ConversionJob(
-                accession=one,
-                dataset_folder=folder,
-                options=options,
-                for_test=subsets.get(one.patient) == "test",
-            )
-            for one in complete
-        ]
+        on_start(len(complete))
+        jobs = [ConversionJob(one, folder, options, subsets.get(one.patient) == "test") for one in complete]
         outcomes: dict[str, Findings | InputFileError] = {}
         for job, outcome in run_jobs(convert_accession, jobs, workers=options.workers):
             if options.strict and isinstance(outcome, InputFileError):
                 raise outcome
             outcomes[job.accession.case] = outcome
-            if on_done:
-                on_done(job.accession.case)
+            on_done(job.accession.case)
         return _finish(folder, accessions, outcomes, options, subsets)
 
 
@@ -359,7 +318,7 @@ def _check_names(accessions: Sequence[Accession]) -> None:
 
 def _check_same_collection(folder: Path, root: Path, accessions: Sequence[Accession]) -> None:
     recorded = recorded_cases(folder)
-    if recorded and recorded.isdisjoint(accession.case for accession in accessions):
+    if recorded and recorded.isdisjoint(one.case for one in accessions):
         raise SGNetError(
             f"{folder}: holds another collection than {root}, with no case in common; "
             "use another -d or delete the folder"
@@ -380,12 +339,11 @@ def _finish(
         delete_case(folder, stale)
     training = [case for case, patient in used.items() if subsets.get(patient) != "test"]
     splits = paper_splits(used, subsets) if subsets else grouped_splits(used)
-    split_of_case = {
-        case: subsets[patient] if subsets else _fold_of(case, splits) for case, patient in used.items()
-    }
+    split_of: dict[str, str] = {case: str(i) for i, fold in enumerate(splits.folds) for case in fold["val"]}
+    if subsets:
+        split_of = {case: subsets[patient] for case, patient in used.items()}
     rows = tuple(
-        _row(accession, outcomes.get(accession.case), split_of_case.get(accession.case, ""), options.target)
-        for accession in accessions
+        _row(one, outcomes.get(one.case), split_of.get(one.case, ""), options.target) for one in accessions
     )
     write_text(folder / REPORT_NAME, report_csv(rows))
     if splits.folds:
@@ -397,15 +355,10 @@ def _finish(
         raise SGNetError(
             f"no accession can be trained on for the target {options.target}; {folder / REPORT_NAME} says why"
         )
-    description = dataset_json(options, training_cases=len(training))
-    write_json(folder / "dataset.json", description)
+    write_json(folder / "dataset.json", dataset_json(options, training_cases=len(training)))
     if splits.note:
         logger.warning(splits.note)
     return ConversionResult(folder, rows, splits.note)
-
-
-def _fold_of(case: str, splits: Splits) -> str:
-    return next((str(number) for number, fold in enumerate(splits.folds) if case in fold["val"]), "")
 
 
 def _row(

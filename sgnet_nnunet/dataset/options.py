@@ -20,20 +20,9 @@ LARGEST_DATASET_ID = 999
 """nnU-Net writes ids with three digits."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ConversionOptions:
-    """Options of `convert`.
-
-    Attributes:
-        dataset_id: nnU-Net's number of the data set, 1 to 999.
-        name: nnU-Net's name of the data set: letters, digits, `-` and `_`.
-        target: `whole` (T1ce, FLAIR and the whole tumour, as in the paper), `core` (the tumour core
-            instead) or `regions` (both, 1 = oedema, 2 = core).
-        register: `rigid` moves FLAIR, and the whole tumour drawn on it, onto T1ce by mutual
-            information; `none` trusts the affines.
-        split: `cv` for five folds grouped by patient, `paper` for 70/10/20 % of the sorted patients.
-        strict: Stop at the first bad file instead of continuing with the others.
-        workers: Processes that convert accessions in parallel; each needs 1 to 2 GB.
+    """Options of `convert`, which describes them.
 
     Raises:
         SGNetError: The id, the name or the number of workers is out of range.
@@ -48,7 +37,6 @@ class ConversionOptions:
     workers: int = min(4, os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
-        """Refuse what nnU-Net or the worker pool would fail on later."""
         if not 1 <= self.dataset_id <= LARGEST_DATASET_ID:
             raise SGNetError(f"data set id {self.dataset_id} is not between 1 and {LARGEST_DATASET_ID}")
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
@@ -82,22 +70,15 @@ class Target:
 
     def label_map(self, masks: Mapping[Part, NDArray[np.bool_]]) -> NDArray[np.uint8]:
         """Return the labels, shape (x, y, z) as the masks', 0 being background."""
-        shape = next(iter(masks.values())).shape
-        labels = np.zeros(shape, np.uint8)
+        labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
         for part, label in self.masks.items():
             labels[masks[part]] = label
         return labels
 
 
 TARGETS: Mapping[TargetName, Target] = {
-    "whole": Target(
-        masks={"whole_seg": 1},
-        description={"labels": {"background": 0, "whole_tumor": 1}},
-    ),
-    "core": Target(
-        masks={"core_seg": 1},
-        description={"labels": {"background": 0, "tumor_core": 1}},
-    ),
+    "whole": Target(masks={"whole_seg": 1}, description={"labels": {"background": 0, "whole_tumor": 1}}),
+    "core": Target(masks={"core_seg": 1}, description={"labels": {"background": 0, "tumor_core": 1}}),
     "regions": Target(
         masks={"whole_seg": 1, "core_seg": 2},
         description={

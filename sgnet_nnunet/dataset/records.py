@@ -2,7 +2,8 @@
 
 `.sgnet_conversion/options.json` holds the options that the data set was made with. Next to it,
 `cases/<case>.json` lists a case's files before the first is written, and their hashes after
-the last. A file in nnU-Net's folders that no record lists is foreign and is never touched.
+the last. A file in nnU-Net's folders that no record lists is foreign and is never touched. A damaged
+record is an InputFileError.
 """
 
 from collections.abc import Mapping
@@ -45,20 +46,11 @@ class CaseRecord:
 
 def provenance(options: ConversionOptions) -> dict[str, Any]:
     """Return the options that change a data set's files."""
-    return {
-        "format": FORMAT,
-        "target": options.target,
-        "register": options.register,
-        "split": options.split,
-    }
+    return {"format": FORMAT, "target": options.target, "register": options.register, "split": options.split}
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """Check, before anything is written, that a folder is new, empty or of a conversion.
-
-    Raises:
-        SGNetError: It holds another data set.
-    """
+    """Raise SGNetError, before anything is written, if a folder holds another data set."""
     others = folder.exists() and any(entry.name != HIDDEN_FOLDER for entry in folder.iterdir())
     if others and not _options_path(folder).exists():
         raise SGNetError(f"{folder}: holds another data set; use another -d or delete the folder")
@@ -70,32 +62,24 @@ def claim_folder(folder: Path, options: ConversionOptions) -> None:
     Raises:
         SGNetError: It holds a data set made with other options, foreign files, or a damaged record.
     """
-    path = _options_path(folder)
-    requested = provenance(options)
-    if path.exists():
-        held = read_json(path, remedy=_REMEDY)
-        if held != requested:
-            listed = ", ".join(
-                f"{key} {held.get(key)} (now {value})"
-                for key, value in requested.items()
-                if held.get(key) != value
-            )
-            raise SGNetError(
-                f"{folder}: holds a data set converted with other options: {listed}; "
-                "use another -d or delete the folder"
-            )
-        if foreign := sorted(_files(folder) - _recorded_files(folder)):
-            raise SGNetError(f"{folder / foreign[0]}: not made by this conversion; move it elsewhere")
-    else:
+    path, requested = _options_path(folder), provenance(options)
+    if not path.exists():
         write_json(path, requested)
+        return
+    held = read_json(path, remedy=_REMEDY)
+    if other := [key for key in requested if held.get(key) != requested[key]]:
+        listed = ", ".join(f"{key} {held.get(key)} (now {requested[key]})" for key in other)
+        raise SGNetError(
+            f"{folder}: holds a data set converted with other options: {listed}; "
+            "use another -d or delete the folder"
+        )
+    records = (read_record(folder, case) for case in recorded_cases(folder))
+    if foreign := sorted(_files(folder).difference(*(record.files for record in records if record))):
+        raise SGNetError(f"{folder / foreign[0]}: not made by this conversion; move it elsewhere")
 
 
 def read_record(folder: Path, case: str) -> CaseRecord | None:
-    """Return the record of a case, None if there is none.
-
-    Raises:
-        InputFileError: If it is damaged.
-    """
+    """Return the record of a case, None if there is none."""
     path = _record_path(folder, case)
     if not path.exists():
         return None
@@ -113,20 +97,14 @@ def write_record(folder: Path, case: str, record: CaseRecord) -> None:
 
 def is_current(folder: Path, record: CaseRecord, sources: Mapping[Part, str], files: list[str]) -> bool:
     """Return whether a case was finished from the same sources and its files are still what was written."""
-    return (
-        record.sources == sources
-        and list(record.files) == files
-        and all(
-            (folder / name).exists() and checksum_of(folder / name) == sha256
-            for name, sha256 in record.files.items()
-        )
-    )
+    return record.sources == sources and record.files == {
+        name: checksum_of(folder / name) for name in files if (folder / name).exists()
+    }
 
 
 def delete_case(folder: Path, case: str) -> None:
     """Delete the files of a case, then its record."""
-    record = read_record(folder, case)
-    if record is not None:
+    if record := read_record(folder, case):
         for name in record.files:
             (folder / name).unlink(missing_ok=True)
         _record_path(folder, case).unlink()
@@ -152,11 +130,6 @@ def _files(folder: Path) -> set[str]:
         for path in (folder / name).glob(f"*{FILE_ENDING}")
         if not path.name.startswith(PARTIAL_PREFIX)
     }
-
-
-def _recorded_files(folder: Path) -> set[str]:
-    records = (read_record(folder, case) for case in recorded_cases(folder))
-    return {name for record in records if record is not None for name in record.files}
 
 
 def _options_path(folder: Path) -> Path:

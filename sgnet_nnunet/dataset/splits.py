@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,12 +27,7 @@ FEWEST_PATIENTS_FOR_PAPER = 10
 
 @dataclass(frozen=True)
 class Splits:
-    """Content of splits_final.json.
-
-    Attributes:
-        folds: Case names to train and validate on, a fold each; empty if no split is possible.
-        note: What the user should know about them; empty if nothing.
-    """
+    """Content of splits_final.json, no folds if no split is possible; `note` is for the user, or empty."""
 
     folds: tuple[Fold, ...]
     note: str = ""
@@ -59,29 +54,19 @@ def paper_subsets(patients: Collection[str]) -> dict[str, Subset]:
 
 
 def paper_splits(cases: Mapping[str, str], subsets: Mapping[str, Subset]) -> Splits:
-    """Return the paper's one fold.
-
-    Args:
-        cases: Patient of each case.
-        subsets: What `paper_subsets` returned.
-    """
-    fold: Fold = {
-        "train": sorted(case for case, patient in cases.items() if subsets[patient] == "train"),
-        "val": sorted(case for case, patient in cases.items() if subsets[patient] == "val"),
-    }
+    """Return the paper's one fold of `cases` (patient of each), by the subset of each patient."""
+    train, val = ([patient for patient in subsets if subsets[patient] == name] for name in ("train", "val"))
+    fold = _fold(cases, train, val)
     if fold["train"] and fold["val"]:
         return Splits((fold,))
     return Splits((), "no case to train or to validate on: no splits_final.json; fix the failed accessions")
 
 
 def grouped_splits(cases: Mapping[str, str]) -> Splits:
-    """Return nnU-Net's shuffled folds, made over patients instead of cases.
+    """Return nnU-Net's shuffled folds of `cases` (patient of each), made over patients instead of cases.
 
     Fewer than five patients give as many folds as patients. One patient gives none: a patient
     cannot be validated on what was trained on, and nnU-Net needs no split for its fold `all`.
-
-    Args:
-        cases: Patient of each case.
     """
     # scikit-learn, behind it, takes a second to import.
     from nnunetv2.utilities.crossval_split import generate_crossval_split  # noqa: PLC0415
@@ -90,21 +75,20 @@ def grouped_splits(cases: Mapping[str, str]) -> Splits:
     if len(patients) < 2:  # noqa: PLR2004
         return Splits((), "one patient cannot be split: no splits_final.json; train with fold 'all'")
     count = min(FOLDS, len(patients))
-    folds = tuple(
-        _cases_of_fold(cases, fold["val"])
-        for fold in generate_crossval_split(patients, seed=SEED, n_splits=count)
-    )
-    return Splits(folds, "" if count == FOLDS else f"{count} patients give {count} folds, not {FOLDS}")
+    folds = generate_crossval_split(patients, seed=SEED, n_splits=count)
+    note = "" if count == FOLDS else f"{count} patients give {count} folds, not {FOLDS}"
+    return Splits(tuple(_fold(cases, fold["train"], fold["val"]) for fold in folds), note)
 
 
-def _cases_of_fold(cases: Mapping[str, str], val_patients: Sequence[str]) -> Fold:
+def _fold(cases: Mapping[str, str], train: Collection[str], val: Collection[str]) -> Fold:
+    """Return the cases of the patients of one fold."""
     return {
-        "train": sorted(case for case, patient in cases.items() if patient not in val_patients),
-        "val": sorted(case for case, patient in cases.items() if patient in val_patients),
+        "train": sorted(case for case, patient in cases.items() if patient in train),
+        "val": sorted(case for case, patient in cases.items() if patient in val),
     }
 
 
-CONVERTED_NAME = re.compile(r"(?P<patient>YG_[^_]+)_YG_[^_]+")
+CONVERTED_NAME = re.compile(r"^(?P<patient>YG_[^_]+)_YG_[^_]+$")
 """Cases of the lung-metastasis collection, as `sgnet convert` names them: patient, then accession."""
 
 
@@ -118,7 +102,7 @@ def patients_of(
 
     Args:
         cases: Names of the cases.
-        table: CSV with the columns `case` and `patient`; it must have every case.
+        table: CSV with the columns `case` and `patient`.
         conversion_report: `conversion_report.csv` of the data set, used if it is there.
 
     Raises:
@@ -131,12 +115,7 @@ def patients_of(
             raise InputFileError(table, f"has no row for the case {absent[0]}", "add it")
         return {name: known[name] for name in names}
     recorded = _read(conversion_report) if conversion_report and conversion_report.is_file() else {}
-    return {name: recorded.get(name) or _patient_by_name(name) for name in names}
-
-
-def _patient_by_name(case: str) -> str:
-    match = CONVERTED_NAME.fullmatch(case)
-    return match["patient"] if match else case
+    return {name: recorded.get(name) or CONVERTED_NAME.sub(r"\g<patient>", name) for name in names}
 
 
 def _read(path: Path) -> Mapping[str, str]:
@@ -155,7 +134,6 @@ def _read(path: Path) -> Mapping[str, str]:
         if not case or not patient:
             raise InputFileError(path, "has a row without a case or a patient", "fill it in")
         if patients.setdefault(case, patient) != patient:
-            raise InputFileError(
-                path, f"gives {case} to {patients[case]} and to {patient}", "keep one of the two"
-            )
+            problem = f"gives {case} to {patients[case]} and to {patient}"
+            raise InputFileError(path, problem, "keep one of the two")
     return patients

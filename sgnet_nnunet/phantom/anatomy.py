@@ -225,13 +225,7 @@ def _build(
     # Sulci differ between brains far more than ventricles do.
     folds = 0.7 * SmoothField(rng, extent, 4.0).on(axes)[brain] * np.clip(1 - 6 * near_ventricles, 0, 1)
     cortex = 0.35 * SmoothField(rng, extent, 5.0).on(axes)[brain]
-    odds = np.stack(
-        [
-            gm * np.exp(cortex),
-            wm,
-            csf * np.exp(np.float32(rng.uniform(*config.atrophy)) + folds),
-        ]
-    )
+    odds = np.stack([gm * np.exp(cortex), wm, csf * np.exp(np.float32(rng.uniform(*config.atrophy)) + folds)])
     odds = np.maximum(odds, 1e-6) ** np.float32(_SHARPENING)
     odds /= odds.sum(axis=0)
 

@@ -8,14 +8,7 @@ from sgnet_nnunet.nifti import Grid, Volume
 from sgnet_nnunet.phantom.anatomy import draw_anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.fields import MAJORITY
-from sgnet_nnunet.phantom.scanner import (
-    ORIENTATIONS,
-    acquire,
-    draw_flair_grid,
-    render,
-    sample,
-    slice_thick,
-)
+from sgnet_nnunet.phantom.scanner import ORIENTATIONS, acquire, draw_flair_grid, render, sample, slice_thick
 from sgnet_nnunet.phantom.tumours import draw_lesions, rasterise
 from sgnet_nnunet.phantom.vessels import draw_distractors
 

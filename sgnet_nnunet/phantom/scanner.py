@@ -85,10 +85,7 @@ def draw_flair_grid(rng: np.random.Generator, t1ce: Grid, config: PhantomConfig)
     turn = (t1ce.affine[:3, :3] / t1ce.spacing) @ rotation(rng.normal(0, config.flair_angles))
     middle = t1ce.affine @ (*((np.array(t1ce.shape) - 1) / 2), 1.0)
     return centred_grid(
-        centre=middle[:3] + rng.normal(0, 1.5, 3),
-        extent=t1ce.extent + spacing,
-        spacing=spacing,
-        turn=turn,
+        centre=middle[:3] + rng.normal(0, 1.5, 3), extent=t1ce.extent + spacing, spacing=spacing, turn=turn
     )
 
 
