@@ -51,6 +51,7 @@ def test_shims_module_needs_nothing_but_the_standard_library():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_shims_do_not_import_monai():
     # nnU-Net imports every module of a folder to find a class in it, and MONAI takes seconds.
     modules = ", ".join(shim.module for shim in SHIMS)

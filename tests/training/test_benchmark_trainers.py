@@ -17,6 +17,7 @@ def result_of(trainer):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIM.names)
 def test_five_epochs_leave_their_fastest_in_nnunets_format_and_nothing_else(make_trainer, name, monkeypatch):
     monkeypatch.setenv("SGNET_EPOCHS", "1")

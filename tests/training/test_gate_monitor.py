@@ -76,6 +76,7 @@ def log_epochs(logger, epochs):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_progress_plot_gains_a_panel(tmp_path):
     logger = GateLogger(["1/4", "1/2"])
     log_epochs(logger, 3)

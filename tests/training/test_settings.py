@@ -144,6 +144,7 @@ print(by_default, faults_of_steps())
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc: nothing to be set")
 def test_pages_are_paid_for_once_instead_of_at_each_step():
     run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)

@@ -66,6 +66,7 @@ def log_epoch(trainer, dice):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_closed_gates_are_warned_of_each_epoch_and_at_validation(make_trainer):
     trainer = closed_trainer(make_trainer, warm_up=0.0)
     trainer.run_training()
@@ -202,6 +203,7 @@ def resume(make_trainer, trainer):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_trains_continues_validates_and_predicts_as_an_ensemble_from_a_zip(make_trainer, results, tmp_path):
     name = "SGNetTrainer"
     results(tmp_path / "trained")
@@ -302,6 +304,7 @@ def test_plan_of_another_network_is_refused_with_the_command_that_fixes_it(make_
         trainer.initialize()
 
 
+@pytest.mark.slow
 class TestValidationEngine:
     @pytest.mark.slow
     @pytest.mark.parametrize("engine", ["whole", "auto"])
