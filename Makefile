@@ -7,7 +7,7 @@ SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
 PYTEST := pytest -n 2 --dist loadgroup
 pytest fast newest: export OMP_NUM_THREADS := 1
 
-.PHONY: help test lint structure typecheck pytest fast newest demo docs study speed clean
+.PHONY: help test lint typecheck pytest fast newest demo docs study speed clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,14 +22,12 @@ $(VENV)/installed: $(SOURCES)
 $(BIN)/pytest:
 	$(MAKE) $(VENV)/installed
 
-test: lint typecheck pytest ## Everything that CI runs: ruff, mypy, all tests with coverage; up to 15 minutes
+test: lint typecheck pytest ## Everything that CI runs: ruff, structure, mypy, all tests with coverage; up to 15 minutes
 
-lint: $(VENV)/installed ## ruff
+lint: $(VENV)/installed ## ruff, and the structure of the package against its limits
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-
-structure: ## Modules, lines, names, types and documentation against their limits
-	$(PYTHON) tools/structure.py
+	$(BIN)/python tools/structure.py
 
 typecheck: $(VENV)/installed ## mypy
 	$(BIN)/mypy

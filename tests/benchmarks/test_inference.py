@@ -157,6 +157,7 @@ def written(tmp_path, part, figures):
     return (tmp_path / "inference.md").read_text()
 
 
+@pytest.mark.slow
 def test_only_rows_of_the_same_mirroring_are_compared(subject, tmp_path):
     figures = measure_network(subject, rounds=2, stock_rounds=1)
     rows = {(row["name"], row["step"], row["mirroring"]): row for row in figures["rows"]}
@@ -174,6 +175,7 @@ def test_only_rows_of_the_same_mirroring_are_compared(subject, tmp_path):
     assert "times as fast as step 0.75, same mirroring |" in text
 
 
+@pytest.mark.slow
 def test_masks_of_whole_images_and_of_tiles_are_compared_and_drawn(subject, tmp_path):
     figures = measure_agreement(subject, patients=1, picture=tmp_path / "difference.png")
     rows = {row["other"]: row for row in figures["rows"]}
@@ -184,6 +186,7 @@ def test_masks_of_whole_images_and_of_tiles_are_compared_and_drawn(subject, tmp_
     assert f"| a | {TILES} | " in written(tmp_path, "agreement", figures)
 
 
+@pytest.mark.slow
 def test_growth_repeats_the_image_up_to_the_largest_size(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(inference_engines, "REPEATS", ((1, 1, 1), (2, 1, 1), (90, 9, 9)))
     figures = measure_growth(subject, rounds=1, million_voxels=1)
@@ -191,6 +194,7 @@ def test_growth_repeats_the_image_up_to_the_largest_size(subject, tmp_path, monk
     assert "| ns per voxel | peak MB |" in written(tmp_path, "growth", figures)
 
 
+@pytest.mark.slow
 def test_a_patient_is_padded_and_timed_in_fresh_processes(subject, commands_run, tmp_path):
     figures = measure_patient(subject, rounds=2, stock_rounds=1)
     assert figures["shape_xyz"] == [40, 34, 24]

@@ -41,6 +41,7 @@ def invoke(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_step_is_the_sum_of_its_phases_scaled_to_the_batch(planned, monkeypatch):
     monkeypatch.setattr(phantom_study, "TIMED_BATCH", 2)
     monkeypatch.setattr(phantom_study, "TIMED_PATCH", (16, 32, 32))

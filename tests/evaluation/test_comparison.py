@@ -135,6 +135,7 @@ class TestWhole:
         assert content["metrics"][0]["title"] == "Dice"
         assert content["descriptions"][0]["model"] == "Model_0"
 
+    @pytest.mark.slow
     def test_six_models_on_92_cases_take_seconds(self, random_figures):
         table = random_figures(models=6, cases=92, metrics=ALL_METRICS).per_case
         start = time.process_time()

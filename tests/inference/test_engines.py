@@ -183,6 +183,7 @@ def write_export(folder, networks):
     return folder
 
 
+@pytest.mark.slow
 def test_ensemble_of_folds_is_the_mean_of_its_members(members_and_ensemble, smooth_image, rng):
     members, ensemble = members_and_ensemble
     image = smooth_image(rng, (16, 24, 20))

@@ -41,6 +41,7 @@ def model(tmp_path, monkeypatch):
     return folder, network
 
 
+@pytest.mark.slow
 def test_exported_folder_holds_the_description_and_opens(model, tmp_path):
     folder, network = model
     assert export_openvino(folder, tmp_path / "out", folds=["0"]) < 1e-4
@@ -57,6 +58,7 @@ def test_exported_folder_holds_the_description_and_opens(model, tmp_path):
     np.testing.assert_allclose(engine.logits(image), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_export_that_drifts_is_not_left_behind(model, tmp_path, monkeypatch):
     folder, _ = model
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
@@ -95,6 +97,7 @@ def test_missing_extra_is_named_with_the_command(without_module, tmp_path):
         export_onnx(tiny(), tmp_path / "network.onnx", input_channels=1)
 
 
+@pytest.mark.slow
 def test_file_that_computes_something_else_is_not_left_behind(monkeypatch, tmp_path):
     monkeypatch.setattr(export, "_difference", lambda *_: float("nan"))
     with pytest.raises(SGNetError, match="differ from PyTorch's by nan"):
@@ -102,6 +105,7 @@ def test_file_that_computes_something_else_is_not_left_behind(monkeypatch, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_logits_that_differ_are_told_apart(tmp_path):
     path = tmp_path / "network.onnx"
     network = tiny()

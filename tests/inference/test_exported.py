@@ -37,6 +37,7 @@ def folder(written, tmp_path):
     return shutil.copytree(written, tmp_path / "exported")
 
 
+@pytest.mark.slow
 def test_opened_engine_gives_the_networks_logits(folder, make_network, rng, smooth_image, dense_logits):
     image = smooth_image(rng, (20, 24, 40))
     expected = dense_logits(make_network(seed=1), image)

@@ -65,6 +65,7 @@ def test_plan_that_is_not_reproduced_gives_the_files_of_nnunet(foreign, images, 
         np.testing.assert_allclose(saved, their, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_operating_point_is_applied_to_nnunets_probabilities(foreign, images, tmp_path):
     predictor = Predictor.open([foreign], options=TILED)
     sizes = []

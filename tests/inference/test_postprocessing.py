@@ -54,6 +54,7 @@ def stock(plan, manager, logits, properties):
     return np.asarray(mask), probabilities, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transpose", TRANSPOSES)
 @pytest.mark.parametrize("shape", [(40, 33, 47), (31, 49, 28), (12, 50, 44)])
 def test_mask_is_that_of_nnunet(make_plan, kind, transpose, shape):

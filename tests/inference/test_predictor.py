@@ -285,6 +285,7 @@ print(*sorted(heavy & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_neither_pytorch_nor_plots_are_imported(make_model, cases, tmp_path):
     folders = [str(make_model()), str(cases), str(tmp_path / "out")]
     run = subprocess.run(

@@ -82,6 +82,7 @@ def test_leaving_out_closed_blocks_changes_no_bit(
     assert np.array_equal(sparse, whole)
 
 
+@pytest.mark.slow
 def test_openvino_gives_pytorchs_logits_and_leaves_out_no_bit(make_network, rng, smooth_image, dense_logits):
     network = make_network()
     image = smooth_image(rng, SHAPE)
@@ -94,6 +95,7 @@ def test_openvino_gives_pytorchs_logits_and_leaves_out_no_bit(make_network, rng,
     np.testing.assert_allclose(whole, dense_logits(network, image), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_bf16_is_near_and_leaves_out_no_bit(make_network, rng, smooth_image, dense_logits):
     if not supports_bf16():
         pytest.skip("this CPU has no bf16 instructions")

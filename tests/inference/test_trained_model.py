@@ -73,6 +73,7 @@ def test_former_name_of_a_trainer_is_understood(model, tmp_path):
         load_trained_model(folder, folds=("0",))
 
 
+@pytest.mark.slow
 def test_trainer_that_is_not_installed_is_named(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     path = folder / "fold_0" / CHECKPOINT

@@ -108,6 +108,7 @@ def build(name, channels=2, heads=2):
     return NETWORKS[name][1](channels, heads)
 
 
+@pytest.mark.slow
 @every_network
 def test_parameter_count_is_the_published_one(name):
     assert sum(p.numel() for p in build(name, 2, 1).parameters()) == NETWORKS[name][0]

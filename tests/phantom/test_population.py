@@ -23,6 +23,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.nii.gz"))}
 
 
+@pytest.mark.slow
 def test_files_follow_the_layout_of_the_collection(coarse_root):
     name = re.compile(r"YG_[A-Z0-9]{12}")
     folders = sorted(coarse_root.iterdir())

@@ -102,6 +102,7 @@ def test_a_plot_that_fails_is_a_warning_and_a_note(write_page, write_figures, tm
     assert (tmp_path / "report" / "plots" / "lesion_size.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_broken_checkpoint_costs_the_gates_only(write_page, write_figures, tmp_path, caplog):
     folder = tmp_path / "SGNetTrainer__nnUNetPlans__3d_fullres"
     (folder / "fold_0").mkdir(parents=True)
@@ -177,6 +178,7 @@ def test_a_model_whose_cases_all_have_probabilities_has_a_curve(
     assert "No FROC curve" not in page
 
 
+@pytest.mark.slow
 def test_a_curve_that_fails_is_a_warning_and_a_note(write_page, write_figures, tmp_path, caplog):
     figures = write_figures(names=("a",), models=("first",), images=False)
     (model,), (case,) = figures.results.models, figures.results.cases

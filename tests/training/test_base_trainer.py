@@ -177,6 +177,7 @@ def test_the_schedule_from_the_environment_is_used_logged_and_kept_in_the_checkp
     assert checkpoint["init_args"][SCHEDULE_KEY] == {"epochs": 1, "iters": 1, "val_iters": 1, "patience": 0}
 
 
+@pytest.mark.slow
 def test_resuming_continues_with_the_schedule_the_training_started_with(make_trainer, monkeypatch):
     monkeypatch.setenv("SGNET_EPOCHS", "3")
     interrupted = make_trainer()

@@ -124,6 +124,7 @@ def network(*, bias):
     return built
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bias", "expected"), [(100.0, True), (-100.0, False)])
 def test_open_and_closed_gates_are_seen_as_such_on_an_image_of_odd_size(bias, expected):
     image = torch.rand(2, 20, 37, 33)

@@ -32,6 +32,7 @@ def closed_trainer(make_trainer, *, warm_up):
     return trainer
 
 
+@pytest.mark.slow
 def test_gates_are_bypassed_for_the_first_epochs_and_then_enabled(make_trainer, monkeypatch):
     monkeypatch.setenv("SGNET_EPOCHS", "5")
     trainer = closed_trainer(make_trainer, warm_up=0.4)
@@ -85,6 +86,7 @@ def test_closed_gates_are_warned_of_each_epoch_and_at_validation(make_trainer):
     assert list(gates["per_case"]) == trainer.do_split()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "warned"), [("SGNetTrainer", True), ("SGNetSkipGateTrainer", False)])
 def test_a_training_that_ends_before_its_gates_are_enabled_is_warned_of(make_trainer, name, warned):
     trainer = make_trainer(name, configuration={"gate_supervision": {"warm_up": 1.0}})
