@@ -1,6 +1,6 @@
 """Former names, so that models, plans and logs of version 0.1.0 keep loading: the one table of them."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,6 @@ LOG_KEYS = {
 
 SCHEDULE = "sgnet_training_length"
 """The key of a checkpoint that held its training's schedule; it is now in nnU-Net's `init_args`."""
-
-
-def rename_keys(mapping: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """Return a mapping with the keys that a table names replaced."""
-    return {table.get(key, key): value for key, value in mapping.items()}
 
 
 def rename_weights(weights: MutableMapping[str, Any]) -> None:

@@ -371,13 +371,9 @@ def prints_to_log() -> Iterator[None]:
 
 # --- private and fragile names -----------------------------------------------------------------------------
 
-_NNUNET_TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"
-_LOGGER = "nnunetv2.training.logging.nnunet_logger"
-_PREDICTOR = "nnunetv2.inference.predict_from_raw_data"
-_SPATIAL = "batchgeneratorsv2.transforms.spatial.spatial"
 
 FRAGILE_NAMES: dict[str, tuple[str, ...]] = {
-    _NNUNET_TRAINER: (
+    "nnunetv2.training.nnUNetTrainer.nnUNetTrainer": (
         "nnUNetDataLoader",  # replaced while a trainer makes its loaders
         "nnUNetTrainer._build_loss",
         "nnUNetTrainer._get_deep_supervision_scales",
@@ -387,10 +383,17 @@ FRAGILE_NAMES: dict[str, tuple[str, ...]] = {
         "nnUNetTrainer.perform_actual_validation",
         "nnUNetTrainer.set_deep_supervision_enabled",
     ),
-    _LOGGER: ("LocalLogger.load_checkpoint", "LocalLogger.plot_progress_png", "MetaLogger.get_value"),
+    "nnunetv2.training.logging.nnunet_logger": (
+        "LocalLogger.load_checkpoint",
+        "LocalLogger.plot_progress_png",
+        "MetaLogger.get_value",
+    ),
     "nnunetv2.training.dataloading.data_loader": ("nnUNetDataLoader.get_bbox",),
-    _SPATIAL: ("SpatialTransform._apply_to_segmentation", "SpatialTransform.get_parameters"),
-    _PREDICTOR: (
+    "batchgeneratorsv2.transforms.spatial.spatial": (
+        "SpatialTransform._apply_to_segmentation",
+        "SpatialTransform.get_parameters",
+    ),
+    "nnunetv2.inference.predict_from_raw_data": (
         "nnUNetPredictor.manual_initialization",
         "nnUNetPredictor.predict_logits_from_preprocessed_data",
     ),
@@ -442,5 +445,5 @@ def forget_best_score(trainer: Any) -> None:  # noqa: ANN401
 
 
 def add_to_checkpoints(trainer: Any, key: str, value: object) -> None:  # noqa: ANN401
-    """Keep a value in every checkpoint of a trainer, beside its arguments."""
+    """Keep a value in every checkpoint of a trainer, next to its arguments."""
     trainer.my_init_kwargs[key] = value

@@ -156,7 +156,7 @@ class GateLogger(LocalLogger):
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue a checkpoint's log; former keys get their present names."""
-        log = former_names.rename_keys(checkpoint, former_names.LOG_KEYS)
+        log = {former_names.LOG_KEYS.get(key, key): values for key, values in checkpoint.items()}
         super().load_checkpoint({key: [] for key in KEYS} | log)
 
     def plot_progress_png(self, output_folder: str) -> None:
@@ -228,18 +228,6 @@ def gates_of_image(network: SGNet, image: Tensor, patch_size: Sequence[int]) -> 
     if not isinstance(shares, Tensor):
         raise TypeError(f"one tensor was expected from the windows; got {type(shares).__name__}")
     return list(torch.split(shares > 0, 1, dim=1))
-
-
-def measure_gates(network: SGNet, image: Tensor, foreground: Tensor, patch_size: Sequence[int]) -> GateCounts:
-    """Count what the gates keep of a whole image.
-
-    Args:
-        network: The network, in evaluation mode.
-        image: Preprocessed, shape (channels, z, y, x), on the network's device.
-        foreground: Boolean, shape (z, y, x).
-        patch_size: Window size z, y, x in voxels.
-    """
-    return count_gates(gates_of_image(network, image, patch_size), foreground[None, None])
 
 
 def write_gates(path: Path, cases: Mapping[str, GateCounts], names: Sequence[str]) -> None:

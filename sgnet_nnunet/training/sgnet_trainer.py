@@ -23,7 +23,7 @@ from sgnet_nnunet.training.gate_monitor import (
     GateCounts,
     GateLogger,
     count_gates,
-    measure_gates,
+    gates_of_image,
     sum_counts,
     write_gates,
 )
@@ -326,12 +326,9 @@ class SGNetTrainer(BaseTrainer):
             regions=False,
             ignore_label=self.label_manager.ignore_label,
         )
-        return measure_gates(
-            self.sgnet,
-            torch.from_numpy(data[:]).to(self.device),
-            foreground[0, 0],
-            self.configuration_manager.patch_size,
-        )
+        image = torch.from_numpy(data[:]).to(self.device)
+        masks = gates_of_image(self.sgnet, image, self.configuration_manager.patch_size)
+        return count_gates(masks, foreground)
 
 
 class SGNetSkipGateTrainer(SGNetTrainer):

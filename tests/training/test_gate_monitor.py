@@ -11,7 +11,6 @@ from sgnet_nnunet.training.gate_monitor import (
     GateLogger,
     count_gates,
     gates_of_image,
-    measure_gates,
     sum_counts,
     write_gates,
 )
@@ -156,10 +155,10 @@ def test_network_is_left_as_it_was():
 def test_figures_are_written_for_each_case_and_for_all_and_nothing_is_null(tmp_path):
     foreground = torch.zeros(16, 32, 32, dtype=torch.bool)
     foreground[4:6, 4:6, 4:6] = True
-    image = torch.rand(2, 16, 32, 32)
+    masks = gates_of_image(network(bias=-100.0), torch.rand(2, 16, 32, 32), (16, 32, 32))
     cases = {
-        "with": measure_gates(network(bias=-100.0), image, foreground, (16, 32, 32)),
-        "without": measure_gates(network(bias=-100.0), image, torch.zeros_like(foreground), (16, 32, 32)),
+        "with": count_gates(masks, foreground[None, None]),
+        "without": count_gates(masks, torch.zeros_like(foreground)[None, None]),
     }
     write_gates(tmp_path / "gates.json", cases, ["1/8", "1/4", "1/2"])
     written = json.loads((tmp_path / "gates.json").read_text())
