@@ -6,23 +6,14 @@ from pathlib import Path
 
 
 class SGNetError(Exception):
-    """Something the user can fix. The message says what is wrong and what to do.
-
-    Attributes:
-        exit_status: The status the command line ends with.
-    """
+    """Something the user can fix. The message says what is wrong and what to do."""
 
     exit_status = 2
+    """The status the command line ends with."""
 
 
 class InputFileError(SGNetError):
-    """A file cannot be used.
-
-    Args:
-        path: The file at fault.
-        problem: What is wrong with it, with the value found.
-        remedy: What the user can do about it.
-    """
+    """A file cannot be used: what is wrong with it, with the value found, and what the user can do."""
 
     def __init__(self, path: Path | str, problem: str, remedy: str) -> None:
         super().__init__(f"{path}: {problem}; {remedy}")
@@ -37,10 +28,7 @@ class InputFileError(SGNetError):
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Name the extra of this package to install if an import in the block fails.
-
-    Args:
-        extra: Name of the extra in `setup.py`, for example `phantom`.
+    """Name the extra of this package (of `setup.py`) to install if an import in the block fails.
 
     Raises:
         SGNetError: If a third party's package is not installed, or is broken.

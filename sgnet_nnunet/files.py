@@ -31,11 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder next to `folder` to fill; move it to `folder` if the block succeeds.
-
-    Args:
-        folder: Must not exist, or be empty.
-    """
+    """Yield a folder to fill; move it to `folder`, which must be new or empty, if the block succeeds."""
     partial = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -53,11 +49,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any, *, indent: int = 2) -> None:  # noqa: ANN401 - what JSON can hold
-    """Write `content` as JSON, atomically.
-
-    Raises:
-        ValueError: If a number is NaN or infinite, which JSON has not.
-    """
+    """Write `content` as JSON, atomically; a number that is NaN or infinite is a ValueError."""
     write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
@@ -73,12 +65,8 @@ def checksum_of(path: Path) -> str:
 def read_json(path: Path, *, remedy: str = "name the right folder, or copy it again") -> dict[str, Any]:
     """Return the object in a JSON file.
 
-    Args:
-        path: The file.
-        remedy: What the user can do if it cannot be used.
-
     Raises:
-        InputFileError: If the file cannot be read or holds no JSON object.
+        InputFileError: If the file cannot be read or holds no JSON object; `remedy` tells what to do.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

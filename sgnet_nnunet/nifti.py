@@ -49,9 +49,6 @@ INTEGER_TOLERANCE = 1e-3
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
-_NIFTI2_HEADER_SIZE = 540
-"""First field of a NIfTI-2 header (348 in NIfTI-1), see nifti.nimh.nih.gov."""
-
 _COMPRESSION = 6
 
 _COPY_AGAIN = "copy or download it again"
@@ -143,12 +140,7 @@ class Grid:
         return float(np.linalg.norm(self.world(ends) - other.world(ends), axis=1).max())
 
     def same_place_as(self, other: "Grid", *, tolerance: float = LARGEST_SHIFT) -> bool:
-        """Return whether two grids have the same voxels.
-
-        Args:
-            other: The other grid.
-            tolerance: Share of `other`'s smallest spacing by which a voxel may be displaced.
-        """
+        """Return whether two grids have the same voxels, up to a share of `other`'s smallest spacing."""
         return self.shape == other.shape and self.shift_from(other) <= tolerance * min(other.spacing)
 
     def crop(self, low: NDArray[np.integer], high: NDArray[np.integer]) -> "Grid":
@@ -166,12 +158,7 @@ def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A 3D array and its place in the world.
-
-    Attributes:
-        data: Voxels, shape (x, y, z) in the axis order of the file.
-        affine: 4x4 matrix from voxel index to world millimetres (RAS+, as NIfTI defines it).
-    """
+    """A 3D array, shape (x, y, z) in the file's axis order, and its 4x4 affine to world mm, as of `Grid`."""
 
     data: NDArray[np.generic]
     affine: NDArray[np.float64]
@@ -182,11 +169,7 @@ class Volume:
         return Grid(self.data.shape, self.affine)
 
     def oriented(self, codes: str = "RAS") -> "Volume":
-        """Return the volume with its axes flipped and swapped to an orientation; the world stays.
-
-        Args:
-            codes: The directions of increasing index along x, y and z, for example "LPS".
-        """
+        """Return the volume with its axes flipped and swapped to run as in "LPS"; the world stays."""
         turn = ornt_transform(io_orientation(self.affine), axcodes2ornt(codes))
         image = nib.Nifti1Image(self.data, self.affine, dtype=self.data.dtype).as_reoriented(turn)
         return Volume(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64))
@@ -194,12 +177,7 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A segmentation with one foreground class.
-
-    Attributes:
-        volume: Boolean voxels, shape (x, y, z), and their affine.
-        notes: What was unusual about the file but did not keep it from being used.
-    """
+    """A boolean volume, and what was unusual about its file but did not keep it from being used."""
 
     volume: Volume
     notes: tuple[str, ...] = ()
@@ -231,14 +209,10 @@ def _image_of(volume: Volume) -> nib.Nifti1Image:
 
 
 def read_image(path: Path) -> Volume:
-    """Read a 3D image.
+    """Read a 3D image from a NIfTI-1 or NIfTI-2 file, gzip-compressed or not.
 
-    Args:
-        path: A NIfTI-1 or NIfTI-2 file, gzip-compressed or not.
-
-    Returns:
-        Voxels of shape (x, y, z) in the file's axis order. An integer type is kept (64 bits become
-        32 where the values fit); everything else, scaled integers included, becomes float32.
+    An integer type is kept (64 bits become 32 where the values fit); everything else, scaled integers
+    included, becomes float32.
 
     Raises:
         InputFileError: The file cannot be read, is truncated, is not 3D, has no voxels, a singular
@@ -262,18 +236,13 @@ def read_mask(path: Path) -> Mask:
     labels = _check_integers(path, np.unique(volume.data))
     if labels[-1] == 0:
         raise InputFileError(path, "mask is empty", "draw the lesion or leave the accession out")
-    notes: tuple[str, ...] = ()
-    if labels[-1] > 1:
-        listed = ", ".join(f"{label:g}" for label in labels[labels > 1][:5])
-        notes = (f"{path.name}: values above 1 ({listed}) count as foreground",)
+    listed = ", ".join(f"{label:g}" for label in labels[labels > 1][:5])
+    notes = (f"{path.name}: values above 1 ({listed}) count as foreground",) if listed else ()
     return Mask(Volume(np.greater(volume.data, INTEGER_TOLERANCE), volume.affine), notes)
 
 
 def read_labels(path: Path) -> Volume:
-    """Read a 3D label map, which may be empty.
-
-    Returns:
-        Integers of 0 and above, shape (x, y, z) in the file's axis order, in memory as in the file.
+    """Read a 3D label map, integers of 0 and above, which may be empty.
 
     Raises:
         InputFileError: As for `read_image`, a blank one aside, and for fractional or negative values.
@@ -318,17 +287,12 @@ def reader_class(name: str) -> "type[BaseReaderWriter]":
     try:
         return recursive_find_reader_writer_by_name(name)
     except RuntimeError as error:
-        raise SGNetError(
-            f"image_reader_writer {name}: nnU-Net has no such reader; install its package"
-        ) from error
+        problem = f"image_reader_writer {name}: nnU-Net has no such reader; install its package"
+        raise SGNetError(problem) from error
 
 
 def read_channel(path: Path, *, reader: str) -> Channel:
-    """Read one file as a reader class of nnU-Net does, bit for bit.
-
-    Args:
-        path: The file, in any format that the class reads.
-        reader: Name of nnU-Net's reader class.
+    """Read one file as the reader class `reader` of nnU-Net does, bit for bit, in any format that it reads.
 
     Returns:
         The voxels, shape (z, y, x) in the reader's order of axes, and the properties that nnU-Net's
@@ -355,16 +319,10 @@ def read_channel(path: Path, *, reader: str) -> Channel:
 def read_channels(
     paths: Sequence[Path], *, reader: str, pool: Executor
 ) -> tuple[list[NDArray[np.float32]], dict[str, Any]]:
-    """Read the channels of a case.
-
-    Args:
-        paths: Its files, one a channel.
-        reader: Name of nnU-Net's reader class.
-        pool: Where to read the files in.
+    """Read the files of a case, one a channel, in `pool`, each as by `read_channel`.
 
     Returns:
-        The channels, each of shape (z, y, x) in the reader's order of axes, and the properties that
-        nnU-Net's reader gives, as its writer needs them: those of the first channel.
+        The channels, each of shape (z, y, x), and the properties of the first.
 
     Raises:
         InputFileError: As for `read_channel`, or if a channel is on another grid than the first.
@@ -372,15 +330,15 @@ def read_channels(
     (first, properties), *others = pool.map(partial(read_channel, reader=reader), paths)
     for path, (channel, its) in zip(paths[1:], others, strict=True):
         if channel.shape != first.shape or not np.allclose(its["spacing"], properties["spacing"]):
-            raise InputFileError(
-                path,
-                f"has {_grid_text(channel, its)}, but {paths[0].name} has {_grid_text(first, properties)}",
-                "resample it onto the grid of the first channel",
+            problem = (
+                f"has {_grid_text(channel, its)}, but {paths[0].name} has {_grid_text(first, properties)}"
             )
+            raise InputFileError(path, problem, "resample it onto the grid of the first channel")
         here, there = _grid_of(channel, its), _grid_of(first, properties)
         if here and there and not here.same_place_as(there):
+            first_name = paths[0].name
             logger.warning(
-                "%s: affine differs from that of %s; continuing, as nnU-Net does", path, paths[0].name
+                "%s: affine differs from that of %s; continuing, as nnU-Net does", path, first_name
             )
     return [first, *(channel for channel, _ in others)], properties
 
@@ -457,9 +415,8 @@ def _decode(path: Path) -> tuple[nib.Nifti1Image, NDArray[Any]]:
         raw = gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
         if not raw:
             raise EOFError("the file is empty")
-        header_size = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")
-        image_class = nib.Nifti2Image if _NIFTI2_HEADER_SIZE in header_size else nib.Nifti1Image
-        image = image_class.from_bytes(raw)
+        is_nifti2 = nib.Nifti2Header.may_contain_header(raw)
+        image = (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(raw)
         # Checked before anything of the size that the header asks for is reserved.
         proxy = image.dataobj
         announced = int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize
@@ -469,9 +426,8 @@ def _decode(path: Path) -> tuple[nib.Nifti1Image, NDArray[Any]]:
         buffer = proxy.file_like.getbuffer()
         voxels: NDArray[Any] = np.ndarray(proxy.shape, proxy.dtype, buffer, offset=proxy.offset, order="F")
     if voxels.dtype.kind not in "iuf":
-        raise InputFileError(
-            path, f"holds voxels of type {voxels.dtype}", "convert it to one number per voxel"
-        )
+        problem = f"holds voxels of type {voxels.dtype}"
+        raise InputFileError(path, problem, "convert it to one number per voxel")
     return image, voxels
 
 

@@ -23,12 +23,8 @@ def run_jobs(
 ) -> Iterator[tuple[Job, Outcome]]:
     """Yield each job with its outcome as it is finished, in any order; one worker is this process.
 
-    Closing the iterator early drops the jobs that have not begun and waits for the others.
-
-    Args:
-        function: A picklable function, called with one job.
-        jobs: Picklable arguments.
-        workers: Number of processes.
+    The function and its jobs must be picklable. Closing the iterator early drops the jobs that have not
+    begun and waits for the others.
 
     Raises:
         SGNetError: A worker process was killed, or memory ran out.
@@ -88,7 +84,7 @@ def ahead(
     The first ones are begun at once. Leaving the block drops the jobs that have not begun.
 
     Args:
-        function: Called with one job.
+        function: Called with each of `jobs`.
         jobs: Its arguments.
         threads: Jobs that are worked on at a time.
         alone: Whether the job after an outcome must wait until that outcome has been used.
@@ -132,12 +128,7 @@ def behind(
 ) -> Iterator[Submit]:
     """Yield a function that hands calls of `function` to other threads, and waits if all are at work.
 
-    Leaving the block waits for all calls.
-
-    Args:
-        function: What to call.
-        threads: Calls that are made at a time.
-        on_done: Called in this thread for each call that has succeeded.
+    Leaving the block waits for all calls. `on_done` is called in this thread for each that has succeeded.
 
     Raises:
         Exception: What a call raised, at a later one or on leaving the block.

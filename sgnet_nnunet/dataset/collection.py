@@ -25,11 +25,9 @@ _FILE_NAME = re.compile(
 
 @dataclass(frozen=True)
 class Accession:
-    """One MRI visit of one patient.
+    """One MRI visit of one patient, by the names in its files' paths.
 
     Attributes:
-        patient: Name of the patient's folder.
-        name: What the visit's file names start with.
         files: For each part that is there, its file, or two files where both `.nii` and `.nii.gz` exist.
     """
 
@@ -47,11 +45,7 @@ class Accession:
         return tuple(part for part in parts if part not in self.files)
 
     def path(self, part: Part) -> Path:
-        """Return the one file of a part that is there.
-
-        Raises:
-            InputFileError: There are two.
-        """
+        """Return the file of a part that is there; two of them are an InputFileError."""
         first, *others = self.files[part]
         if others:
             raise InputFileError(first, f"{others[0].name} is next to it", "keep one of the two")
@@ -79,14 +73,11 @@ def scan_collection(root: Path) -> list[Accession]:
             for accession in _scan_patient(folder)
         ]
     except OSError as error:
-        raise SGNetError(
-            f"{error.filename or root}: cannot be listed ({error.strerror}); give the folder of the "
-            "collection's patient folders"
-        ) from error
+        problem = f"{error.filename or root}: cannot be listed ({error.strerror})"
+        raise SGNetError(f"{problem}; give the folder of the collection's patient folders") from error
     if not accessions:
-        raise SGNetError(
-            f"{root}: no accession found; give the folder that holds <PATIENT>/<ACCESSION>_t1ce_img.nii.gz"
-        )
+        remedy = "give the folder that holds <PATIENT>/<ACCESSION>_t1ce_img.nii.gz"
+        raise SGNetError(f"{root}: no accession found; {remedy}")
     return accessions
 
 

@@ -54,8 +54,7 @@ class RigidTransform:
     Attributes:
         world_map: 4x4 rigid matrix from T1ce's world to FLAIR's world, in mm.
         before: Mutual information of both images in nats, as the affines place them; None if their
-            fields of view share too few voxels to compute it.
-        after: The same under `world_map`.
+            fields of view share too few voxels to compute it. `after` is that under `world_map`.
         note: Why the images stay as the affines place them; empty if they were moved.
     """
 
@@ -66,15 +65,10 @@ class RigidTransform:
 
 
 def register_rigid(fixed: Volume, moving: Volume) -> RigidTransform:
-    """Find the rigid transform that aligns two images of one head.
+    """Find the rigid transform that aligns T1ce (`fixed`) and FLAIR of one head, on grids that overlap.
 
-    Args:
-        fixed: T1ce, shape (x, y, z).
-        moving: FLAIR, on any grid that overlaps.
-
-    Returns:
-        The transform, repeatable bit for bit on one machine. It is the identity, with a note, where
-        the optimiser fails or does not raise the mutual information.
+    Repeatable bit for bit on one machine. It is the identity, with a note, where the optimiser fails or
+    does not raise the mutual information.
     """
     grid = _metric_grid(fixed.grid)
     pair = []
@@ -187,9 +181,7 @@ def _implausible(transform: sitk.Euler3DTransform, *, gain: float, kept: float) 
 
 def _matrix(transform: sitk.Euler3DTransform) -> NDArray[np.float64]:
     """Return a SimpleITK rigid transform as a 4x4 matrix."""
-    rotation = np.array(transform.GetMatrix()).reshape(3, 3)
-    center = np.array(transform.GetCenter())
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation
-    matrix[:3, 3] = center + np.array(transform.GetTranslation()) - rotation @ center
+    matrix, center = np.eye(4), np.array(transform.GetCenter())
+    matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
+    matrix[:3, 3] = center + transform.GetTranslation() - matrix[:3, :3] @ center
     return matrix

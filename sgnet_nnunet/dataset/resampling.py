@@ -31,10 +31,7 @@ def resample_image(
     Linear, since it never leaves the range of the eight voxels around: a stripped background stays
     exactly 0, and integers, rounded, stay in their type (the rounding is far below the noise).
 
-    Args:
-        image: The image, shape (x, y, z).
-        grid: The grid to fill.
-        world_map: 4x4 matrix from the grid's world to the image's world, both in mm; identity by default.
+    `world_map` is the 4x4 matrix from the grid's world to the image's, both in mm; identity by default.
 
     Returns:
         Voxels of `grid.shape` in the image's dtype, 0 outside its field of view. On equal grids, or
@@ -55,17 +52,9 @@ def resample_image(
 def resample_mask(
     mask: Volume, grid: Grid, *, world_map: NDArray[np.float64] | None = None
 ) -> NDArray[np.bool_]:
-    """Resample a boolean mask: linearly, then thresholded at one half.
+    """Resample a boolean mask as an image, thresholded at one half; False outside its field of view.
 
     Smoother than nearest neighbour between thick slices, and the same as it on equal grids.
-
-    Args:
-        mask: The boolean mask, shape (x, y, z).
-        grid: The grid to fill.
-        world_map: 4x4 matrix from the grid's world to the mask's world, both in mm; identity by default.
-
-    Returns:
-        Booleans of `grid.shape`, False outside the mask's field of view.
     """
     index_map = _index_map(mask, grid, world_map)
     if _is_copy(index_map, mask, grid):
@@ -104,16 +93,8 @@ def _is_copy(index_map: NDArray[np.float64], volume: Volume, grid: Grid) -> bool
 def _interpolate(
     data: NDArray[Any], index_map: NDArray[np.float64], shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    values: NDArray[Any] = ndimage.affine_transform(
-        data,
-        index_map[:3, :3],
-        index_map[:3, 3],
-        output_shape=shape,
-        output=dtype,
-        order=1,
-        mode="nearest",
-        prefilter=False,
-    )
+    place = {"matrix": index_map[:3, :3], "offset": index_map[:3, 3], "output_shape": shape}
+    values: NDArray[Any] = ndimage.affine_transform(data, **place, output=dtype, order=1, mode="nearest")
     values[~_inside(index_map, data.shape, shape)] = 0
     return values
 

@@ -1,6 +1,5 @@
 """A patient's brain: the ICBM152 average (nonlinear symmetric 2009a, 1 mm, from `nilearn`), deformed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -15,6 +14,7 @@ from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.fields import (
     MAJORITY,
     TEMPLATE_EXTENT,
+    DoubleArray,
     FloatArray,
     SmoothField,
     Warp,
@@ -41,12 +41,10 @@ class Template:
     """Maps on one 1 mm grid, shape (x, y, z), RAS.
 
     Attributes:
-        gm: Probability of grey matter, 0 to 1.
-        wm: Probability of white matter, 0 to 1.
+        gm: Probability of grey matter, 0 to 1; `wm` that of white matter.
         detail: What the T1 average shows beyond the mixture of tissues, sharpened.
         brain: Brain mask, smoothed: 0.5 at the surface.
-        ventricles: Lateral ventricles, 0 to 1, smoothed over a voxel.
-        near_ventricles: The same smoothed over 3 mm.
+        ventricles: Lateral ventricles, 0 to 1, smoothed over a voxel; `near_ventricles` over 3 mm.
         depth: Distance to the surface in mm, on every second voxel.
         to_voxel: 4x4 matrix from MNI mm to voxel index.
     """
@@ -58,7 +56,20 @@ class Template:
     ventricles: FloatArray
     near_ventricles: FloatArray
     depth: FloatArray
-    to_voxel: NDArray[np.float64]
+    to_voxel: DoubleArray
+
+    def sample(self, name: str, mni: FloatArray) -> FloatArray:
+        """Interpolate the map `name` linearly at `mni` (mm), shape (3, ...), with 0 outside."""
+        half = np.diag((0.5, 0.5, 0.5, 1.0)) if name == "depth" else np.eye(4)
+        to_voxel = (half @ self.to_voxel).astype(np.float32)
+        diagonal, shift = (
+            part.reshape(3, *([1] * (mni.ndim - 1))) for part in (np.diag(to_voxel)[:3], to_voxel[:3, 3])
+        )
+        values: FloatArray = getattr(self, name)
+        sampled: FloatArray = ndimage.map_coordinates(
+            values, mni * diagonal + shift, order=1, output=np.float32
+        )
+        return sampled
 
 
 @lru_cache(maxsize=1)
@@ -68,20 +79,16 @@ def load_template() -> Template:
         from nilearn import datasets  # noqa: PLC0415 - takes a second
 
     image = datasets.load_mni152_template(resolution=1)
-    t1, gm, wm = (
-        np.asarray(loaded.dataobj, dtype=np.float32)
-        for loaded in (
-            image,
-            datasets.load_mni152_gm_template(resolution=1),
-            datasets.load_mni152_wm_template(resolution=1),
-        )
+    grey, white = (
+        datasets.load_mni152_gm_template(resolution=1),
+        datasets.load_mni152_wm_template(resolution=1),
     )
+    t1, gm, wm = (np.asarray(loaded.dataobj, dtype=np.float32) for loaded in (image, grey, white))
     mask = _close(np.asarray(datasets.load_mni152_brain_mask(resolution=1).dataobj) > 0)
     csf = np.where(mask, np.clip(1 - gm - wm, 0, 1), 0)
     expected = gm * T1_LEVELS["gm"] + wm * T1_LEVELS["wm"] + csf * T1_LEVELS["csf"]
     sharpened = 2 * t1 - ndimage.gaussian_filter(t1, 1.2)
-    inside = ndimage.binary_erosion(t1 > 0, iterations=2)
-    detail = np.where(inside, sharpened - expected, 0)
+    detail = np.where(ndimage.binary_erosion(t1 > 0, iterations=2), sharpened - expected, 0)
     depth = ndimage.distance_transform_edt(mask[::2, ::2, ::2], sampling=2).astype(np.float32)
     to_voxel = np.asarray(np.linalg.inv(image.affine), dtype=np.float64)
     ventricles = _lateral_ventricles(csf, depth, to_voxel)
@@ -106,7 +113,7 @@ def _close(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask | filled
 
 
-def _lateral_ventricles(csf: FloatArray, depth: FloatArray, to_voxel: NDArray[np.float64]) -> FloatArray:
+def _lateral_ventricles(csf: FloatArray, depth: FloatArray, to_voxel: DoubleArray) -> FloatArray:
     """Return the largest body of deep fluid within the box of the lateral ventricles, as 0 and 1."""
     box = tuple(
         slice(int(low + shift), int(high + shift))
@@ -137,11 +144,8 @@ class Anatomy:
         grid: Grid of the T1ce scan.
         brain: Brain mask.
         gm: Fraction of grey matter, 0 to 1; with `wm` and `csf` it sums to 1 in the brain, 0 outside.
-        wm: Fraction of white matter.
-        csf: Fraction of cerebrospinal fluid.
         detail: T1 contrast beyond the mixture of tissues, relative to the T1 average's maximum.
-        ventricles: Lateral ventricles, 0 to 1.
-        near_ventricles: Closeness to the lateral ventricles, 0 to 1.
+        ventricles: Lateral ventricles, 0 to 1; `near_ventricles` is the closeness to them, 0 to 1.
         depth: Distance to the brain's surface in mm, approximate.
         mni: MNI coordinates in mm of each voxel, shape (3, x, y, z).
     """
@@ -162,13 +166,13 @@ class Anatomy:
         """Volume of the brain mask in mm3."""
         return float(self.brain.sum()) * self.grid.voxel_mm3
 
-    def voxels_of(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def voxels_of(self, points: DoubleArray) -> DoubleArray:
         """Return the voxel indices, shape (n, 3), of `points` in MNI mm, shape (n, 3)."""
         _, nearest = self._sparse_mni.query(points)
         shape = [len(range(0, count, _STRIDE)) for count in self.grid.shape]
         index = np.stack(np.unravel_index(nearest, shape), axis=1) * _STRIDE
         rest = points - self.mni[:, index[:, 0], index[:, 1], index[:, 2]].T
-        voxels: NDArray[np.float64] = index + rest / self.grid.spacing
+        voxels: DoubleArray = index + rest / self.grid.spacing
         return voxels
 
     @cached_property
@@ -178,7 +182,7 @@ class Anatomy:
         return cKDTree(sparse.reshape(3, -1).T)
 
 
-def draw_grid(rng: np.random.Generator, config: PhantomConfig) -> Grid:
+def _draw_grid(rng: np.random.Generator, config: PhantomConfig) -> Grid:
     """Draw a T1ce grid that holds any brain: its spacing, its tilt and its place in the scanner."""
     in_plane = rng.uniform(*config.t1ce_in_plane)
     return centred_grid(
@@ -192,66 +196,32 @@ def draw_grid(rng: np.random.Generator, config: PhantomConfig) -> Grid:
 def draw_anatomy(rng: np.random.Generator, config: PhantomConfig) -> Anatomy:
     """Draw a patient's brain on a T1ce grid cropped to it, with a margin."""
     template = load_template()
-    roomy = draw_grid(rng, config)
+    roomy = _draw_grid(rng, config)
     warp = Warp(rng, roomy, config)
     stride = 4
-    rough = _sample(template.brain, warp.on([axis[::stride] for axis in axes_of(roomy)]), template.to_voxel)
+    rough = template.sample("brain", warp.on([axis[::stride] for axis in axes_of(roomy)]))
     occupied = np.argwhere(rough > MAJORITY) * stride
     margin = np.ceil(config.margin / np.array(roomy.spacing)).astype(np.int64)
     low = np.maximum(occupied.min(axis=0) - margin - 2, 0)
     high = np.minimum(occupied.max(axis=0) + margin + 3, roomy.shape)
     grid = roomy.crop(low, high)
     axes = [axis[a:b] for axis, a, b in zip(axes_of(roomy), low, high, strict=True)]
-    return _build(rng, template, grid=grid, mni=warp.on(axes), extent=warp.extent, axes=axes, config=config)
-
-
-def _build(
-    rng: np.random.Generator,
-    template: Template,
-    *,
-    grid: Grid,
-    mni: FloatArray,
-    extent: NDArray[np.float64],
-    axes: Sequence[NDArray[np.float64]],
-    config: PhantomConfig,
-) -> Anatomy:
-    """Sample the template at `mni` and turn average probabilities into one brain's tissue."""
-    ragged = MAJORITY + 0.12 * SmoothField(rng, extent, 5.0).on(axes)
-    brain = _sample(template.brain, mni, template.to_voxel) > np.clip(ragged, 0.2, 0.8)
+    mni = warp.on(axes)
+    ragged = MAJORITY + 0.12 * SmoothField(rng, roomy.extent, 5.0).on(axes)
+    brain = template.sample("brain", mni) > np.clip(ragged, 0.2, 0.8)
     where = mni[:, brain]
-    gm, wm = (np.maximum(_sample(map_, where, template.to_voxel), 0) for map_ in (template.gm, template.wm))
-    csf = np.maximum(1 - gm - wm, 0)
-    near_ventricles = _sample(template.near_ventricles, where, template.to_voxel)
+    names = ("gm", "wm", "detail", "ventricles", "near_ventricles", "depth")
+    maps = {name: template.sample(name, where) for name in names}
     # Sulci differ between brains far more than ventricles do.
-    folds = 0.7 * SmoothField(rng, extent, 4.0).on(axes)[brain] * np.clip(1 - 6 * near_ventricles, 0, 1)
-    cortex = 0.35 * SmoothField(rng, extent, 5.0).on(axes)[brain]
-    odds = np.stack([gm * np.exp(cortex), wm, csf * np.exp(np.float32(rng.uniform(*config.atrophy)) + folds)])
-    odds = np.maximum(odds, 1e-6) ** np.float32(_SHARPENING)
-    odds /= odds.sum(axis=0)
-
-    def volume(values: FloatArray) -> FloatArray:
-        out = np.zeros(grid.shape, dtype=np.float32)
-        out[brain] = values
-        return out
-
-    half = np.diag((0.5, 0.5, 0.5, 1.0)) @ template.to_voxel
-    return Anatomy(
-        grid=grid,
-        brain=brain,
-        gm=volume(odds[0]),
-        wm=volume(odds[1]),
-        csf=volume(odds[2]),
-        detail=volume(_sample(template.detail, where, template.to_voxel)),
-        ventricles=volume(_sample(template.ventricles, where, template.to_voxel)),
-        near_ventricles=volume(near_ventricles),
-        depth=volume(_sample(template.depth, where, half)),
-        mni=mni,
-    )
-
-
-def _sample(values: FloatArray, mni: FloatArray, to_voxel: NDArray[np.float64]) -> FloatArray:
-    """Interpolate `values` linearly at `mni`, shape (3, ...), with 0 outside."""
-    diagonal = np.diag(to_voxel)[:3].astype(np.float32).reshape(3, *([1] * (mni.ndim - 1)))
-    shift = to_voxel[:3, 3].astype(np.float32).reshape(diagonal.shape)
-    sampled: FloatArray = ndimage.map_coordinates(values, mni * diagonal + shift, order=1, output=np.float32)
-    return sampled
+    calm = np.clip(1 - 6 * maps["near_ventricles"], 0, 1)
+    folds = 0.7 * SmoothField(rng, roomy.extent, 4.0).on(axes)[brain] * calm
+    cortex = 0.35 * SmoothField(rng, roomy.extent, 5.0).on(axes)[brain]
+    # The average's probabilities become one brain's tissue.
+    gm, wm = np.maximum(maps["gm"], 0), np.maximum(maps["wm"], 0)
+    fluid = np.maximum(1 - gm - wm, 0) * np.exp(np.float32(rng.uniform(*config.atrophy)) + folds)
+    odds = np.maximum(np.stack([gm * np.exp(cortex), wm, fluid]), 1e-6) ** np.float32(_SHARPENING)
+    maps.update(zip(("gm", "wm", "csf"), odds / odds.sum(axis=0), strict=True))
+    volumes = {name: np.zeros(grid.shape, dtype=np.float32) for name in maps}
+    for name, values in maps.items():
+        volumes[name][brain] = values
+    return Anatomy(grid=grid, brain=brain, mni=mni, **volumes)

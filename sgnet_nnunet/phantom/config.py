@@ -21,7 +21,6 @@ class PhantomConfig:
         atrophy: Logarithm of the odds that cerebrospinal fluid gains over tissue.
         extra_lesions_median: Median of the log-normal number of lesions beyond the first.
         extra_lesions_sigma: Standard deviation of the logarithm of that number; large is heavy-tailed.
-        max_lesions: Highest number of lesions.
         diameter_median: Median of the log-normal lesion diameter, in mm.
         diameter_sigma: Standard deviation of the logarithm of the diameter.
         diameter_limits: Smallest and largest diameter, in mm.
@@ -34,14 +33,11 @@ class PhantomConfig:
             the irregularity of their surface.
         max_tumour_fraction: Highest share of the brain's volume that cores and oedema may take; the mask on
             thick FLAIR slices can come out a tenth larger.
-        vessels: Number of cortical vessels.
         white_matter_lesions: Mean number of punctate white-matter hyperintensities.
         noise: Noise of each channel in the scanner's complex signal, relative to white matter.
         bias: Standard deviation of the logarithm of the bias field.
-        t1ce_in_plane: In-plane spacing of T1ce, in mm.
-        t1ce_slice: Slice spacing of T1ce, in mm.
-        flair_in_plane: In-plane spacing of FLAIR, in mm.
-        flair_slice: Slice spacing of FLAIR, in mm.
+        t1ce_in_plane: In-plane spacing of T1ce, in mm; `t1ce_slice` is that of its slices.
+        flair_in_plane: In-plane spacing of FLAIR, in mm; `flair_slice` is that of its slices.
         flair_angles: Standard deviation of the rotation of FLAIR against T1ce about the left-right,
             front-back and vertical axis, in degrees.
         margin: Background kept around the brain, in mm.

@@ -11,28 +11,29 @@ from sgnet_nnunet.nifti import Grid
 from sgnet_nnunet.phantom.config import PhantomConfig
 
 FloatArray = NDArray[np.float32]
+DoubleArray = NDArray[np.float64]
 
 MAJORITY = 0.5
 """A mask holds the voxels that its structure fills by more than this fraction."""
 
 
-def axes_of(grid: Grid) -> list[NDArray[np.float64]]:
+def axes_of(grid: Grid) -> list[DoubleArray]:
     """Return the positions in mm along x, y and z of a grid, counted from its first voxel."""
     return [np.arange(count) * np.float64(size) for count, size in zip(grid.shape, grid.spacing, strict=True)]
 
 
-def rotation(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+def rotation(degrees: DoubleArray) -> DoubleArray:
     """Return the 3x3 rotation by `degrees` about x, then y, then z."""
-    matrix: NDArray[np.float64] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    matrix: DoubleArray = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
     return matrix
 
 
 def centred_grid(
     *,
-    centre: NDArray[np.float64],
-    extent: NDArray[np.float64],
-    spacing: NDArray[np.float64],
-    turn: NDArray[np.float64],
+    centre: DoubleArray,
+    extent: DoubleArray,
+    spacing: DoubleArray,
+    turn: DoubleArray,
 ) -> Grid:
     """Return a grid of at least `extent` mm around `centre` (world mm), its axes turned by `turn` (3x3)."""
     x, y, z = (int(count) for count in np.ceil(extent / spacing))
@@ -55,17 +56,17 @@ class SmoothField:
     which unlike dense ones sum in one order whatever the number of threads.
 
     Args:
-        rng: Source of the control points.
+        rng: Draws the control points.
         extent: Sides of the box in mm, shape (3,).
         wavelength: Distance of the control points in mm; details are about twice as large.
     """
 
-    def __init__(self, rng: np.random.Generator, extent: NDArray[np.float64], wavelength: float) -> None:
+    def __init__(self, rng: np.random.Generator, extent: DoubleArray, wavelength: float) -> None:
         self.wavelength = wavelength
         controls = [int(np.ceil(side / wavelength)) + _DEGREE + 1 for side in extent]
         self.controls: FloatArray = rng.standard_normal(controls, dtype=np.float32)
 
-    def on(self, axes: Sequence[NDArray[np.float64]]) -> FloatArray:
+    def on(self, axes: Sequence[DoubleArray]) -> FloatArray:
         """Evaluate on the grid spanned by `axes`, the positions in mm along x, y and z of the box."""
         values = self.controls
         # Mean square weight of a control point: brings the field back to a variance of one.
@@ -87,50 +88,41 @@ TEMPLATE_CENTRE = np.array((0.0, -18.0, 5.0))
 
 
 class Warp:
-    """The map from the scan's grid to MNI coordinates: a pose, a size and a smooth deformation.
-
-    Args:
-        rng: Source of all draws.
-        grid: Grid that the whole head fits in; fields are anchored to its first voxel.
-        config: Population to draw from.
-    """
+    """A random map from a grid that the head fits in to MNI: a pose, a size and a smooth deformation."""
 
     def __init__(self, rng: np.random.Generator, grid: Grid, config: PhantomConfig) -> None:
-        extent = grid.extent
-        self.extent = extent
         pose = rotation(rng.normal(0, config.head_angles))
-        common = rng.uniform(*config.brain_scale)
-        scale = common * (1 + rng.normal(0, 0.02, 3))
+        scale = rng.uniform(*config.brain_scale) * (1 + rng.normal(0, 0.02, 3))
         centre = (np.array(grid.shape) - 1) / 2 * grid.spacing
         self.linear = (pose / scale).T
         self.shift = TEMPLATE_CENTRE - self.linear @ centre
-        self.coarse = [SmoothField(rng, extent, 42.0) for _ in range(3)]
-        self.fine = [SmoothField(rng, extent, 11.0) for _ in range(3)]
-        self.amplitude = (config.warp_coarse, config.warp_fine)
+        self.coarse = [SmoothField(rng, grid.extent, 42.0) for _ in range(3)]
+        self.fine = [SmoothField(rng, grid.extent, 11.0) for _ in range(3)]
+        self.config = config
 
-    def on(self, axes: Sequence[NDArray[np.float64]]) -> FloatArray:
+    def on(self, axes: Sequence[DoubleArray]) -> FloatArray:
         """Return MNI coordinates in mm, shape (3, x, y, z), on the grid spanned by `axes` (mm)."""
         x, y, z = (axis.astype(np.float32) for axis in axes)
         mni = np.empty((3, len(x), len(y), len(z)), dtype=np.float32)
         for i, row in enumerate(self.linear.astype(np.float32)):
-            mni[i] = self.coarse[i].on(axes) * np.float32(self.amplitude[0])
-            mni[i] += self.fine[i].on(axes) * np.float32(self.amplitude[1])
+            mni[i] = self.coarse[i].on(axes) * np.float32(self.config.warp_coarse)
+            mni[i] += self.fine[i].on(axes) * np.float32(self.config.warp_fine)
             mni[i] += (row[0] * x + np.float32(self.shift[i]))[:, None, None]
             mni[i] += (row[1] * y)[:, None] + row[2] * z
         return mni
 
 
-def densify(points: NDArray[np.float64], *, step: float) -> NDArray[np.float64]:
+def densify(points: DoubleArray, *, step: float) -> DoubleArray:
     """Return points along a smooth curve through `points`, shape (n, 3), about `step` apart."""
     length = np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))))
     count = max(int(length[-1] / step), 2)
-    curve: NDArray[np.float64] = PchipInterpolator(length, points)(np.linspace(0, length[-1], count))
+    curve: DoubleArray = PchipInterpolator(length, points)(np.linspace(0, length[-1], count))
     return curve
 
 
 def stamp(
     volume: FloatArray,
-    points: NDArray[np.float64],
+    points: DoubleArray,
     radii: NDArray[np.floating],
     *,
     spacing: tuple[float, ...],
@@ -143,12 +135,10 @@ def stamp(
     size = float(np.mean(spacing))
     reach = np.ceil((radii.max() + size) / spacing).astype(int)
     offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1)
-    base = np.rint(points).astype(int)
-    voxels = base[:, None] + offsets.reshape(1, -1, 3)
+    voxels = np.rint(points).astype(int)[:, None] + offsets.reshape(1, -1, 3)
     distance = np.linalg.norm((voxels - points[:, None]) * spacing, axis=-1)
     filled = np.clip((radii[:, None] - distance) / size + 0.5, 0, 1)
     # A tube thinner than a voxel fills at most its cross-section.
     filled *= np.minimum(np.pi * (radii[:, None] / size) ** 2, 1)
     keep = (filled > 0) & ((voxels >= 0) & (voxels < volume.shape)).all(axis=-1)
-    index = tuple(voxels[keep].T)
-    np.maximum.at(volume, index, filled[keep].astype(np.float32))
+    np.maximum.at(volume, tuple(voxels[keep].T), filled[keep].astype(np.float32))

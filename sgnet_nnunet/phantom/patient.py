@@ -47,31 +47,16 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     whole |= slice_thick(lesions.core, anatomy.grid, grid) > _SEEN
     whole |= sample(core, anatomy.grid, grid, order=0) > 0
     brain = whole | (sample(anatomy.brain.astype(np.float32), anatomy.grid, grid, order=1) > MAJORITY)
-    t1ce = acquire(
-        rng,
-        t1ce_signal,
-        anatomy.brain,
-        anatomy.grid,
-        noise=rng.uniform(*config.noise),
-        bias=rng.uniform(*config.bias),
-    )
-    flair = acquire(
-        rng,
-        slice_thick(flair_signal, anatomy.grid, grid),
-        brain,
-        grid,
-        noise=rng.uniform(*config.noise),
-        bias=rng.uniform(*config.bias),
+    flair_signal = slice_thick(flair_signal, anatomy.grid, grid)
+    t1ce, flair = (
+        acquire(rng, *scene, noise=rng.uniform(*config.noise), bias=rng.uniform(*config.bias))
+        for scene in ((t1ce_signal, anatomy.brain, anatomy.grid), (flair_signal, brain, grid))
     )
     t1ce_codes, flair_codes = (str(code) for code in rng.choice(ORIENTATIONS, 2))
-
-    def stored(data: NDArray[np.generic], where: Grid, codes: str) -> Volume:
-        turned = Volume(data, where.affine).oriented(codes)
-        return Volume(np.ascontiguousarray(turned.data), turned.affine)
-
-    return {
-        "t1ce_img": stored(t1ce, anatomy.grid, t1ce_codes),
-        "flair_img": stored(flair, grid, flair_codes),
-        "core_seg": stored(core.astype(np.uint8), anatomy.grid, t1ce_codes),
-        "whole_seg": stored(whole.astype(np.uint8), grid, flair_codes),
+    drawn: dict[Part, tuple[NDArray[np.generic], Grid, str]] = {
+        "t1ce_img": (t1ce, anatomy.grid, t1ce_codes),
+        "flair_img": (flair, grid, flair_codes),
+        "core_seg": (core.astype(np.uint8), anatomy.grid, t1ce_codes),
+        "whole_seg": (whole.astype(np.uint8), grid, flair_codes),
     }
+    return {part: Volume(data, at.affine).oriented(codes) for part, (data, at, codes) in drawn.items()}

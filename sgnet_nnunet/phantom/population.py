@@ -21,7 +21,7 @@ def write_phantoms(
     patients: int,
     seed: int,
     workers: int = 1,
-    on_done: Callable[[str], object] | None = None,
+    on_done: Callable[[str], object] = lambda _: None,
     config: PhantomConfig = _DEFAULT,
 ) -> list[Path]:
     """Write phantom patients in the collection's layout.
@@ -38,7 +38,7 @@ def write_phantoms(
         config: Population to draw from.
 
     Returns:
-        The patients' folders, in the order of patients.
+        The folders of the patients, in order.
 
     Raises:
         SGNetError: If a number is too small, a worker is killed, or nilearn is not installed.
@@ -57,24 +57,17 @@ def write_phantoms(
     for index, folder in run_jobs(write, range(patients), workers=workers):
         logger.debug("wrote phantom patient %s", folder)
         folders[index] = folder
-        if on_done is not None:
-            on_done(folder.name)
+        on_done(folder.name)
     return [folders[index] for index in range(patients)]
 
 
 def _check_root(root: Path, ids: list[str]) -> None:
     """Refuse a folder that holds other files: phantoms and patients must never mix."""
-    if not root.exists():
-        return
-    if not root.is_dir():
+    if root.exists() and not root.is_dir():
         raise InputFileError(root, "not a folder", "name a folder to write phantoms to")
-    others = sorted({entry.name for entry in root.iterdir()} - set(ids))
-    if others:
-        raise InputFileError(
-            root,
-            f"holds {others[0]!r}, which is not of this run",
-            "name an empty folder, or repeat the run with the same seed and at least as many patients",
-        )
+    if root.exists() and (others := sorted({entry.name for entry in root.iterdir()} - set(ids))):
+        remedy = "name an empty folder, or repeat the run with the same seed and at least as many patients"
+        raise InputFileError(root, f"holds {others[0]!r}, which is not of this run", remedy)
 
 
 def _write_patient(root: Path, index: int, *, seed: int, config: PhantomConfig) -> Path:

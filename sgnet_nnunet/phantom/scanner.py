@@ -45,10 +45,8 @@ def render(
 ) -> FloatArray:
     """Return the noise-free signal of a sequence on the T1ce grid, 0 outside the brain."""
     level = {tissue: rng.uniform(*ranges[sequence]) for tissue, ranges in _LEVELS.items()}
-    extent = anatomy.grid.extent
-    axes = axes_of(anatomy.grid)
-    slow = SmoothField(rng, extent, 9.0).on(axes)
-    mottle = np.float32(0.8) * slow + np.float32(0.6) * SmoothField(rng, extent, 3.0).on(axes)
+    slow, fast = (SmoothField(rng, anatomy.grid.extent, mm).on(axes_of(anatomy.grid)) for mm in (9.0, 3.0))
+    mottle = np.float32(0.8) * slow + np.float32(0.6) * fast
     signal = anatomy.wm + level["gm"] * anatomy.gm + level["csf"] * anatomy.csf
     signal += level["detail"] * anatomy.detail
     signal *= 1 + level["texture"] * mottle
@@ -84,9 +82,8 @@ def draw_flair_grid(rng: np.random.Generator, t1ce: Grid, config: PhantomConfig)
     spacing = np.array((in_plane, in_plane, rng.uniform(*config.flair_slice)))
     turn = (t1ce.affine[:3, :3] / t1ce.spacing) @ rotation(rng.normal(0, config.flair_angles))
     middle = t1ce.affine @ (*((np.array(t1ce.shape) - 1) / 2), 1.0)
-    return centred_grid(
-        centre=middle[:3] + rng.normal(0, 1.5, 3), extent=t1ce.extent + spacing, spacing=spacing, turn=turn
-    )
+    centre = middle[:3] + rng.normal(0, 1.5, 3)
+    return centred_grid(centre=centre, extent=t1ce.extent + spacing, spacing=spacing, turn=turn)
 
 
 def slice_thick(values: FloatArray, source: Grid, target: Grid) -> FloatArray:

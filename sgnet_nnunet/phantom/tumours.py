@@ -10,11 +10,14 @@ from scipy import ndimage, sparse
 
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.fields import MAJORITY, FloatArray
+from sgnet_nnunet.phantom.fields import MAJORITY, DoubleArray, FloatArray
 
 Box = tuple[slice, ...]
 Source = tuple[tuple[int, int, int], float, float]
 """Centre of a lesion (voxel index), its radius and the reach of its oedema (both mm)."""
+
+Edges = tuple[NDArray[np.int64], NDArray[np.int64], DoubleArray]
+"""Both ends of each edge, and its cost."""
 
 _SPEED = {"wm": 1.0, "gm": 0.13, "csf": 0.02}
 """How readily oedema spreads through a tissue, relative to white matter."""
@@ -53,7 +56,7 @@ class Lesion:
 
     Attributes:
         centre: Voxel index.
-        radii: Half axes in mm along x, y, z before its surface is made irregular.
+        radii: Half axes in mm along x, y, z, before its surface is made irregular.
         rim: Thickness of the enhancing rim in mm; infinite for a solid lesion.
         enhancement: Strength of its enhancement, 1 being the patient's usual.
         reach: How far oedema spreads along white matter, in mm; 0 for none.
@@ -70,11 +73,7 @@ class Lesion:
 class LesionMaps:
     """All lesions of a patient on the T1ce grid; arrays of its shape, fractions 0 to 1.
 
-    Attributes:
-        core: Fraction of enhancing and necrotic tissue.
-        necrosis: Fraction of necrotic tissue, part of the core.
-        enhancement: Strength of enhancement, 1 being the patient's usual.
-        oedema: Fraction of oedema, not counting the core.
+    The necrosis is part of the core, the oedema is not; `enhancement` is its strength, 1 being usual.
     """
 
     core: FloatArray
@@ -96,12 +95,11 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, config: PhantomConf
     diameters = np.sort(np.clip(diameters, *config.diameter_limits))[::-1]
     room = config.max_core_fraction * anatomy.brain_volume
     diameters = diameters * min(1.0, float(np.cbrt(room / (np.pi / 6 * np.sum(diameters**3)))))
-    places = _place(rng, anatomy, diameters)
-    return [_draw_lesion(rng, centre, diameter, config) for centre, diameter in places]
+    return [_draw_lesion(rng, *place, config) for place in _place(rng, anatomy, diameters)]
 
 
 def _place(
-    rng: np.random.Generator, anatomy: Anatomy, diameters: NDArray[np.float64]
+    rng: np.random.Generator, anatomy: Anatomy, diameters: DoubleArray
 ) -> list[tuple[tuple[int, int, int], float]]:
     """Place lesions on the grey-white border, nearer the surface more often, apart from each other.
 
@@ -111,11 +109,9 @@ def _place(
     index = tuple(border.T)
     depth = anatomy.depth[index]
     weight = np.exp(-depth / 18)
-    inside = [
-        (low < axis[index]) & (axis[index] < high)
-        for axis, (low, high) in zip(anatomy.mni, _BRAINSTEM, strict=True)
-    ]
-    weight[np.logical_and.reduce(inside)] *= 0.05
+    low, high = np.transpose(_BRAINSTEM)
+    mni = anatomy.mni[(slice(None), *index)].T
+    weight[((low < mni) & (mni < high)).all(axis=1)] *= 0.05
     cumulative = np.cumsum(weight, dtype=np.float64)
     taken: list[tuple[NDArray[np.int64], float]] = []
     for diameter in diameters:
@@ -141,16 +137,9 @@ def _draw_lesion(
     rim = rng.uniform(1.3, 2.0) + 0.05 * diameter if ringed else np.inf
     faint = rng.uniform() < config.faint_fraction
     strength = rng.uniform(0.3, 0.55) if faint else rng.uniform(0.75, 1.15)
-    chance = config.oedema_fraction * (1 if diameter >= _LARGE else 0.5)
-    swollen = rng.uniform() < chance
-    reach = config.oedema_reach * np.sqrt(diameter / 10) * np.exp(rng.normal(0, 0.4))
-    return Lesion(
-        centre=centre,
-        radii=(float(x), float(y), float(z)),
-        rim=float(rim),
-        enhancement=float(strength),
-        reach=float(reach) if swollen else 0.0,
-    )
+    swollen = rng.uniform() < config.oedema_fraction * (1 if diameter >= _LARGE else 0.5)
+    reach = config.oedema_reach * np.sqrt(diameter / 10) * np.exp(rng.normal(0, 0.4)) * swollen
+    return Lesion(centre, (float(x), float(y), float(z)), float(rim), float(strength), float(reach))
 
 
 def rasterise(
@@ -168,23 +157,16 @@ def rasterise(
         core[box] = np.maximum(core[box], body)
         necrosis[box] = np.where(grown, hollow, necrosis[box])
         enhancement[box] = np.where(grown, lesion.enhancement * (1 + 0.18 * uneven), enhancement[box])
-    oedema = spread_oedema(
-        rng,
-        anatomy,
-        core=core,
-        sources=[(lesion.centre, max(lesion.radii), lesion.reach) for lesion in lesions if lesion.reach > 0],
-        max_volume=config.max_tumour_fraction * anatomy.brain_volume,
-    )
-    return LesionMaps(core=core, necrosis=necrosis, enhancement=enhancement, oedema=oedema)
+    sources = [(lesion.centre, max(lesion.radii), lesion.reach) for lesion in lesions if lesion.reach > 0]
+    max_volume = config.max_tumour_fraction * anatomy.brain_volume
+    oedema = spread_oedema(rng, anatomy, core=core, sources=sources, max_volume=max_volume)
+    return LesionMaps(core, necrosis, enhancement, oedema)
 
 
 def _surface(
     rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion
-) -> tuple[tuple[slice, ...], FloatArray, FloatArray]:
-    """Return a box around `lesion`, the distance in mm to its surface there, positive inside, and texture.
-
-    The texture has zero mean and a standard deviation of one.
-    """
+) -> tuple[Box, FloatArray, FloatArray]:
+    """Return a box around `lesion`, the depth in mm under its surface there, and texture of unit variance."""
     spacing = np.array(anatomy.grid.spacing)
     radius = float(np.mean(lesion.radii))
     reach = np.ceil((1.6 * max(lesion.radii) + 2) / spacing).astype(int)
@@ -228,9 +210,8 @@ def spread_oedema(
         return oedema
     box = _box_around(sources, anatomy)
     coarse = _distance_left(rng, anatomy, box, sources)
-    shape = tuple(s.stop - s.start for s in box)
-    to_coarse = np.eye(3) / _STRIDE
-    left = ndimage.affine_transform(coarse, to_coarse, output_shape=shape, order=1, mode="nearest")
+    shape = core[box].shape
+    left = ndimage.affine_transform(coarse, np.eye(3) / _STRIDE, output_shape=shape, order=1, mode="nearest")
     affinity = np.clip(1.25 * anatomy.wm[box] + 0.25 * anatomy.gm[box], 0, 1)
     affinity = ndimage.gaussian_filter(affinity, 0.5)
     outside_box = int((core > MAJORITY).sum()) - int((core[box] > MAJORITY).sum())
@@ -264,38 +245,26 @@ def _distance_left(
     position = np.indices(resistance.shape).reshape(3, -1).T * step
     farthest = max(reach for _, _, reach in sources)
     start = resistance.size
-    heads: list[NDArray[np.int64]] = []
-    tails: list[NDArray[np.int64]] = []
-    costs: list[NDArray[np.float64]] = []
+    edges: list[Edges] = []
     near = np.zeros(start, dtype=bool)
     for centre, radius, reach in sources:
         offset = (np.array(centre) - [s.start for s in box]) * anatomy.grid.spacing
         away = np.linalg.norm(position - offset, axis=1)
         near |= away < radius + reach + 2 * _EDGE
         body = np.flatnonzero(away <= max(radius, away.min()))
-        heads.append(np.full(body.size, start))
-        tails.append(body)
-        costs.append(np.full(body.size, farthest - reach + 1e-3))
-    for head, tail, cost in _edges(resistance, near.reshape(resistance.shape), step):
-        heads.append(head)
-        tails.append(tail)
-        costs.append(cost)
-    graph = sparse.csr_matrix(
-        (np.concatenate(costs), (np.concatenate(heads), np.concatenate(tails))), shape=(start + 1, start + 1)
-    )
+        edges.append((np.full(body.size, start), body, np.full(body.size, farthest - reach + 1e-3)))
+    edges += _edges(resistance, near.reshape(resistance.shape), step)
+    heads, tails, costs = (np.concatenate(parts) for parts in zip(*edges, strict=True))
+    graph = sparse.csr_matrix((costs, (heads, tails)), shape=(start + 1, start + 1))
     spent = sparse.csgraph.dijkstra(graph, directed=False, indices=start, limit=farthest + _EDGE)
     left: FloatArray = np.maximum(farthest - spent[:start], -_EDGE).astype(np.float32)
     return left.reshape(resistance.shape)
 
 
-def _edges(
-    resistance: FloatArray, near: NDArray[np.bool_], step: NDArray[np.float64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-    """Yield both ends and the cost of the edges in each of the 13 directions between `near` voxels."""
+def _edges(resistance: FloatArray, near: NDArray[np.bool_], step: DoubleArray) -> Iterator[Edges]:
+    """Yield the edges in each of the 13 directions between `near` voxels."""
     index = np.arange(resistance.size).reshape(resistance.shape)
-    for direction in product((-1, 0, 1), repeat=3):
-        if direction <= (0, 0, 0):
-            continue
+    for direction in list(product((-1, 0, 1), repeat=3))[14:]:
         sides = list(zip(direction, resistance.shape, strict=True))
         here = tuple(slice(max(-d, 0), n - max(d, 0)) for d, n in sides)
         there = tuple(slice(max(d, 0), n - max(-d, 0)) for d, n in sides)
@@ -310,8 +279,7 @@ def _recede(left: FloatArray, affinity: FloatArray, core: FloatArray, room: int)
     threshold = _EDGE * MAJORITY / np.maximum(affinity, 1e-3)
     excess = np.where((core <= MAJORITY) & (affinity > MAJORITY), left - threshold, -np.inf).ravel()
     allowed = max(room - int((core > MAJORITY).sum()), 0)
-    back = 0.0
-    if int((excess > 0).sum()) > allowed:
-        back = float(np.partition(excess, -allowed - 1)[-allowed - 1])
+    too_many = int((excess > 0).sum()) > allowed
+    back = float(np.partition(excess, -allowed - 1)[-allowed - 1]) if too_many else 0.0
     fraction: FloatArray = (np.clip((left - back) / _EDGE, 0, 1) * affinity).astype(np.float32)
     return fraction

@@ -7,12 +7,11 @@ given for the right side.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.fields import FloatArray, SmoothField, axes_of, densify, stamp
+from sgnet_nnunet.phantom.fields import DoubleArray, FloatArray, SmoothField, axes_of, densify, stamp
 
 Polyline = tuple[tuple[float, float, float], ...]
 
@@ -58,12 +57,8 @@ _FALX = {"above": 20.0, "behind": -60.0, "before": 45.0}
 class Distractors:
     """Structures that are not tumour; arrays of the T1ce grid's shape, fractions 0 to 1.
 
-    Attributes:
-        vessels: Arteries and veins.
-        sinuses: Venous sinuses of the dura and great deep veins.
-        plexus: Choroid plexus in the lateral ventricles.
-        meninges: Enhancing falx and remains of dura at the surface.
-        white_matter: Non-enhancing hyperintensities of white matter.
+    `sinuses` has the great deep veins too, `meninges` are the enhancing falx and remains of dura at the
+    surface, `white_matter` are hyperintensities that do not enhance.
     """
 
     vessels: FloatArray
@@ -88,25 +83,18 @@ def draw_distractors(rng: np.random.Generator, anatomy: Anatomy, config: Phantom
 
 def _course(
     rng: np.random.Generator, anatomy: Anatomy, polyline: Polyline, *, side: int, wander: float
-) -> NDArray[np.float64]:
+) -> DoubleArray:
     """Return voxel indices, shape (n, 3), along a course, mirrored by `side`, that wanders by `wander` mm."""
-    points = np.array(polyline, dtype=np.float64) * (side, 1, 1)
-    wandering = densify(points, step=4.0)
-    wandering = wandering + rng.normal(0, wander, wandering.shape)
-    return anatomy.voxels_of(densify(wandering, step=_STEP))
+    points = densify(np.array(polyline, dtype=np.float64) * (side, 1, 1), step=4.0)
+    return anatomy.voxels_of(densify(points + rng.normal(0, wander, points.shape), step=_STEP))
 
 
 def _arteries(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
     """Draw the basilar artery and the three cerebral arteries of both sides."""
     vessels = np.zeros(anatomy.grid.shape, dtype=np.float32)
-    branches = [(BASILAR_ARTERY, 1, 1.5)]
-    for side in (-1, 1):
-        branches += [
-            (POSTERIOR_CEREBRAL, side, 0.9),
-            (MIDDLE_CEREBRAL, side, 1.2),
-            (ANTERIOR_CEREBRAL, side, 0.9),
-        ]
-    for polyline, side, radius in branches:
+    pairs = ((POSTERIOR_CEREBRAL, 0.9), (MIDDLE_CEREBRAL, 1.2), (ANTERIOR_CEREBRAL, 0.9))
+    branches = [(polyline, side, radius) for side in (-1, 1) for polyline, radius in pairs]
+    for polyline, side, radius in [(BASILAR_ARTERY, 1, 1.5), *branches]:
         points = _course(rng, anatomy, polyline, side=side, wander=0.7)
         taper = np.linspace(1.0, 0.55, len(points)) * radius * rng.uniform(0.85, 1.15)
         stamp(vessels, points, taper, spacing=anatomy.grid.spacing)
@@ -117,8 +105,7 @@ def _arteries(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
 def _sinuses(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
     """Draw the dural sinuses and the deep veins; one transverse sinus is often the wider."""
     sinuses = np.zeros(anatomy.grid.shape, dtype=np.float32)
-    dominant = rng.uniform(0.55, 1.0)
-    left, right = rng.permutation((1.0, dominant))
+    left, right = rng.permutation((1.0, rng.uniform(0.55, 1.0)))
     for polyline, side, narrow, wide in (
         (SUPERIOR_SAGITTAL_SINUS, 1, 1.4, 3.2),
         (TRANSVERSE_SINUS, -1, 2.8 * left, 3.0 * left),
@@ -140,8 +127,7 @@ def _add_cortical_vessels(
     """Draw vessels from random places in sulci that follow the fluid and become thinner."""
     spacing = anatomy.grid.spacing
     fluid = ndimage.gaussian_filter(anatomy.csf - 2.0 * anatomy.ventricles, 0.8)
-    stride = 2
-    candidates = np.argwhere((fluid > _SULCUS)[::stride, ::stride, ::stride]) * stride
+    candidates = np.argwhere((fluid > _SULCUS)[::2, ::2, ::2]) * 2
     if not (count and len(candidates)):
         return
     position = candidates[rng.integers(len(candidates), size=count)].astype(np.float64)
@@ -159,10 +145,8 @@ def _add_cortical_vessels(
         # Try a few turns and take the one with the most fluid ahead.
         options = heading[None] + 0.45 * probes[:, None] + 0.15 * rng.standard_normal((12, count, 3))
         options /= np.linalg.norm(options, axis=-1, keepdims=True)
-        ahead = np.rint(position + options * 1.8 / spacing).astype(int)
-        ahead = np.clip(ahead, 0, shape - 1)
-        score = fluid[tuple(np.moveaxis(ahead, -1, 0))]
-        best = score.argmax(axis=0)
+        ahead = np.clip(np.rint(position + options * 1.8 / spacing).astype(int), 0, shape - 1)
+        best = fluid[tuple(np.moveaxis(ahead, -1, 0))].argmax(axis=0)
         heading = options[best, np.arange(count)]
         position = np.clip(position + heading * _STEP / spacing, 0, shape - 1)
     drawn = np.zeros_like(vessels)
@@ -197,8 +181,7 @@ def _meninges(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
         (z > _FALX["above"]) | (y < _FALX["behind"]) | (y > _FALX["before"])
     )
     falx *= np.clip(2.5 * anatomy.csf, 0, 1) * rng.uniform(0.2, 0.6)
-    meninges = np.maximum(surface * rng.uniform(0.3, 0.9), falx) * anatomy.brain
-    return meninges.astype(np.float32)
+    return (np.maximum(surface * rng.uniform(0.3, 0.9), falx) * anatomy.brain).astype(np.float32)
 
 
 def _white_matter_lesions(rng: np.random.Generator, anatomy: Anatomy, *, mean: float) -> FloatArray:
