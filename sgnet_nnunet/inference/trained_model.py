@@ -5,6 +5,7 @@ the network: looking a trainer up imports Matplotlib, pandas and scikit-learn, w
 """
 
 import inspect
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def load_trained_model(
             raise InputFileError(path, "there is no such file", "name a trained model, its -f and its -chk")
     files = dict(sorted(files.items()))
     description = read_description(folder)
-    loaded = [torch.load(path, map_location="cpu", weights_only=False) for path in files.values()]
+    loaded = [_read_checkpoint(path) for path in files.values()]
     configuration = loaded[0]["init_args"]["configuration"]
     trainer = former_names.present_trainer(loaded[0]["trainer_name"])
     network = _build_network(folder, description, configuration, trainer)
@@ -103,6 +104,18 @@ def load_trained_model(
         network=network.eval(),
         mirroring_axes=tuple(loaded[0].get("inference_allowed_mirroring_axes") or ()),
     )
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+        missing = {"init_args", "trainer_name", "network_weights"} - set(content)
+    except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        detail = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputFileError(path, f"cannot be read ({detail})", "copy it again, or train again") from error
+    if missing:
+        raise InputFileError(path, f"lacks {', '.join(sorted(missing))}", "name a checkpoint of nnU-Net v2")
+    return content
 
 
 def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:

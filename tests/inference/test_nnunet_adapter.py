@@ -44,6 +44,7 @@ def foreign(model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_plan_that_is_not_reproduced_gives_the_files_of_nnunet(foreign, images, tmp_path):
     expected = tmp_path / "stock"
     expected.mkdir()
@@ -103,14 +104,15 @@ def test_cascade_is_refused(model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_tiled_engine_is_nnunets_sliding_window_over_the_folds(model, images):
-    options = PredictionOptions(device="cpu", engine="tiled", step_size=0.5, mirroring=True)
+    options = PredictionOptions(device="cpu", engine="tiled", step_size=1, mirroring=True)
     opened = Predictor.open([model], options=options)
     engine = opened.models[0].engine
     assert isinstance(engine, TiledEngine)
     assert opened.provenance.engine == "tiled"
-    predictor = nnUNetPredictor(0.5, use_mirroring=True, device=torch.device("cpu"), allow_tqdm=False)
+    predictor = nnUNetPredictor(1, use_mirroring=True, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), (0, 1), "checkpoint_final.pth")
-    image = np.random.default_rng(0).random((2, 20, 36, 34), dtype=np.float32)
+    image = np.random.default_rng(0).random((2, 16, 32, 40), dtype=np.float32)
     expected = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image))
     np.testing.assert_array_equal(engine.logits(image), expected.float().numpy())

@@ -36,6 +36,7 @@ def gated(model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["gated", "model"])
+@pytest.mark.slow
 def test_model_is_that_of_nnunets_predictor(kind, request):
     folder = request.getfixturevalue(kind)
     ours, theirs = load_trained_model(folder), nnUNetPredictor(device=torch.device("cpu"))
@@ -52,6 +53,7 @@ def test_model_is_that_of_nnunets_predictor(kind, request):
     assert ours.configuration == "3d_fullres"
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_planned_network_imports_neither_the_predictor_nor_the_trainer(gated):
     program = (
@@ -79,6 +81,20 @@ def test_trainer_that_is_not_installed_is_named(model, tmp_path):
     path = folder / "fold_0" / CHECKPOINT
     torch.save({**torch.load(path, weights_only=False), "trainer_name": "TheirTrainer"}, path)
     with pytest.raises(SGNetError, match="TheirTrainer is not installed"):
+        load_trained_model(folder, folds=("0",))
+
+
+@pytest.mark.parametrize("content", [b"no checkpoint", None, {"state_dict": {}}])
+def test_damaged_checkpoint_is_named(model, tmp_path, content):
+    folder = shutil.copytree(model, tmp_path / "model")
+    path = folder / "fold_0" / CHECKPOINT
+    if isinstance(content, dict):
+        torch.save(content, path)
+    else:
+        path.write_bytes(content or path.read_bytes()[:-5000])
+    with pytest.raises(
+        InputFileError, match=r"fold_0/checkpoint_final\.pth: (cannot be read|lacks init_args)"
+    ):
         load_trained_model(folder, folds=("0",))
 
 
