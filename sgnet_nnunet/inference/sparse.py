@@ -118,21 +118,26 @@ def stage_names(geometry: NetworkGeometry) -> list[str]:
     return ["stem", "deep", *(f"up{level}" for level in reversed(range(len(geometry.gates))))]
 
 
-def input_shapes(geometry: NetworkGeometry) -> dict[str, list[list[int]]]:
-    """Return the shapes that each stage is called with, (blocks, z, y, x, channels); -1 where any will do."""
+def input_shapes(geometry: NetworkGeometry, blocks: Blocks | None = None) -> dict[str, list[list[int]]]:
+    """Return the shapes that each stage is called with, (blocks, z, y, x, channels); -1 where any will do.
 
-    def shape(blocks: Blocks, coarser: int, halo: int, channels: int) -> list[int]:
-        return [blocks.batch, *(length // coarser + halo for length in blocks.size), channels]
+    Args:
+        geometry: The network's sizes.
+        blocks: Other blocks than those of the engine, for all stages.
+    """
 
-    features = geometry.features
+    def shape(of: Blocks, coarser: int, halo: int, channels: int) -> list[int]:
+        return [of.batch, *(length // coarser + halo for length in of.size), channels]
+
+    features, stem = geometry.features, blocks or STEM_BLOCKS
     shapes = {
-        "stem": [shape(STEM_BLOCKS, 1, 6, geometry.channels), shape(STEM_BLOCKS, 2, 2, 1)],
+        "stem": [shape(stem, 1, 6, geometry.channels), shape(stem, 2, 2, 1)],
         "deep": [[1, -1, -1, -1, features[1]]],
     }
     for level in range(len(geometry.gates)):
-        blocks = _decoder_blocks(level)
-        fine = shape(blocks, 1, 2, features[level]) if level else shape(blocks, 1, 4, geometry.channels)
-        shapes[f"up{level}"] = [shape(blocks, 2, 2, features[level + 1]), shape(blocks, 1, 2, 1), fine]
+        own = blocks or _decoder_blocks(level)
+        fine = shape(own, 1, 2, features[level]) if level else shape(own, 1, 4, geometry.channels)
+        shapes[f"up{level}"] = [shape(own, 2, 2, features[level + 1]), shape(own, 1, 2, 1), fine]
     return shapes
 
 

@@ -34,7 +34,7 @@ from sgnet_nnunet.inference.runtimes import (
     import_openvino,
     usable_cores,
 )
-from sgnet_nnunet.inference.sparse import Arrays, BlockSparseEngine, Stage, input_shapes
+from sgnet_nnunet.inference.sparse import Arrays, Blocks, BlockSparseEngine, Stage, input_shapes
 from sgnet_nnunet.networks import allows_whole_image
 from sgnet_nnunet.networks.sgnet import ConvBlock, SGNet, UpBlock
 
@@ -208,16 +208,18 @@ def runs_on_blocks(network: nn.Module) -> TypeGuard[SGNet]:
 
 
 class _Stage(nn.Module):
-    """One stage of a network, whose inputs and results have their channels last."""
+    """One stage of a network, whose inputs and results have their channels last.
 
-    def __init__(self, network: SGNet, run: Callable[..., tuple[Tensor, ...]]) -> None:
+    The network is no submodule: tracing would take in its other stages too.
+    """
+
+    def __init__(self, run: Callable[..., tuple[Tensor, ...]]) -> None:
         super().__init__()
-        self.network = network
         self.run = run
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the results, shape (blocks, z, y, x, channels)."""
-        results = self.run(self.network, *(tensor.permute(0, 4, 1, 2, 3) for tensor in inputs))
+        results = self.run(*(tensor.permute(0, 4, 1, 2, 3) for tensor in inputs))
         return tuple(result.permute(0, 2, 3, 4, 1) for result in results)
 
 
@@ -229,7 +231,7 @@ def stages_of(network: SGNet) -> dict[str, nn.Module]:
     runs: dict[str, Callable[..., tuple[Tensor, ...]]] = {"stem": _stem, "deep": _deep}
     for level in reversed(range(len(network.decoder))):
         runs[f"up{level}"] = partial(_up, level=level)
-    return {name: _Stage(network, run) for name, run in runs.items()}
+    return {name: _Stage(partial(run, network)) for name, run in runs.items()}
 
 
 def _stem(network: SGNet, image: Tensor, inside: Tensor) -> tuple[Tensor, ...]:
@@ -327,18 +329,24 @@ def stage_models(network: SGNet) -> "dict[str, openvino.Model]":
         SGNetError: If OpenVINO is not installed.
     """
     shapes = input_shapes(network.geometry)
+    # Small ones suffice to trace a stage, and take less time.
+    examples = input_shapes(network.geometry, Blocks(size=(4, 4, 4), batch=1))
     return {
-        name: to_openvino(stage, shapes[name], network.divisor) for name, stage in stages_of(network).items()
+        name: to_openvino(stage, shapes[name], examples[name], any_length=network.divisor)
+        for name, stage in stages_of(network).items()
     }
 
 
-def to_openvino(module: nn.Module, shapes: list[list[int]], length: int) -> "openvino.Model":
+def to_openvino(
+    module: nn.Module, shapes: list[list[int]], examples: list[list[int]], *, any_length: int
+) -> "openvino.Model":
     """Return a module as a model of OpenVINO.
 
     Args:
         module: In evaluation mode, on the CPU.
         shapes: Shapes of the model's inputs; -1 for an axis of any length.
-        length: A length for such axes that the module can be traced with.
+        examples: Shapes to trace the module with.
+        any_length: The length of an axis of -1 in `examples`.
 
     Raises:
         SGNetError: If OpenVINO is not installed.
@@ -347,9 +355,7 @@ def to_openvino(module: nn.Module, shapes: list[list[int]], length: int) -> "ope
     from openvino.frontend import FrontEndManager  # noqa: PLC0415
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: PLC0415
 
-    example = tuple(
-        torch.zeros([1, *(length if size < 0 else size for size in shape[1:])]) for shape in shapes
-    )
+    example = tuple(torch.zeros([any_length if n < 0 else n for n in shape]) for shape in examples)
     # openvino.convert_model does this too, and reports to its makers that it did.
     frontend = FrontEndManager().load_by_framework("pytorch")
     # The conversion fails where it is called with inference mode on.
@@ -470,6 +476,7 @@ def _openvino_run(
     precision: str,
 ) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     channels = network.input_channels
-    model = to_openvino(network, [[1, channels, -1, -1, -1]], 2 * network.divisor)
+    shapes = [[1, channels, -1, -1, -1]]
+    model = to_openvino(network, shapes, shapes, any_length=2 * network.divisor)
     stage = OpenVINORuntime({"network": model}, precision=precision).whole_stage("network")
     return lambda image: stage(image)[0]
