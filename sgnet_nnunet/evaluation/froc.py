@@ -35,21 +35,15 @@ positive, and would be the best of all by that rule.
 
 @dataclass(frozen=True, kw_only=True)
 class SearchGrid:
-    """The operating points to choose from.
-
-    Attributes:
-        thresholds: Thresholds on the foreground probability, rising.
-        volumes_mm3: Minimum lesion volumes in mm3, rising; 0 removes nothing.
-    """
+    """The operating points to choose from: rising thresholds, and rising minimum lesion volumes in mm3."""
 
     thresholds: tuple[float, ...] = (0.02, *(round(0.05 * step, 2) for step in range(1, 20)), 0.98)
     volumes_mm3: tuple[float, ...] = (0.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, 200.0)
 
     def point(self, index: tuple[int, int]) -> OperatingPoint:
         """Return the point at an index of (threshold, volume)."""
-        return OperatingPoint(
-            threshold=self.thresholds[index[0]], min_lesion_volume_mm3=self.volumes_mm3[index[1]]
-        )
+        threshold, volume = self.thresholds[index[0]], self.volumes_mm3[index[1]]
+        return OperatingPoint(threshold=threshold, min_lesion_volume_mm3=volume)
 
 
 RATES: dict[str, Callable[..., NDArray[np.float64]]] = {
@@ -68,7 +62,7 @@ class LesionCounts:
     Attributes:
         lesions: Reference lesions, shape (cases,).
         found: Those that are found, shape (cases,) or (cases, thresholds, volumes).
-        false_positives: False positives; the same shape.
+        false_positives: The same shape.
     """
 
     lesions: NDArray[np.intp]
@@ -109,11 +103,7 @@ class LesionCounts:
         return LesionCounts(self.lesions[cases], self.found[cases], self.false_positives[cases])
 
     def at(self, points: NDArray[np.intp]) -> "LesionCounts":
-        """Return each case's counts at its own point.
-
-        Args:
-            points: Index of (threshold, volume) of each case's point, shape (cases, 2) or (2,).
-        """
+        """Return each case's counts at its own (threshold, volume); indices of shape (cases, 2) or (2,)."""
         threshold, volume = np.broadcast_to(points, (self.cases, 2)).T
         where = (np.arange(self.cases), threshold, volume)
         return LesionCounts(self.lesions, self.found[where], self.false_positives[where])
@@ -141,7 +131,7 @@ def count_lesions(
     Args:
         probabilities: Shape (heads, z, y, x).
         reference: Foreground of any class in the reference, shape (z, y, x).
-        grid: Thresholds on the foreground probability, and minimum lesion volumes.
+        grid: Thresholds and minimum lesion volumes.
         labels: The model's labels or regions.
         spacing: Voxel size in mm along z, y, x.
 
@@ -167,11 +157,8 @@ def _masks(
     probabilities: NDArray[np.floating], thresholds: Sequence[float], labels: Labels
 ) -> Iterator[NDArray[np.bool_]]:
     """Yield the foreground of nnU-Net's own segmentation, then that at each threshold."""
-    if labels.has_regions:
-        yield np.asarray((probabilities > DEFAULT_THRESHOLD).any(axis=0))
-    else:
-        yield np.asarray(probabilities.argmax(axis=0) > 0)
     foreground = foreground_probability(probabilities, labels)
+    yield foreground > DEFAULT_THRESHOLD if labels.has_regions else probabilities.argmax(axis=0) > 0
     yield from (foreground > threshold for threshold in thresholds)
 
 
@@ -194,8 +181,8 @@ class Froc:
     Attributes:
         thresholds: Thresholds on the foreground probability, shape (points,).
         sensitivity: Share of the reference lesions that are found, shape (points,).
-        false_positives_per_case: False positives per case, shape (points,).
-        min_lesion_volume_mm3: Predicted lesions of a smaller volume in mm3 were removed.
+        false_positives_per_case: Shape (points,).
+        min_lesion_volume_mm3: Predicted lesions of a smaller volume were removed.
     """
 
     thresholds: NDArray[np.float64]
@@ -231,23 +218,21 @@ def froc_of(
         InputFileError: If a file cannot be read, or probabilities and reference do not fit together.
     """
     grid = SearchGrid(thresholds=(grid or SearchGrid()).thresholds, volumes_mm3=(0.0,))
-    if not cases or any(case.probabilities is None for case in cases):
+    files = [(case.reference, case.probabilities) for case in cases if case.probabilities]
+    if not cases or len(files) < len(cases):
         return None
     model = read_description(model_folder)
     if has_ignore_label(model):
         return None
     job = partial(_count_saved, model=model, grid=grid)
-    counts = LesionCounts.join([outcome[0] for _, outcome in run_jobs(job, cases, workers=workers)])
+    counts = LesionCounts.join([outcome for _, outcome in run_jobs(job, files, workers=workers)])
     return froc_at(counts, grid, volume=0) if counts.total_lesions else None
 
 
-def _count_saved(
-    case: PredictedCase, *, model: ModelDescription, grid: SearchGrid
-) -> tuple[LesionCounts, LesionCounts]:
-    if case.probabilities is None:
-        raise ValueError(f"{case.name} has no probabilities")
-    probabilities = read_probabilities(case.probabilities, heads=model.labels.heads)
-    return count_against(case.reference, probabilities, model=model, grid=grid)
+def _count_saved(files: tuple[Path, Path], *, model: ModelDescription, grid: SearchGrid) -> LesionCounts:
+    reference, saved = files
+    probabilities = read_probabilities(saved, heads=model.labels.heads)
+    return count_against(reference, probabilities, model=model, grid=grid)[0]
 
 
 def count_against(
@@ -255,11 +240,7 @@ def count_against(
 ) -> tuple[LesionCounts, LesionCounts]:
     """Read the reference of a case with the axes of its images, and count lesions as `count_lesions`.
 
-    Args:
-        reference: The reference mask.
-        probabilities: Shape (heads, z, y, x), with the axes that nnU-Net's reader gives.
-        model: The model that predicted the case.
-        grid: Thresholds and minimum lesion volumes.
+    The probabilities have shape (heads, z, y, x), with the axes that nnU-Net's reader gives.
 
     Raises:
         InputFileError: If the reference cannot be read, or has another shape.

@@ -28,11 +28,9 @@ _TUNE_AGAIN = "run sgnet tune again, or predict with --operating-point none"
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """A threshold on the foreground probability, and a minimum lesion volume.
+    """A threshold on the foreground probability, and a minimum lesion volume in mm3.
 
-    Attributes:
-        threshold: Voxels with a higher foreground probability are foreground.
-        min_lesion_volume_mm3: Lesions of a smaller volume are removed.
+    Voxels with a higher probability are foreground; lesions of a smaller volume are removed.
 
     Raises:
         ValueError: If the threshold is not between 0 and 1, or the volume is negative or not finite.
@@ -61,7 +59,7 @@ def is_kept(volumes_mm3: NDArray[np.float64], minimum_mm3: float | NDArray[np.fl
 
 
 def foreground_probability(probabilities: NDArray[np.floating], labels: Labels) -> NDArray[np.floating]:
-    """Return the probability that a voxel is foreground of any class.
+    """Return the probability that a voxel is foreground of any class, shape (z, y, x).
 
     It is the probability of the one foreground class, 1 minus that of the background with several
     classes, and the highest one with regions: it exceeds a threshold exactly where one region does.
@@ -69,9 +67,6 @@ def foreground_probability(probabilities: NDArray[np.floating], labels: Labels) 
     Args:
         probabilities: Shape (heads, z, y, x), or any other order of the last three axes.
         labels: The model's labels or regions.
-
-    Returns:
-        Shape (z, y, x).
     """
     if labels.has_regions:
         return np.asarray(probabilities.max(axis=0))
@@ -84,7 +79,7 @@ def apply_operating_point(
     labels: Labels,
     spacing: tuple[float, ...],
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Return the segmentation at an operating point.
+    """Return the segmentation at an operating point: values of labels, shape (z, y, x).
 
     A foreground voxel gets the most probable foreground class. With regions, each one is thresholded
     and written in nnU-Net's `regions_class_order`. A lesion is a 26-connected component of the
@@ -95,9 +90,6 @@ def apply_operating_point(
         point: The operating point.
         labels: The model's labels or regions.
         spacing: Voxel size in mm along z, y, x.
-
-    Returns:
-        Values of labels, shape (z, y, x).
     """
     # SciPy behind it takes a fifth of a second to import.
     from sgnet_nnunet.evaluation.lesion_metrics import find_lesions  # noqa: PLC0415
@@ -152,8 +144,8 @@ class OperatingPointRecord:
     Attributes:
         path: The file.
         point: The operating point.
-        tuned_for: The networks and settings it was tuned for. Its folds are those that predicted their
-            own validation cases; the point is meant for the average of their networks.
+        tuned_for: Its folds are those that predicted their own validation cases; the point is meant for
+            the average of their networks.
     """
 
     path: Path
@@ -174,14 +166,10 @@ class OperatingPointRecord:
             return "was tuned for other weights: the checkpoints have changed, or -chk names others"
         if provenance.mirroring != tuned.mirroring:
             return "was tuned " + ("with mirroring (give --tta)" if tuned.mirroring else "without mirroring")
-        if _is_tiled(provenance) != _is_tiled(tuned):
+        # The engines whole and sparse give the same probabilities.
+        if (provenance.engine == "tiled") != (tuned.engine == "tiled"):
             return f"was tuned with the engine {tuned.engine}, this prediction uses {provenance.engine}"
         return ""
-
-
-def _is_tiled(provenance: Provenance) -> bool:
-    # The other engines give the same probabilities.
-    return provenance.engine == "tiled"
 
 
 def read_operating_point(path: Path) -> OperatingPointRecord:
@@ -216,8 +204,8 @@ def find_operating_point(
     Args:
         requested: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder, if any.
         model_folder: nnU-Net's folder of the training, or one of `sgnet export`.
-        provenance: Returns the networks and settings of the prediction. It is called only if there is a
-            point, since checksums of weights take a moment.
+        provenance: Returns the networks and settings of the prediction; called only if there is a point,
+            since checksums of weights take a moment.
 
     Raises:
         InputFileError: If the file cannot be used, or the point was tuned for other networks or settings.
@@ -238,12 +226,8 @@ def find_operating_point(
 def warn_of_unused_points(requested: str, model_folders: Iterable[Path]) -> None:
     """Say that operating points, which are tuned for single models, are not applied to an average.
 
-    Args:
-        requested: `auto` or `none`; see `find_operating_point`.
-        model_folders: The folders of the averaged models.
-
     Raises:
-        SGNetError: If a file is named: it was tuned for one model.
+        SGNetError: If a file is requested, not `auto` or `none`: it was tuned for one model.
     """
     if requested not in {"auto", "none"}:
         raise SGNetError(

@@ -1,10 +1,9 @@
 """Tuning of a model's operating point on its validation cases, predicted as `sgnet predict` does."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +34,7 @@ from sgnet_nnunet.evaluation.results import PredictedCase, results_of_models
 from sgnet_nnunet.files import checksum_of, write_json
 from sgnet_nnunet.inference.plan import read_description
 from sgnet_nnunet.nnunet import ModelName, find_dataset
+from sgnet_nnunet.parallel import behind
 
 if TYPE_CHECKING:
     from sgnet_nnunet.evaluation.statistics import Estimate
@@ -47,14 +47,9 @@ SEED = 0
 def choose(counts: LesionCounts, grid: SearchGrid, *, sensitivity: float | None = None) -> tuple[int, int]:
     """Return the index of the best (threshold, volume).
 
-    Among equal points the one nearest to nnU-Net's own is taken: first by the threshold's distance from
-    0.5, then by the volume. Where no point reaches the sensitivity, the most sensitive ones are the best.
-
-    Args:
-        counts: Lesions at each point of the grid.
-        grid: The points.
-        sensitivity: Lesion sensitivity to reach with the fewest false positives; None for the highest
-            lesion F1.
+    It has the highest lesion F1 or, if a sensitivity is given, the fewest false positives among the points
+    that reach it; where none does, the most sensitive ones are the best. Among equal points the one nearest
+    to nnU-Net's own is taken: first by the threshold's distance from 0.5, then by the volume.
     """
     threshold, volume = np.meshgrid(grid.thresholds, grid.volumes_mm3, indexing="ij")
     losses: tuple[NDArray[np.float64], ...] = (-counts.f1,)
@@ -78,22 +73,19 @@ def cross_validate(
 
     The groups are the folds; a single fold is divided into five groups of its patients.
 
-    Args:
-        cases: The cases.
-        counts: Their lesions at each point of the grid, in the same order.
-        grid: The points to choose from.
-        sensitivity: As for `choose`.
-
     Returns:
         Each case's lesions at the point of its group, and the index of each group's point by its name.
 
     Raises:
         SGNetError: If without a group no patient, or no lesion, is left.
     """
-    groups = _groups(cases)
     patients = np.array([case.patient for case in cases])
+    groups = np.array([f"fold {case.fold}" for case in cases])
+    if len(set(groups)) == 1:
+        _, patient = np.unique(patients, return_inverse=True)
+        groups = np.array([f"group {number % GROUPS_OF_ONE_FOLD}" for number in patient])
     chosen: dict[str, tuple[int, int]] = {}
-    for group in dict.fromkeys(map(str, groups)):
+    for group in dict.fromkeys(groups.tolist()):
         # A patient may have scans in several folds: nnU-Net's own splits do not look at patients.
         others = counts.of(~np.isin(patients, patients[groups == group]))
         if not others.total_lesions:
@@ -102,15 +94,7 @@ def cross_validate(
                 "give more folds or cases"
             )
         chosen[group] = choose(others, grid, sensitivity=sensitivity)
-    return counts.at(np.array([chosen[str(group)] for group in groups])), chosen
-
-
-def _groups(cases: Sequence[PredictedCase]) -> NDArray[np.str_]:
-    if len({case.fold for case in cases}) > 1:
-        return np.array([f"fold {case.fold}" for case in cases])
-    patients = sorted({case.patient for case in cases})
-    group = {patient: i % GROUPS_OF_ONE_FOLD for i, patient in enumerate(patients)}
-    return np.array([f"group {group[case.patient]}" for case in cases])
+    return counts.at(np.array([chosen[group] for group in groups.tolist()])), chosen
 
 
 def improvement_of(
@@ -235,35 +219,28 @@ def tune(
     cases = results_of_models(folders.name, [model], folds, patients=patients, allow_missing=True).cases
     _check(cases, folder, options.checkpoint)
     on_start(len(cases))
-    counts, default, provenance = _predict(
-        cases, folder, options=options, grid=grid, threads=threads, on_done=on_done
-    )
-    return choose_operating_point(
-        cases, counts, default, provenance=provenance, grid=grid, sensitivity=sensitivity
-    )
+    predicted = _predict(cases, folder, options=options, grid=grid, threads=threads, on_done=on_done)
+    return choose_operating_point(cases, *predicted, grid=grid, sensitivity=sensitivity)
 
 
 def choose_operating_point(
     cases: Sequence[PredictedCase],
     counts: LesionCounts,
     default: LesionCounts,
-    *,
     provenance: Provenance,
+    *,
     grid: SearchGrid,
     sensitivity: float | None = None,
 ) -> Tuning:
-    """Choose the operating point of cases that have been predicted.
+    """Choose the operating point of validation cases that have been predicted; see `tune`.
 
     Args:
-        cases: Validation cases of one or more folds.
+        cases: The cases.
         counts: Their lesions at each point of the grid, in the same order.
         default: Their lesions in nnU-Net's own segmentation.
         provenance: The networks and settings that predicted them.
         grid: The points to choose from.
         sensitivity: As for `tune`.
-
-    Raises:
-        SGNetError: As for `tune`.
     """
     if not counts.total_lesions:
         raise SGNetError(f"{provenance.model}: no reference has a lesion; give other folds")
@@ -343,36 +320,32 @@ def _predict(
     """
     from sgnet_nnunet.inference.predictor import Predictor  # noqa: PLC0415
 
-    count = partial(count_against, model=read_description(folder), grid=grid)
-    folds = tuple(sorted({case.fold for case in cases}))
+    model = read_description(folder)
     counts: dict[PredictedCase, tuple[LesionCounts, LesionCounts]] = {}
-    waiting: deque[tuple[PredictedCase, Future[tuple[LesionCounts, LesionCounts]]]] = deque()
 
-    def finish(most: int) -> None:
-        while len(waiting) > most:
-            case, outcome = waiting.popleft()
-            counts[case] = outcome.result()
-            on_done(case)
+    def count(case: PredictedCase, probabilities: NDArray[np.floating]) -> None:
+        counts[case] = count_against(case.reference, probabilities, model=model, grid=grid)
 
-    with ThreadPoolExecutor(threads) as pool:
-        for fold in folds:
+    by_fold = sorted(cases, key=lambda case: case.fold)
+    folds = tuple(dict.fromkeys(case.fold for case in by_fold))
+    done = iter(by_fold)
+    with behind(count, threads=threads, on_done=lambda: on_done(next(done))) as submit:
+        for fold, of_fold in groupby(by_fold, key=lambda case: case.fold):
             settings = replace(options, folds=(fold,))
             predictor = Predictor.open([folder], options=settings, operating_point="none")
-            for case in (case for case in cases if case.fold == fold):
-                probabilities, _ = predictor.probabilities(case.images)
-                waiting.append((case, pool.submit(count, case.reference, probabilities)))
-                finish(threads)
-        finish(0)
+            for case in of_fold:
+                submit(case, predictor.probabilities(case.images)[0])
     checksums = [checksum_of(folder / f"fold_{fold}" / options.checkpoint) for fold in folds]
     provenance = replace(predictor.provenance, folds=folds, weights_sha256=combine_checksums(checksums))
-    at_grid, default = (
-        LesionCounts.join(each) for each in zip(*(counts[case] for case in cases), strict=True)
-    )
+    at_grid, default = map(LesionCounts.join, zip(*(counts[case] for case in cases), strict=True))
     return at_grid, default, provenance
 
 
 def write_tuning(path: Path, tuning: Tuning) -> None:
     """Write a tuning as JSON, atomically; a rate that is not finite is null."""
+    frocs = [
+        {name: np.asarray(value).tolist() for name, value in vars(froc).items()} for froc in tuning.frocs
+    ]
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -384,15 +357,11 @@ def write_tuning(path: Path, tuning: Tuning) -> None:
         "patients": tuning.patients,
         "lesions": tuning.default.total_lesions,
         "min_true_share": MIN_TRUE_SHARE,
-        "default": _rates(tuning.default),
-        "cross_validated": _rates(tuning.cross_validated),
-        "resubstitution": _rates(tuning.resubstitution),
+        **{name: _rates(getattr(tuning, name)) for name in ("default", "cross_validated", "resubstitution")},
         "improvement": {name: _difference(estimate) for name, estimate in tuning.improvement.items()},
         "points_chosen_without": {group: asdict(point) for group, point in tuning.fold_points.items()},
         "grid": asdict(tuning.grid),
-        "froc": [
-            {name: np.asarray(value).tolist() for name, value in vars(froc).items()} for froc in tuning.frocs
-        ],
+        "froc": frocs,
     }
     write_json(path, content)
 

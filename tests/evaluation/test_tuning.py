@@ -192,7 +192,7 @@ def counted(tumour, reference, grid=GRID):
 def chosen(cases, counts, *, grid=GRID, **options):
     """Choose the point of cases, each of whose counts are a pair as `count_lesions` returns it."""
     at_grid, default = (LesionCounts.join(each) for each in zip(*counts, strict=True))
-    return choose_operating_point(cases, at_grid, default, provenance=PROVENANCE, grid=grid, **options)
+    return choose_operating_point(cases, at_grid, default, PROVENANCE, grid=grid, **options)
 
 
 @pytest.fixture
