@@ -251,10 +251,11 @@ def random_figures(figures_of) -> Callable[..., Any]:
     import pandas as pd
 
     from sgnet_nnunet.evaluation.measurement import CASE_COLUMNS, LESION_COLUMNS
-    from sgnet_nnunet.evaluation.registry import headline_metrics
+    from sgnet_nnunet.evaluation.registry import case_metrics
 
     def draw(*, models: int = 3, cases: int = 20, seed: int = 0, metrics: tuple[str, ...] = ()):
-        metrics = metrics or (*(each.name for each in headline_metrics()), "lesion_sensitivity_under_5mm")
+        headline = (each.name for each in case_metrics() if each.headline)
+        metrics = metrics or (*headline, "lesion_sensitivity_under_5mm")
         rng = np.random.default_rng(seed)
         names = [f"Model_{i}" for i in range(models)]
         tables, lesions = [], []

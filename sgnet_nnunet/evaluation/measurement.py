@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,16 +100,8 @@ def evaluate(
     return measure_results(predictions, presets=presets, workers=workers).per_case
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """Every model's prediction of one case, so that its reference is read once."""
-
-    cases: tuple[PredictedCase, ...]
-    results: Results
-    presets: tuple[str, ...]
-
-
-_Measured = tuple[list[Row], list[Row]]
+Measured = tuple[list[Row], list[Row]]
+"""Rows of the table of cases, and of that of lesions."""
 
 
 def measure_results(
@@ -116,18 +109,14 @@ def measure_results(
     *,
     presets: Sequence[str] = (),
     workers: int = 1,
-    on_start: Callable[[int], object] | None = None,
-    on_done: Callable[[int], object] | None = None,
+    on_done: Callable[[int], object] = lambda _: None,
 ) -> Figures:
-    """Measure every model's prediction of every case.
-
-    The rows come in the order of `results.cases`, whatever worker is done first.
+    """Measure every model's prediction of every case; the rows come in the order of `results.cases`.
 
     Args:
         results: Where the masks are.
         presets: Names of BraTS presets whose metrics to add.
         workers: Number of processes; each needs less than 1 GB for images of 240 x 240 x 155 voxels.
-        on_start: Called once with the number of predictions.
         on_done: Called with the number of predictions that have been measured since the last call.
 
     Raises:
@@ -136,21 +125,16 @@ def measure_results(
     import pandas as pd  # noqa: PLC0415 - half a second
 
     names = [metric.name for metric in case_metrics(presets)]
-    by_reference: dict[Path, list[PredictedCase]] = {}
+    # Every model's prediction of one case makes one job, so that its reference is read once.
+    jobs: dict[Path, list[PredictedCase]] = {}
     for case in results.cases:
-        by_reference.setdefault(case.reference, []).append(case)
+        jobs.setdefault(case.reference, []).append(case)
     # What a job carries to its worker is pickled each time: the cases of the others stay here.
-    shared = replace(results, cases=())
-    jobs = [
-        _Job(cases=tuple(cases), results=shared, presets=tuple(presets)) for cases in by_reference.values()
-    ]
-    if on_start:
-        on_start(len(results.cases))
-    measured: dict[PredictedCase, _Measured] = {}
-    for job, outcome in run_jobs(_measure_job, jobs, workers=workers):
-        measured.update(zip(job.cases, outcome, strict=True))
-        if on_done:
-            on_done(len(job.cases))
+    measure_job = partial(_measure_job, results=replace(results, cases=()), presets=tuple(presets))
+    measured: dict[PredictedCase, Measured] = {}
+    for cases, outcome in run_jobs(measure_job, list(jobs.values()), workers=workers):
+        measured.update(zip(cases, outcome, strict=True))
+        on_done(len(cases))
     ordered = [measured[case] for case in results.cases]
     per_lesion = pd.DataFrame([row for _, rows in ordered for row in rows], columns=list(LESION_COLUMNS))
     # Without a lesion there is nothing to tell pandas which columns are numbers.
@@ -161,20 +145,20 @@ def measure_results(
     )
 
 
-def _measure_job(job: _Job) -> list[_Measured]:
-    reference = read_label_map(job.cases[0].reference, known=job.results.known_values)
-    metrics = case_metrics(job.presets)
-    measured: list[_Measured] = []
-    for case in job.cases:
-        pairs = read_pairs(case, job.results, reference=reference)
-        cases: list[Row] = []
-        lesions: list[Row] = []
-        for target, pair in zip(job.results.targets, pairs, strict=True):
+def _measure_job(
+    cases: Sequence[PredictedCase], *, results: Results, presets: Sequence[str]
+) -> list[Measured]:
+    reference = read_label_map(cases[0].reference, known=results.known_values)
+    metrics = case_metrics(presets)
+    measured: list[Measured] = []
+    for case in cases:
+        measured.append(([], []))
+        of_cases, of_lesions = measured[-1]
+        for target, pair in zip(results.targets, read_pairs(case, results, reference=reference), strict=True):
             keys = dict(zip(KEYS, (case.model, case.fold, case.name, case.patient, target.name), strict=True))
             state = {"empty": pair.empty or "", "missing": case.prediction is None}
-            cases.append({**keys, **state, **measure(pair, metrics)})
-            lesions += [{**keys, **vars(row)} for row in lesion_rows(pair)]
-        measured.append((cases, lesions))
+            of_cases.append({**keys, **state, **measure(pair, metrics)})
+            of_lesions += [{**keys, **vars(row)} for row in lesion_rows(pair)]
     return measured
 
 
@@ -186,11 +170,7 @@ EMPTY_MASKS = {
 
 
 def describe_empty(per_case: "pd.DataFrame") -> list[str]:
-    """Return a line for each model, label and kind of empty masks, and one for missing predictions.
-
-    Args:
-        per_case: A table of cases.
-    """
+    """Return a line for each model, label and kind of empty masks, and one for missing predictions."""
     lines = []
     for model, rows in per_case.groupby("model", sort=False):
         cases = rows["case"].nunique()

@@ -1,6 +1,6 @@
 """Pairs of a predicted mask and its reference, and what the metrics of a pair have in common."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -34,12 +34,7 @@ class MaskPair:
     def __init__(
         self, prediction: NDArray[np.bool_], reference: NDArray[np.bool_], *, affine: NDArray[np.float64]
     ) -> None:
-        """Pair two masks.
-
-        Args:
-            prediction: Predicted mask, shape (x, y, z).
-            reference: Reference mask of the same shape.
-            affine: 4x4 matrix from voxel index to world millimetres, of both masks.
+        """Pair two masks of one shape (x, y, z), whose `affine` is the 4x4 matrix from voxel index to world mm.
 
         Raises:
             ValueError: If the shapes differ, a mask is not boolean or not 3D, or the affine is unusable.
@@ -49,9 +44,8 @@ class MaskPair:
             raise ValueError(f"prediction and reference must have one shape; got {shapes}")
         for name, mask in (("prediction", prediction), ("reference", reference)):
             if mask.dtype != np.bool_:
-                raise ValueError(
-                    f"the {name} must be boolean; got {mask.dtype}: compare it with a label first"
-                )
+                problem = f"the {name} must be boolean; got {mask.dtype}"
+                raise ValueError(f"{problem}: compare it with a label first")
         affine = np.asarray(affine, dtype=np.float64)
         if prediction.flags.f_contiguous and reference.flags.f_contiguous:
             # As nibabel reads them; the affine's columns change places with the axes.
@@ -105,26 +99,17 @@ def once_per_pair(function: Callable[[MaskPair], Result]) -> Callable[[MaskPair]
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box:
-    """Return the smallest box that holds every voxel of a mask of shape (x, y, z)."""
-    x, y, z = (_extent(np.asarray(mask.any(axis=others))) for others in ((1, 2), (0, 2), (0, 1)))
+    """Return the smallest box that holds every voxel of a mask of shape (x, y, z); empty if it has none."""
+    hits = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    x, y, z = (slice(int(axis[0]), int(axis[-1]) + 1) if axis.size else slice(0, 0) for axis in hits)
     return x, y, z
-
-
-def _extent(line: NDArray[np.bool_]) -> slice:
-    hits = np.flatnonzero(line)
-    return slice(int(hits[0]), int(hits[-1]) + 1) if hits.size else slice(0, 0)
 
 
 def read_pairs(case: PredictedCase, results: Results, *, reference: Volume | None = None) -> list[MaskPair]:
     """Return the pair of masks of each target, in the order of `results.targets`.
 
     A missing prediction is an empty mask. Voxels where the reference has `results.ignored_value`
-    belong to neither mask.
-
-    Args:
-        case: The case.
-        results: The comparison it belongs to.
-        reference: The case's reference if it has been read already.
+    belong to neither mask. A `reference` that has been read already is not read again.
 
     Raises:
         InputFileError: If a file cannot be read or is no mask, has a value that the data set has
@@ -132,13 +117,12 @@ def read_pairs(case: PredictedCase, results: Results, *, reference: Volume | Non
     """
     known = results.known_values
     reference = reference or read_label_map(case.reference, known=known)
-    ignored = None if results.ignored_value is None else reference.data == results.ignored_value
-    if case.prediction is None:
-        predicted = np.zeros_like(reference.data)
-    else:
+    predicted = np.zeros_like(reference.data)
+    if case.prediction is not None:
         volume = read_label_map(case.prediction, known=known)
         _check_same_grid(case.prediction, volume, case.reference, reference)
         predicted = volume.data
+    ignored = None if results.ignored_value is None else reference.data == results.ignored_value
     pairs = []
     for target in results.targets:
         masks = [mask_of(target, data, known=known) for data in (predicted, reference.data)]
@@ -151,31 +135,18 @@ def read_pairs(case: PredictedCase, results: Results, *, reference: Volume | Non
 def read_label_map(path: Path, *, known: frozenset[int]) -> Volume:
     """Read a mask of integers.
 
-    Args:
-        path: The file.
-        known: The values that it may have.
-
     Raises:
-        InputFileError: If it cannot be read, is no mask, or has another value.
+        InputFileError: If it cannot be read, is no mask, or has a value that is not `known`.
     """
     volume = read_labels(path)
     if unknown := sorted(set(values_in(volume.data).tolist()) - known):
-        raise InputFileError(
-            path,
-            f"has the value {unknown[0]}, which the data set does not know (it has {_listed(sorted(known))})",
-            "fix the mask, or name the dataset.json that has its labels",
-        )
+        problem = f"has the value {unknown[0]}, which the data set does not know (it has {_listed(known)})"
+        raise InputFileError(path, problem, "fix the mask, or name the dataset.json that has its labels")
     return volume
 
 
 def mask_of(target: Target, values: NDArray[Any], *, known: frozenset[int]) -> NDArray[np.bool_]:
-    """Return the voxels of a target, shape and memory order of the label map.
-
-    Args:
-        target: The label or region.
-        values: The label map, shape (x, y, z).
-        known: Every value that the label map may have.
-    """
+    """Return the voxels of a target in a label map whose values are `known`."""
     if len(target.values) == 1:
         return np.asarray(values == target.values[0])
     if set(target.values) == known - {0}:
@@ -186,18 +157,15 @@ def mask_of(target: Target, values: NDArray[Any], *, known: frozenset[int]) -> N
 def _check_same_grid(path: Path, prediction: Volume, reference_path: Path, reference: Volume) -> None:
     remedy = f"resample it onto the grid of {reference_path}"
     if prediction.data.shape != reference.data.shape:
-        shapes = f"{_by(prediction.data.shape)} voxels, its reference {_by(reference.data.shape)}"
-        raise InputFileError(path, f"has {shapes}", remedy)
+        own, other = (" x ".join(map(str, volume.data.shape)) for volume in (prediction, reference))
+        raise InputFileError(path, f"has {own} voxels, its reference {other}", remedy)
     if not prediction.grid.same_place_as(reference.grid):
         shift = prediction.grid.shift_from(reference.grid)
         raise InputFileError(path, f"its affine puts it up to {shift:.3g} mm off its reference", remedy)
 
 
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _listed(values: Sequence[int]) -> str:
+def _listed(known: frozenset[int]) -> str:
+    values = sorted(known)
     if len(values) > 2 and values[-1] - values[0] == len(values) - 1:  # noqa: PLR2004
         return f"{values[0]} to {values[-1]}"
     return ", ".join(map(str, values))

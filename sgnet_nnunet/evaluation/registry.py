@@ -122,16 +122,9 @@ def register_metric(
     ranked: bool = False,
     preset: str = "",
 ) -> "Callable[[Callable[[MaskPair], float]], Metric]":
-    """Return a decorator that makes a function of a `MaskPair` a metric and registers it.
+    """Return a decorator that makes a function of a `MaskPair` a metric and registers it; see `Metric`.
 
-    Args:
-        name: See `Metric` for this and the others.
-        title: Title in tables and figures.
-        kind: Unit, direction and the values for empty masks.
-        meaning: By default the first line of the function's docstring.
-        headline: Whether models are tested on it.
-        ranked: Whether models are ranked by it.
-        preset: Name of the challenge whose metric it is.
+    The meaning is by default the first line of the function's docstring.
 
     Raises:
         ValueError: If another metric has the name.
@@ -159,10 +152,9 @@ def registered_metrics() -> tuple[Metric, ...]:
     """Return all metrics in the order of a table's columns, those of the challenges last."""
     for module in METRIC_MODULES:
         import_module(module)
-    order = {module: position for position, module in enumerate(METRIC_MODULES)}
-    return tuple(
-        sorted(_REGISTERED.values(), key=lambda metric: order.get(metric.function.__module__, len(order)))
-    )
+    order = dict(zip(METRIC_MODULES, range(len(METRIC_MODULES)), strict=True))
+    found = _REGISTERED.values()
+    return tuple(sorted(found, key=lambda metric: order.get(metric.function.__module__, len(order))))
 
 
 def case_metrics(presets: Iterable[str] = ()) -> tuple[Metric, ...]:
@@ -180,11 +172,6 @@ def case_metrics(presets: Iterable[str] = ()) -> tuple[Metric, ...]:
     if unknown := [name for name in names if name not in known]:
         raise SGNetError(f"there is no preset {unknown[0]!r}; name {' or '.join(known)}")
     return tuple(metric for preset in ("", *names) for metric in registered if metric.preset == preset)
-
-
-def headline_metrics() -> tuple[Metric, ...]:
-    """Return the metrics that models are tested on and that reports show first."""
-    return tuple(metric for metric in registered_metrics() if metric.headline)
 
 
 def find_metric(name: str) -> Metric:
@@ -212,9 +199,5 @@ def measure(pair: "MaskPair", metrics: Iterable[Metric] | None = None) -> dict[s
     >>> pair = MaskPair(np.roll(mask, 1, axis=0), mask, affine=np.diag([2.0, 1.0, 1.0, 1.0]))
     >>> measure(pair, map(find_metric, ("dice", "hd95_directed_mm", "false_positives")))
     {'dice': 0.5, 'hd95_directed_mm': 2.0, 'false_positives': 0.0}
-
-    Args:
-        pair: The masks.
-        metrics: What to measure.
     """
     return {metric.name: metric(pair) for metric in (case_metrics() if metrics is None else metrics)}

@@ -1,7 +1,7 @@
 """Predictions on disk: which model predicted which case, where its reference is, and what the labels mean."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +53,7 @@ class PredictedCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is evaluated: one label, or one region of several labels.
-
-    Attributes:
-        name: Its name in `dataset.json`.
-        values: Values of the voxels that belong to it.
-    """
+    """What is evaluated: one label, or one region of several, with the values of its voxels."""
 
     name: str
     values: tuple[int, ...]
@@ -66,12 +61,12 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model whose predictions are evaluated.
+    """A model whose predictions are evaluated; None for what is not known.
 
     Attributes:
         name: Unique within a comparison.
-        parameters: Trained parameters; None if no weights are at hand.
-        seconds_per_case: Measured time of its network on one case; None if not measured.
+        parameters: Number of trained parameters.
+        seconds_per_case: Measured time of its network on one case.
         folder: nnU-Net's folder of its training; None for a plain folder of masks.
     """
 
@@ -88,8 +83,7 @@ class Labels:
     Attributes:
         targets: The labels or regions that are evaluated, in the order of `dataset.json`.
         known_values: Every value that a mask may have, the background's 0 among them.
-        ignored_value: Value of the voxels of a reference that count in neither mask, as in nnU-Net's
-            own evaluation; None if there is none.
+        ignored_value: Voxels where a reference has it count in neither mask, as in nnU-Net's own evaluation.
     """
 
     targets: tuple[Target, ...]
@@ -97,14 +91,10 @@ class Labels:
     ignored_value: int | None = None
 
 
-LARGEST_FOREGROUND = 255
-"""Largest value that is foreground where no `dataset.json` says what the values mean."""
-
 FOREGROUND = Labels(
-    targets=(Target(name="foreground", values=tuple(range(1, LARGEST_FOREGROUND + 1))),),
-    known_values=frozenset(range(LARGEST_FOREGROUND + 1)),
+    targets=(Target(name="foreground", values=tuple(range(1, 256))),), known_values=frozenset(range(256))
 )
-"""Everything above 0, for folders of masks without a `dataset.json`."""
+"""Everything above 0, up to 255, for folders of masks without a `dataset.json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +118,7 @@ class Results(Labels):
 
 
 def read_labels_of(dataset_json: Path) -> Labels:
-    """Return what nnU-Net's `dataset.json` says of the masks.
-
-    A label is one value, a region a list of them; background is left out. The label `ignore` is not
-    evaluated either.
+    """Return what nnU-Net's `dataset.json` says of the masks; background and `ignore` are no targets.
 
     Raises:
         InputFileError: If the file is not there, is not JSON, or has no labels as nnU-Net wants them.
@@ -140,22 +127,19 @@ def read_labels_of(dataset_json: Path) -> Labels:
     if not isinstance(labels, dict):
         raise InputFileError(dataset_json, "has no labels", "name nnU-Net's dataset.json of the data set")
     values = {str(name): _values(dataset_json, name, value) for name, value in labels.items()}
-    ignored = values.pop("ignore", None)
+    known = frozenset({0}.union(*values.values()))
+    ignored = values.pop("ignore", (None,))
     targets = tuple(Target(name=name, values=found) for name, found in values.items() if set(found) != {0})
     if not targets:
         raise InputFileError(dataset_json, "has no label but the background", "add the label of the lesions")
-    known = {0, *(value for found in values.values() for value in found), *(ignored or ())}
-    return Labels(
-        targets=targets, known_values=frozenset(known), ignored_value=ignored[0] if ignored else None
-    )
+    return Labels(targets=targets, known_values=known, ignored_value=ignored[0])
 
 
 def _values(dataset_json: Path, name: str, value: object) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, list) else (value,)
     if not values or any(type(entry) is not int or entry < 0 for entry in values):
-        raise InputFileError(
-            dataset_json, f"label {name!r} is {value!r}", "give an integer of 0 or above, or a list of them"
-        )
+        remedy = "give an integer of 0 or above, or a list of them"
+        raise InputFileError(dataset_json, f"label {name!r} is {value!r}", remedy)
     return values
 
 
@@ -187,21 +171,23 @@ def results_of_folders(
         InputFileError: If a folder is empty, has two files of one case, or a prediction is missing.
     """
     references = Path(references)
-    if isinstance(predictions, Mapping):
-        folders = {name: Path(folder) for name, folder in predictions.items()}
-    else:
-        folders = {Path(predictions).resolve().name: Path(predictions)}
+    if not isinstance(predictions, Mapping):
+        predictions = {Path(predictions).resolve().name: predictions}
+    folders = {name: Path(folder) for name, folder in predictions.items()}
     expected = find_masks(references)
     found = {
         model: _find_predictions(folder, references, expected, allow_missing=allow_missing)
         for model, folder in folders.items()
     }
-    image_folder = images or _images_beside(references)
-    patient = patients_of(
-        expected, table=patients, conversion_report=references.parent / "conversion_report.csv"
-    )
+    place = references.resolve()
+    if images is None and place.name in {"labelsTr", "labelsTs"}:
+        images = place.with_name(place.name.replace("labels", "images"))
+    beside = (folder / DATASET_JSON for folder in (references, references.parent, *folders.values()))
+    labels = labels or next((path for path in beside if path.is_file()), None)
+    report = references.parent / "conversion_report.csv"
+    patient = patients_of(expected, table=patients, conversion_report=report)
     return Results(
-        dataset=references.resolve().name,
+        dataset=place.name,
         models=tuple(Model(name=name) for name in folders),
         cases=tuple(
             PredictedCase(
@@ -210,30 +196,26 @@ def results_of_folders(
                 patient=patient[name],
                 reference=reference,
                 prediction=found[model].get(name),
-                images=find_images(image_folder, name) if image_folder else (),
+                images=find_images(images, name) if images else (),
                 probabilities=find_probabilities(folder, name),
             )
             for model, folder in folders.items()
             for name, reference in expected.items()
         ),
-        **vars(_labels(labels, references, folders.values())),
+        **vars(read_labels_of(labels) if labels else FOREGROUND),
     )
 
 
 def _find_predictions(
     folder: Path, references: Path, expected: Mapping[str, Path], *, allow_missing: bool
 ) -> dict[str, Path]:
-    """Return a folder's prediction of each case that has one."""
     found = find_masks(folder)
     for name in sorted(set(found) - set(expected)):
         logger.warning("%s: has no reference in %s and is left out", found[name], references)
     absent = [name for name in expected if name not in found]
     if len(absent) == len(expected):
-        raise InputFileError(
-            folder,
-            f"holds no prediction of the cases in {references}",
-            "name folders whose files have the same names",
-        )
+        problem = f"holds no prediction of the cases in {references}"
+        raise InputFileError(folder, problem, "name folders whose files have the same names")
     if absent and not allow_missing:
         raise InputFileError(
             folder / expected[absent[0]].name,
@@ -241,17 +223,6 @@ def _find_predictions(
             "predict it, or score it as empty with --allow-missing",
         )
     return found
-
-
-def _labels(given: Path | None, references: Path, predictions: Iterable[Path]) -> Labels:
-    beside = (folder / DATASET_JSON for folder in (references, references.parent, *predictions))
-    path = given or next((path for path in beside if path.is_file()), None)
-    return FOREGROUND if path is None else read_labels_of(path)
-
-
-def _images_beside(references: Path) -> Path | None:
-    name = references.resolve().name
-    return references.resolve().with_name(f"images{name[6:]}") if name in {"labelsTr", "labelsTs"} else None
 
 
 def results_of_models(
@@ -276,8 +247,7 @@ def results_of_models(
             `prediction=None`. A model without a folder is always an error.
 
     Raises:
-        SGNetError: If anything is missing or contradicts the rest; the message names it and the
-            command that fixes it.
+        SGNetError: If anything is missing or contradicts the rest.
     """
     names = parse_models(list(models))
     folders = find_dataset(dataset)
@@ -292,14 +262,22 @@ def results_of_models(
                 "run nnUNetv2_plan_and_preprocess again",
             )
     labels = _common_labels(folders, names)
-    patient = patients_of(
-        fold_of, table=patients, conversion_report=folders.raw and folders.raw / "conversion_report.csv"
-    )
+    report = folders.raw and folders.raw / "conversion_report.csv"
+    patient = patients_of(fold_of, table=patients, conversion_report=report)
     return Results(
         dataset=folders.name,
         models=tuple(Model(name=model.given, folder=folders.model(model)) for model in names),
         cases=tuple(
-            _case(folders, model, fold_of[name], name, patient[name], references, allow_missing=allow_missing)
+            PredictedCase(
+                model=model.given,
+                fold=fold_of[name],
+                name=name,
+                patient=patient[name],
+                reference=references[name],
+                prediction=_find_validation(folders, model, fold_of[name], name, required=not allow_missing),
+                images=find_images(folders.raw / "imagesTr", name) if folders.raw else (),
+                probabilities=find_probabilities(_validation(folders, model, fold_of[name]), name),
+            )
             for model in names
             for name in sorted(fold_of)
         ),
@@ -309,43 +287,33 @@ def results_of_models(
 
 def _common_labels(folders: DatasetFolders, models: Sequence[ModelName]) -> Labels:
     """Return the labels that all models were trained with."""
-    labels, *others = (_labels_of_model(folders, model) for model in models)
-    for model, other in zip(models[1:], others, strict=True):
-        if other != labels:
-            raise InputFileError(
-                folders.model(model) / DATASET_JSON,
-                f"its labels are not those of {models[0].given}",
-                "compare models trained on the same labels",
-            )
-    return labels
+    found = {}
+    for model in models:
+        folder = folders.model(model)
+        if not folder.is_dir():
+            trained = ", ".join(sorted(path.name for path in folders.results.glob("*__*__*"))) or "none"
+            remedy = f"name another, or run {model.train_command(folders.name, '0')}"
+            raise InputFileError(folder, f"there is no such model (trained: {trained})", remedy)
+        found[folder / DATASET_JSON] = read_labels_of(folder / DATASET_JSON)
+    first, *others = found
+    for path in others:
+        if found[path] != found[first]:
+            problem = f"its labels are not those of {models[0].given}"
+            raise InputFileError(path, problem, "compare models trained on the same labels")
+    return found[first]
 
 
-def _labels_of_model(folders: DatasetFolders, model: ModelName) -> Labels:
-    folder = folders.model(model)
-    if not folder.is_dir():
-        trained = ", ".join(sorted(path.name for path in folders.results.glob("*__*__*"))) or "none"
-        raise InputFileError(
-            folder,
-            f"there is no such model (trained: {trained})",
-            f"name another, or run {model.train_command(folders.name, '0')}",
-        )
-    return read_labels_of(folder / DATASET_JSON)
+def _validation(folders: DatasetFolders, model: ModelName, fold: str) -> Path:
+    return folders.model(model) / f"fold_{fold}" / "validation"
 
 
-def _case(
-    folders: DatasetFolders,
-    model: ModelName,
-    fold: str,
-    name: str,
-    patient: str,
-    references: Mapping[str, Path],
-    *,
-    allow_missing: bool,
-) -> PredictedCase:
-    folder = folders.model(model) / f"fold_{fold}"
-    validation = folder / "validation"
+def _find_validation(
+    folders: DatasetFolders, model: ModelName, fold: str, name: str, *, required: bool
+) -> Path | None:
+    validation = _validation(folders, model, fold)
     prediction = find_mask(validation, name)
-    if prediction is None and not allow_missing:
+    if prediction is None and required:
+        folder = validation.parent
         trained = (folder / "checkpoint_final.pth").is_file() or validation.is_dir()
         command = model.train_command(folders.name, fold, validate=trained)
         path, problem = validation / f"{name}.nii.gz", "there is no such prediction"
@@ -353,13 +321,4 @@ def _case(
             path = folder
             problem = "the fold's training has not ended" if folder.is_dir() else "there is no such fold"
         raise InputFileError(path, problem, f"run {command}, or score it as empty with --allow-missing")
-    return PredictedCase(
-        model=model.given,
-        fold=fold,
-        name=name,
-        patient=patient,
-        reference=references[name],
-        prediction=prediction,
-        images=find_images(folders.raw / "imagesTr", name) if folders.raw else (),
-        probabilities=find_probabilities(validation, name),
-    )
+    return prediction

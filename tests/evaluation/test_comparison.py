@@ -11,13 +11,13 @@ from scipy import stats
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.comparison import compare, metrics_of
 from sgnet_nnunet.evaluation.lesion_metrics import ALL_SIZES, SIZE_CLASSES
-from sgnet_nnunet.evaluation.registry import case_metrics, headline_metrics
+from sgnet_nnunet.evaluation.registry import case_metrics
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import ALL_EQUAL, INFINITE, TOO_FEW_PATIENTS
 
 pytestmark = pytest.mark.filterwarnings("error")
 ALL_METRICS = tuple(metric.name for metric in case_metrics())
-HEADLINE_METRICS = {metric.name for metric in headline_metrics()}
+HEADLINE_METRICS = {metric.name for metric in case_metrics() if metric.headline}
 LESION_COUNTS = ("detected_lesions", "reference_lesions", "false_positives")
 TABLES = ("counts", "descriptions", "differences", "ranking", "pooled")
 

@@ -13,7 +13,6 @@ from sgnet_nnunet.evaluation.registry import (
     SHARE,
     case_metrics,
     find_metric,
-    headline_metrics,
     measure,
     register_metric,
     registered_metrics,
@@ -42,8 +41,9 @@ def test_names_and_titles_are_unique():
 
 
 def test_headline_metrics_measure_quality_and_the_ranked_ones_are_few_among_them():
-    assert all(metric.higher_is_better is not None for metric in headline_metrics())
-    ranked = [metric.name for metric in headline_metrics() if metric.ranked]
+    headline = [metric for metric in METRICS if metric.headline]
+    assert all(metric.higher_is_better is not None for metric in headline)
+    ranked = [metric.name for metric in headline if metric.ranked]
     assert ranked == ["dice", "nsd_1mm", "lesion_f1", "false_positives"]
     assert not [metric for metric in METRICS if metric.ranked and not metric.headline]
 
