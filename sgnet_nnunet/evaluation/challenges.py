@@ -44,27 +44,18 @@ _LESION_SHARE = replace(SHARE, both_empty="measured", one_empty="measured")
 _LESION_DISTANCE = replace(DISTANCE, both_empty="measured", one_empty="measured")
 
 
-@dataclass(frozen=True)
-class _LesionScores:
-    """Scores of the lesions that are matched, and how many are not."""
-
-    dice: list[float]
-    hd95_mm: list[float]
-    unmatched: int
-
-
 @register_metric("brats2023_dice", "BraTS 2023 Dice", _LESION_SHARE, preset="brats2023")
 def brats2023_dice(pair: MaskPair) -> float:
     """Lesion-wise Dice of BraTS-METS 2023."""
-    scores = _lesion_scores(pair)
-    return _mean(scores.dice, scores.unmatched, penalty=0.0, of_nothing=1.0)
+    scores, _, unmatched = _lesion_scores(pair)
+    return _mean(scores, unmatched, penalty=0.0, of_nothing=1.0)
 
 
 @register_metric("brats2023_hd95_mm", "BraTS 2023 HD95 (mm)", _LESION_DISTANCE, preset="brats2023")
 def brats2023_hd95(pair: MaskPair) -> float:
     """Lesion-wise HD95 (surface-weighted) of BraTS-METS 2023."""
-    scores = _lesion_scores(pair)
-    return _mean(scores.hd95_mm, scores.unmatched, penalty=PENALTY_MM, of_nothing=0.0)
+    _, scores, unmatched = _lesion_scores(pair)
+    return _mean(scores, unmatched, penalty=PENALTY_MM, of_nothing=0.0)
 
 
 def _mean(matched: list[float], unmatched: int, *, penalty: float, of_nothing: float) -> float:
@@ -74,11 +65,11 @@ def _mean(matched: list[float], unmatched: int, *, penalty: float, of_nothing: f
 
 
 @once_per_pair
-def _lesion_scores(pair: MaskPair) -> _LesionScores:
+def _lesion_scores(pair: MaskPair) -> tuple[list[float], list[float], int]:
+    """Return Dice and HD95 in mm of each matched lesion, and the number of lesions that are not matched."""
     match = lesions_of(pair)
     matched = np.zeros(match.prediction.number, dtype=bool)
-    scores = _LesionScores(dice=[], hd95_mm=[], unmatched=0)
-    missed = 0
+    dices, distances, missed = [], [], 0
     for lesion, volume in enumerate(match.reference.volumes_mm3):
         partners = _partners_of_grown(match.reference, lesion, match.prediction)
         matched[partners] = True
@@ -86,11 +77,11 @@ def _lesion_scores(pair: MaskPair) -> _LesionScores:
             continue
         if partners.size:
             alone = pair_of_lesion(pair, lesion, partners)
-            scores.dice.append(dice(alone))
-            scores.hd95_mm.append(hd95_surface_weighted(alone))
+            dices.append(dice(alone))
+            distances.append(hd95_surface_weighted(alone))
         else:
             missed += 1
-    return replace(scores, unmatched=missed + int(np.count_nonzero(~matched)))
+    return dices, distances, missed + int(np.count_nonzero(~matched))
 
 
 def _partners_of_grown(reference: Lesions, lesion: int, prediction: Lesions) -> NDArray[np.intp]:
@@ -119,10 +110,9 @@ class OneToOne:
     """The best one-to-one matching of a pair's lesions.
 
     Attributes:
-        partners: Index of each reference lesion's match among the predicted, -1 if it has none,
-            shape (reference lesions,).
-        dice: Dice of each match, 0 if there is none, shape (reference lesions,).
-        false: Whether each predicted lesion is without a match, shape (predicted lesions,).
+        partners: Index of each reference lesion's match among the predicted, -1 if it has none.
+        dice: Dice of each reference lesion's match, 0 if there is none.
+        false: Whether each predicted lesion is without a match.
     """
 
     partners: NDArray[np.intp]

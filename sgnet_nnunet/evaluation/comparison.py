@@ -29,6 +29,7 @@ from sgnet_nnunet.evaluation.statistics import (
     wilcoxon_test,
 )
 
+TABLES = ("counts", "descriptions", "differences", "ranking", "pooled")
 NOT_TESTED = "not among the metrics that are tested"
 
 Row = dict[str, Any]
@@ -37,20 +38,7 @@ Rows = dict[str, pd.DataFrame]
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How the statistics were made.
-
-    Attributes:
-        baseline: Name of the model that the others are compared with.
-        resampling_seed: Seed of the resamples, drawn by the generator.
-        resamples: Resamples of each interval and ranking.
-        confidence: Confidence of the intervals.
-        intervals: How intervals are made.
-        test: The test of paired differences.
-        zeros: How the test treats patients without a difference, in SciPy's words.
-        effect: The effect size of a difference.
-        correction: Correction of p for the number of tests.
-        family: The tests that are corrected together.
-    """
+    """How the statistics were made; `zeros` is how the test treats patients without a difference."""
 
     baseline: str
     resampling_seed: int
@@ -122,14 +110,13 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as dictionaries, lists, texts and numbers (which may be NaN or infinite)."""
-        tables = ("counts", "descriptions", "differences", "ranking", "pooled")
         return {
             "dataset": self.dataset,
             "models": [asdict(model) for model in self.models],
             "labels": list(self.labels),
             "metrics": [metric.as_dict() for metric in self.metrics],
             "protocol": asdict(self.protocol),
-            **{name: getattr(self, name).to_dict("records") for name in tables},
+            **{name: getattr(self, name).to_dict("records") for name in TABLES},
         }
 
 
@@ -170,21 +157,19 @@ def compare(
         raise SGNetError(f"there is no model {baseline}; name one of {', '.join(names)} as the baseline")
     metrics = metrics_of(per_case)
     resampling = Resampling.drawn_by(np.random.default_rng(rng), number=resamples)
-    tables: dict[str, list[Row]] = {
-        name: [] for name in ("counts", "descriptions", "differences", "ranking", "pooled")
-    }
+    tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     labels = tuple(dict.fromkeys(per_case["label"]))
     for label in labels:
         rows = {name: rows_of(per_case, model=name, label=label) for name in names}
-        of_label = {
-            "counts": (_count(table, name) for name, table in rows.items()),
-            "descriptions": _describe(rows, metrics, resampling),
-            "differences": _differences(rows, metrics, baseline, resampling),
-            "ranking": _ranking(rows, metrics, resampling),
-            "pooled": _pool(rows, resampling),
-        }
-        for name, found in of_label.items():
-            tables[name] += [{"label": label, **row} for row in found]
+        of_label = (
+            (_count(table, name) for name, table in rows.items()),
+            _describe(rows, metrics, resampling),
+            _differences(rows, metrics, baseline, resampling),
+            _ranking(rows, metrics, resampling),
+            _pool(rows, resampling),
+        )
+        for table, found in zip(tables.values(), of_label, strict=True):
+            table += [{"label": label, **row} for row in found]
     return Comparison(
         dataset=dataset,
         models=models,
@@ -219,14 +204,12 @@ def _interval(estimate: Estimate) -> Row:
 
 
 def _count(rows: pd.DataFrame, model: str) -> Row:
-    empty = rows["empty"]
+    kinds = {"both_empty": "both", "empty_predictions": "prediction", "empty_references": "reference"}
     return {
         "model": model,
         "cases": len(rows),
         "patients": rows["patient"].nunique(),
-        "both_empty": int((empty == "both").sum()),
-        "empty_predictions": int((empty == "prediction").sum()),
-        "empty_references": int((empty == "reference").sum()),
+        **{column: int((rows["empty"] == kind).sum()) for column, kind in kinds.items()},
         "missing": int(rows["missing"].astype(bool).sum()),
     }
 
@@ -307,31 +290,22 @@ def _ranking(rows: Rows, metrics: Sequence[Metric], resampling: Resampling) -> l
         return []
     found = []
     tails = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
-    for model, mean_rank, places in zip(rows, ranks.mean_ranks, ranks.places.T, strict=True):
-        resampled = places[1:]
-        low, high = np.quantile(resampled, tails, method="inverted_cdf") if resampled.size else (nan, nan)
-        shares = [
-            float((resampled == place).mean()) if resampled.size else nan for place in range(1, len(rows) + 1)
-        ]
-        found.append(
-            {
-                "model": model,
-                "rank": int(places[0]),
-                "mean_rank": float(mean_rank),
-                "low": float(low),
-                "high": float(high),
-                **{f"place_{place}": share for place, share in enumerate(shares, start=1)},
-                "metrics": list(ranks.metrics),
-            }
-        )
+    for model, mean_rank, (rank, *places) in zip(rows, ranks.mean_ranks, ranks.places.T, strict=True):
+        low, high = np.quantile(places, tails, method="inverted_cdf") if places else (nan, nan)
+        shares = {
+            f"place_{place}": places.count(place) / len(places) if places else nan
+            for place in range(1, len(rows) + 1)
+        }
+        row = {"model": model, "rank": int(rank), "mean_rank": float(mean_rank)}
+        row |= {"low": float(low), "high": float(high), **shares, "metrics": list(ranks.metrics)}
+        found.append(row)
     return sorted(found, key=lambda row: row["rank"])
 
 
 def _pool(rows: Rows, resampling: Resampling) -> Iterator[Row]:
     for size in (ALL_SIZES, *SIZE_CLASSES):
-        columns = [
-            f"{name}{size.suffix}" for name in ("detected_lesions", "reference_lesions", "false_positives")
-        ]
+        counts = ("detected_lesions", "reference_lesions", "false_positives")
+        columns = [f"{name}{size.suffix}" for name in counts]
         for model, table in rows.items():
             if not set(columns) <= set(table.columns):
                 continue

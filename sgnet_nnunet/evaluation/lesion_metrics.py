@@ -1,8 +1,9 @@
 """Lesions: the connected components of a mask, and which of them two masks have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from math import inf, nan
 from typing import Literal
 
@@ -94,12 +95,7 @@ class LesionMatch:
 
 
 def find_lesions(mask: NDArray[np.bool_], *, spacing: tuple[float, ...]) -> Lesions:
-    """Return the lesions of a mask.
-
-    Args:
-        mask: Shape (x, y, z) or any other order of the axes.
-        spacing: Voxel size in mm along the mask's axes.
-    """
+    """Return the lesions of a mask of three axes in any order; voxel size in mm along each."""
     return _label(mask, float(np.prod(spacing)))
 
 
@@ -144,15 +140,10 @@ Status = Literal["detected", "missed", "false positive"]
 class LesionRow:
     """One lesion of a reference, or one that a prediction has and the reference has not.
 
-    Attributes:
-        status: `detected` if a predicted lesion has a voxel in common with it.
-        dice: Dice of the lesion and all predicted lesions that meet it; 0 if there is none.
-        hd95_mm: Their directed HD95 in mm; the image's diagonal if there is none.
-        volume_mm3: Volume in mm3.
-        diameter_mm: Diameter in mm of the sphere of that volume.
-        x_mm: Mean of the voxels' centres in world mm (RAS+).
-        y_mm: The same along y.
-        z_mm: The same along z.
+    It is `detected` if a predicted lesion has a voxel in common with it. Dice and directed HD95 (mm) are of
+    the lesion and all predicted lesions that meet it; 0 and the image's diagonal if there is none. The
+    diameter is that of the sphere of its volume. x, y and z are the mean of its voxels' centres in world
+    mm (RAS+).
     """
 
     status: Status
@@ -170,19 +161,17 @@ def lesion_rows(pair: MaskPair) -> tuple[LesionRow, ...]:
     """Return the reference's lesions, then the false positives, the largest first."""
     match = lesions_of(pair)
     worst = dice.missed(pair.grid), hd95_directed.missed(pair.grid)
-    centroids = _centroids(match.reference, pair.reference, pair)
-    reference = []
+    scores: list[_Scores] = []
     for lesion in range(match.reference.number):
         partners = match.predicted[match.actual == lesion]
         if partners.size:
             alone = pair_of_lesion(pair, lesion, partners)
-            scores = dice(alone), hd95_directed(alone)
-            reference.append(_row("detected", scores, match.reference, lesion, centroids))
+            scores.append(("detected", dice(alone), hd95_directed(alone)))
         else:
-            reference.append(_row("missed", worst, match.reference, lesion, centroids))
-    centroids = _centroids(match.prediction, pair.prediction, pair)
-    unmatched = map(int, np.flatnonzero(~match.hits))
-    false = [_row("false positive", worst, match.prediction, lesion, centroids) for lesion in unmatched]
+            scores.append(("missed", *worst))
+    reference = _rows(scores, match.reference, pair.reference, pair)
+    scores = [("false positive", *worst)] * match.prediction.number
+    false = compress(_rows(scores, match.prediction, pair.prediction, pair), ~match.hits)
     # Labels come in the order of the masks' memory, which no reader of a table should see.
     return tuple(row for rows in (reference, false) for row in sorted(rows, key=_largest_first))
 
@@ -192,14 +181,9 @@ def _largest_first(row: LesionRow) -> tuple[float, ...]:
 
 
 def pair_of_lesion(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> MaskPair:
-    """Return a lesion of the reference beside predicted lesions, without all others.
+    """Return a lesion of the reference beside one or more predicted lesions, without all others; by indices.
 
     The same pair each time, since the rows and the presets mostly ask for the same partners.
-
-    Args:
-        pair: The pair of masks.
-        lesion: Index of the reference's lesion.
-        partners: Indices of one or more predicted lesions, shape (n,).
     """
     key = (pair_of_lesion, lesion, *partners.tolist())
     if key not in pair.results:
@@ -220,34 +204,29 @@ def pair_of_lesion(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> M
     return alone
 
 
-def _centroids(lesions: Lesions, mask: NDArray[np.bool_], pair: MaskPair) -> NDArray[np.float64]:
-    """Return the mean of each lesion's voxel centres in world mm, shape (number, 3)."""
+_Scores = tuple[Status, float, float]
+
+
+def _rows(
+    scores: Sequence[_Scores], lesions: Lesions, mask: NDArray[np.bool_], pair: MaskPair
+) -> list[LesionRow]:
+    """Return the row of each lesion of a mask, given its status, Dice and HD95."""
     if not lesions.number:
-        return np.empty((0, 3))
+        return []
     voxels = np.flatnonzero(mask)
     labels = lesions.labels.ravel()[voxels]
     axes = np.unravel_index(voxels, mask.shape)
     sums = [np.bincount(labels, weights=axis, minlength=lesions.number + 1)[1:] for axis in axes]
-    return pair.grid.world(np.stack(sums, axis=1) / lesions.voxels[:, None] + pair.origin)
-
-
-def _row(
-    status: Status, scores: tuple[float, float], lesions: Lesions, index: int, centroids: NDArray[np.float64]
-) -> LesionRow:
-    x, y, z = (float(coordinate) for coordinate in centroids[index])
-    volume, diameter = float(lesions.volumes_mm3[index]), float(lesions.diameters_mm[index])
-    return LesionRow(status, *scores, volume, diameter, x, y, z)
+    centres = pair.grid.world(np.stack(sums, axis=1) / lesions.voxels[:, None] + pair.origin)
+    sizes = np.column_stack([lesions.volumes_mm3, lesions.diameters_mm, centres]).tolist()
+    return [LesionRow(*score, *size) for score, size in zip(scores, sizes, strict=True)]
 
 
 @dataclass(frozen=True)
 class SizeClass:
-    """Lesions by the diameter of the sphere of their volume.
+    """Lesions by the diameter of the sphere of their volume, from `smallest_mm` to below `limit_mm`.
 
-    Attributes:
-        title: The class in tables and figures.
-        suffix: End of a metric's name.
-        smallest_mm: Diameter in mm from which on a lesion belongs to the class.
-        limit_mm: Diameter in mm from which on it no longer does.
+    `title` is the class in tables and figures, `suffix` the end of a metric's name.
     """
 
     title: str
@@ -272,11 +251,7 @@ SIZE_CLASSES = (
 class Counts:
     """Lesions of one pair of masks and size class.
 
-    Attributes:
-        detected: Lesions of the reference that meet a predicted one.
-        missed: Lesions of the reference that meet none.
-        hits: Predicted lesions that meet one of the reference.
-        false: Predicted lesions that meet none.
+    Those of the reference are detected or missed, the predicted ones hits or false.
     """
 
     detected: int

@@ -21,16 +21,8 @@ from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_mode
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
-UNUSABLE = (
-    SGNetError,
-    OSError,
-    RuntimeError,
-    KeyError,
-    AttributeError,
-    ImportError,
-    EOFError,
-    pickle.PickleError,
-)
+_FAILED = (OSError, RuntimeError, KeyError, AttributeError, ImportError, EOFError, pickle.PickleError)
+UNUSABLE = (SGNetError, *_FAILED)
 """What a garbled checkpoint, or a network that is not installed here, raises."""
 
 STEP = 0.5
@@ -77,13 +69,7 @@ def seconds_per_case(
 ) -> float:
     """Measure the time of nnU-Net's sliding window, step 0.5 and no mirroring: median over the cases.
 
-    Reading, preprocessing and export are left out, since they are the same for all models.
-
-    Args:
-        trained: The model, of one fold.
-        preprocessed: The data set's folder in nnUNet_preprocessed.
-        cases: Names of the cases.
-        device: Device in nnU-Net's words: cpu, cuda or mps.
+    Reading, preprocessing and export are left out, since they are the same for all models. See `with_costs`.
 
     Raises:
         SGNetError: If a case has not been preprocessed for the model's configuration.

@@ -34,7 +34,7 @@ class MaskPair:
     def __init__(
         self, prediction: NDArray[np.bool_], reference: NDArray[np.bool_], *, affine: NDArray[np.float64]
     ) -> None:
-        """Pair two masks of one shape (x, y, z), whose `affine` is the 4x4 matrix from voxel index to world mm.
+        """Pair two masks of one shape (x, y, z); `affine` is the 4x4 matrix from voxel index to world mm.
 
         Raises:
             ValueError: If the shapes differ, a mask is not boolean or not 3D, or the affine is unusable.

@@ -49,10 +49,6 @@ class Resampling:
 
     Each interval begins again from the seed. So statistics of the same patients rest on the same
     resamples, and one does not change because another one is asked for.
-
-    Attributes:
-        seed: Seed of the draws.
-        number: Resamples of an interval.
     """
 
     seed: int
@@ -80,14 +76,7 @@ def _weights(seed: int, number: int, patients: int) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An interval of a statistic.
-
-    Attributes:
-        low: Lower end; NaN if there is no interval.
-        high: Upper end.
-        method: `BCa`, or `percentile` where BCa is not defined; "" if there is no interval.
-        reason: Why there is none.
-    """
+    """An interval of a statistic; NaN and no method, but a reason, where there is none."""
 
     low: float = nan
     high: float = nan
@@ -97,12 +86,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A statistic with its interval.
-
-    Attributes:
-        value: The statistic; NaN if there is nothing to count.
-        interval: Its interval over patients.
-    """
+    """A statistic, NaN if there is nothing to count, with its interval over patients."""
 
     value: float = nan
     interval: Interval = field(default_factory=lambda: Interval(reason=TOO_FEW_PATIENTS))
@@ -158,12 +142,7 @@ def _bca(value: float, resampled: Floats, without: Floats) -> Interval:
 def estimate_ratio(parts: Floats, wholes: Floats, *, resampling: Resampling) -> Estimate:
     """Return the sum of the patients' parts over the sum of their wholes, with its interval.
 
-    Patients whose whole is 0 do not enter the ratio and are not drawn.
-
-    Args:
-        parts: What is added up in the numerator, shape (patients,).
-        wholes: What is added up in the denominator, 0 or more, shape (patients,).
-        resampling: How patients are drawn.
+    Both have shape (patients,). Patients whose whole is 0 do not enter the ratio and are not drawn.
     """
     counted = wholes > 0
     return estimate(np.divide, [parts[counted], wholes[counted]], resampling=resampling)
@@ -181,17 +160,15 @@ def rows_of(per_case: "pd.DataFrame", *, model: str, label: str) -> "pd.DataFram
     rows = chosen.set_index("case").sort_index()
     if not rows.index.is_unique:
         case = rows.index[rows.index.duplicated()][0]
-        raise SGNetError(
-            f"{model} has two predictions of the case {case}; give only folds whose cases differ"
-        )
+        problem = f"{model} has two predictions of the case {case}"
+        raise SGNetError(f"{problem}; give only folds whose cases differ")
     return rows.assign(empty=rows["empty"].fillna(""))
 
 
 def wilcoxon_test(differences: Floats) -> tuple[float, str]:
     """Return p of Wilcoxon's signed-rank test, two-sided, and why there is no test ("" if there is).
 
-    Args:
-        differences: Paired differences, rounded to `DECIMALS`, shape (patients,).
+    The paired differences have shape (patients,) and are rounded to `DECIMALS`.
     """
     from scipy.stats import wilcoxon  # noqa: PLC0415 - a second
 
@@ -203,16 +180,13 @@ def wilcoxon_test(differences: Floats) -> tuple[float, str]:
 
 
 def rank_biserial(differences: Floats) -> float:
-    """Return the matched-pairs rank-biserial correlation: an effect size from -1 to 1.
+    """Return the matched-pairs rank-biserial correlation of paired differences: an effect size from -1 to 1.
 
     It is the ranks' sum of the positive less that of the negative differences, over their sum. Zeros are
     ranked with the others and then dropped, as in the test. 0 if all are zero, NaN if there are none.
 
     >>> rank_biserial(np.array([1.0, -2.0, 3.0]))
     0.3333333333333333
-
-    Args:
-        differences: Paired differences, shape (pairs,).
 
     Source: Kerby 2014, Compr. Psychol. 3:11.IT.3.1.
     """
@@ -263,15 +237,13 @@ def rank_models(
     """Rank models by their mean rank over metrics, again and again over resampled patients.
 
     Each model's mean is over all its cases that have a value, as the tables show it. A metric without a
-    value of some model does not count; a resample in which that happens goes without the metric.
+    value of some model does not count; a resample in which that happens goes without the metric. None if
+    no metric counts.
 
     Args:
         rows: Rows of each model, as `rows_of` returns them.
         metrics: Metrics that say what is better.
         resampling: How patients are drawn.
-
-    Returns:
-        None if no metric has a value of every model.
 
     Source: Wiesenfarth et al. 2021, Sci. Rep. 11:2369 (bootstrapped rankings of challenges).
     """

@@ -23,28 +23,21 @@ def element_areas(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
 
     It is that of the triangles which marching cubes draw around the fewer of the voxels, those in the
     mask or the others, so that a mask and its complement have one surface. MONAI's table is the same,
-    but takes seconds, and some 700 MB, to import.
-
-    Args:
-        spacing: Voxel size in mm along the mask's axes.
+    but takes seconds, and some 700 MB, to import. The spacing is in mm along the mask's axes.
 
     Source: Nikolov et al. 2018, arXiv:1809.04430; Lorensen and Cline 1987 for the triangles.
     """
+    # scikit-image calls itself typed, but these are not.
+    marching_cubes: Any = measure.marching_cubes
+    mesh_surface_area: Any = measure.mesh_surface_area
     areas = np.zeros(256)
     for code in range(1, 255):
         fewer = code if code.bit_count() <= 4 else 255 - code  # noqa: PLR2004 - half of the eight
         inside = ((fewer & CORNERS) > 0).astype(np.float64)
-        areas[code] = _area(inside, spacing)
+        vertices, faces, _, _ = marching_cubes(inside, 0.5, spacing=spacing, method="lorensen")
+        areas[code] = mesh_surface_area(vertices.astype(np.float64), faces)
     areas.flags.writeable = False
     return areas
-
-
-def _area(inside: NDArray[np.float64], spacing: tuple[float, float, float]) -> float:
-    # scikit-image calls itself typed, but these are not.
-    marching_cubes: Any = measure.marching_cubes
-    mesh_surface_area: Any = measure.mesh_surface_area
-    vertices, faces, _, _ = marching_cubes(inside, 0.5, spacing=spacing, method="lorensen")
-    return float(mesh_surface_area(vertices.astype(np.float64), faces))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +61,12 @@ class Distances:
 
 @dataclass(frozen=True, eq=False)
 class _Surface:
-    """A mask inside its bounding box, with a margin of one voxel, and where its surface is.
-
-    Attributes:
-        shape: Shape of the box with its margin.
-        inside: Whether each voxel is in the mask, flat.
-        voxels: Flat indices of the surface voxels.
-        first: Index of the box's first voxel, shape (3,).
-    """
+    """A mask in its bounding box with a margin of one voxel, flat, and its surface voxels' flat indices."""
 
     shape: tuple[int, ...]
     inside: NDArray[np.bool_]
     voxels: NDArray[np.intp]
-    first: NDArray[np.intp]
+    first: NDArray[np.intp]  # index of the box's first voxel in the mask, shape (3,)
 
     def indices(self, flat: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return flat indices as indices of the mask's three axes, shape (n, 3)."""
@@ -102,14 +88,11 @@ def surface_distances(pair: MaskPair) -> Distances:
 def weighted_surface_distances(
     pair: MaskPair,
 ) -> tuple[Distances, NDArray[np.float64], NDArray[np.float64]]:
-    """Return the distances between the surface elements of two masks that have voxels, and their areas.
+    """Return the distances between two masks' surface elements, and the area in mm2 of each of both surfaces.
 
     An element lies between 2x2x2 voxels that are not all alike; its area is that of the triangles
     which marching cubes would draw there (Nikolov et al. 2018, arXiv:1809.04430). Areas assume a
-    grid without shear.
-
-    Returns:
-        The distances, the area in mm2 of each element of the predicted surface, and of the reference's.
+    grid without shear. Both masks must have voxels.
     """
     predicted, actual = (_elements(surface, pair.grid.spacing) for surface in _surfaces(pair))
     return _distances(predicted[0], actual[0], pair.grid), predicted[1], actual[1]
@@ -236,12 +219,8 @@ def nsd_2mm(pair: MaskPair) -> float:
 
 
 def surface_dice(pair: MaskPair, *, tolerance_mm: float) -> float:
-    """Return the normalised surface Dice of two masks that have voxels.
+    """Return the normalised surface Dice of two masks that have voxels, at a tolerance in mm.
 
     MONAI's definition, over surface voxels (Nikolov et al. 2018, arXiv:1809.04430).
-
-    Args:
-        pair: The masks.
-        tolerance_mm: Distance in mm that counts as agreement.
     """
     return float(np.mean(surface_distances(pair).pooled <= tolerance_mm + ROUNDING_MM))
