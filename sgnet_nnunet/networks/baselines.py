@@ -1,4 +1,4 @@
-"""The networks SG-Net was published against: MONAI's, in the notebook's sizes.
+"""The three baselines of the SG-Net paper: MONAI's networks, in the sizes of the notebook.
 
 Parameters with two input channels and one class, counted from the author's notebook:
 U-Net 1,979,177, Attention U-Net 5,909,545, ResU-Net 4,806,398.

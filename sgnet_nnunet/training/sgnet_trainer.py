@@ -127,7 +127,8 @@ class SGNetTrainer(BaseTrainer):
         """Build the network, optimiser and loss.
 
         Raises:
-            SGNetError: If the plan was made for labels and the data set has regions, or the reverse.
+            SGNetError: If the plan was made for labels and the data set has regions, or the reverse, or
+                if the network does not support the engine of `SGNET_VALIDATION_ENGINE`.
         """
         super().initialize()
         has_regions = self.label_manager.has_regions
@@ -136,6 +137,11 @@ class SGNetTrainer(BaseTrainer):
                 f"plan {self.plans_manager.plans_name}: has background_head={self.sgnet.background_head}, "
                 f"but the data set's labels are {'' if has_regions else 'not '}regions; plan again"
             )
+        if self.validation_engine:
+            # Imported here because it takes long, and nnU-Net imports every trainer's module.
+            from sgnet_nnunet.inference.torch_engines import choose_engine  # noqa: PLC0415
+
+            self.validation_engine = choose_engine(self.sgnet, self.validation_engine, self.device)
         names = self.sgnet.gate_names
         replace_local_logger(self, lambda *, verbose: GateLogger(names, verbose=verbose))
 
@@ -240,15 +246,9 @@ class SGNetTrainer(BaseTrainer):
 
         The cases are predicted as nnU-Net does or, with `SGNET_VALIDATION_ENGINE`, as `sgnet predict` does:
         whole images without mirroring. `summary.json` then names the engine.
-
-        Raises:
-            SGNetError: If the network does not support the requested engine.
         """
-        # Imported here because it takes long, and nnU-Net imports every trainer's module.
-        from sgnet_nnunet.inference.torch_engines import choose_engine  # noqa: PLC0415
-
-        engine = self.validation_engine and choose_engine(self.sgnet, self.validation_engine, self.device)
-        if engine in {None, "tiled"}:
+        engine = self.validation_engine
+        if engine is None or engine == "tiled":
             super().perform_actual_validation(save_probabilities)
         else:
             self._predict_validation_cases(engine, save_probabilities=save_probabilities)

@@ -339,6 +339,13 @@ class TestValidationEngine:
             assert Path(trainer.output_folder, "validation", f"{case}.npz").is_file()
             assert Path(trainer.output_folder, "validation", f"{case}.pkl").is_file()
 
+    def test_an_engine_that_the_network_does_not_support_is_refused_before_the_training(
+        self, make_trainer, monkeypatch
+    ):
+        monkeypatch.setenv("SGNET_VALIDATION_ENGINE", "sparse")
+        with pytest.raises(SGNetError, match="--engine sparse: SGNet has no nested hard spatial gate"):
+            make_trainer("SGNetNoGateTrainer").initialize()
+
     def test_an_unknown_engine_is_refused_before_the_training(self, make_trainer, monkeypatch):
         monkeypatch.setenv("SGNET_VALIDATION_ENGINE", "tiled")
         with pytest.raises(SGNetError, match="SGNET_VALIDATION_ENGINE='tiled': must be auto or whole or spa"):
