@@ -44,7 +44,6 @@ def foreign(model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_plan_that_is_not_reproduced_gives_the_files_of_nnunet(foreign, images, tmp_path):
     expected = tmp_path / "stock"
     expected.mkdir()
@@ -103,7 +102,6 @@ def test_cascade_is_refused(model, tmp_path):
         NnunetProcessing(trained)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_tiled_engine_is_nnunets_sliding_window_over_the_folds(model, images):
     options = PredictionOptions(device="cpu", engine="tiled", step_size=1, mirroring=True)

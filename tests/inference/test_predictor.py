@@ -333,7 +333,6 @@ KINDS = pytest.mark.parametrize("trained_kind", ["labels", "regions"])
 
 @pytest.mark.slow
 @KINDS
-@pytest.mark.slow
 def test_trained_model_gives_the_files_of_nnunet(models, stock, trained_kind, images, tmp_path):
     told = []
     count = predict(
@@ -361,7 +360,6 @@ def test_trained_model_gives_the_files_of_nnunet(models, stock, trained_kind, im
 
 @pytest.mark.slow
 @KINDS
-@pytest.mark.slow
 def test_mask_is_that_of_nnunets_probabilities_at_the_point(models, stock, trained_kind, images, tmp_path):
     folder = models[trained_kind]
     plans = PlansManager(json.loads((folder / "plans.json").read_text()))
@@ -455,7 +453,6 @@ def other_of(model, folder):
 
 @pytest.mark.slow
 @KINDS
-@pytest.mark.slow
 def test_masks_are_those_of_nnunets_ensemble(models, images, tmp_path, trained_kind):
     options = PredictionOptions(
         device="cpu", engine="tiled", folds=("0",), step_size=1, save_probabilities=True

@@ -54,7 +54,6 @@ def test_model_is_that_of_nnunets_predictor(kind, request):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_planned_network_imports_neither_the_predictor_nor_the_trainer(gated):
     program = (
         "import sys; from pathlib import Path; from sgnet_nnunet.inference.predictor import *;"
