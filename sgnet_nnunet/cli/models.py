@@ -69,7 +69,7 @@ def gates(
     # PyTorch takes seconds to import.
     from sgnet_nnunet.inference.gate_maps import look_at_case, open_gated_model  # noqa: PLC0415
     from sgnet_nnunet.nnunet import find_cases  # noqa: PLC0415
-    from sgnet_nnunet.report.slices import draw_gates  # noqa: PLC0415
+    from sgnet_nnunet.report.slices import gate_panels, save_png  # noqa: PLC0415
 
     gated = open_gated_model(model, fold=fold, checkpoint=checkpoint, device=device)
     description = gated.trained.description
@@ -80,6 +80,7 @@ def gates(
         task = progress.add_task("gates", total=len(cases))
         for name, files in cases.items():
             reference = None if labels is None else labels / f"{name}{ending}"
-            draw_gates(look_at_case(gated, name, files, reference=reference), output / f"{name}.png")
+            found = look_at_case(gated, name, files, reference=reference)
+            save_png(gate_panels(found), output / f"{name}.png")
             progress.advance(task)
     say(f"{len(cases)} pictures in {output}")

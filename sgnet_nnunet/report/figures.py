@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import needs_extra
 from sgnet_nnunet.evaluation.comparison import Comparison
 from sgnet_nnunet.evaluation.lesion_metrics import SIZE_CLASSES
 from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import Model
-from sgnet_nnunet.evaluation.statistics import rows_of
+from sgnet_nnunet.evaluation.statistics import Floats, rows_of
 from sgnet_nnunet.files import atomic_path
 from sgnet_nnunet.report.tables import rows_of_label, verdict
 
@@ -34,19 +35,25 @@ MODEL_COLOURS = (
     PREDICTION_COLOUR,
     *("#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#999999", "#8B5FBF"),
 )
+# So that a plot does not depend on colour alone.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-"""Shapes of a model's points, so that a plot does not depend on colour alone."""
+
+Look = Mapping[str, Mapping[str, Any]]
+"""Colour and marker of each model, as matplotlib's keywords."""
 
 INK, FAINT, GRID = "#222222", "#8a8a8a", "#e4e4e4"
 DPI = 144
 CSS_PIXELS_PER_INCH = 96
 COLUMNS = 3
-WIDEST, TALLEST = 11.0, 40.0
-"""Limits of a figure in inches, however many models and metrics there are."""
+WIDEST, TALLEST = 11.0, 40.0  # inches
 
 SHARE_LIMITS = (-0.03, 1.03)
-LINEAR_BELOW = 1.0
-"""False positives per case below which an axis is linear, so that it shows 0; above it is logarithmic."""
+ARGMAX_THRESHOLD = 0.5
+DICE_LEVELS = (0.2, 0.4, 0.6, 0.8)
+EDGES_MM = (0.0, 3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 13.0, 17.0, 22.0, 30.0, np.inf)
+"""Limits of the bins of the curve over diameters; finer where metastases are many."""
+
+FEWEST_LESIONS = 3  # of a bin that the curve shows
 
 
 def parts_of(name: str) -> list[str]:
@@ -84,38 +91,26 @@ def breakable(text: str) -> "Markup":
 
 def colours_of(models: Sequence[Model]) -> dict[str, str]:
     """Return each model's colour, `#rrggbb`; from the ninth model on they repeat."""
-    return {model.name: MODEL_COLOURS[i % len(MODEL_COLOURS)] for i, model in enumerate(models)}
+    return dict(zip((model.name for model in models), cycle(MODEL_COLOURS)))
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
     """Return the red, green and blue of a colour `#rrggbb`, 0 to 255."""
-    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    red, green, blue = bytes.fromhex(colour[1:])
     return red, green, blue
-
-
-Look = Mapping[str, Mapping[str, Any]]
-"""Colour and marker of each model, as matplotlib's keywords."""
 
 
 def look_of(models: Sequence[Model]) -> Look:
     """Return the colours and markers of models; from the ninth model on they repeat."""
-    colours = colours_of(models)
+    colours = colours_of(models).items()
     return {
-        name: {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
-        for i, (name, colour) in enumerate(colours.items())
+        name: {"color": colour, "marker": marker} for (name, colour), marker in zip(colours, cycle(MARKERS))
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A plot that is yet to be drawn.
-
-    Attributes:
-        name: Stem of its file.
-        title: What it shows.
-        caption: How to read it.
-        draw: Draws it.
-    """
+    """A plot that is yet to be drawn; `name` is the stem of its file."""
 
     name: str
     title: str
@@ -133,12 +128,7 @@ def plots_of(
 ) -> Iterator[Plot]:
     """Yield the plots of one label or region, those whose data are given.
 
-    Args:
-        comparison: The statistics.
-        per_case: The table of cases; it may be empty.
-        label: Name of the label or region.
-        per_lesion: The table of lesions.
-        froc: The curve of each model that has one, by the model's name.
+    The table of cases may be empty; FROC curves are by the model's name.
     """
     look = look_of(comparison.models)
     if rows_of_label(comparison.differences, label):
@@ -190,12 +180,8 @@ def new_figure(
 ) -> "tuple[Figure, NDArray[Any]]":
     """Return a white figure and its axes, shape (rows, columns), as many rows as the axes need.
 
-    Args:
-        width: In inches, at most `WIDEST`.
-        height: Of a row in inches; all rows together are at most `TALLEST`.
-        axes: Axes that are used, row by row; the rest of the last row stays blank.
-        columns: Columns of axes.
-        options: Passed to `Figure.subplots`.
+    The width and the height of a row are in inches, the whole at most `WIDEST` and `TALLEST`. Axes after
+    the last one used stay blank. The options are those of `Figure.subplots`.
     """
     # pyplot would open a window system; the object interface draws without one.
     with needs_extra("report"):
@@ -260,30 +246,20 @@ def _metric_panels(
 
 
 def box_plots(rows: Mapping[str, pd.DataFrame], metrics: Sequence[Metric], *, look: Look) -> "Figure":
-    """Return a figure with one panel a metric, a box a model.
-
-    Args:
-        rows: Each model's rows as `evaluation.statistics.rows_of` returns them.
-        metrics: The metrics.
-        look: The models' colours.
-    """
+    """Return a figure with one panel a metric, a box a model; each model's rows are as of `rows_of`."""
     figure, grid = _metric_panels(metrics, list(rows), height=1.1 + 0.36 * len(rows))
     for axes, metric in zip(grid.flat, metrics, strict=False):
         values = pd.DataFrame({model: table[metric.name] for model, table in rows.items()})
         axes.plot(values.to_numpy().T, range(len(rows)), color="#777777", linewidth=0.5, alpha=0.28, zorder=1)
         for place, model in enumerate(rows):
-            _draw_box(axes, _finite(values[model]), place, look[model]["color"])
+            finite = values[model].to_numpy(np.float64)
+            _draw_box(axes, finite[np.isfinite(finite)], place, look[model]["color"])
         if np.isfinite(metric.limits).all():
             axes.set_xlim(*SHARE_LIMITS)
     return figure
 
 
-def _finite(values: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    return array[np.isfinite(array)]
-
-
-def _draw_box(axes: "Axes", values: NDArray[np.float64], place: int, colour: str) -> None:
+def _draw_box(axes: "Axes", values: Floats, place: int, colour: str) -> None:
     if not values.size:
         return
     axes.plot(values, [place] * values.size, "o", ms=2.6, color=colour, alpha=0.55, zorder=2, mec="none")
@@ -306,16 +282,8 @@ def _draw_box(axes: "Axes", values: NDArray[np.float64], place: int, colour: str
     )
 
 
-ARGMAX_THRESHOLD = 0.5
-
-
 def froc_plot(curves: "Mapping[str, Froc]", *, look: Look) -> "Figure":
-    """Return a figure with the FROC curve of each model that has one.
-
-    Args:
-        curves: By the model's name.
-        look: The models' colours and markers.
-    """
+    """Return a figure with FROC curves, which are by the model's name."""
     figure, grid = new_figure(6.5, 4)
     axes = grid[0, 0]
     for model, curve in curves.items():
@@ -328,7 +296,8 @@ def froc_plot(curves: "Mapping[str, Froc]", *, look: Look) -> "Figure":
 
 
 def _frame_froc(axes: "Axes") -> None:
-    axes.set_xscale("symlog", linthresh=LINEAR_BELOW)
+    # Linear below 1, so that it shows 0.
+    axes.set_xscale("symlog", linthresh=1.0)
     axes.set_xlim(left=0)
     axes.set_ylim(*SHARE_LIMITS)
     axes.xaxis.set_major_formatter("{x:g}")
@@ -337,16 +306,8 @@ def _frame_froc(axes: "Axes") -> None:
     axes.legend(frameon=False, fontsize=9, loc="lower right")
 
 
-DICE_LEVELS = (0.2, 0.4, 0.6, 0.8)
-
-
 def overlap_plot(rows: Mapping[str, pd.DataFrame], *, look: Look) -> "Figure":
-    """Return a figure of every case's precision and recall, with lines of equal Dice.
-
-    Args:
-        rows: Each model's rows as `evaluation.statistics.rows_of` returns them.
-        look: The models' colours and markers.
-    """
+    """Return a figure of every case's precision and recall, with lines of equal Dice."""
     columns, size = min(COLUMNS, len(rows)), WIDEST / COLUMNS
     figure, grid = new_figure(size * columns, size, axes=len(rows), columns=columns, sharex=True, sharey=True)
     for axes, (model, table) in zip(grid.flat, rows.items(), strict=False):
@@ -368,35 +329,15 @@ def _draw_equal_dice(axes: "Axes") -> None:
     for dice in DICE_LEVELS:
         recall = np.linspace(dice / (2 - dice), 1, 100)
         axes.plot(recall, dice * recall / (2 * recall - dice), color=FAINT, linewidth=0.8, linestyle="--")
-        axes.annotate(
-            f"Dice {dice:g}",
-            (1, dice / (2 - dice)),
-            ha="right",
-            va="bottom",
-            fontsize=7.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
-            color="#666666",
-        )
-
-
-EDGES_MM = (0.0, 3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 13.0, 17.0, 22.0, 30.0, np.inf)
-"""Limits of the curve's bins; finer where metastases are many."""
-
-FEWEST_LESIONS = 3
-"""Fewest lesions of a bin that the curve shows."""
+        style: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7.5, "color": "#666666"}
+        ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
+        axes.annotate(f"Dice {dice:g}", (1, dice / (2 - dice)), bbox=ground, **style)
 
 
 def size_plot(lesions: pd.DataFrame, *, look: Look) -> "Figure":
-    """Return a figure: lesion sensitivity by size class, and as a curve over the diameter.
-
-    Args:
-        lesions: Rows of the table of lesions: the references' lesions of one label.
-        look: The models' colours and markers.
-    """
-    heights, widths = (3.4, 1), (1, 1.25)
-    figure, grid = new_figure(
-        WIDEST, 2.2, axes=4, columns=2, height_ratios=heights, width_ratios=widths, sharex="col"
-    )
+    """Return a figure: sensitivity to the reference's lesions by size class, and over their diameter."""
+    ratios = {"height_ratios": (3.4, 1), "width_ratios": (1, 1.25)}
+    figure, grid = new_figure(WIDEST, 2.2, axes=4, columns=2, sharex="col", **ratios)
     (classes, curve), (class_counts, curve_counts) = grid
     limits = np.array([*(size.smallest_mm for size in SIZE_CLASSES), np.inf])
     places, offsets = np.arange(len(SIZE_CLASSES)), np.linspace(-0.3, 0.3, len(look) + 2)[1:-1]
@@ -417,17 +358,14 @@ def size_plot(lesions: pd.DataFrame, *, look: Look) -> "Figure":
         axes.set_xlabel("diameter of the reference lesion (mm)")
         axes.set_ylabel("lesions")
         axes.yaxis.get_major_locator().set_params(integer=True, nbins=3)
-    legend = curve.get_legend_handles_labels()
-    figure.legend(*legend, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(
+        *curve.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9
+    )
     return figure
 
 
 def _draw_classes(
-    axes: "Axes",
-    lesions: pd.DataFrame,
-    limits: NDArray[np.float64],
-    places: NDArray[np.float64],
-    style: Mapping[str, Any],
+    axes: "Axes", lesions: pd.DataFrame, limits: Floats, places: Floats, style: Mapping[str, Any]
 ) -> None:
     from scipy.stats import binomtest  # noqa: PLC0415 - a second to import
 
@@ -448,31 +386,20 @@ def _draw_curve(axes: "Axes", lesions: pd.DataFrame, style: Mapping[str, Any], *
     axes.plot(middles, found[kept] / number[kept], label=label, ms=5.5, linewidth=1.6, alpha=0.9, **style)
 
 
-def _counts(lesions: pd.DataFrame, limits: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _counts(lesions: pd.DataFrame, limits: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return how many lesions between the limits are found, and how many there are."""
     detected = lesions.loc[lesions["status"] == "detected", "diameter_mm"]
     return np.histogram(detected, limits)[0], np.histogram(lesions["diameter_mm"], limits)[0]
 
 
 def draw_tuning(tuning: "Tuning", path: Path) -> None:
-    """Draw a tuning's FROC curves with the default and the chosen point, as PNG.
-
-    Args:
-        tuning: The tuning.
-        path: File to write, atomically.
-    """
+    """Draw a tuning's FROC curves with the default and the chosen point, as PNG, atomically."""
     figure, grid = new_figure(7, 5)
     axes = grid[0, 0]
     for froc, colour in zip(tuning.frocs, (FAINT, "#0072B2"), strict=False):
         volume = froc.min_lesion_volume_mm3
-        removed = f"below {volume:g} mm3" if volume else "nothing"
-        axes.plot(
-            froc.false_positives_per_case,
-            froc.sensitivity,
-            marker=".",
-            color=colour,
-            label=f"every threshold, {removed} removed",
-        )
+        label = f"every threshold, {f'below {volume:g} mm3' if volume else 'nothing'} removed"
+        axes.plot(froc.false_positives_per_case, froc.sensitivity, marker=".", color=colour, label=label)
     for counts, marker, size, colour, label in (
         (tuning.default, "s", 7, INK, "default"),
         (tuning.resubstitution, "*", 12, "#D55E00", f"chosen: {tuning.point}"),

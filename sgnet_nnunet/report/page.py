@@ -8,8 +8,9 @@ import shutil
 from base64 import b64encode
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import starmap
 from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from sgnet_nnunet.evaluation.comparison import Comparison, compare
 from sgnet_nnunet.evaluation.measurement import Figures, count_of
 from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
-from sgnet_nnunet.files import PARTIAL_PREFIX, write_text
+from sgnet_nnunet.files import atomic_folder, write_json, write_text
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.report.case_pictures import CaseJob, CasePictures, choose, draw_case, gates_of, no_pictures
 from sgnet_nnunet.report.figures import (
@@ -37,10 +38,9 @@ from sgnet_nnunet.report.figures import (
 from sgnet_nnunet.report.slices import Picture, attempt
 from sgnet_nnunet.report.tables import (
     NOTHING,
-    headline_table,
     number,
-    supplement,
     table_to_html,
+    tables_of,
     write_csv,
     write_summary,
 )
@@ -51,9 +51,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FEW_CASES = 4
-"""So few are drawn sooner than a second process has started."""
-
+FEW_CASES = 4  # drawn sooner than a second process has started
 MM3_PER_ML = 1000
 
 CONTENTS = ".sgnet_report.json"
@@ -79,8 +77,7 @@ def write_report(
         folder: Made if missing; else it must be empty or hold an earlier report.
         figures: What was measured. Without it there are no pictures of cases and no table of lesions.
         viewer: Whether to add the 3D viewer, which holds every case's images and masks.
-        gates: Whether to run gated networks on the cases that are shown enlarged, to draw their gates:
-            seconds for each on a CPU.
+        gates: Whether to draw the gates of the cases that are shown enlarged: seconds for each on a CPU.
         workers: Processes, each with one case in memory; as many as there are processors by default.
 
     Raises:
@@ -96,7 +93,7 @@ def write_report(
         if figures is not None:
             write_csv(figures.per_lesion, partial_folder / "per_lesion.csv")
         write_summary(comparison, partial_folder)
-        page = _Page(comparison, per_case, figures, partial_folder, workers=workers or os.cpu_count() or 1)
+        page = _Page(comparison, per_case, figures, partial_folder, workers or os.cpu_count() or 1)
         write_text(partial_folder / "report.html", page.draw(viewer=viewer, gates=gates))
 
 
@@ -111,25 +108,19 @@ def report_folder(folder: Path) -> Iterator[Path]:
     """
     folder = folder.resolve()
     check_report_folder(folder)
-    partial_folder = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}")
     try:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        partial_folder.mkdir(parents=True)
-        yield partial_folder
-        names = sorted(path.name for path in partial_folder.iterdir())
-        write_text(partial_folder / CONTENTS, json.dumps(names, indent=2) + "\n")
-        # Again, for a report takes minutes.
-        check_report_folder(folder)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial_folder.rename(folder)
+        with atomic_folder(folder) as partial_folder:
+            yield partial_folder
+            write_json(partial_folder / CONTENTS, sorted(path.name for path in partial_folder.iterdir()))
+            # Again, for a report takes minutes.
+            check_report_folder(folder)
+            if folder.exists():
+                shutil.rmtree(folder)
     except OSError as error:
         raise SGNetError(
             f"{error.filename or folder}: cannot be written ({error.strerror or error}); free space, check "
             "the permissions, or give another -o"
         ) from error
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
 
 
 def check_report_folder(folder: Path) -> None:
@@ -156,22 +147,20 @@ def check_report_folder(folder: Path) -> None:
         )
 
 
+@dataclass
 class _Page:
     """The page of one report, and its pictures."""
 
-    def __init__(
-        self,
-        comparison: Comparison,
-        per_case: pd.DataFrame,
-        figures: Figures | None,
-        folder: Path,
-        *,
-        workers: int,
-    ) -> None:
-        self.comparison, self.per_case, self.figures, self.folder = comparison, per_case, figures, folder
-        self.workers = workers
-        self.colours = colours_of(comparison.models)
-        self.choices = choose(comparison, per_case) if figures is not None and "dice" in per_case else ()
+    comparison: Comparison
+    per_case: pd.DataFrame
+    figures: Figures | None
+    folder: Path
+    workers: int
+
+    def __post_init__(self) -> None:
+        self.colours = colours_of(self.comparison.models)
+        drawn = self.figures is not None and "dice" in self.per_case
+        self.choices = choose(self.comparison, self.per_case) if drawn else ()
         self.curves: dict[str, Froc] = {}
 
     def draw(self, *, viewer: bool, gates: bool) -> str:
@@ -196,9 +185,7 @@ class _Page:
             comparison=self.comparison,
             version=__version__,
             scope=_scope(self.per_case),
-            sections=[
-                self._section(place, label) for place, label in enumerate(self.comparison.labels, start=1)
-            ],
+            sections=list(starmap(self._section, enumerate(self.comparison.labels, start=1))),
             colours=self.colours,
             reference_colour=REFERENCE_COLOUR,
             better=_better,
@@ -211,12 +198,9 @@ class _Page:
     def _section(self, place: int, label: str) -> dict[str, Any]:
         prefix = f"{place}_" if len(self.comparison.labels) > 1 else ""
         plots = []
+        lesions = None if self.figures is None else self.figures.per_lesion
         for plot in plots_of(
-            self.comparison,
-            self.per_case,
-            label=label,
-            per_lesion=None if self.figures is None else self.figures.per_lesion,
-            froc=self.curves,
+            self.comparison, self.per_case, label=label, per_lesion=lesions, froc=self.curves
         ):
             path = self.folder / "plots" / f"{prefix}{plot.name}.png"
             plots.append((plot, attempt(partial(_draw_plot, plot, path))))
@@ -224,9 +208,8 @@ class _Page:
         return {
             "id": f"label-{place}",
             "label": label,
-            "headline": headline_table(self.comparison, label=label),
+            "tables": tables_of(self.comparison, label=label),
             "plots": plots,
-            "supplement": list(supplement(self.comparison, label=label)),
             "choices": [choice for choice in self.choices if choice.label == label],
             "cases": case_rows(self.per_case, label=label),
         }
@@ -286,13 +269,11 @@ def _froc(results: Results, *, workers: int) -> "tuple[dict[str, Froc], list[str
         from sgnet_nnunet.evaluation.froc import froc_of  # noqa: PLC0415
 
         try:
-            curve = froc_of(cases, model_folder=model.folder, workers=workers)
+            if curve := froc_of(cases, model_folder=model.folder, workers=workers):
+                curves[model.name] = curve
         except (SGNetError, OSError, ValueError) as error:
             problems.append(f"FROC curve of {model.name}: no picture: {error}")
             logger.warning("%s", problems[-1])
-            continue
-        if curve is not None:
-            curves[model.name] = curve
     return curves, problems
 
 
@@ -309,7 +290,8 @@ def case_rows(per_case: pd.DataFrame, *, label: str) -> list[dict[str, Any]]:
     """
     if per_case.empty:
         return []
-    models = list(dict.fromkeys(per_case["model"]))
+    absent = {"text": NOTHING, "share": None, "remarks": "not evaluated"}
+    models = per_case["model"].unique()
     rows = []
     for name, found in per_case[per_case["label"] == label].groupby("case"):
         own = {row["model"]: row for row in found.to_dict("records")}
@@ -321,12 +303,7 @@ def case_rows(per_case: pd.DataFrame, *, label: str) -> list[dict[str, Any]]:
                 "lesions": number(first.get("reference_lesions", nan), 0),
                 "volume": number(first.get("reference_volume_mm3", nan) / MM3_PER_ML, 2),
                 "dice": number(float(found.get("dice", pd.Series([nan])).mean()), 3),
-                "answers": {
-                    model: _answer(own[model])
-                    if model in own
-                    else {"text": NOTHING, "share": None, "remarks": "not evaluated"}
-                    for model in models
-                },
+                "answers": {model: _answer(own[model]) if model in own else absent for model in models},
             }
         )
     return rows
@@ -360,6 +337,5 @@ def _values(target: Target) -> str:
 def _better(metric: Metric) -> str:
     """Return the unit and the direction of a metric as the end of its definition."""
     unit = f", in {re.sub('3$', '³', metric.unit)}" if metric.unit.startswith("mm") else ""
-    if metric.higher_is_better is None:
-        return unit
-    return f"{unit}; {'higher' if metric.higher_is_better else 'lower'} is better"
+    direction = {None: "", True: "; higher is better", False: "; lower is better"}
+    return unit + direction[metric.higher_is_better]

@@ -21,40 +21,25 @@ from sgnet_nnunet.report.figures import (
     rgb,
 )
 
-if TYPE_CHECKING:
-    from PIL.Image import Image, Resampling
+with needs_extra("report"):
+    from PIL import Image, ImageDraw, ImageFont
 
+if TYPE_CHECKING:
     from sgnet_nnunet.inference.gate_maps import GatedCase
 
-GAP = 4
-"""Pixels between two panels."""
-
-MARGIN_MM = 4.0
-"""Shown around what must be seen."""
-
-LARGEST_PANEL = 640
-"""Pixels of a panel's longer side at most, whatever the grid."""
-
-MOST_COLUMNS = 6
-"""Panels side by side at most."""
-
-QUALITY = 80
-"""Of WebP's compression, 0 to 100; below it thin contours lose their colour."""
-
-SUPPRESSED = 0.35
-"""Brightness of what a gate suppresses."""
+GAP = 4  # pixels between two panels
+MARGIN_MM = 4.0  # shown around what must be seen
+LARGEST_PANEL = 640  # pixels of a panel's longer side at most, whatever the grid
+MOST_COLUMNS = 6  # panels side by side at most
+QUALITY = 80  # of WebP's compression, 0 to 100; below it thin contours lose their colour
+SUPPRESSED = 0.35  # brightness of what a gate suppresses
 
 Voxel = TypeVar("Voxel", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class View:
-    """The part of every axial slice that is shown, and how large.
-
-    Attributes:
-        box: Rows and columns of `radiological_slice` that are shown.
-        size: Width and height of a panel in pixels.
-    """
+    """Rows and columns of `radiological_slice` that are shown; a panel's width and height in pixels."""
 
     box: tuple[slice, slice]
     size: tuple[int, int]
@@ -62,49 +47,31 @@ class View:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Contour:
-    """The outline of a mask.
-
-    Attributes:
-        mask: Shape (x, y, z).
-        colour: `#rrggbb`.
-        width: Width in pixels.
-        name: Written into the panel in the contour's colour; "" for nothing.
-    """
+    """The outline of a mask (x, y, z), `width` pixels wide; its name is written in its colour."""
 
     mask: NDArray[np.bool_]
-    colour: str
+    colour: str  # #rrggbb
     width: float = 1.4
     name: str = ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Panel:
-    """One slice.
+    """Axial slice `k` of a scan (x, y, z), with its title in the upper left corner.
 
-    Attributes:
-        grey: Scan with values from 0 to 255, shape (x, y, z).
-        k: Index of the axial slice.
-        title: Written into the upper left corner.
-        contours: Drawn in this order.
-        lit: Voxels that keep their brightness, all others are darkened; None for all.
+    Only voxels in `lit`, if given, keep their brightness.
     """
 
-    grey: NDArray[np.uint8]
+    grey: NDArray[np.uint8]  # 0 to 255
     k: int
     title: str
-    contours: Sequence[Contour] = ()
+    contours: Sequence[Contour] = ()  # drawn in this order
     lit: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture of a page, or the reason why there is none.
-
-    Attributes:
-        content: A WebP or PNG file.
-        width: Width at which it is shown, in CSS pixels; None for its own.
-        problem: Why there is no picture; "" if there is one.
-    """
+    """A WebP or PNG file and the CSS pixels it is shown at (None for its own), or why there is no picture."""
 
     content: bytes = b""
     width: int | None = None
@@ -143,10 +110,8 @@ def fullest_slice(mask: NDArray[np.bool_], *, default: int) -> int:
 def view_of(shown: NDArray[np.bool_], *, spacing: tuple[float, ...], pixels_per_mm: float) -> View:
     """Return the view that holds every voxel of a mask of shape (x, y, z), with a margin.
 
-    Args:
-        shown: What must be seen; all is shown if it is empty.
-        spacing: Voxel size in mm along x, y and, if given, z.
-        pixels_per_mm: Scale; less if a side would exceed `LARGEST_PANEL`.
+    All is shown if the mask is empty. The scale is less if a side would exceed `LARGEST_PANEL`. The spacing
+    is that of x, y and, if given, z.
     """
     flat = radiological_slice(np.asarray(shown.any(axis=2, keepdims=True)), 0)
     box = bounding_box(flat[:, :, None]) if flat.any() else (slice(0, flat.shape[0]), slice(0, flat.shape[1]))
@@ -159,16 +124,13 @@ def view_of(shown: NDArray[np.bool_], *, spacing: tuple[float, ...], pixels_per_
     return View(box=(rows, columns), size=(max(1, round(width * scale)), max(1, round(height * scale))))
 
 
-def draw_panels(panels: Sequence[Panel], view: View, *, columns: int = MOST_COLUMNS) -> "Image":
+def draw_panels(panels: Sequence[Panel], view: View, *, columns: int = MOST_COLUMNS) -> Image.Image:
     """Return one or more panels row by row, all with the same view."""
     return tile([_draw(panel, view) for panel in panels], columns=columns)
 
 
-def tile(images: "Sequence[Image]", *, columns: int) -> "Image":
+def tile(images: Sequence[Image.Image], *, columns: int) -> Image.Image:
     """Return pictures row by row on black, each in a cell of the largest one's size."""
-    with needs_extra("report"):
-        from PIL import Image  # noqa: PLC0415
-
     columns = min(columns, len(images))
     width, height = max(image.width for image in images), max(image.height for image in images)
     rows = -(-len(images) // columns)
@@ -178,14 +140,14 @@ def tile(images: "Sequence[Image]", *, columns: int) -> "Image":
     return sheet
 
 
-def encode(image: "Image") -> Picture:
+def encode(image: Image.Image) -> Picture:
     """Return an image as a WebP file."""
     content = BytesIO()
     image.save(content, "WEBP", quality=QUALITY, method=3)
     return Picture(content=content.getvalue())
 
 
-def save_png(image: "Image", path: Path) -> None:
+def save_png(image: Image.Image, path: Path) -> None:
     """Write an image as PNG, atomically."""
     with atomic_path(path) as partial:
         image.save(partial, "PNG")
@@ -205,19 +167,10 @@ def to_grey(volume: NDArray[Any]) -> NDArray[np.uint8]:
     return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
-def draw_gates(case: "GatedCase", path: Path) -> None:
-    """Write the picture of `gate_panels` as PNG, atomically."""
-    save_png(gate_panels(case), path)
-
-
-def gate_panels(case: "GatedCase", *, colour: str = PREDICTION_COLOUR) -> "Image":
+def gate_panels(case: "GatedCase", *, colour: str = PREDICTION_COLOUR) -> Image.Image:
     """Draw a case's channels, every gate and the prediction, on the axial slice with the most tumour.
 
-    A gate is drawn over the first channel: dark where it suppresses, outlined.
-
-    Args:
-        case: What `inference.gate_maps.look_at_case` returns.
-        colour: Colour of the prediction.
+    A gate is drawn over the first channel: dark where it suppresses, outlined; `colour` is the prediction's.
     """
     scans = [to_grey(channel.transpose(2, 1, 0)) for channel in case.image]
     prediction = case.prediction.transpose(2, 1, 0)
@@ -229,31 +182,20 @@ def gate_panels(case: "GatedCase", *, colour: str = PREDICTION_COLOUR) -> "Image
     titles = ("T1ce", "FLAIR") if len(scans) == 2 else [f"channel {i}" for i in range(len(scans))]  # noqa: PLR2004
     panels = [Panel(grey=scan, k=k, title=title) for title, scan in zip(titles, scans, strict=True)]
     for name, gate in case.gates.items():
-        enabled = gate.transpose(2, 1, 0)
-        panels.append(
-            Panel(
-                grey=scans[0],
-                k=k,
-                title=f"gate {name}, {gate.mean():.1%} enabled",
-                contours=[Contour(mask=enabled, colour=GATE_COLOUR)],
-                lit=enabled,
-            )
-        )
+        enabled, title = gate.transpose(2, 1, 0), f"gate {name}, {gate.mean():.1%} enabled"
+        outline = [Contour(mask=enabled, colour=GATE_COLOUR)]
+        panels.append(Panel(grey=scans[0], k=k, title=title, contours=outline, lit=enabled))
     panels.append(Panel(grey=scans[0], k=k, title=case.name, contours=contours))
-    spacing = case.spacing[::-1]
     shown = np.logical_or.reduce([scans[0] > 0, *(contour.mask for contour in contours)])
-    view = view_of(shown, spacing=spacing, pixels_per_mm=2)
+    view = view_of(shown, spacing=case.spacing[::-1], pixels_per_mm=2)
     return draw_panels(panels, view, columns=-(-len(panels) // 2))
 
 
-def _draw(panel: Panel, view: View) -> "Image":
-    with needs_extra("report"):
-        from PIL import Image  # noqa: PLC0415
-
+def _draw(panel: Panel, view: View) -> Image.Image:
     plane = _shown(panel.grey, panel.k, view)
     if panel.lit is not None:
         plane *= np.where(_shown(panel.lit, panel.k, view), 1, SUPPRESSED)
-    picture = np.asarray(_resize(plane, view, Image.Resampling.BICUBIC))
+    picture = np.asarray(Image.fromarray(plane).resize(view.size, Image.Resampling.BICUBIC))
     colours = np.repeat(picture[:, :, None].clip(0, 255), 3, axis=2)
     for contour in panel.contours:
         ink = _ink(_shown(contour.mask, panel.k, view), view, contour.width)[:, :, None]
@@ -267,13 +209,6 @@ def _shown(volume: NDArray[Any], k: int, view: View) -> NDArray[np.float32]:
     return np.ascontiguousarray(radiological_slice(volume, k)[view.box], dtype=np.float32)
 
 
-def _resize(plane: NDArray[np.float32], view: View, how: "Resampling") -> "Image":
-    with needs_extra("report"):
-        from PIL import Image  # noqa: PLC0415
-
-    return Image.fromarray(plane).resize(view.size, how)
-
-
 def _ink(mask: NDArray[np.float32], view: View, width: float) -> NDArray[np.float32]:
     """Return how much of each pixel a mask's contour covers, 0 to 1.
 
@@ -281,33 +216,26 @@ def _ink(mask: NDArray[np.float32], view: View, width: float) -> NDArray[np.floa
     pixel is from it follows from the value and its gradient. Scan and mask are resized alike, so
     the two fit.
     """
-    with needs_extra("report"):
-        from PIL import Image  # noqa: PLC0415
-
     if not mask.any():
         return np.zeros(view.size[::-1], dtype=np.float32)
-    field = np.asarray(_resize(mask, view, Image.Resampling.BILINEAR))
+    field = np.asarray(Image.fromarray(mask).resize(view.size, Image.Resampling.BILINEAR))
     slope = np.hypot(*np.gradient(field)) if min(field.shape) > 1 else np.ones_like(field)
     distance = np.abs(field - 0.5) / np.maximum(slope, 1e-6)
     return np.clip(width / 2 + 0.5 - distance, 0, 1).astype(np.float32)
 
 
-def _write(image: "Image", panel: Panel) -> None:
-    with needs_extra("report"):
-        from PIL import ImageDraw, ImageFont  # noqa: PLC0415
-
+def _write(image: Image.Image, panel: Panel) -> None:
     width, height = image.size
     draw = ImageDraw.Draw(image)
     size = max(11, height // 26)
-    style: dict[str, Any] = {
-        "font": ImageFont.load_default(size=size),
-        "stroke_width": 1,
-        "stroke_fill": "black",
-    }
-    draw.text((4, 2), panel.title, fill="white", **style)
-    draw.text((4, height / 2), "R", anchor="lm", fill="white", **style)
-    draw.text((width - 4, height / 2), "L", anchor="rm", fill="white", **style)
-    named = [contour for contour in panel.contours if contour.name]
-    for place, contour in enumerate(reversed(named)):
-        at = (4, height - 4 - place * (size + 3))
-        draw.text(at, contour.name, anchor="lb", fill=contour.colour, **style)
+    texts = [
+        ((4, 2), panel.title, "la", "white"),
+        ((4, height / 2), "R", "lm", "white"),
+        ((width - 4, height / 2), "L", "rm", "white"),
+    ]
+    named = [contour for contour in reversed(panel.contours) if contour.name]
+    for place, contour in enumerate(named):
+        texts.append(((4, height - 4 - place * (size + 3)), contour.name, "lb", contour.colour))
+    font = ImageFont.load_default(size=size)
+    for at, text, anchor, colour in texts:
+        draw.text(at, text, anchor=anchor, fill=colour, font=font, stroke_width=1, stroke_fill="black")

@@ -35,15 +35,12 @@ Verdict = Literal["better", "worse", "no difference shown", "inconclusive", "not
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Table:
-    """One table.
+    """A data frame of text whose index means nothing, with a title and a note on how to read it.
 
     Attributes:
-        title: What it shows.
-        frame: Text, a row and a column for each of the table's; the index means nothing.
-        note: How to read it.
         names: Columns from the first on that hold names, not numbers.
-        details: Text that is set smaller, such as intervals, with columns and rows of `frame`; "" for none.
-        best: Whether a cell is the best of its column, with columns and rows of `frame`.
+        details: Text that is set smaller, such as intervals, for columns of `frame`; "" for none.
+        best: Whether a cell is the best of its column, for columns of `frame`.
     """
 
     title: str
@@ -54,25 +51,17 @@ class Table:
     best: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def marked(self, escape: Callable[[str], str], *, bold: str, detailed: str) -> pd.DataFrame:
-        """Return the cells with markup.
-
-        Args:
-            escape: Makes text safe for the markup language.
-            bold: Format of the best cells.
-            detailed: Format of a cell with a detail, from both.
-        """
+        """Return the cells escaped for a markup language, in the formats of the best and of two texts."""
         cells = {}
-        for title, column in self.frame.items():
-            texts = [str(escape(text)) for text in column]
-            best, details = (
-                self.best.get(title, [False] * len(texts)),
-                self.details.get(title, [""] * len(texts)),
-            )
-            texts = [bold.format(text) if mark else text for text, mark in zip(texts, best, strict=True)]
-            cells[str(escape(str(title)))] = [
-                detailed.format(text, escape(detail)) if detail else text
-                for text, detail in zip(texts, details, strict=True)
-            ]
+        for title in self.frame:
+            texts = [str(escape(text)) for text in self.frame[title]]
+            if title in self.best:
+                marks = zip(texts, self.best[title], strict=True)
+                texts = [bold.format(text) if best else text for text, best in marks]
+            if title in self.details:
+                pairs = zip(texts, self.details[title], strict=True)
+                texts = [detailed.format(text, escape(more)) if more else text for text, more in pairs]
+            cells[str(escape(str(title)))] = texts
         return pd.DataFrame(cells)
 
     def parts(self) -> "Iterator[Table]":
@@ -103,13 +92,15 @@ def count(value: float) -> str:
 
 
 def span(low: float, high: float, decimals: int, *, sign: bool = False) -> str:
-    """Return an interval as text, "" if there is none, or one without width.
+    """Return an interval as text, "" if there is none, or one without width."""
+    # Where all patients are alike their resamples are too, which does not make the value certain.
+    return pair(low, high, decimals, sign=sign) if low < high else ""
 
-    Where all patients are alike their resamples are too, which does not make the value certain.
-    """
-    if not low < high:
-        return ""
-    return f"{number(low, decimals, sign=sign)} to {number(high, decimals, sign=sign)}"
+
+def pair(first: float, second: float, decimals: int, *, sign: bool = False, between: str = "to") -> str:
+    """Return two numbers as text, `NOTHING` if the first is NaN."""
+    texts = [number(value, decimals, sign=sign) for value in (first, second)]
+    return NOTHING if isnan(first) else f" {between} ".join(texts)
 
 
 def p_value(p: float) -> str:
@@ -139,8 +130,7 @@ def verdict(difference: Row, metric: Metric) -> Verdict:
 
 def rows_of_label(frame: pd.DataFrame, label: str) -> list[Row]:
     """Return the rows of one label of a table of a `Comparison`."""
-    rows: list[Row] = frame.to_dict("records")
-    return [row for row in rows if row["label"] == label]
+    return [row for row in frame.to_dict("records") if row["label"] == label]
 
 
 def _by_metric(comparison: Comparison, frame: pd.DataFrame, label: str) -> Iterator[tuple[Metric, Row]]:
@@ -150,17 +140,11 @@ def _by_metric(comparison: Comparison, frame: pd.DataFrame, label: str) -> Itera
         yield from ((metric, row) for row in rows if row["metric"] == metric.name)
 
 
-def tables_of(comparison: Comparison) -> Iterator[Table]:
-    """Yield all tables, label by label."""
-    for label in comparison.labels:
-        yield headline_table(comparison, label=label)
-        yield from supplement(comparison, label=label)
-
-
-def supplement(comparison: Comparison, *, label: str) -> Iterator[Table]:
-    """Yield the tables of one label or region after its headline table, those that have rows."""
-    makers = (differences_table, ranking_table, pooled_table, distribution_table, counts_table)
-    yield from (table for table in (make(comparison, label=label) for make in makers) if len(table.frame))
+def tables_of(comparison: Comparison, *, label: str) -> list[Table]:
+    """Return the tables of one label or region, those that have rows; the headline table is the first."""
+    supplement = (differences_table, ranking_table, pooled_table, distribution_table, counts_table)
+    tables = [make(comparison, label=label) for make in (headline_table, *supplement)]
+    return [table for table in tables if len(table.frame)]
 
 
 def headline_table(comparison: Comparison, *, label: str) -> Table:
@@ -170,7 +154,7 @@ def headline_table(comparison: Comparison, *, label: str) -> Table:
     cells, details, best = {"Model": [model.name for model in models]}, {}, {}
     for metric in comparison.headline:
         rows = [found[model.name, metric.name] for model in models]
-        cells[metric.title] = [_mean(row, metric) for row in rows]
+        cells[metric.title] = [pair(row["mean"], row["sd"], metric.decimals, between="±") for row in rows]
         details[metric.title] = [span(row["low"], row["high"], metric.decimals) for row in rows]
         # As printed, so that two models that look the same are both bold.
         means = pd.Series([row["mean"] for row in rows], dtype="float64").round(metric.decimals)
@@ -186,21 +170,11 @@ def headline_table(comparison: Comparison, *, label: str) -> Table:
 
 def _costs(models: Sequence[Model]) -> dict[str, list[str]]:
     """Return the columns of the models' parameters and time, those that are known."""
-    columns: dict[str, tuple[Sequence[float | None], int]] = {
-        "Parameters": ([model.parameters for model in models], 0),
-        "Seconds per case": ([model.seconds_per_case for model in models], 2),
-    }
-    return {
-        title: [NOTHING if value is None else f"{value:,.{decimals}f}" for value in values]
-        for title, (values, decimals) in columns.items()
-        if any(values)
-    }
-
-
-def _mean(row: Row, metric: Metric) -> str:
-    if not row["n"]:
-        return NOTHING
-    return f"{number(row['mean'], metric.decimals)} ± {number(row['sd'], metric.decimals)}"
+    parameters = [NOTHING if model.parameters is None else f"{model.parameters:,}" for model in models]
+    times = [model.seconds_per_case for model in models]
+    seconds = [NOTHING if time is None else f"{time:,.2f}" for time in times]
+    columns = {"Parameters": parameters, "Seconds per case": seconds}
+    return {title: texts for title, texts in columns.items() if set(texts) != {NOTHING}}
 
 
 def differences_table(comparison: Comparison, *, label: str) -> Table:
@@ -241,9 +215,7 @@ def ranking_table(comparison: Comparison, *, label: str) -> Table:
             "Model": row["model"],
             "Rank": str(row["rank"]),
             "Mean rank": number(row["mean_rank"], 2),
-            f"{INTERVAL} of the rank": NOTHING
-            if isnan(row["low"])
-            else f"{row['low']:.0f} to {row['high']:.0f}",
+            f"{INTERVAL} of the rank": pair(row["low"], row["high"], 0),
             "First in": NOTHING if isnan(row["place_1"]) else f"{100 * row['place_1']:.1f} %",
         }
         for row in found
@@ -256,6 +228,7 @@ def ranking_table(comparison: Comparison, *, label: str) -> Table:
     )
 
 
+COUNTED = {"detected": "Detected", "missed": "Missed", "false_positives": "False positives"}
 POOLED = {
     "sensitivity": ("Sensitivity", 3),
     "precision": ("Precision", 3),
@@ -268,27 +241,16 @@ POOLED = {
 def pooled_table(comparison: Comparison, *, label: str) -> Table:
     """Return micro-averaged detection metrics: lesions counted over all cases, by size."""
     found = rows_of_label(comparison.pooled, label)
-    rows = [
-        {
-            "Lesions": row["size"],
-            "Model": row["model"],
-            "Detected": count(row["detected"]),
-            "Missed": count(row["missed"]),
-            "False positives": count(row["false_positives"]),
-            **{title: number(row[name], decimals) for name, (title, decimals) in POOLED.items()},
-        }
-        for row in found
-    ]
-    details = [
-        {
-            title: span(row[f"{name}_low"], row[f"{name}_high"], decimals)
-            for name, (title, decimals) in POOLED.items()
-        }
-        for row in found
-    ]
+    cells = {"Lesions": [row["size"] for row in found], "Model": [row["model"] for row in found]}
+    details = {}
+    for name, title in COUNTED.items():
+        cells[title] = [count(row[name]) for row in found]
+    for name, (title, decimals) in POOLED.items():
+        cells[title] = [number(row[name], decimals) for row in found]
+        details[title] = [span(row[f"{name}_low"], row[f"{name}_high"], decimals) for row in found]
     return Table(
         title=f"{label}: lesions of all cases together",
-        frame=pd.DataFrame(rows),
+        frame=pd.DataFrame(cells),
         details=pd.DataFrame(details),
         note="Counted over all cases before dividing: a case with many lesions weighs more. Sizes are "
         f"diameters of the sphere of the lesion's volume. Intervals: {INTERVAL} over patients.",
@@ -305,9 +267,7 @@ def distribution_table(comparison: Comparison, *, label: str) -> Table:
             "Mean": number(row["mean"], metric.decimals),
             INTERVAL: span(row["low"], row["high"], metric.decimals) or NOTHING,
             "Median": number(row["median"], metric.decimals),
-            "Quartiles": f"{number(row['q1'], metric.decimals)} to {number(row['q3'], metric.decimals)}"
-            if row["n"]
-            else NOTHING,
+            "Quartiles": pair(row["q1"], row["q3"], metric.decimals),
             "Cases": count(row["n"]),
             "Not a number": count(row["left_out"]),
             "One mask empty": count(row["one_empty"]),
@@ -405,12 +365,7 @@ def table_to_latex(table: Table) -> str:
 
 
 def table_to_html(table: Table, *, escape: Callable[[str], str]) -> str:
-    """Return an HTML table, details below the numbers and the best in bold.
-
-    Args:
-        table: The table.
-        escape: Escapes text for HTML.
-    """
+    """Return an HTML table, details below the numbers and the best in bold."""
     frame = table.marked(escape, bold="<b>{}</b>", detailed="{}<small>{}</small>")
     with pd.option_context("display.max_colwidth", None):
         return str(frame.to_html(escape=False, index=False, border=0, classes="sortable"))
@@ -418,7 +373,7 @@ def table_to_html(table: Table, *, escape: Callable[[str], str]) -> str:
 
 def write_summary(comparison: Comparison, folder: Path) -> None:
     """Write `summary.json`, `summary.md` and `summary.tex` into an existing folder."""
-    tables = list(tables_of(comparison))
+    tables = [table for label in comparison.labels for table in tables_of(comparison, label=label)]
     title = f"# Comparison on {escape_markdown(comparison.dataset)}"
     write_text(folder / "summary.json", to_json(comparison))
     write_text(folder / "summary.md", "\n\n".join((title, *map(table_to_markdown, tables))) + "\n")
@@ -428,18 +383,8 @@ def write_summary(comparison: Comparison, folder: Path) -> None:
 
 def to_json(comparison: Comparison) -> str:
     """Return everything as strict JSON: null stands for values that are not numbers, or infinite."""
-    return json.dumps(_plain(comparison.as_dict()), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _plain(value: object) -> object:
-    """Return a value out of dictionaries, lists, texts, finite numbers and None."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return value.as_posix()
-    return None if isinstance(value, float) and not isfinite(value) else value
+    text = json.dumps(comparison.as_dict(), default=Path.as_posix)
+    return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2, ensure_ascii=False) + "\n"
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:

@@ -10,9 +10,9 @@ from sgnet_nnunet.report.slices import (
     Panel,
     Picture,
     attempt,
-    draw_gates,
     draw_panels,
     encode,
+    gate_panels,
     radiological_slice,
     to_grey,
     view_of,
@@ -185,7 +185,7 @@ def box(*ends, shape=(8, 24, 20)):
     return mask
 
 
-def gate_picture(tmp_path, **changes):
+def gate_picture(**changes):
     values = {
         "name": "case",
         "image": np.random.default_rng(0).random((2, 8, 24, 20)).astype(np.float32),
@@ -194,35 +194,34 @@ def gate_picture(tmp_path, **changes):
         "prediction": box((3, 5), (6, 12), (6, 12)),
         "reference": box((3, 5), (6, 12), (6, 12)),
     }
-    draw_gates(GatedCase(**values | changes), tmp_path / "gates.png")
-    return np.asarray(Image.open(tmp_path / "gates.png")).astype(int)
+    return np.asarray(gate_panels(GatedCase(**values | changes))).astype(int)
 
 
 def has(picture, colour):
     return bool((np.abs(picture - np.array(rgb(colour))).sum(axis=2) < 60).any())
 
 
-def test_reference_and_prediction_have_their_colours_in_the_picture_of_the_gates(tmp_path):
-    picture = gate_picture(tmp_path, prediction=box((3, 5), (8, 14), (9, 15)))
+def test_reference_and_prediction_have_their_colours_in_the_picture_of_the_gates():
+    picture = gate_picture(prediction=box((3, 5), (8, 14), (9, 15)))
     assert has(picture, REFERENCE_COLOUR)
     assert has(picture, PREDICTION_COLOUR)
 
 
-def test_nothing_predicted_and_no_reference_draws_no_outline(tmp_path):
+def test_nothing_predicted_and_no_reference_draws_no_outline():
     nothing = box((0, 0), (0, 0), (0, 0))
-    picture = gate_picture(tmp_path, reference=None, prediction=nothing, gates={"1/2": nothing})
+    picture = gate_picture(reference=None, prediction=nothing, gates={"1/2": nothing})
     assert not has(picture[: picture.shape[0] // 2], PREDICTION_COLOUR)
     assert not has(picture, REFERENCE_COLOUR)
     assert not has(picture, GATE_COLOUR)
 
 
-def test_what_a_gate_suppresses_is_darker(tmp_path):
-    suppressed = gate_picture(tmp_path, gates={"1/2": box((0, 0), (0, 0), (0, 0))}).mean()
-    enabled = gate_picture(tmp_path, gates={"1/2": box((0, 8), (0, 24), (0, 20))}).mean()
+def test_what_a_gate_suppresses_is_darker():
+    suppressed = gate_picture(gates={"1/2": box((0, 0), (0, 0), (0, 0))}).mean()
+    enabled = gate_picture(gates={"1/2": box((0, 8), (0, 24), (0, 20))}).mean()
     assert suppressed < enabled
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_any_number_of_channels_can_be_drawn(tmp_path, channels):
+def test_any_number_of_channels_can_be_drawn(channels):
     image = np.random.default_rng(0).random((channels, 8, 24, 20)).astype(np.float32)
-    assert gate_picture(tmp_path, image=image).size
+    assert gate_picture(image=image).size

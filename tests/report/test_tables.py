@@ -110,7 +110,7 @@ def test_a_difference_is_shown_only_if_p_interval_and_ranks_agree(metric, change
 
 
 def test_every_table_has_rows_and_no_title_twice(comparison):
-    for table in tables_of(comparison):
+    for table in tables_of(comparison, label=LABEL):
         assert len(table.frame)
         assert table.frame.columns.is_unique
         assert table.frame.map(lambda cell: isinstance(cell, str)).all(axis=None)
@@ -151,7 +151,7 @@ def test_parameters_and_seconds_are_shown_if_known(rows, comparison):
 
 
 def test_a_single_model_has_no_differences_and_no_ranking(rows):
-    titles = [table.title for table in tables_of(compared(rows(dice=[0.2, 0.6])))]
+    titles = [table.title for table in tables_of(compared(rows(dice=[0.2, 0.6])), label=LABEL)]
     assert not [title for title in titles if "differences" in title or "ranking" in title]
 
 
@@ -222,7 +222,7 @@ def test_latex_has_booktabs_rules_a_caption_and_safe_rows():
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles(comparison, tmp_path):
-    body = "\n".join(table_to_latex(table) for table in (*tables_of(comparison), NASTY))
+    body = "\n".join(table_to_latex(table) for table in (*tables_of(comparison, label=LABEL), NASTY))
     document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n%s\\end{document}\n"
     (tmp_path / "tables.tex").write_text(document % body, encoding="utf-8")
     # Draft mode needs no fonts, which small installations lack.
