@@ -139,9 +139,9 @@ class Grid:
         ends = self.corners - np.sign(self.corners) * 0.5  # the outer voxels' centres
         return float(np.linalg.norm(self.world(ends) - other.world(ends), axis=1).max())
 
-    def same_place_as(self, other: "Grid", *, tolerance: float = LARGEST_SHIFT) -> bool:
-        """Return whether two grids have the same voxels, up to a share of `other`'s smallest spacing."""
-        return self.shape == other.shape and self.shift_from(other) <= tolerance * min(other.spacing)
+    def same_place_as(self, other: "Grid") -> bool:
+        """Return whether two grids have the same voxels, up to `LARGEST_SHIFT`."""
+        return self.shape == other.shape and self.shift_from(other) <= LARGEST_SHIFT * min(other.spacing)
 
     def crop(self, low: NDArray[np.integer], high: NDArray[np.integer]) -> "Grid":
         """Return the grid of the voxels from `low` to `high`, the last excluded; both may lie outside."""

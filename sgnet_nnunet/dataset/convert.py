@@ -16,24 +16,11 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from sgnet_nnunet import __version__
+from sgnet_nnunet.dataset import records
 from sgnet_nnunet.dataset.accession import Findings, make_case, read_scans
 from sgnet_nnunet.dataset.collection import Accession, scan_collection
 from sgnet_nnunet.dataset.options import TARGETS, ConversionOptions, Registration, Split, TargetName
-from sgnet_nnunet.dataset.records import (
-    FILE_ENDING,
-    HIDDEN_FOLDER,
-    IMAGE_FOLDERS,
-    CaseRecord,
-    claim_folder,
-    delete_case,
-    delete_partial_files,
-    is_current,
-    provenance,
-    read_record,
-    recorded_cases,
-    refuse_foreign_folder,
-    write_record,
-)
+from sgnet_nnunet.dataset.records import FILE_ENDING, HIDDEN_FOLDER, IMAGE_FOLDERS, CaseRecord
 from sgnet_nnunet.dataset.splits import Subset, grouped_splits, paper_splits, paper_subsets
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import checksum_of, write_json, write_text
@@ -142,7 +129,7 @@ def dataset_json(options: ConversionOptions, *, training_cases: int) -> dict[str
         "reference": "https://doi.org/10.7937/k0sm-y874",
         "licence": "CC BY 4.0 or CC BY-NC 4.0: sources disagree, check at TCIA",
         "converted_by": f"sgnet_nnunet {__version__}",
-        "conversion": provenance(options),
+        "conversion": records.provenance(options),
     }
 
 
@@ -178,19 +165,19 @@ def convert_accession(job: ConversionJob) -> Findings | InputFileError:
     try:
         paths = {part: job.accession.path(part) for part in TARGETS[job.options.target].parts}
         sources = {part: _source_checksum(path) for part, path in paths.items()}
-        record = read_record(folder, case)
-        if record and record.findings and is_current(folder, record, sources, job.files):
+        record = records.read_record(folder, case)
+        if record and record.findings and records.is_current(folder, record, sources, job.files):
             return record.findings
-        delete_case(folder, case)
+        records.delete_case(folder, case)
         made = make_case(read_scans(paths), TARGETS[job.options.target], job.options.register)
     except InputFileError as error:
-        delete_case(folder, case)
+        records.delete_case(folder, case)
         return error
-    write_record(folder, case, CaseRecord(sources, dict.fromkeys(job.files, "")))
+    records.write_record(folder, case, CaseRecord(sources, dict.fromkeys(job.files, "")))
     for name, volume in zip(job.files, (made.t1ce, made.flair, made.labels), strict=True):
         write_volume(folder / name, volume)
     hashes = {name: checksum_of(folder / name) for name in job.files}
-    write_record(folder, case, CaseRecord(sources, hashes, made.findings))
+    records.write_record(folder, case, CaseRecord(sources, hashes, made.findings))
     return made.findings
 
 
@@ -288,11 +275,11 @@ def _open_folder(nnunet_raw: Path, options: ConversionOptions) -> Iterator[Path]
     try:
         if namesakes := sorted(set(nnunet_raw.glob(f"Dataset{options.dataset_id:03d}_*")) - {folder}):
             raise SGNetError(f"{namesakes[0]}: has the id {options.dataset_id} already; use another -d")
-        refuse_foreign_folder(folder)
+        records.refuse_foreign_folder(folder)
         (folder / HIDDEN_FOLDER / "cases").mkdir(parents=True, exist_ok=True)
         with FileLock(folder / HIDDEN_FOLDER / "lock", timeout=0):
-            claim_folder(folder, options)
-            delete_partial_files(folder)
+            records.claim_folder(folder, options)
+            records.delete_partial_files(folder)
             for name in IMAGE_FOLDERS if options.split == "paper" else IMAGE_FOLDERS[:2]:
                 (folder / name).mkdir(exist_ok=True)
             yield folder
@@ -317,7 +304,7 @@ def _check_names(accessions: Sequence[Accession]) -> None:
 
 
 def _check_same_collection(folder: Path, root: Path, accessions: Sequence[Accession]) -> None:
-    recorded = recorded_cases(folder)
+    recorded = records.recorded_cases(folder)
     if recorded and recorded.isdisjoint(one.case for one in accessions):
         raise SGNetError(
             f"{folder}: holds another collection than {root}, with no case in common; "
@@ -334,9 +321,9 @@ def _finish(
 ) -> ConversionResult:
     """Write what describes the whole data set, dataset.json last: with it nnU-Net accepts the folder."""
     used = {a.case: a.patient for a in accessions if isinstance(outcomes.get(a.case), Findings)}
-    for stale in sorted(recorded_cases(folder) - set(used)):
+    for stale in sorted(records.recorded_cases(folder) - set(used)):
         logger.info("%s: no longer in the collection, deleted from the data set", stale)
-        delete_case(folder, stale)
+        records.delete_case(folder, stale)
     training = [case for case, patient in used.items() if subsets.get(patient) != "test"]
     splits = paper_splits(used, subsets) if subsets else grouped_splits(used)
     split_of: dict[str, str] = {case: str(i) for i, fold in enumerate(splits.folds) for case in fold["val"]}

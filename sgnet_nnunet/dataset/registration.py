@@ -71,11 +71,11 @@ def register_rigid(fixed: Volume, moving: Volume) -> RigidTransform:
     does not raise the mutual information.
     """
     grid = _metric_grid(fixed.grid)
+    fields = [field_of_view(volume, grid) for volume in (fixed, moving)]
     pair = []
-    for volume in (fixed, moving):
+    for volume, field in zip((fixed, moving), fields, strict=True):
         image = Volume(volume.data.astype(np.float32, copy=False), volume.affine)
-        field = field_of_view(volume, grid).astype(np.uint8)
-        pair.append((_to_sitk(resample_image(image, grid), grid), _to_sitk(field, grid)))
+        pair.append((_to_sitk(resample_image(image, grid), grid), _to_sitk(field.astype(np.uint8), grid)))
     transform = sitk.Euler3DTransform()
     transform.SetCenter(grid.bounds().mean(axis=0).tolist())
     before = None
@@ -84,7 +84,8 @@ def register_rigid(fixed: Volume, moving: Volume) -> RigidTransform:
             before = _mutual_information(pair, transform)
             transform = _optimise(pair, transform)
             after = _mutual_information(pair, transform)
-        kept = _overlap(fixed, moving, grid, _matrix(transform)) / _overlap(fixed, moving, grid, np.eye(4))
+        moved = field_of_view(moving, grid, world_map=_matrix(transform))
+        kept = np.count_nonzero(fields[0] & moved) / np.count_nonzero(fields[0] & fields[1])
         problem = _implausible(transform, gain=after - before, kept=kept)
     except RuntimeError as error:
         problem = str(error).strip().splitlines()[-1]
@@ -159,12 +160,6 @@ def _optimise(pair: Pair, start: sitk.Euler3DTransform) -> sitk.Euler3DTransform
     method.SetInitialTransform(transform, inPlace=True)
     method.Execute(pair[0][0], pair[1][0])
     return transform
-
-
-def _overlap(fixed: Volume, moving: Volume, grid: Grid, world_map: NDArray[np.float64]) -> int:
-    """Return the number of voxels of `grid` that lie in both fields of view."""
-    both = field_of_view(fixed, grid) & field_of_view(moving, grid, world_map=world_map)
-    return int(np.count_nonzero(both))
 
 
 def _implausible(transform: sitk.Euler3DTransform, *, gain: float, kept: float) -> str:

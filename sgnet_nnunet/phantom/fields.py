@@ -29,11 +29,7 @@ def rotation(degrees: DoubleArray) -> DoubleArray:
 
 
 def centred_grid(
-    *,
-    centre: DoubleArray,
-    extent: DoubleArray,
-    spacing: DoubleArray,
-    turn: DoubleArray,
+    *, centre: DoubleArray, extent: DoubleArray, spacing: DoubleArray, turn: DoubleArray
 ) -> Grid:
     """Return a grid of at least `extent` mm around `centre` (world mm), its axes turned by `turn` (3x3)."""
     x, y, z = (int(count) for count in np.ceil(extent / spacing))
@@ -121,11 +117,7 @@ def densify(points: DoubleArray, *, step: float) -> DoubleArray:
 
 
 def stamp(
-    volume: FloatArray,
-    points: DoubleArray,
-    radii: NDArray[np.floating],
-    *,
-    spacing: tuple[float, ...],
+    volume: FloatArray, points: DoubleArray, radii: NDArray[np.floating], *, spacing: tuple[float, ...]
 ) -> None:
     """Draw balls of `radii` mm, shape (n,), at `points` (voxel index, shape (n, 3)) into `volume`.
 

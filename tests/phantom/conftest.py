@@ -6,8 +6,7 @@ import pytest
 from sgnet_nnunet.nifti import Volume
 from sgnet_nnunet.phantom.anatomy import Anatomy, draw_anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.patient import draw_ids, draw_patient, patient_rng
-from sgnet_nnunet.phantom.population import write_phantoms
+from sgnet_nnunet.phantom.population import draw_ids, draw_patient, patient_rng, write_phantoms
 
 COARSE = PhantomConfig(
     t1ce_in_plane=(2.0, 2.2),
