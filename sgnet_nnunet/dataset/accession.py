@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.dataset.collection import Part
-from sgnet_nnunet.dataset.options import Registration, Target
 from sgnet_nnunet.dataset.resampling import resample_image, resample_mask
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.nifti import Mask, Volume, read_image, read_mask
@@ -17,11 +16,53 @@ from sgnet_nnunet.nifti import Mask, Volume, read_image, read_mask
 if TYPE_CHECKING:
     from sgnet_nnunet.dataset.registration import RigidTransform
 
+TargetName = Literal["whole", "core", "regions"]
+Registration = Literal["none", "rigid"]
+
 IMAGE_OF_MASK: Mapping[Part, Part] = {"core_seg": "t1ce_img", "whole_seg": "flair_img"}
 """The image each mask was drawn on."""
 
 VOLUME_CHANGE_NOTED = 0.2
 """Share of a lesion's volume. Resampling changes less, except in the smallest lesions; truncation more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A choice of what to segment.
+
+    Attributes:
+        masks: The collection's masks it needs beside both images, mapped to their label. Where masks
+            overlap, the later one is written over the earlier one.
+        description: The entries of dataset.json that say what the labels mean.
+    """
+
+    masks: Mapping[Part, int]
+    description: Mapping[str, Any]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Every file that one accession needs."""
+        return ("t1ce_img", "flair_img", *self.masks)
+
+    def label_map(self, masks: Mapping[Part, NDArray[np.bool_]]) -> NDArray[np.uint8]:
+        """Return the labels, shape (x, y, z) as the masks', 0 being background."""
+        labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
+        for part, label in self.masks.items():
+            labels[masks[part]] = label
+        return labels
+
+
+TARGETS: Mapping[TargetName, Target] = {
+    "whole": Target(masks={"whole_seg": 1}, description={"labels": {"background": 0, "whole_tumor": 1}}),
+    "core": Target(masks={"core_seg": 1}, description={"labels": {"background": 0, "tumor_core": 1}}),
+    "regions": Target(
+        masks={"whole_seg": 1, "core_seg": 2},
+        description={
+            "labels": {"background": 0, "whole_tumor": [1, 2], "tumor_core": [2]},
+            "regions_class_order": [1, 2],
+        },
+    ),
+}
 
 
 @dataclass(frozen=True)

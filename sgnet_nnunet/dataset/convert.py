@@ -7,6 +7,8 @@ Each accession is a job that runs in a worker process; `dataset.json`, the split
 import csv
 import io
 import logging
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -17,9 +19,8 @@ from filelock import FileLock, Timeout
 
 from sgnet_nnunet import __version__
 from sgnet_nnunet.dataset import records
-from sgnet_nnunet.dataset.accession import Findings, make_case, read_scans
+from sgnet_nnunet.dataset.accession import TARGETS, Findings, Registration, TargetName, make_case, read_scans
 from sgnet_nnunet.dataset.collection import Accession, scan_collection
-from sgnet_nnunet.dataset.options import TARGETS, ConversionOptions, Registration, Split, TargetName
 from sgnet_nnunet.dataset.records import FILE_ENDING, HIDDEN_FOLDER, IMAGE_FOLDERS, CaseRecord
 from sgnet_nnunet.dataset.splits import Subset, grouped_splits, paper_splits, paper_subsets
 from sgnet_nnunet.errors import InputFileError, SGNetError
@@ -35,7 +36,51 @@ REPORT_NAME = "conversion_report.csv"
 EXIT_WITH_FAILURES = 3
 """Exit status if some accessions failed and the others were converted."""
 
+LARGEST_DATASET_ID = 999
+"""nnU-Net writes ids with three digits."""
+
+Split = Literal["cv", "paper"]
 Status = Literal["used", "left out", "failed"]
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """Options of `convert`, which describes them.
+
+    Raises:
+        SGNetError: The id, the name or the number of workers is out of range.
+    """
+
+    dataset_id: int = 501
+    name: str = "BrainMetsLung"
+    target: TargetName = "whole"
+    register: Registration = "none"
+    split: Split = "cv"
+    strict: bool = False
+    workers: int = min(4, os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.dataset_id <= LARGEST_DATASET_ID:
+            raise SGNetError(f"data set id {self.dataset_id} is not between 1 and {LARGEST_DATASET_ID}")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise SGNetError(f"data set name {self.name!r} may only hold letters, digits, - and _")
+        if self.workers < 1:
+            raise SGNetError(f"{self.workers} workers; give 1 or more")
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the data set's folder, for example `Dataset501_BrainMetsLung`."""
+        return f"Dataset{self.dataset_id:03d}_{self.name}"
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The options that change the data set's files."""
+        return {
+            "format": records.FORMAT,
+            "target": self.target,
+            "register": self.register,
+            "split": self.split,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +174,7 @@ def dataset_json(options: ConversionOptions, *, training_cases: int) -> dict[str
         "reference": "https://doi.org/10.7937/k0sm-y874",
         "licence": "CC BY 4.0 or CC BY-NC 4.0: sources disagree, check at TCIA",
         "converted_by": f"sgnet_nnunet {__version__}",
-        "conversion": records.provenance(options),
+        "conversion": options.provenance,
     }
 
 
@@ -278,7 +323,7 @@ def _open_folder(nnunet_raw: Path, options: ConversionOptions) -> Iterator[Path]
         records.refuse_foreign_folder(folder)
         (folder / HIDDEN_FOLDER / "cases").mkdir(parents=True, exist_ok=True)
         with FileLock(folder / HIDDEN_FOLDER / "lock", timeout=0):
-            records.claim_folder(folder, options)
+            records.claim_folder(folder, options.provenance)
             records.delete_partial_files(folder)
             for name in IMAGE_FOLDERS if options.split == "paper" else IMAGE_FOLDERS[:2]:
                 (folder / name).mkdir(exist_ok=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 from sgnet_nnunet.dataset.accession import Findings
 from sgnet_nnunet.dataset.collection import Part
-from sgnet_nnunet.dataset.options import ConversionOptions
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.files import PARTIAL_PREFIX, checksum_of, read_json, write_json
 
@@ -44,11 +43,6 @@ class CaseRecord:
     findings: Findings | None = None
 
 
-def provenance(options: ConversionOptions) -> dict[str, Any]:
-    """Return the options that change a data set's files."""
-    return {"format": FORMAT, "target": options.target, "register": options.register, "split": options.split}
-
-
 def refuse_foreign_folder(folder: Path) -> None:
     """Raise SGNetError, before anything is written, if a folder holds another data set."""
     others = folder.exists() and any(entry.name != HIDDEN_FOLDER for entry in folder.iterdir())
@@ -56,13 +50,13 @@ def refuse_foreign_folder(folder: Path) -> None:
         raise SGNetError(f"{folder}: holds another data set; use another -d or delete the folder")
 
 
-def claim_folder(folder: Path, options: ConversionOptions) -> None:
+def claim_folder(folder: Path, requested: Mapping[str, Any]) -> None:
     """Record the options in the data set's folder, or check that they are those recorded.
 
     Raises:
         SGNetError: It holds a data set made with other options, foreign files, or a damaged record.
     """
-    path, requested = _options_path(folder), provenance(options)
+    path = _options_path(folder)
     if not path.exists():
         write_json(path, requested)
         return

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,14 @@ from filelock import FileLock
 from sgnet_nnunet.dataset import convert as job_module
 from sgnet_nnunet.dataset.accession import Findings
 from sgnet_nnunet.dataset.collection import scan_collection
-from sgnet_nnunet.dataset.convert import ConversionJob, ReportRow, convert_accession, dataset_json, report_csv
-from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.dataset.convert import (
+    ConversionJob,
+    ConversionOptions,
+    ReportRow,
+    convert_accession,
+    dataset_json,
+    report_csv,
+)
 from sgnet_nnunet.dataset.records import HIDDEN_FOLDER, IMAGE_FOLDERS, read_record, recorded_cases
 from sgnet_nnunet.errors import InputFileError, SGNetError
 
@@ -38,6 +45,31 @@ def voxels(path: Path) -> np.ndarray:
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "conversion_report.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_folder_is_named_as_nnunet_wants_it():
+    assert ConversionOptions().folder_name == "Dataset501_BrainMetsLung"
+    assert ConversionOptions(dataset_id=7, name="Mets").folder_name == "Dataset007_Mets"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dataset_id": 0}, "data set id 0 is not between 1 and 999"),
+        ({"dataset_id": 1000}, "1000"),
+        ({"name": "a/b"}, "letters, digits"),
+        ({"name": ""}, "letters, digits"),
+        ({"workers": 0}, "give 1 or more"),
+    ],
+)
+def test_impossible_options_are_refused(wrong: dict, message: str):
+    with pytest.raises(SGNetError, match=message):
+        ConversionOptions(**wrong)
+
+
+def test_options_cross_process_borders():
+    options = ConversionOptions(target="regions")
+    assert pickle.loads(pickle.dumps(options)) == options
 
 
 def test_both_visits_of_a_patient_become_cases_of_their_own_files(collection, convert):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sgnet_nnunet.dataset.accession import Findings
-from sgnet_nnunet.dataset.options import ConversionOptions
+from sgnet_nnunet.dataset.convert import ConversionOptions
 from sgnet_nnunet.dataset.records import (
     HIDDEN_FOLDER,
     CaseRecord,
@@ -98,18 +98,18 @@ def test_half_written_files_are_swept_and_not_taken_for_cases(folder: Path, reco
 
 def test_folder_is_claimed_for_one_set_of_options(tmp_path: Path):
     (tmp_path / HIDDEN_FOLDER).mkdir()
-    claim_folder(tmp_path, ConversionOptions(workers=1))
-    claim_folder(tmp_path, ConversionOptions(workers=2, strict=True))
+    claim_folder(tmp_path, ConversionOptions(workers=1).provenance)
+    claim_folder(tmp_path, ConversionOptions(workers=2, strict=True).provenance)
     with pytest.raises(SGNetError, match=r"other options: target whole \(now core\), split cv \(now paper\)"):
-        claim_folder(tmp_path, ConversionOptions(target="core", split="paper"))
+        claim_folder(tmp_path, ConversionOptions(target="core", split="paper").provenance)
 
 
 def test_file_that_no_record_names_is_refused(folder: Path, record: CaseRecord):
-    claim_folder(folder, ConversionOptions())
-    claim_folder(folder, ConversionOptions())
+    claim_folder(folder, ConversionOptions().provenance)
+    claim_folder(folder, ConversionOptions().provenance)
     (folder / "imagesTr/mine.nii.gz").touch()
     with pytest.raises(SGNetError, match=r"imagesTr/mine\.nii\.gz: not made by this conversion; move it"):
-        claim_folder(folder, ConversionOptions())
+        claim_folder(folder, ConversionOptions().provenance)
 
 
 def test_only_a_new_an_empty_and_a_claimed_folder_are_ours(tmp_path: Path):
@@ -120,16 +120,16 @@ def test_only_a_new_an_empty_and_a_claimed_folder_are_ours(tmp_path: Path):
     (tmp_path / "imagesTr").mkdir()
     with pytest.raises(SGNetError, match="holds another data set; use another -d"):
         refuse_foreign_folder(tmp_path)
-    claim_folder(tmp_path, ConversionOptions())
+    claim_folder(tmp_path, ConversionOptions().provenance)
     refuse_foreign_folder(tmp_path)
 
 
 @pytest.mark.usefixtures("record")
 def test_damaged_claim_or_record_is_named_with_the_remedy(folder: Path):
-    claim_folder(folder, ConversionOptions())
+    claim_folder(folder, ConversionOptions().provenance)
     for path in (folder / HIDDEN_FOLDER).rglob("*.json"):
         path.write_text("{")
     with pytest.raises(SGNetError, match=r"options\.json: is not JSON .*; delete the data set's folder"):
-        claim_folder(folder, ConversionOptions())
+        claim_folder(folder, ConversionOptions().provenance)
     with pytest.raises(SGNetError, match=r"P_A\.json: is not JSON .*; delete the data set's folder"):
         read_record(folder, "P_A")
