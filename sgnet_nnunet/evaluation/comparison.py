@@ -188,15 +188,10 @@ def metrics_of(per_case: pd.DataFrame) -> tuple[Metric, ...]:
     """
     known = {metric.name: metric for metric in registered_metrics()}
     if unknown := [name for name in per_case.columns if name not in known and name not in CASE_COLUMNS]:
-        raise SGNetError(
-            f"the table of cases has the column {unknown[0]!r}, which no metric has; "
-            "register the metric (evaluation/registry.py), or leave the column out"
-        )
+        problem = f"the table of cases has the column {unknown[0]!r}, which no metric has"
+        remedy = "register the metric (evaluation/registry.py), or leave the column out"
+        raise SGNetError(f"{problem}; {remedy}")
     return tuple(metric for name, metric in known.items() if name in per_case.columns)
-
-
-def _names(metrics: Sequence[Metric]) -> list[str]:
-    return [metric.name for metric in metrics]
 
 
 def _interval(estimate: Estimate) -> Row:
@@ -216,7 +211,7 @@ def _count(rows: pd.DataFrame, model: str) -> Row:
 
 def _describe(rows: Rows, metrics: Sequence[Metric], resampling: Resampling) -> Iterator[Row]:
     for model, table in rows.items():
-        values = table[_names(metrics)].astype(float)
+        values = table[[metric.name for metric in metrics]].astype(float)
         present = values.notna()
         one_empty = present[table["empty"].isin(["prediction", "reference"])].sum()
         with np.errstate(invalid="ignore"):  # infinite values have no standard deviation
@@ -241,10 +236,11 @@ def _describe(rows: Rows, metrics: Sequence[Metric], resampling: Resampling) -> 
 def _differences(rows: Rows, metrics: Sequence[Metric], baseline: str, resampling: Resampling) -> list[Row]:
     """Return the differences of one label, p corrected over all of them."""
     found = []
+    names = [metric.name for metric in metrics]
     for model, table in rows.items():
         if model == baseline:
             continue
-        own, other = (each[_names(metrics)].astype(float) for each in (table, rows[baseline]))
+        own, other = (each[names].astype(float) for each in (table, rows[baseline]))
         own, other = own.align(other, join="inner", axis=0)
         present = own.notna() & other.notna()
         infinite = ((np.isinf(own) | np.isinf(other)) & present).any()
@@ -256,7 +252,6 @@ def _differences(rows: Rows, metrics: Sequence[Metric], baseline: str, resamplin
             counted = wholes > 0
             if infinite[metric.name]:
                 parts = np.full_like(parts, nan)
-            estimate = estimate_ratio(parts, wholes, resampling=resampling)
             means = np.round(parts[counted] / wholes[counted], DECIMALS)
             p, reason = nan, INFINITE if infinite[metric.name] else NOT_TESTED
             if metric.headline and not infinite[metric.name]:
@@ -268,7 +263,7 @@ def _differences(rows: Rows, metrics: Sequence[Metric], baseline: str, resamplin
                     "metric": metric.name,
                     "cases": int(present[metric.name].sum()),
                     "patients": int(counted.sum()),
-                    **_interval(estimate),
+                    **_interval(estimate_ratio(parts, wholes, resampling=resampling)),
                     "effect": rank_biserial(means),
                     "p": p,
                     "p_holm": nan,
@@ -330,9 +325,6 @@ def _pool(rows: Rows, resampling: Resampling) -> Iterator[Row]:
             }
             for name, (parts, wholes) in ratios.items():
                 estimate = estimate_ratio(parts, wholes, resampling=resampling)
-                row |= {
-                    name: estimate.value,
-                    f"{name}_low": estimate.interval.low,
-                    f"{name}_high": estimate.interval.high,
-                }
+                interval = estimate.interval
+                row |= {name: estimate.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
             yield row

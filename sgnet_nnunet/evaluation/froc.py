@@ -111,8 +111,7 @@ class LesionCounts:
     @classmethod
     def join(cls, counts: Sequence["LesionCounts"]) -> "LesionCounts":
         """Return the counts of several cases as one."""
-        columns = zip(*((each.lesions, each.found, each.false_positives) for each in counts), strict=True)
-        return cls(*(np.concatenate(column) for column in columns))
+        return cls(*map(np.concatenate, zip(*(vars(each).values() for each in counts), strict=True)))
 
 
 def count_lesions(
@@ -201,29 +200,22 @@ def froc_at(counts: LesionCounts, grid: SearchGrid, *, volume: int) -> Froc:
     )
 
 
-def froc_of(
-    cases: Sequence[PredictedCase], *, model_folder: Path, grid: SearchGrid | None = None, workers: int = 1
-) -> Froc | None:
+def froc_of(cases: Sequence[PredictedCase], *, model_folder: Path, workers: int = 1) -> Froc | None:
     """Return one model's curve from the probabilities that nnU-Net saves with `--npz`, nothing removed.
 
-    It is None if a case has no probabilities, the references have no lesion, or an ignore label.
-
-    Args:
-        cases: All cases of one model.
-        model_folder: nnU-Net's folder of its training, TRAINER__PLANS__CONFIGURATION.
-        grid: Its thresholds are the points of the curve; those of `sgnet tune` by default.
-        workers: Processes; each holds one case's probabilities.
+    It is None if a case has no probabilities, the references have no lesion, or an ignore label. Each
+    worker process holds one case's probabilities.
 
     Raises:
         InputFileError: If a file cannot be read, or probabilities and reference do not fit together.
     """
-    grid = SearchGrid(thresholds=(grid or SearchGrid()).thresholds, volumes_mm3=(0.0,))
     files = [(case.reference, case.probabilities) for case in cases if case.probabilities]
     if not cases or len(files) < len(cases):
         return None
     model = read_description(model_folder)
     if has_ignore_label(model):
         return None
+    grid = SearchGrid(volumes_mm3=(0.0,))
     job = partial(_count_saved, model=model, grid=grid)
     counts = LesionCounts.join([outcome for _, outcome in run_jobs(job, files, workers=workers)])
     return froc_at(counts, grid, volume=0) if counts.total_lesions else None
@@ -247,11 +239,9 @@ def count_against(
     """
     values, properties = read_channel(reference, reader=model.reader)
     if probabilities.shape[1:] != values.shape:
-        raise InputFileError(
-            reference,
-            f"has shape {values.shape} (z, y, x), the probabilities have {probabilities.shape[1:]}",
-            "run nnUNetv2_plan_and_preprocess again, then train or predict again",
-        )
+        problem = f"has shape {values.shape} (z, y, x), the probabilities have {probabilities.shape[1:]}"
+        remedy = "run nnUNetv2_plan_and_preprocess again, then train or predict again"
+        raise InputFileError(reference, problem, remedy)
     spacing = tuple(float(step) for step in properties["spacing"])
     return count_lesions(probabilities, values > 0, grid=grid, labels=model.labels, spacing=spacing)
 
@@ -278,21 +268,14 @@ def read_probabilities(path: Path, *, heads: int) -> NDArray[np.floating]:
             probabilities = np.asarray(archive["probabilities"])
     except _READ_ERRORS as error:
         detail = " ".join(str(error).split()) or type(error).__name__
-        raise InputFileError(
-            path, f"cannot be read as nnU-Net's probabilities ({detail})", "predict it again"
-        ) from error
+        problem = f"cannot be read as nnU-Net's probabilities ({detail})"
+        raise InputFileError(path, problem, "predict it again") from error
     if probabilities.ndim != 4 or len(probabilities) != heads:  # noqa: PLR2004
-        raise InputFileError(
-            path,
-            f"has shape {probabilities.shape}; ({heads}, z, y, x) is needed",
-            "predict it again with this model",
-        )
+        problem = f"has shape {probabilities.shape}; ({heads}, z, y, x) is needed"
+        raise InputFileError(path, problem, "predict it again with this model")
     lowest, highest = float(probabilities.min()), float(probabilities.max())
     # A NaN among them makes both NaN, and no comparison with NaN holds.
     if not (lowest >= -ROUNDING and highest <= 1 + ROUNDING):
-        raise InputFileError(
-            path,
-            f"has values from {lowest:g} to {highest:g}, which are no probabilities",
-            "check the training log for NaN, then train and predict again",
-        )
+        problem = f"has values from {lowest:g} to {highest:g}, which are no probabilities"
+        raise InputFileError(path, problem, "check the training log for NaN, then train and predict again")
     return probabilities

@@ -109,9 +109,8 @@ def match_lesions(prediction: Lesions, reference: Lesions) -> LesionMatch:
         shapes = f"{prediction.labels.shape} and {reference.labels.shape}"
         raise ValueError(f"prediction and reference must have one shape; got {shapes}")
     voxels = np.flatnonzero((prediction.labels > 0) & (reference.labels > 0))
-    first, second = (
-        lesions.labels.ravel()[voxels].astype(np.intp) - 1 for lesions in (prediction, reference)
-    )
+    both = (prediction.labels, reference.labels)
+    first, second = (labels.ravel()[voxels].astype(np.intp) - 1 for labels in both)
     # One number for each pair of labels, since NumPy finds unique numbers faster than unique rows.
     codes, common = np.unique(first * reference.number + second, return_counts=True)
     predicted, actual = np.divmod(codes, max(reference.number, 1))
@@ -217,7 +216,8 @@ def _rows(
     labels = lesions.labels.ravel()[voxels]
     axes = np.unravel_index(voxels, mask.shape)
     sums = [np.bincount(labels, weights=axis, minlength=lesions.number + 1)[1:] for axis in axes]
-    centres = pair.grid.world(np.stack(sums, axis=1) / lesions.voxels[:, None] + pair.origin)
+    origin = [axis.start for axis in pair.box]
+    centres = pair.grid.world(np.stack(sums, axis=1) / lesions.voxels[:, None] + origin)
     sizes = np.column_stack([lesions.volumes_mm3, lesions.diameters_mm, centres]).tolist()
     return [LesionRow(*score, *size) for score, size in zip(scores, sizes, strict=True)]
 

@@ -32,15 +32,15 @@ logger = logging.getLogger(__name__)
 
 
 def with_costs(results: Results, preprocessed: Path, *, time_cases: int = 1, device: str = "cpu") -> Results:
-    """Return the results with each model's parameters and its seconds per case.
+    """Return the results with each model's parameters and its seconds per case, on the same cases for all.
 
     A model without weights, or whose network cannot be built here, keeps None, with a warning: its
-    masks are evaluated all the same.
+    masks are evaluated all the same. Those without a folder stay as they are.
 
     Args:
-        results: The results; models without a folder stay as they are.
+        results: The results.
         preprocessed: The data set's folder in nnUNet_preprocessed.
-        time_cases: How many cases to time each model on, all on the same ones; 0 for none.
+        time_cases: How many cases to time each model on; 0 for none.
         device: Device in nnU-Net's words: cpu, cuda or mps.
     """
     models = []
@@ -112,11 +112,9 @@ def _preprocessed(engine: TiledEngine, preprocessed: Path, case: str) -> NDArray
         dataset = infer_dataset_class(str(folder))(str(folder), [case])
         data = np.asarray(dataset.load_case(case)[0][:], dtype=np.float32)
     except (OSError, RuntimeError, AssertionError, ValueError) as error:
-        raise SGNetError(
-            f"{folder}: no preprocessed {case}; run nnUNetv2_preprocess, or give --time-cases 0"
-        ) from error
-    channels = determine_num_input_channels(
-        predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
-    )
+        remedy = "run nnUNetv2_preprocess, or give --time-cases 0"
+        raise SGNetError(f"{folder}: no preprocessed {case}; {remedy}") from error
+    managers = predictor.plans_manager, predictor.configuration_manager
+    channels = determine_num_input_channels(*managers, predictor.dataset_json)
     stage = np.zeros((channels - len(data), *data.shape[1:]), dtype=np.float32)
     return np.concatenate([data, stage])

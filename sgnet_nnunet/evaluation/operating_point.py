@@ -40,12 +40,11 @@ class OperatingPoint:
     min_lesion_volume_mm3: float = 0.0
 
     def __post_init__(self) -> None:
+        volume = self.min_lesion_volume_mm3
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold must be between 0 and 1; got {self.threshold}")
-        if not (isfinite(self.min_lesion_volume_mm3) and self.min_lesion_volume_mm3 >= 0):
-            raise ValueError(
-                f"min_lesion_volume_mm3 must be finite and at least 0; got {self.min_lesion_volume_mm3}"
-            )
+        if not (isfinite(volume) and volume >= 0):
+            raise ValueError(f"min_lesion_volume_mm3 must be finite and at least 0; got {volume}")
 
     def __str__(self) -> str:
         volume = self.min_lesion_volume_mm3
@@ -183,9 +182,8 @@ def read_operating_point(path: Path) -> OperatingPointRecord:
         raise InputFileError(path, "is not an operating point of sgnet tune", "name the right file")
     version = content.get("version")
     if version == 1:
-        raise InputFileError(
-            path, "was tuned by version 0.1, for tiled and mirrored predictions of single folds", _TUNE_AGAIN
-        )
+        problem = "was tuned by version 0.1, for tiled and mirrored predictions of single folds"
+        raise InputFileError(path, problem, _TUNE_AGAIN)
     if version != VERSION:
         raise InputFileError(path, f"has version {version}; this program reads {VERSION}", _TUNE_AGAIN)
     try:
@@ -230,10 +228,8 @@ def warn_of_unused_points(requested: str, model_folders: Iterable[Path]) -> None
         SGNetError: If a file is requested, not `auto` or `none`: it was tuned for one model.
     """
     if requested not in {"auto", "none"}:
-        raise SGNetError(
-            f"--operating-point {requested}: is for a single model, not for an average of several -m; "
-            "leave it out"
-        )
+        problem = "is for a single model, not for an average of several -m"
+        raise SGNetError(f"--operating-point {requested}: {problem}; leave it out")
     tuned = [folder.name for folder in model_folders if (folder / FILE_NAME).exists()]
     if tuned and requested == "auto":
         logger.warning(

@@ -79,11 +79,6 @@ class MaskPair:
             return "prediction" if self.reference_voxels else "both"
         return None if self.reference_voxels else "reference"
 
-    @property
-    def origin(self) -> NDArray[np.intp]:
-        """Index of the box's first voxel in the whole image, shape (3,)."""
-        return np.array([axis.start for axis in self.box])
-
 
 def once_per_pair(function: Callable[[MaskPair], Result]) -> Callable[[MaskPair], Result]:
     """Make a function of a pair remember its result with the pair."""

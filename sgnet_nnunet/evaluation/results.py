@@ -24,6 +24,7 @@ from sgnet_nnunet.nnunet import (
 logger = logging.getLogger(__name__)
 
 DATASET_JSON = "dataset.json"
+REPORT = "conversion_report.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,17 +155,16 @@ def results_of_folders(
 ) -> Results:
     """Return the predictions of one or more models beside the references of the same names.
 
-    Without `labels`, a `dataset.json` is looked for in the references' folder, in the one above and
-    in the predictions' folders; without any, everything above 0 is evaluated as `foreground`. Without
-    `images`, nnU-Net's `imagesTr` beside references in `labelsTr` is taken (`imagesTs` alike).
-
     Args:
         predictions: Folder of predicted masks, `CASE.nii.gz` or `CASE.nii`, whose name is the model's; or
             a mapping of such folders by the models' names.
         references: Folder of reference masks, named alike.
-        labels: nnU-Net's `dataset.json` that says what the masks' values mean.
+        labels: nnU-Net's `dataset.json` that says what the masks' values mean; by default the one in the
+            references' folder, in the one above or in the predictions' folders. Without any, everything
+            above 0 is evaluated as `foreground`.
         patients: CSV with the columns `case` and `patient`.
-        images: Folder of images, `CASE_0000.nii.gz` and so on.
+        images: Folder of images, `CASE_0000.nii.gz` and so on; by default nnU-Net's `imagesTr` beside
+            references in `labelsTr` (`imagesTs` alike).
         allow_missing: Take a reference without a prediction as a case with `prediction=None`.
 
     Raises:
@@ -184,8 +184,7 @@ def results_of_folders(
         images = place.with_name(place.name.replace("labels", "images"))
     beside = (folder / DATASET_JSON for folder in (references, references.parent, *folders.values()))
     labels = labels or next((path for path in beside if path.is_file()), None)
-    report = references.parent / "conversion_report.csv"
-    patient = patients_of(expected, table=patients, conversion_report=report)
+    patient = patients_of(expected, table=patients, conversion_report=references.parent / REPORT)
     return Results(
         dataset=place.name,
         models=tuple(Model(name=name) for name in folders),
@@ -217,11 +216,9 @@ def _find_predictions(
         problem = f"holds no prediction of the cases in {references}"
         raise InputFileError(folder, problem, "name folders whose files have the same names")
     if absent and not allow_missing:
-        raise InputFileError(
-            folder / expected[absent[0]].name,
-            f"there is no such prediction ({len(absent)} of {len(expected)} are missing)",
-            "predict it, or score it as empty with --allow-missing",
-        )
+        path = folder / expected[absent[0]].name
+        problem = f"there is no such prediction ({len(absent)} of {len(expected)} are missing)"
+        raise InputFileError(path, problem, "predict it, or score it as empty with --allow-missing")
     return found
 
 
@@ -254,15 +251,12 @@ def results_of_models(
     references = find_references(folders)
     of_folds = validation_cases(folders.preprocessed / "splits_final.json", folds, references)
     fold_of = {name: fold for fold, of_fold in of_folds.items() for name in of_fold}
-    for name in fold_of:
-        if name not in references:
-            raise InputFileError(
-                folders.references / f"{name}.nii.gz",
-                "there is no such reference, but splits_final.json has the case",
-                "run nnUNetv2_plan_and_preprocess again",
-            )
+    if unknown := [name for name in fold_of if name not in references]:
+        path = folders.references / f"{unknown[0]}.nii.gz"
+        problem = "there is no such reference, but splits_final.json has the case"
+        raise InputFileError(path, problem, "run nnUNetv2_plan_and_preprocess again")
     labels = _common_labels(folders, names)
-    report = folders.raw and folders.raw / "conversion_report.csv"
+    report = folders.raw and folders.raw / REPORT
     patient = patients_of(fold_of, table=patients, conversion_report=report)
     return Results(
         dataset=folders.name,

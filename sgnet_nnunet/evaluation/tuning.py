@@ -89,10 +89,8 @@ def cross_validate(
         # A patient may have scans in several folds: nnU-Net's own splits do not look at patients.
         others = counts.of(~np.isin(patients, patients[groups == group]))
         if not others.total_lesions:
-            raise SGNetError(
-                f"no operating point can be chosen without {group}: no other patient has a lesion; "
-                "give more folds or cases"
-            )
+            problem = f"no operating point can be chosen without {group}: no other patient has a lesion"
+            raise SGNetError(f"{problem}; give more folds or cases")
         chosen[group] = choose(others, grid, sensitivity=sensitivity)
     return counts.at(np.array([chosen[group] for group in groups.tolist()])), chosen
 
@@ -103,21 +101,15 @@ def improvement_of(
     """Return each of the `RATES` at tuned points minus that of nnU-Net's own segmentation.
 
     The intervals are bootstrapped over patients: a resampled patient brings all of their scans. The points
-    stay as they were chosen, so the intervals do not include how much the choice itself varies.
-
-    Args:
-        tuned: Lesions of each case at its point, shape (cases,).
-        default: Lesions of each case in nnU-Net's own segmentation, shape (cases,).
-        patients: The patient of each case.
+    stay as they were chosen, so the intervals do not include how much the choice itself varies. The counts
+    have shape (cases,).
     """
     from sgnet_nnunet.evaluation.statistics import Resampling, estimate  # noqa: PLC0415
 
     _, patient = np.unique(patients, return_inverse=True)
     counts = (tuned.found, tuned.false_positives, default.found, default.false_positives)
-    sums = tuple(
-        np.bincount(patient, weights=column).astype(np.float64)
-        for column in (default.lesions, np.ones_like(default.lesions), *counts)
-    )
+    columns = (default.lesions, np.ones_like(default.lesions), *counts)
+    sums = [np.bincount(patient, weights=column).astype(np.float64) for column in columns]
 
     def difference(name: str, *sums: NDArray[np.float64]) -> NDArray[np.float64]:
         lesions, cases, found, false, default_found, default_false = sums
@@ -234,13 +226,8 @@ def choose_operating_point(
 ) -> Tuning:
     """Choose the operating point of validation cases that have been predicted; see `tune`.
 
-    Args:
-        cases: The cases.
-        counts: Their lesions at each point of the grid, in the same order.
-        default: Their lesions in nnU-Net's own segmentation.
-        provenance: The networks and settings that predicted them.
-        grid: The points to choose from.
-        sensitivity: As for `tune`.
+    Their lesions are counted at each point of the grid, and in nnU-Net's own segmentation, in the cases'
+    order; the provenance is that of predictions with all their folds.
     """
     if not counts.total_lesions:
         raise SGNetError(f"{provenance.model}: no reference has a lesion; give other folds")
@@ -293,14 +280,12 @@ def _check(cases: Sequence[PredictedCase], folder: Path, checkpoint: str) -> Non
             f"{folder.name}: the data set has an ignore label, and a lesion found there is neither true nor "
             "false; tune on a data set without one"
         )
+    channels = len(description.channels)
     for case in cases:
-        if len(case.images) != len(description.channels):
-            raise InputFileError(
-                case.reference,
-                f"has {len(case.images)} images in imagesTr of nnUNet_raw, the model takes "
-                f"{len(description.channels)}",
-                "set nnUNet_raw to the folder of the training images",
-            )
+        if (found := len(case.images)) != channels:
+            problem = f"has {found} images in imagesTr of nnUNet_raw, the model takes {channels}"
+            remedy = "set nnUNet_raw to the folder of the training images"
+            raise InputFileError(case.reference, problem, remedy)
 
 
 def _predict(

@@ -15,7 +15,7 @@ from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results, Targe
 def test_only_the_bounding_box_of_both_masks_is_kept(make_pair):
     pair = make_pair(predicted=[((2, 3, 4), (1, 1, 1))], reference=[((5, 3, 6), (1, 2, 1))])
     assert pair.prediction.shape == pair.reference.shape == (4, 2, 3)
-    assert pair.origin.tolist() == [2, 3, 4]
+    assert pair.box == (slice(2, 6), slice(3, 5), slice(4, 7))
     assert pair.grid.shape == (20, 20, 20)
 
 
