@@ -156,7 +156,7 @@ def compare(
     if baseline not in names:
         raise SGNetError(f"there is no model {baseline}; name one of {', '.join(names)} as the baseline")
     metrics = metrics_of(per_case)
-    resampling = Resampling.drawn_by(np.random.default_rng(rng), number=resamples)
+    resampling = Resampling(seed=int(np.random.default_rng(rng).integers(2**32)), number=resamples)
     tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     labels = tuple(dict.fromkeys(per_case["label"]))
     for label in labels:

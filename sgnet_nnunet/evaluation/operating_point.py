@@ -138,16 +138,12 @@ def combine_checksums(checksums: Iterable[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPointRecord:
-    """What the file of `sgnet tune` says of an operating point.
+    """What the file of `sgnet tune` says: the operating point, and what it was tuned for.
 
-    Attributes:
-        path: The file.
-        point: The operating point.
-        tuned_for: Its folds are those that predicted their own validation cases; the point is meant for
-            the average of their networks.
+    The folds are those that predicted their own validation cases; the point is meant for the average of
+    their networks.
     """
 
-    path: Path
     point: OperatingPoint
     tuned_for: Provenance
 
@@ -189,7 +185,7 @@ def read_operating_point(path: Path) -> OperatingPointRecord:
     try:
         point = OperatingPoint(**{name: float(value) for name, value in content["point"].items()})
         tuned_for = {**content["tuned_for"], "folds": tuple(content["tuned_for"]["folds"])}
-        return OperatingPointRecord(path=path, point=point, tuned_for=Provenance(**tuned_for))
+        return OperatingPointRecord(point=point, tuned_for=Provenance(**tuned_for))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputFileError(path, f"holds no usable operating point ({error})", _TUNE_AGAIN) from error
 

@@ -15,13 +15,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from math import inf, nan
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from sgnet_nnunet.errors import SGNetError
-
-if TYPE_CHECKING:
-    from sgnet_nnunet.evaluation.pairs import MaskPair
-    from sgnet_nnunet.nifti import Grid
+from sgnet_nnunet.evaluation.pairs import MaskPair
+from sgnet_nnunet.nifti import Grid
 
 DECIMALS = {"": 3, "mm": 1, "lesions": 2, "mm3": 0}
 """Decimals that a metric is shown with, by its unit."""
@@ -73,7 +71,7 @@ class Metric(Kind):
     name: str
     title: str
     meaning: str
-    function: "Callable[[MaskPair], float]"
+    function: Callable[[MaskPair], float]
     headline: bool = False
     ranked: bool = False
     preset: str = ""
@@ -83,13 +81,13 @@ class Metric(Kind):
         """Decimals that it is shown with."""
         return DECIMALS[self.unit]
 
-    def missed(self, grid: "Grid") -> float:
+    def missed(self, grid: Grid) -> float:
         """Return the value for one empty mask on an image's grid; NaN if that has to be measured."""
         if isinstance(self.one_empty, float):
             return self.one_empty
         return grid.diagonal_mm if self.one_empty == "diagonal" else nan
 
-    def __call__(self, pair: "MaskPair") -> float:
+    def __call__(self, pair: MaskPair) -> float:
         """Return the value for any pair of masks."""
         if pair.empty == "both" and not isinstance(self.both_empty, str):
             return self.both_empty
@@ -121,7 +119,7 @@ def register_metric(
     headline: bool = False,
     ranked: bool = False,
     preset: str = "",
-) -> "Callable[[Callable[[MaskPair], float]], Metric]":
+) -> Callable[[Callable[[MaskPair], float]], Metric]:
     """Return a decorator that makes a function of a `MaskPair` a metric and registers it; see `Metric`.
 
     The meaning is by default the first line of the function's docstring.
@@ -130,7 +128,7 @@ def register_metric(
         ValueError: If another metric has the name.
     """
 
-    def register(function: "Callable[[MaskPair], float]") -> Metric:
+    def register(function: Callable[[MaskPair], float]) -> Metric:
         if name in _REGISTERED:
             raise ValueError(f"there is a metric named {name!r} already; give another name")
         _REGISTERED[name] = Metric(
@@ -189,7 +187,7 @@ def find_metric(name: str) -> Metric:
     return _REGISTERED[name]
 
 
-def measure(pair: "MaskPair", metrics: Iterable[Metric] | None = None) -> dict[str, float]:
+def measure(pair: MaskPair, metrics: Iterable[Metric] | None = None) -> dict[str, float]:
     """Return the value of each metric by its name; by default of those that every case is measured with.
 
     >>> import numpy as np

@@ -112,11 +112,6 @@ class Results(Labels):
     models: tuple[Model, ...]
     cases: tuple[PredictedCase, ...]
 
-    @property
-    def missing(self) -> tuple[PredictedCase, ...]:
-        """The cases without a prediction."""
-        return tuple(case for case in self.cases if case.prediction is None)
-
 
 def read_labels_of(dataset_json: Path) -> Labels:
     """Return what nnU-Net's `dataset.json` says of the masks; background and `ignore` are no targets.

@@ -8,17 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import nan
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from sgnet_nnunet.evaluation.registry import Metric
+from sgnet_nnunet.evaluation.registry import Metric
 
 CONFIDENCE = 0.95
 """Confidence of every interval."""
@@ -53,11 +50,6 @@ class Resampling:
 
     seed: int
     number: int = RESAMPLES
-
-    @classmethod
-    def drawn_by(cls, rng: np.random.Generator, *, number: int = RESAMPLES) -> "Resampling":
-        """Return a resampling whose seed the generator draws."""
-        return cls(seed=int(rng.integers(2**32)), number=number)
 
     def weights(self, patients: int) -> Floats:
         """Return how often each patient is drawn in each resample, shape (number, patients)."""
@@ -148,7 +140,7 @@ def estimate_ratio(parts: Floats, wholes: Floats, *, resampling: Resampling) -> 
     return estimate(np.divide, [parts[counted], wholes[counted]], resampling=resampling)
 
 
-def rows_of(per_case: "pd.DataFrame", *, model: str, label: str) -> "pd.DataFrame":
+def rows_of(per_case: pd.DataFrame, *, model: str, label: str) -> pd.DataFrame:
     """Return the rows of one model and label, sorted by case, with the case as their index.
 
     Raises:
@@ -190,8 +182,6 @@ def rank_biserial(differences: Floats) -> float:
 
     Source: Kerby 2014, Compr. Psychol. 3:11.IT.3.1.
     """
-    import pandas as pd  # noqa: PLC0415
-
     if not differences.size:
         return nan
     ranks = pd.Series(np.abs(differences)).rank().to_numpy()
@@ -232,7 +222,7 @@ class Ranks:
 
 
 def rank_models(
-    rows: Mapping[str, "pd.DataFrame"], metrics: Sequence["Metric"], *, resampling: Resampling
+    rows: Mapping[str, pd.DataFrame], metrics: Sequence[Metric], *, resampling: Resampling
 ) -> Ranks | None:
     """Rank models by their mean rank over metrics, again and again over resampled patients.
 
@@ -247,8 +237,6 @@ def rank_models(
 
     Source: Wiesenfarth et al. 2021, Sci. Rep. 11:2369 (bootstrapped rankings of challenges).
     """
-    import pandas as pd  # noqa: PLC0415
-
     patients = sorted({patient for table in rows.values() for patient in table["patient"]})
     # The first row is not drawn: it is the ranking itself.
     weights: Floats = np.ones((1, len(patients)))

@@ -6,7 +6,6 @@ from functools import partial
 from itertools import groupby
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +30,12 @@ from sgnet_nnunet.evaluation.operating_point import (
     combine_checksums,
 )
 from sgnet_nnunet.evaluation.results import PredictedCase, results_of_models
+from sgnet_nnunet.evaluation.statistics import Estimate, Resampling, estimate
 from sgnet_nnunet.files import checksum_of, write_json
 from sgnet_nnunet.inference.plan import read_description
+from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
 from sgnet_nnunet.nnunet import ModelName, find_dataset
 from sgnet_nnunet.parallel import behind
-
-if TYPE_CHECKING:
-    from sgnet_nnunet.evaluation.statistics import Estimate
-    from sgnet_nnunet.inference.predictor import PredictionOptions
 
 GROUPS_OF_ONE_FOLD = 5
 SEED = 0
@@ -97,15 +94,13 @@ def cross_validate(
 
 def improvement_of(
     tuned: LesionCounts, default: LesionCounts, *, patients: Sequence[str]
-) -> dict[str, "Estimate"]:
+) -> dict[str, Estimate]:
     """Return each of the `RATES` at tuned points minus that of nnU-Net's own segmentation.
 
     The intervals are bootstrapped over patients: a resampled patient brings all of their scans. The points
     stay as they were chosen, so the intervals do not include how much the choice itself varies. The counts
     have shape (cases,).
     """
-    from sgnet_nnunet.evaluation.statistics import Resampling, estimate  # noqa: PLC0415
-
     _, patient = np.unique(patients, return_inverse=True)
     counts = (tuned.found, tuned.false_positives, default.found, default.false_positives)
     columns = (default.lesions, np.ones_like(default.lesions), *counts)
@@ -146,7 +141,7 @@ class Tuning:
     default: LesionCounts
     cross_validated: LesionCounts
     resubstitution: LesionCounts
-    improvement: dict[str, "Estimate"]
+    improvement: dict[str, Estimate]
     fold_points: dict[str, OperatingPoint]
     frocs: tuple[Froc, ...]
 
@@ -164,7 +159,7 @@ def tune(
     model: str = "SGNetTrainer",
     folds: Sequence[str] = (),
     sensitivity: float | None = None,
-    options: "PredictionOptions | None" = None,
+    options: PredictionOptions | None = None,
     patients: Path | None = None,
     grid: SearchGrid | None = None,
     threads: int = 1,
@@ -200,8 +195,6 @@ def tune(
         >>> tuning.point  # doctest: +SKIP
         OperatingPoint(threshold=0.4, min_lesion_volume_mm3=10.0)
     """
-    from sgnet_nnunet.inference.predictor import PredictionOptions  # noqa: PLC0415 - nnU-Net behind it
-
     options, grid = options or PredictionOptions(), grid or SearchGrid()
     if sensitivity is not None and not 0 < sensitivity <= 1:
         raise ValueError(f"sensitivity must be above 0 and at most 1; got {sensitivity}")
@@ -292,7 +285,7 @@ def _predict(
     cases: Sequence[PredictedCase],
     folder: Path,
     *,
-    options: "PredictionOptions",
+    options: PredictionOptions,
     grid: SearchGrid,
     threads: int,
     on_done: Callable[[PredictedCase], object],
@@ -303,8 +296,6 @@ def _predict(
         Counts at each point of the grid and in nnU-Net's own segmentation, in the order of the cases, and
         the provenance of predictions with all folds.
     """
-    from sgnet_nnunet.inference.predictor import Predictor  # noqa: PLC0415
-
     model = read_description(folder)
     counts: dict[PredictedCase, tuple[LesionCounts, LesionCounts]] = {}
 
@@ -343,7 +334,7 @@ def write_tuning(path: Path, tuning: Tuning) -> None:
         "lesions": tuning.default.total_lesions,
         "min_true_share": MIN_TRUE_SHARE,
         **{name: _rates(getattr(tuning, name)) for name in ("default", "cross_validated", "resubstitution")},
-        "improvement": {name: _difference(estimate) for name, estimate in tuning.improvement.items()},
+        "improvement": {name: _difference(each) for name, each in tuning.improvement.items()},
         "points_chosen_without": {group: asdict(point) for group, point in tuning.fold_points.items()},
         "grid": asdict(tuning.grid),
         "froc": frocs,
@@ -361,6 +352,6 @@ def _rates(counts: LesionCounts) -> dict[str, float]:
     }
 
 
-def _difference(estimate: "Estimate") -> dict[str, float | None]:
-    values = {"value": estimate.value, "low": estimate.interval.low, "high": estimate.interval.high}
+def _difference(gain: Estimate) -> dict[str, float | None]:
+    values = {"value": gain.value, "low": gain.interval.low, "high": gain.interval.high}
     return {name: value if isfinite(value) else None for name, value in values.items()}

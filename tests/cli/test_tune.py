@@ -10,7 +10,6 @@ import pytest
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.evaluation.operating_point import Provenance, combine_checksums
 from sgnet_nnunet.files import checksum_of
-from sgnet_nnunet.inference import predictor
 
 MODEL = "SGNetTrainer__nnUNetPlans__3d_fullres"
 
@@ -61,7 +60,7 @@ def model(nnunet_paths, make_results, monkeypatch):
     (folder / "plans.json").write_text(json.dumps(plans))
     for fold in range(3):
         (folder / f"fold_{fold}/checkpoint_final.pth").write_bytes(b"weights %d" % fold)
-    monkeypatch.setattr(predictor, "Predictor", SavedMasks)
+    monkeypatch.setattr("sgnet_nnunet.evaluation.tuning.Predictor", SavedMasks)
     monkeypatch.setattr(SavedMasks, "opened", [])
     return folder
 

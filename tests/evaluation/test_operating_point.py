@@ -161,7 +161,7 @@ def tuned(model_folder):
 
 def test_point_and_what_it_was_tuned_for_are_read(tuned):
     point = OperatingPoint(threshold=0.4, min_lesion_volume_mm3=3)
-    assert read_operating_point(tuned) == OperatingPointRecord(path=tuned, point=point, tuned_for=TUNED)
+    assert read_operating_point(tuned) == OperatingPointRecord(point=point, tuned_for=TUNED)
 
 
 @pytest.mark.parametrize("engine", ["sparse", "whole"])

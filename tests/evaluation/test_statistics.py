@@ -126,10 +126,6 @@ class TestEstimate:
         assert min(values) <= interval.low <= interval.high <= max(values)
         assert interval == of_values(values, resampling).interval
 
-    def test_the_generator_decides_on_the_resamples(self):
-        seeds = [Resampling.drawn_by(np.random.default_rng(seed)).seed for seed in (0, 0, 1)]
-        assert seeds[0] == seeds[1] != seeds[2]
-
 
 class TestRowsOf:
     def test_rows_come_by_case_whatever_their_order(self, rows):
