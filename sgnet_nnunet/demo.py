@@ -31,15 +31,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DATASET_ID = "501"
-LAST_LINES = 15
-"""Lines of a failed command's output that its error message quotes."""
-
+LAST_LINES = 15  # of a failed command's output that its error message quotes
 METRICS = ("dice", "precision", "recall", "hd95_directed_mm")
 
+# More and larger tumours than by default: minutes of training on a CPU suffice.
 POPULATION = PhantomConfig(
     extra_lesions_median=5, extra_lesions_sigma=0.4, diameter_median=13, diameter_sigma=0.35
 )
-"""More and larger tumours than by default: minutes of training on a CPU suffice."""
 
 Report = Callable[[str, int, int], None]
 """Called with a stage's name, the number of steps done, and the number of steps in all."""
@@ -47,31 +45,18 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPlan:
-    """Size of the demo.
-
-    Attributes:
-        patients: Phantom patients: 7/10 for training, the last 2/10 for testing.
-        seed: Seed of the phantoms.
-        epochs: Training epochs.
-        iters: Training batches an epoch.
-        device: nnU-Net's device: cpu, cuda or mps.
-    """
+    """Size of the demo: phantom patients (7/10 train, the last 2/10 test), epochs, batches an epoch."""
 
     patients: int = 10
     seed: int = 0
     epochs: int = 10
     iters: int = 16
-    device: str = "cpu"
+    device: str = "cpu"  # or cuda, mps
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Results of the demo.
-
-    Attributes:
-        scores: The columns `METRICS` for each held-out case, by its name, and for their mean.
-        overlay: Picture of the held-out cases.
-    """
+    """The columns `METRICS` for each held-out case and for their mean; a picture of the cases."""
 
     scores: "pd.DataFrame"
     overlay: Path
@@ -87,23 +72,21 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
     for path in (folder / "logs", *folders.values()):
         path.mkdir(parents=True, exist_ok=True)
     workers = os.cpu_count() or 1
-    count = _Counter("phantom patients", plan.patients, report)
     write_phantoms(
         folder / "phantoms",
         patients=plan.patients,
         seed=plan.seed,
         workers=workers,
-        on_done=count,
+        on_done=_Counter("phantom patients", plan.patients, report),
         config=POPULATION,
     )
-    count = _Counter("converting", plan.patients, report)
     raw = convert(
         folder / "phantoms",
         folders["nnUNet_raw"],
         dataset_id=int(DATASET_ID),
         split="paper",
         workers=workers,
-        on_done=count,
+        on_done=_Counter("converting", plan.patients, report),
     ).dataset_folder
     _run_nnunet(folder, raw, plan, report=report, workers=workers)
     scores = evaluate(folder / "predictions", raw / "labelsTs").set_index("case")[list(METRICS)]
@@ -140,13 +123,9 @@ def _run_nnunet(folder: Path, raw: Path, plan: DemoPlan, *, report: Report, work
     }
     for stage, arguments in stages.items():
         counter = _Counter(stage, plan.epochs if stage == "training" else 1, report, step="Epoch time")
-        run_command(
-            arguments,
-            environment=environment,
-            log=folder / "logs" / f"{arguments[0]}.log",
-            on_line=counter,
-        )
-        counter.finish()
+        log = folder / "logs" / f"{arguments[0]}.log"
+        run_command(arguments, environment=environment, log=log, on_line=counter)
+        report(stage, counter.total, counter.total)
 
 
 def run_command(
@@ -156,13 +135,9 @@ def run_command(
     log: Path,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Run a command of this Python environment and keep its output.
+    """Run a command of this Python environment and write its output, standard error included, to a log.
 
-    Args:
-        arguments: The command's name and its arguments.
-        environment: Variables added to those of the process.
-        log: File for standard output and error.
-        on_line: Called with each line of output.
+    The variables are added to those of the process; `on_line` is called with each line of output.
 
     Raises:
         SGNetError: If the command ends with a status other than 0; names the log and quotes its end.
@@ -199,32 +174,23 @@ class _Counter:
             self.done += 1
             self.report(self.stage, self.done, self.total)
 
-    def finish(self) -> None:
-        self.report(self.stage, self.total, self.total)
-
 
 def draw_overlay(raw: Path, predictions: Path, path: Path) -> None:
-    """Draw one row a test case: T1ce, FLAIR, and FLAIR with the contours of reference and prediction.
+    """Draw one row a test case of a raw data set, as PNG, on the slice with most of the reference.
 
-    Each row shows the axial slice with the largest area of the reference.
-
-    Args:
-        raw: nnU-Net's raw data set, with `imagesTs` and `labelsTs`.
-        predictions: Folder of the predicted masks.
-        path: PNG file to write.
+    The columns are T1ce, FLAIR, and FLAIR with the contours of the reference and of the prediction.
     """
     rows = []
     for file in sorted((raw / "labelsTs").glob("*.nii.gz")):
         name = file.name.removesuffix(".nii.gz")
         t1ce, flair = (read_image(raw / f"imagesTs/{name}_{i:04d}.nii.gz").oriented() for i in range(2))
+        reference, prediction = (
+            read_labels(mask).oriented().data != 0 for mask in (file, predictions / file.name)
+        )
         contours = [
-            Contour(mask=read_labels(mask).oriented().data != 0, colour=colour, name=title)
-            for mask, colour, title in (
-                (file, REFERENCE_COLOUR, REFERENCE),
-                (predictions / file.name, PREDICTION_COLOUR, PREDICTION),
-            )
+            Contour(mask=reference, colour=REFERENCE_COLOUR, name=REFERENCE),
+            Contour(mask=prediction, colour=PREDICTION_COLOUR, name=PREDICTION),
         ]
-        reference = contours[0].mask
         k = fullest_slice(reference, default=reference.shape[2] // 2)
         scans = {"T1ce": to_grey(t1ce.data), "FLAIR": to_grey(flair.data)}
         panels = [Panel(grey=grey, k=k, title=f"{name}, {scan}") for scan, grey in scans.items()]

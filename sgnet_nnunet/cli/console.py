@@ -12,8 +12,7 @@ out = Console()
 err = Console(stderr=True)
 
 MODEL_FOLDER = "nnU-Net's folder of the training, TRAINER__PLANS__CONFIGURATION."
-CHECKPOINT = "checkpoint_final.pth"
-"""nnU-Net's default name of the weights."""
+CHECKPOINT = "checkpoint_final.pth"  # nnU-Net's default
 
 
 def say(text: str, *, console: Console = out, style: str = "") -> None:
@@ -23,13 +22,8 @@ def say(text: str, *, console: Console = out, style: str = "") -> None:
 
 def progress_bar() -> Progress:
     """Return a progress bar with counts and the remaining time, drawn on standard error."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-    )
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=err)
 
 
 class ListCommand(TyperCommand):
@@ -47,9 +41,7 @@ class ListCommand(TyperCommand):
 def repeat_flags(arguments: Sequence[str], flags: Collection[str]) -> Iterator[str]:
     """Yield the arguments of a command line with each list option's name before each of its values.
 
-    Args:
-        arguments: The command line, for example `-f 0 1 -o out`.
-        flags: The list options, for example `-f`; the line becomes `-f 0 -f 1 -o out`.
+    For the list option `-f`, the line `-f 0 1 -o out` becomes `-f 0 -f 1 -o out`.
     """
     flag, values = "", 0
     for position, argument in enumerate(arguments):

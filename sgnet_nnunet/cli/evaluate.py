@@ -46,12 +46,9 @@ def make_report(
         folder: Folder to write the report to.
         presets: BraTS presets whose scores to add.
         workers: Processes.
-        viewer: Whether to add the page with the 3D viewer.
-        gates: Whether to run gated networks on the cases that are shown enlarged, to draw their gates.
+        viewer: As in `write_report`.
+        gates: As in `write_report`.
         complete: Adds to the results what takes long to find out; called once all masks are measured.
-
-    Raises:
-        SGNetError: If the folder or a mask cannot be used.
     """
     # Checked before minutes of measuring; pandas and matplotlib take half a second to import.
     with needs_extra("report"):

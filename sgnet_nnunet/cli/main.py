@@ -14,7 +14,12 @@ from sgnet_nnunet.cli import data, evaluate, models, plugin, predict, tune
 from sgnet_nnunet.cli.console import ListCommand, err, out, say
 from sgnet_nnunet.errors import SGNetError
 
-DATA, PREDICTION, EVALUATION, INSTALLATION = "Data", "Prediction", "Evaluation", "Installation"
+COMMANDS = {
+    "Data": (data.convert, data.phantom),
+    "Prediction": (predict.predict, models.export, models.gates),
+    "Evaluation": (evaluate.evaluate, evaluate.compare, tune.tune),
+    "Installation": (plugin.demo, plugin.doctor, plugin.link, plugin.unlink),
+}
 
 app = typer.Typer(
     help="SG-Net for nnU-Net v2: convert a collection, predict, tune, evaluate and compare segmentations of "
@@ -23,18 +28,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(rich_help_panel=DATA)(data.convert)
-app.command(rich_help_panel=DATA)(data.phantom)
-app.command(rich_help_panel=PREDICTION, cls=ListCommand)(predict.predict)
-app.command(rich_help_panel=PREDICTION, cls=ListCommand)(models.export)
-app.command(rich_help_panel=PREDICTION)(models.gates)
-app.command(rich_help_panel=EVALUATION, cls=ListCommand)(evaluate.evaluate)
-app.command(rich_help_panel=EVALUATION, cls=ListCommand)(evaluate.compare)
-app.command(rich_help_panel=EVALUATION, cls=ListCommand)(tune.tune)
-app.command(rich_help_panel=INSTALLATION)(plugin.demo)
-app.command(rich_help_panel=INSTALLATION)(plugin.doctor)
-app.command(rich_help_panel=INSTALLATION)(plugin.link)
-app.command(rich_help_panel=INSTALLATION)(plugin.unlink)
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel, cls=ListCommand)(command)
 
 
 def _print_version(requested: bool) -> None:

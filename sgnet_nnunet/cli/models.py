@@ -15,33 +15,27 @@ def export(
         Path, typer.Option("-o", metavar="PATH", help="A file *.onnx, or a new folder for OpenVINO.")
     ] = Path("openvino"),
     folds: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-f", metavar="FOLD...", help="Folds to write: numbers, or all (the fold of that name)."
-        ),
-    ] = None,
+        list[str],
+        typer.Option("-f", metavar="FOLD...", help="Folds: numbers, or all (the fold of that name)."),
+    ] = ["0"],  # noqa: B006 - Typer wants a list, and copies it
     checkpoint: Annotated[str, typer.Option("-chk", metavar="NAME", help="Checkpoint's name.")] = CHECKPOINT,
 ) -> None:
-    """Write a trained model as ONNX, or as a folder that `sgnet predict` runs without PyTorch.
-
-    Fold 0 is written by default.
-    """
-    requested = folds or ["0"]
+    """Write a trained model as ONNX, or as a folder that `sgnet predict` runs without PyTorch."""
     if output.suffix not in {"", ".onnx"}:
         raise SGNetError(f"-o {output}: expected a file that ends in .onnx, or a folder")
-    if output.suffix and len(requested) > 1:
+    if output.suffix and len(folds) > 1:
         raise SGNetError(f"-o {output}: an ONNX file holds one fold; name one by -f")
     from sgnet_nnunet.inference.export import export_onnx, export_openvino  # noqa: PLC0415 - imports PyTorch
 
     if output.suffix:
         from sgnet_nnunet.inference.trained_model import load_trained_model  # noqa: PLC0415
 
-        trained = load_trained_model(model, folds=requested, checkpoint=checkpoint)
+        trained = load_trained_model(model, folds=folds, checkpoint=checkpoint)
         channels = len(trained.description.channels)
         difference = export_onnx(trained.network, output, input_channels=channels)
         say(f"{output}: largest difference of a logit between onnxruntime and PyTorch: {difference:.1g}")
         return
-    difference = export_openvino(model, output, folds=requested, checkpoint=checkpoint)
+    difference = export_openvino(model, output, folds=folds, checkpoint=checkpoint)
     say(
         f"{output}: largest difference of a logit between OpenVINO and PyTorch: {difference:.1g}; "
         f"predict with sgnet predict -m {output}"

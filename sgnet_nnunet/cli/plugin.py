@@ -45,9 +45,8 @@ def doctor() -> None:
     groups = examine()
     for group in groups:
         mark = "[red]✗[/]" if group.problems else "[green]✓[/]"
-        states = [f"{one.subject}: {one.state}" for one in group.problems] or [group.summary]
-        remedies = [one.remedy for one in group.problems] or [None]
-        for state, remedy in zip(states, remedies, strict=True):
+        lines = [(f"{one.subject}: {one.state}", one.remedy) for one in group.problems]
+        for state, remedy in lines or [(group.summary, None)]:
             # Whole lines: a path or a command that the terminal's width cut short is of no use.
             out.print(f"{mark} [bold]{group.name}[/]: {escape(state)}", soft_wrap=True, highlight=False)
             if remedy:

@@ -1,6 +1,7 @@
 """The pictures of one case: its volumes on one grid, thumbnails, large pictures and gates."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -38,33 +39,27 @@ if TYPE_CHECKING:
     from sgnet_nnunet.inference.gate_maps import GatedModel
 
 
+NO_GATES = Picture()  # of a network without gates
+REFERENCE_GREY = 90  # of the reference's inside where there is no image, on black
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CaseVolumes:
-    """One case: its images, the reference and every model's prediction.
+    """One case: the images that can be drawn, what is wrong with the others, and the masks with their values.
 
-    All arrays have one shape (x, y, z), their axes as near to right, anterior, superior as the
-    grid allows.
-
-    Attributes:
-        images: The channels that can be drawn, by name.
-        problems: Why the other channels cannot be drawn, by name.
-        reference: Reference mask, with the data set's values.
-        predictions: Predicted masks by model; one that is missing has no voxel.
-        affine: 4x4 matrix from voxel index to world millimetres, of all arrays.
+    All arrays have one shape (x, y, z) and one 4x4 affine from voxel index to world millimetres, their axes
+    as near to right, anterior, superior as the grid allows. A missing prediction has no voxel.
     """
 
-    images: dict[str, NDArray[np.generic]]
-    problems: dict[str, str]
+    images: dict[str, NDArray[np.generic]]  # by channel
+    problems: dict[str, str]  # by channel
     reference: NDArray[np.generic]
-    predictions: dict[str, NDArray[np.generic]]
+    predictions: dict[str, NDArray[np.generic]]  # by model
     affine: NDArray[np.float64]
 
 
 def load_case(answers: Sequence[PredictedCase]) -> CaseVolumes:
-    """Read the files of one case; an image that is unusable or on another grid is left out.
-
-    Args:
-        answers: The case as each of the models predicted it, one or more.
+    """Read one case as each model predicted it; an image that is unusable or on another grid is left out.
 
     Raises:
         InputFileError: A mask cannot be read.
@@ -83,45 +78,32 @@ def load_case(answers: Sequence[PredictedCase]) -> CaseVolumes:
         else:
             problems[name] = f"{path.name} is on another grid than the reference"
     blank = np.zeros(reference.data.shape, dtype=np.uint8)
+    predictions = {
+        answer.model: read_labels(answer.prediction).oriented().data if answer.prediction else blank
+        for answer in answers
+    }
     return CaseVolumes(
         images=images,
         problems=problems,
         reference=reference.data,
-        predictions={
-            answer.model: blank
-            if answer.prediction is None
-            else read_labels(answer.prediction).oriented().data
-            for answer in answers
-        },
+        predictions=predictions,
         affine=reference.affine,
     )
 
 
 def channel_names(images: Sequence[Path]) -> tuple[str, ...]:
     """Return the channels' names in the data set's `dataset.json`, else their numbers; no name twice."""
-    description = images[0].parent.parent / "dataset.json" if images else None
     names: dict[str, Any] = {}
-    if description is not None and description.is_file():
-        try:
-            names = read_json(description).get("channel_names", {})
-        except InputFileError:
-            # Names are a courtesy; what depends on the file has refused it before.
-            names = {}
+    # Names are a courtesy; what depends on the file has refused it before.
+    with suppress(InputFileError, IndexError):
+        names = read_json(images[0].parent.parent / "dataset.json").get("channel_names", {})
     found = [str(names.get(str(i), f"channel {i}")) for i in range(len(images))]
     return tuple(name if found.count(name) == 1 else f"{name} {i}" for i, name in enumerate(found))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A case that is shown enlarged.
-
-    Attributes:
-        model: Name of the model.
-        label: Name of the label or region.
-        role: `best`, `median` or `worst`.
-        case: Name of the case.
-        dice: Its Dice.
-    """
+    """A case that is shown enlarged, as the `best`, `median` or `worst` of a model and label."""
 
     model: str
     label: str
@@ -148,15 +130,14 @@ def _choose(per_case: "pd.DataFrame", model: str, label: str) -> list[Choice]:
     dice = rows_of(per_case, model=model, label=label)["dice"].dropna()
     # A stable sort keeps equal cases in the order of their names.
     ranked = dice.sort_values(ascending=False, kind="stable")
+    if ranked.empty:
+        return []
     last = len(ranked) - 1
-    places = {last: "worst", 0: "best"} if last >= 0 else {}
-    places.setdefault(last // 2, "median")
+    roles = {last // 2: "median", last: "worst", 0: "best"}
+    cases = list(ranked.items())
     return [
-        Choice(
-            model=model, label=label, role=places[i], case=str(ranked.index[i]), dice=float(ranked.iloc[i])
-        )
-        for i in sorted(places)
-        if last >= 0
+        Choice(model=model, label=label, role=roles[i], case=str(cases[i][0]), dice=cases[i][1])
+        for i in sorted(roles)
     ]
 
 
@@ -165,15 +146,8 @@ def gates_of(
 ) -> dict[tuple[str, str], Picture]:
     """Draw the gates of every gated model on its chosen cases, with the weights of the case's fold.
 
-    This takes the network's time on a CPU for each case, or less on a GPU if there is one.
-
-    Args:
-        results: The models and their cases.
-        choices: The cases that are shown enlarged.
-        colours: Each model's colour.
-
-    Returns:
-        Pictures by model and case.
+    This takes the network's time on a CPU for each case, or less on a GPU if there is one. The pictures
+    are by model and case.
     """
     pictures: dict[tuple[str, str], Picture] = {}
     for model in results.models:
@@ -187,10 +161,6 @@ def gates_of(
                 if picture is not NO_GATES:
                     pictures[model.name, case.name] = picture
     return pictures
-
-
-NO_GATES = Picture()
-"""Of a network without gates."""
 
 
 def _load(folder: Path, fold: str) -> "GatedModel":
@@ -214,18 +184,12 @@ def _gate_picture(case: PredictedCase, load: "Callable[[str], GatedModel]", colo
     return encode(gate_panels(found, colour=colour))
 
 
-REFERENCE_GREY = 90
-"""Grey of the reference's inside where there is no image, on black."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class CaseJob:
-    """What to draw of one case.
+    """What to draw of one case, as each of the models predicted it.
 
     Attributes:
-        answers: The case as each of the models predicted it.
         results: What the values of the masks mean; its own cases are not read.
-        colours: Each model's colour.
         large: Models and labels that the case is shown enlarged for.
         viewer: Folder to write the case's volumes to, for the viewer; None for none.
     """
@@ -244,16 +208,10 @@ class CaseJob:
 
 @dataclass(frozen=True, kw_only=True)
 class CasePictures:
-    """Pictures of one case.
+    """Pictures of one case, and what could not be drawn and why."""
 
-    Attributes:
-        thumbnails: By label.
-        large: By model and label.
-        problems: What could not be drawn, and why.
-    """
-
-    thumbnails: dict[str, Picture]
-    large: dict[tuple[str, str], Picture]
+    thumbnails: dict[str, Picture]  # by label
+    large: dict[tuple[str, str], Picture]  # by model and label
     problems: tuple[str, ...] = ()
 
 
@@ -332,21 +290,16 @@ class _Sketch:
             Contour(mask=found, colour=colour, width=1.6, name=PREDICTION),
         )
         worst = fullest_slice(found ^ self.reference, default=k)
-        title, last = (
-            f"{self.channel}, slice {k + 1} of {found.shape[2]}",
-            f"largest disagreement, slice {worst + 1}",
-        )
+        title = f"largest disagreement, slice {worst + 1}"
         panels = [
-            Panel(grey=self.first, k=k, title=title),
+            Panel(grey=self.first, k=k, title=f"{self.channel}, slice {k + 1} of {found.shape[2]}"),
             *self._panels(k, contours),
-            Panel(grey=self.first, k=worst, title=last, contours=contours),
+            Panel(grey=self.first, k=worst, title=title, contours=contours),
         ]
         return self._picture(panels, pixels_per_mm=2.4)
 
-    def _panels(self, k: int, contours: tuple[Contour, ...]) -> list[Panel]:
-        return [
-            Panel(grey=scan, k=k, title=channel, contours=contours) for channel, scan in self.scans.items()
-        ]
+    def _panels(self, k: int, contours: Sequence[Contour]) -> list[Panel]:
+        return [Panel(grey=scan, k=k, title=title, contours=contours) for title, scan in self.scans.items()]
 
     def _slice(self, found: NDArray[np.bool_]) -> int:
         """Return the slice with most of the reference; without one, that with most of a prediction."""

@@ -1,5 +1,6 @@
 """Plots of a comparison and of a tuning, and the colours and names that all pictures share."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -58,19 +59,14 @@ FEWEST_LESIONS = 3  # of a bin that the curve shows
 
 def parts_of(name: str) -> list[str]:
     """Return a name cut before its capitals, and after underscores, hyphens and spaces."""
-    parts = [""]
-    for before, letter in zip(" " + name, name, strict=False):
-        if (letter.isupper() and before.islower()) or (before in "_- " and letter not in "_- "):
-            parts.append("")
-        parts[-1] += letter
-    return [part for part in parts if part]
+    return [part for part in re.split(r"(?<=[a-z])(?=[A-Z])|(?<=[_\- ])(?=[^_\- ])", name) if part]
 
 
 def lines_of(name: str, *, width: int) -> str:
     """Return a name in lines of at most `width` letters, one part at least in each."""
     lines = [""]
     for part in parts_of(name):
-        if lines[-1] and len(lines[-1]) + len(part) > width:
+        if lines[-1] and len(lines[-1] + part) > width:
             lines.append("")
         lines[-1] += part
     return "\n".join(lines)

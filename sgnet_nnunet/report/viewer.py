@@ -20,7 +20,6 @@ from sgnet_nnunet.nifti import Grid, Volume, encode_volume
 from sgnet_nnunet.report.figures import REFERENCE, REFERENCE_COLOUR, breakable, rgb
 
 ASSETS = ("niivue.umd.js", "LICENSE.txt")
-"""Package data that the page needs, and its licence."""
 
 
 def render(template: str, **values: object) -> str:
@@ -41,13 +40,7 @@ def render(template: str, **values: object) -> str:
 
 
 def write_viewer(results: Results, folder: Path, *, colours: dict[str, str]) -> None:
-    """Write `index.html` and NiiVue to a folder; the cases are written by `write_case`.
-
-    Args:
-        results: The models and the cases to choose from.
-        folder: Made if missing.
-        colours: Each model's colour.
-    """
+    """Write `index.html` and NiiVue to a folder, made if missing; `write_case` writes the cases."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ASSETS:
         with as_file(files("sgnet_nnunet.report") / "viewer_assets" / name) as asset:
@@ -71,14 +64,10 @@ def write_case(
     affine: NDArray[np.float64],
     masks: Mapping[str, NDArray[np.bool_]],
 ) -> None:
-    """Write the script with one case's volumes, `cases/NAME.js`.
+    """Write the script with one case's volumes, `cases/NAME.js`, into the viewer's folder.
 
-    Args:
-        folder: The viewer's folder.
-        name: Name of the case.
-        scans: Its images, 0 to 255, by the channel's name.
-        affine: 4x4 matrix from voxel index to world millimetres, of all arrays.
-        masks: Its masks, by what they are called.
+    Scans, 0 to 255, are by channel, masks by title; all have the shape (x, y, z) and the 4x4 affine from
+    voxel index to world millimetres.
     """
     # Background around the head is half of a scan.
     filled = np.logical_or.reduce([*(scan > 0 for scan in scans.values()), *masks.values()])
