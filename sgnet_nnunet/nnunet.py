@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,7 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFolders:
-    """The folders of a data set; those of preprocessed data and results exist.
-
-    Attributes:
-        name: Name of the data set, such as `Dataset501_BrainMetsLung`.
-        raw: Raw images and labels; None if nnUNet_raw is not set.
-        preprocessed: Preprocessed images, the references and the splits.
-        results: The trained models.
-    """
+    """The folders of a data set; those of preprocessed data and results exist, `raw` if nnUNet_raw is set."""
 
     name: str
     raw: Path | None
@@ -93,39 +87,32 @@ def dataset_name(dataset: str) -> str:
 
 
 def find_dataset(dataset: str) -> DatasetFolders:
-    """Return the folders of a data set that models were trained on.
-
-    Args:
-        dataset: Its number or its name, as for nnU-Net's commands.
+    """Return the folders of a data set, given by number or name, that models were trained on.
 
     Raises:
         SGNetError: If a variable of nnU-Net is not set, or not exactly one data set has the number.
         InputFileError: If the data set has no preprocessed data or no results.
     """
-    preprocessed, results = (nnunet_folder(variable) for variable in FOLDER_VARIABLES[1:])
+    roots = [nnunet_folder(variable) for variable in FOLDER_VARIABLES[1:]]
     name = dataset_name(dataset)
-    for folder, remedy in (
-        (preprocessed / name, "run nnUNetv2_plan_and_preprocess first"),
-        (results / name, "train a model first, with nnUNetv2_train"),
-    ):
-        if not folder.is_dir():
-            raise InputFileError(folder, "there is no such folder", remedy)
+    preprocessed, results = (root / name for root in roots)
+    _require_folder(preprocessed, "run nnUNetv2_plan_and_preprocess first")
+    _require_folder(results, "train a model first, with nnUNetv2_train")
     raw = os.environ.get(FOLDER_VARIABLES[0])
     return DatasetFolders(
-        name=name,
-        raw=Path(raw, name) if raw else None,
-        preprocessed=preprocessed / name,
-        results=results / name,
+        name=name, raw=Path(raw, name) if raw else None, preprocessed=preprocessed, results=results
     )
 
 
-def find_model_folder(dataset: str, model: str) -> Path:
-    """Return the folder of a training in `nnUNet_results`; it need not exist.
+def _require_folder(folder: Path, remedy: str) -> None:
+    if not folder.is_dir():
+        raise InputFileError(folder, "there is no such folder", remedy)
 
-    Args:
-        dataset: Number or name of the data set.
-        model: TRAINER__PLANS__CONFIGURATION. If only a folder with the trainer's former name exists, that
-            one is returned.
+
+def find_model_folder(dataset: str, model: str) -> Path:
+    """Return the folder of a training, TRAINER__PLANS__CONFIGURATION, in `nnUNet_results`; it need not exist.
+
+    If only a folder with the trainer's former name exists, that one is returned.
 
     Raises:
         SGNetError: If `nnUNet_results` is not set, or not exactly one data set has the number.
@@ -149,15 +136,13 @@ def find_cases(images: Path, *, file_ending: str, channels: int) -> dict[str, li
         if match := pattern.fullmatch(path.name):
             found.setdefault(match[1], {})[int(match[2])] = path
     if not found:
-        raise InputFileError(
-            images, f"holds no file *_0000{file_ending}", "give a folder like nnU-Net's imagesTs"
-        )
+        problem, remedy = f"holds no file *_0000{file_ending}", "give a folder like nnU-Net's imagesTs"
+        raise InputFileError(images, problem, remedy)
     remedy = f"the model takes {channels} channels a case"
     for name, files in found.items():
-        for channel in range(channels):
-            if channel not in files:
-                path = images / f"{name}_{channel:04d}{file_ending}"
-                raise InputFileError(path, "there is no such file", remedy)
+        if missing := set(range(channels)) - set(files):
+            path = images / f"{name}_{min(missing):04d}{file_ending}"
+            raise InputFileError(path, "there is no such file", remedy)
         if len(files) > channels:
             raise InputFileError(files[max(files)], "is one channel too many", remedy)
     return {name: [files[channel] for channel in range(channels)] for name, files in sorted(found.items())}
@@ -171,20 +156,12 @@ def find_masks(folder: Path) -> dict[str, Path]:
     Raises:
         InputFileError: If there is no such folder, it holds no mask, or two of one case.
     """
-    if not folder.is_dir():
-        raise InputFileError(folder, "there is no such folder", "give a folder of masks")
-    masks: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        name = case_name(path)
-        if not name or path.name.startswith("."):
-            continue
-        if name in masks:
-            other = masks[name].name
-            raise InputFileError(path, f"{other} is a file of the same case", "keep one of the two")
-        masks[name] = path
+    _require_folder(folder, "give a folder of masks")
+    names = {path.name.removesuffix(".gz").removesuffix(".nii") for path in folder.glob("[!.]*.nii*")}
+    masks = {name: mask for name in sorted(names) if (mask := find_mask(folder, name))}
     if not masks:
         raise InputFileError(folder, "holds no mask (*.nii.gz or *.nii)", "give a folder of masks")
-    return dict(sorted(masks.items()))
+    return masks
 
 
 def find_mask(folder: Path, case: str) -> Path | None:
@@ -211,20 +188,13 @@ def find_probabilities(folder: Path, case: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def case_name(path: Path) -> str:
-    """Return the name of the case of a NIfTI file; "" for other files."""
-    return next((path.name.removesuffix(s) for s in NIFTI_SUFFIXES if path.name.endswith(s)), "")
-
-
 def find_references(folders: DatasetFolders) -> dict[str, Path]:
     """Return the reference of each case of a data set.
 
     Raises:
         InputFileError: If there is none, or there are two of one case.
     """
-    if not folders.references.is_dir():
-        remedy = "run nnUNetv2_plan_and_preprocess, which copies the references there"
-        raise InputFileError(folders.references, "there is no such folder", remedy)
+    _require_folder(folders.references, "run nnUNetv2_plan_and_preprocess, which copies the references there")
     return find_masks(folders.references)
 
 
@@ -233,14 +203,7 @@ def find_references(folders: DatasetFolders) -> dict[str, Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelName:
-    """A model as nnU-Net names its folder.
-
-    Attributes:
-        given: The name the user gave.
-        trainer: Name of the trainer.
-        plans: Name of the plans.
-        configuration: Name of the configuration.
-    """
+    """A model as nnU-Net names its folder, and as the user gave it."""
 
     given: str
     trainer: str
@@ -268,13 +231,7 @@ class ModelName:
         return f"{self.trainer}__{self.plans}__{self.configuration}"
 
     def train_command(self, dataset: str, fold: str, *, validate: bool = False) -> str:
-        """Return the command that trains a fold, or only predicts its validation cases.
-
-        Args:
-            dataset: Name of the data set, such as `Dataset501_BrainMetsLung`.
-            fold: The fold.
-            validate: Whether the fold has been trained already.
-        """
+        """Return the command that trains a fold of the data set, or only predicts its validation cases."""
         number = str(int(dataset[7:10])) if dataset[7:10].isdigit() else dataset
         plans = "" if self.plans == DEFAULT_PLANS else f" -p {self.plans}"
         end = " --val" if validate else ""
@@ -290,23 +247,16 @@ def parse_models(names: list[str]) -> list[ModelName]:
     models = [ModelName.parse(name) for name in names]
     if not models:
         raise SGNetError("no model is given; add --models SGNetTrainer BaselineUNetTrainer, for example")
-    seen: dict[str, str] = {}
-    for model in models:
-        if model.folder in seen:
-            raise SGNetError(
-                f"models {seen[model.folder]} and {model.given} are both {model.folder}; give it once"
-            )
-        seen[model.folder] = model.given
+    for one, other in combinations(models, 2):
+        if one.folder == other.folder:
+            raise SGNetError(f"models {one.given} and {other.given} are both {one.folder}; give it once")
     return models
 
 
 def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[str]) -> dict[str, list[str]]:
     """Return the names of the validation cases of each fold, sorted.
 
-    Args:
-        splits: nnU-Net's `splits_final.json`; not needed for the fold `all`.
-        folds: The folds, numbers or `all`.
-        every_case: Names of all cases.
+    `splits` is nnU-Net's `splits_final.json`. The fold `all` validates on `every_case`, without the splits.
 
     Raises:
         SGNetError: If a fold is no number, is not in the splits, or shares a case with another.
@@ -319,24 +269,18 @@ def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[st
         logger.warning("fold all is validated on its training cases: its metrics are optimistically biased")
         return {ALL: sorted(every_case)}
     content = _read_splits(splits)
-    cases = {fold: _cases_of_fold(splits, content, fold) for fold in requested}
-    fold_of: dict[str, str] = {}
-    for fold, names in cases.items():
-        for name in names:
-            if name in fold_of:
-                raise SGNetError(
-                    f"{splits}: folds {fold_of[name]} and {fold} both validate on {name}; give one of them"
-                )
-            fold_of[name] = fold
+    for fold in requested:
+        if not fold.isdigit():
+            raise SGNetError(f"fold {fold!r} is not a number; give -f 0 1 2 3 4, or all by itself")
+        if int(fold) >= len(content):
+            raise SGNetError(f"{splits}: has {len(content)} folds, no fold {fold}; give one of those")
+    cases = {fold: sorted(content[int(fold)]["val"]) for fold in requested}
+    for one, other in combinations(cases, 2):
+        if shared := sorted(set(cases[one]) & set(cases[other])):
+            raise SGNetError(
+                f"{splits}: folds {one} and {other} both validate on {shared[0]}; give one of them"
+            )
     return cases
-
-
-def _cases_of_fold(splits: Path, content: list[dict[str, list[str]]], fold: str) -> list[str]:
-    if not fold.isdigit():
-        raise SGNetError(f"fold {fold!r} is not a number; give -f 0 1 2 3 4, or all by itself")
-    if int(fold) >= len(content):
-        raise SGNetError(f"{splits}: has {len(content)} folds, no fold {fold}; give one of those")
-    return sorted(content[int(fold)]["val"])
 
 
 def _read_splits(splits: Path) -> list[dict[str, list[str]]]:

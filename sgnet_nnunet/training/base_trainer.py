@@ -102,6 +102,10 @@ class BaseTrainer(nnUNetTrainer):
         self.precision = Precision.from_environment(self.device)
         self.mirrors = read_flag(MIRRORING, default=True)
         self.set_schedule(TrainingSchedule.from_environment(default=self.DEFAULT_SCHEDULE))
+        self.set_up()
+
+    def set_up(self) -> None:
+        """Construct the rest of a subclass, which need not repeat the arguments that nnU-Net reads."""
 
     # --- network, loss, optimiser and schedule -------------------------------------------------------------
 
@@ -128,9 +132,8 @@ class BaseTrainer(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
         """Return AdamW and the schedule of its learning rate."""
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay
-        )
+        parameters, decay = self.network.parameters(), self.weight_decay
+        optimizer = torch.optim.AdamW(parameters, lr=self.initial_lr, weight_decay=decay)
         return optimizer, self.build_scheduler(optimizer)
 
     def build_scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
@@ -139,6 +142,11 @@ class BaseTrainer(nnUNetTrainer):
 
     def _build_loss(self) -> nn.Module:
         return self.build_segmentation_loss()
+
+    @property
+    def label_kind(self) -> dict[str, Any]:
+        """How the training's targets are to be read, as the losses' keywords `regions` and `ignore_label`."""
+        return {"regions": self.label_manager.has_regions, "ignore_label": self.label_manager.ignore_label}
 
     def build_segmentation_loss(self) -> ForegroundLoss:
         """Return the loss of the logits, with the plan's `false_positive_weight` if it has one.
@@ -149,8 +157,7 @@ class BaseTrainer(nnUNetTrainer):
         weight = self.configuration_manager.configuration.get("false_positive_weight", EVEN)
         try:
             return DiceBCELoss(
-                regions=self.label_manager.has_regions,
-                ignore_label=self.label_manager.ignore_label,
+                **self.label_kind,
                 batch_dice=self.configuration_manager.batch_dice,
                 ddp=self.is_ddp,
                 false_positive_weight=weight,

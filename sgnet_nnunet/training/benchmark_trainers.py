@@ -6,6 +6,7 @@ nnU-Net's trainers require a GPU and a network with deep supervision; these run 
 
 import json
 import platform
+import re
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
@@ -28,15 +29,9 @@ class SGNetTrainerBenchmark_5epochs(SGNetTrainer):  # noqa: N801
     On a CPU, shorten the epochs by `SGNET_ITERS` and `SGNET_VAL_ITERS`, which the result records.
     """
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def set_up(self) -> None:
+        """Train five epochs, and save no checkpoint."""
+        super().set_up()
         self.disable_checkpointing = True
         self.set_schedule(replace(self.schedule, epochs=EPOCHS, patience=0))
 
@@ -47,9 +42,8 @@ class SGNetTrainerBenchmark_5epochs(SGNetTrainer):  # noqa: N801
         except RuntimeError:
             self._write(CRASHED)
             raise
-        starts, ends = (
-            self.logger.get_value(f"epoch_{name}_timestamps", step=None) for name in ("start", "end")
-        )
+        starts = self.logger.get_value("epoch_start_timestamps", step=None)
+        ends = self.logger.get_value("epoch_end_timestamps", step=None)
         self._write(min(end - start for start, end in zip(starts, ends, strict=True)))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
@@ -86,27 +80,16 @@ class SGNetTrainerBenchmark_5epochs_noDataLoading(SGNetTrainerBenchmark_5epochs)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return two endless repetitions of the batch."""
-        batch = self._noise()
-        return repeat(batch), repeat(batch)
-
-    def _noise(self) -> dict[str, Any]:
-        size = self.configuration_manager.patch_size
+        size, labels = self.configuration_manager.patch_size, self.label_manager
         data = torch.rand(self.batch_size, self.num_input_channels, *size, device=self.device)
-        has_regions = self.label_manager.has_regions
-        channels = len(self.label_manager.foreground_regions) if has_regions else 1
-        if has_regions and self.label_manager.has_ignore_label:
-            channels += 1
-        highest = 1 if has_regions else max(self.label_manager.foreground_labels)
-        targets = [
-            torch.randint(
-                highest + 1,
-                (self.batch_size, channels, *(round(n * s) for n, s in zip(size, scale, strict=True))),
-                device=self.device,
-                dtype=torch.int16,
-            )
-            for scale in self._get_deep_supervision_scales() or [[1.0] * len(size)]
-        ]
-        return {"data": data, "target": targets if self.enable_deep_supervision else targets[0]}
+        channels = len(labels.foreground_regions) + labels.has_ignore_label if labels.has_regions else 1
+        highest = 1 if labels.has_regions else max(labels.foreground_labels)
+        targets = []
+        for scale in self._get_deep_supervision_scales():
+            shape = (self.batch_size, channels, *(round(n * s) for n, s in zip(size, scale, strict=True)))
+            targets.append(torch.randint(highest + 1, shape, device=self.device, dtype=torch.int16))
+        batch = {"data": data, "target": targets}
+        return repeat(batch), repeat(batch)
 
 
 def device_name(device: torch.device) -> str:
@@ -118,9 +101,7 @@ def device_name(device: torch.device) -> str:
 
 def cpu_name() -> str:
     """Return the CPU's model, as the operating system reports it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    path = Path("/proc/cpuinfo")
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()

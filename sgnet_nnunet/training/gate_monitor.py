@@ -25,15 +25,10 @@ VOXELS = (1.0, 1.0, 1.0)
 
 
 class GateCounts(NamedTuple):
-    """Voxels and lesions counted at each gate, coarsest first, all on the image's grid.
+    """Voxels and lesions counted at each gate, coarsest first, on the image's grid; each of shape (gates,).
 
-    Attributes:
-        voxels: Voxels, shape (gates,), as for all counts.
-        open_voxels: Voxels inside the gate mask.
-        lesion_voxels: Voxels with foreground of any kind.
-        kept_lesion_voxels: Of these, those inside the gate mask.
-        lesions: Lesions.
-        kept_lesions: Lesions with a voxel inside the gate mask.
+    Open and kept voxels are inside the gate mask, and so is a voxel of a kept lesion. Lesion voxels have
+    foreground of any kind.
     """
 
     voxels: NDArray[np.int64]
@@ -58,34 +53,25 @@ class GateCounts(NamedTuple):
         """Share of the lesions of which each gate keeps a voxel; NaN if there are none."""
         return _shares(self.kept_lesions, self.lesions)
 
-    def text(self, names: Sequence[str]) -> str:
-        """Return the line for the training log.
+    @property
+    def shares(self) -> tuple[list[float], list[float], list[float]]:
+        """What is logged each epoch, in the order of `KEYS`."""
+        return self.open_fraction, self.kept_lesion_voxel_share, self.kept_lesion_share
 
-        Args:
-            names: The gates, coarsest first.
-        """
-        shares = zip(
-            names, self.open_fraction, self.kept_lesion_voxel_share, self.kept_lesion_share, strict=True
-        )
+    def text(self, names: Sequence[str]) -> str:
+        """Return the line for the training log, given the names of the gates."""
         return "Gates: " + "; ".join(
             f"{name}: open {opened:.1%}, keeps {voxels:.2%} of lesion voxels and {lesions:.2%} of lesions"
-            for name, opened, voxels, lesions in shares
+            for name, opened, voxels, lesions in zip(names, *self.shares, strict=True)
         )
 
     def warnings(self, names: Sequence[str]) -> list[str]:
-        """Return a warning for each gate that suppresses more of the lesions than is safe.
-
-        Args:
-            names: The gates, coarsest first.
-        """
+        """Return a warning for each gate that suppresses more of the lesions than is safe."""
         return [
             f"WARNING: the gate at {name} of the resolution suppresses {1 - share:.1%} of the {what}, which "
             "therefore cannot be segmented. Train longer, or plan with a larger `positive_weight`, a lower "
             "`threshold` or a larger `dilation`."
-            for what, shares in (
-                ("lesion voxels", self.kept_lesion_voxel_share),
-                ("whole lesions", self.kept_lesion_share),
-            )
+            for what, shares in zip(("lesion voxels", "whole lesions"), self.shares[1:], strict=True)
             for name, share in zip(names, shares, strict=True)
             if share < SAFE_SHARE
         ]
@@ -104,25 +90,23 @@ def count_gates(masks: Sequence[Tensor], foreground: Tensor) -> GateCounts:
     """
     reference = foreground.cpu().numpy()[:, 0]
     lesions = [find_lesions(image, spacing=VOXELS) for image in reference]
-    gates = np.ones(len(masks), dtype=np.int64)
     on_image = [on_grid_of(mask, foreground.float()).cpu().numpy()[:, 0] for mask in masks]
-    kept = [
-        sum(
-            np.unique(found.labels[image & (found.labels > 0)]).size
-            for image, found in zip(mask, lesions, strict=True)
+    counts = [
+        (
+            reference.size,
+            np.count_nonzero(mask),
+            np.count_nonzero(reference),
+            np.count_nonzero(mask & reference),
+            sum(found.number for found in lesions),
+            # Outside lesions the label is 0.
+            sum(
+                np.count_nonzero(np.unique(found.labels[image]))
+                for image, found in zip(mask, lesions, strict=True)
+            ),
         )
         for mask in on_image
     ]
-    return GateCounts(
-        voxels=gates * reference.size,
-        open_voxels=np.array([np.count_nonzero(mask) for mask in on_image], dtype=np.int64),
-        lesion_voxels=gates * np.count_nonzero(reference),
-        kept_lesion_voxels=np.array(
-            [np.count_nonzero(mask & reference) for mask in on_image], dtype=np.int64
-        ),
-        lesions=gates * sum(found.number for found in lesions),
-        kept_lesions=np.array(kept, dtype=np.int64),
-    )
+    return GateCounts(*np.array(counts, dtype=np.int64).reshape(-1, len(GateCounts._fields)).T)
 
 
 def sum_counts(counts: Iterable[GateCounts]) -> GateCounts:
@@ -142,12 +126,7 @@ _PANEL_INCHES = (30, 18)
 
 
 class GateLogger(LocalLogger):
-    """nnU-Net's log with the gates' figures, and one more panel in its progress plot.
-
-    Args:
-        gate_names: The gates, coarsest first.
-        verbose: nnU-Net's.
-    """
+    """nnU-Net's log with the gates' figures, and one more panel in its progress plot."""
 
     def __init__(self, gate_names: Sequence[str], *, verbose: bool = False) -> None:
         super().__init__(verbose)
@@ -162,10 +141,21 @@ class GateLogger(LocalLogger):
     def plot_progress_png(self, output_folder: str) -> None:
         """Draw nnU-Net's `progress.png` with a panel for the gates below it."""
         super().plot_progress_png(output_folder)
-        if self.gate_names:
-            _append_panel(Path(output_folder, "progress.png"), self._draw_panel())
+        if not self.gate_names:
+            return
+        from PIL import Image  # noqa: PLC0415
 
-    def _draw_panel(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        path = Path(output_folder, "progress.png")
+        with Image.open(path) as opened:
+            above = opened.convert("RGB")
+        below = Image.fromarray(self._draw_panel()).convert("RGB")
+        below = below.resize((above.width, round(below.height * above.width / below.width)))
+        joined = Image.new("RGB", (above.width, above.height + below.height))
+        joined.paste(above, (0, 0))
+        joined.paste(below, (0, above.height))
+        joined.save(path)
+
+    def _draw_panel(self) -> NDArray[np.uint8]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -180,19 +170,6 @@ class GateLogger(LocalLogger):
         axes.legend(loc=(0, 1), ncols=len(KEYS), fontsize=20)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())
-
-
-def _append_panel(path: Path, panel: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    from PIL import Image  # noqa: PLC0415
-
-    with Image.open(path) as opened:
-        above = opened.convert("RGB")
-    below = Image.fromarray(panel).convert("RGB")
-    below = below.resize((above.width, round(below.height * above.width / below.width)))
-    joined = Image.new("RGB", (above.width, above.height + below.height))
-    joined.paste(above, (0, 0))
-    joined.paste(below, (0, above.height))
-    joined.save(path)
 
 
 OVERLAP = 0.5
@@ -238,23 +215,24 @@ def write_gates(path: Path, cases: Mapping[str, GateCounts], names: Sequence[str
         cases: Counts of each case; one at least.
         names: The gates, coarsest first.
     """
+
+    def figures(counts: GateCounts) -> dict[str, dict[str, float | int | None]]:
+        opened, voxels, lesions = counts.shares
+        return {
+            name: {
+                "open_fraction": opened[i],
+                "lesion_voxels": int(counts.lesion_voxels[i]),
+                "kept_lesion_voxel_share": voxels[i] if counts.lesion_voxels[i] else None,
+                "lesions": int(counts.lesions[i]),
+                "kept_lesion_share": lesions[i] if counts.lesions[i] else None,
+            }
+            for i, name in enumerate(names)
+        }
+
     document = {
         "definition": "a gate keeps a voxel if it is open there in any window of the sliding window; it "
         "keeps a lesion, a 26-connected component, if it keeps any of its voxels",
-        "all_cases": _figures(sum_counts(cases.values()), names),
-        "per_case": {case: _figures(counts, names) for case, counts in cases.items()},
+        "all_cases": figures(sum_counts(cases.values())),
+        "per_case": {case: figures(counts) for case, counts in cases.items()},
     }
     write_json(path, document)
-
-
-def _figures(counts: GateCounts, names: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
-    return {
-        name: {
-            "open_fraction": counts.open_fraction[i],
-            "lesion_voxels": int(counts.lesion_voxels[i]),
-            "kept_lesion_voxel_share": counts.kept_lesion_voxel_share[i] if counts.lesion_voxels[i] else None,
-            "lesions": int(counts.lesions[i]),
-            "kept_lesion_share": counts.kept_lesion_share[i] if counts.lesions[i] else None,
-        }
-        for i, name in enumerate(names)
-    }

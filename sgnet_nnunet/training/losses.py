@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
@@ -24,12 +23,8 @@ class SoftTverskyLoss(nn.Module):
     """Negative Tversky index of sigmoid probabilities (Salehi et al. 2017), averaged over the channels.
 
     `TP / (TP + w FP + (1 - w) FN)`, which is `TP / (w P + (1 - w) T)` with P the sum of the predicted
-    probabilities and T that of the reference; at w = 0.5 it is Dice.
-
-    Args:
-        false_positive_weight: w, between 0 and 1.
-        batch_dice: Whether to pool the voxels of the batch.
-        ddp: Whether to gather the sums over the processes, if they are pooled at all.
+    probabilities and T that of the reference; at w, the `false_positive_weight`, of 0.5 it is Dice. With
+    `batch_dice` the voxels of the batch are pooled, and with `ddp` those of all processes, too.
     """
 
     def __init__(self, *, false_positive_weight: float, batch_dice: bool, ddp: bool) -> None:
@@ -39,13 +34,7 @@ class SoftTverskyLoss(nn.Module):
         self.ddp = ddp
 
     def forward(self, logits: Tensor, reference: Tensor, loss_mask: Tensor | None = None) -> Tensor:
-        """Return the loss, a scalar of -1 to 0.
-
-        Args:
-            logits: Shape (batch, channels, z, y, x).
-            reference: 0 or 1, same shape.
-            loss_mask: 1 where the label counts, shape (batch, 1, z, y, x); None if it does everywhere.
-        """
+        """Return the loss, a scalar of -1 to 0; for the arguments see `ForegroundLoss.channel_loss`."""
         predicted = torch.sigmoid(logits)
         if loss_mask is not None:
             predicted, reference = predicted * loss_mask, reference * loss_mask
@@ -67,71 +56,24 @@ class SoftTverskyLoss(nn.Module):
         return sums.sum(0)
 
 
-def build_overlap_loss(*, batch_dice: bool, ddp: bool, false_positive_weight: float = EVEN) -> nn.Module:
-    """Return nnU-Net's Dice loss of sigmoid probabilities or, with another weight, Tversky's.
-
-    Args:
-        batch_dice: Whether to pool the voxels of the batch.
-        ddp: Whether to gather the sums over the processes.
-        false_positive_weight: Weight of a false positive voxel, a missed one weighing the rest.
-
-    Raises:
-        ValueError: If the weight is not between 0 and 1.
-    """
-    if not 0 < false_positive_weight < 1:
-        raise ValueError(f"false_positive_weight must be between 0 and 1; got {false_positive_weight}")
-    if false_positive_weight == EVEN:
-        return MemoryEfficientSoftDiceLoss(
-            apply_nonlin=torch.sigmoid, batch_dice=batch_dice, do_bg=True, smooth=SMOOTH, ddp=ddp
-        )
-    return SoftTverskyLoss(false_positive_weight=false_positive_weight, batch_dice=batch_dice, ddp=ddp)
-
-
 def foreground_log_odds(logits: Tensor) -> Tensor:
     """Return each foreground class's log-odds against all the other classes.
 
-    `z_c = logit_c - logsumexp(logit_j, j != c)`, so that `sigmoid(z_c)` is the softmax
-    probability of class c; with two classes z is the difference of the two logits.
-
-    Args:
-        logits: Shape (batch, classes, ...), class 0 being the background.
-
-    Returns:
-        Log-odds of classes 1 and up, shape (batch, classes - 1, ...).
+    `z_c = logit_c - logsumexp(logit_j, j != c)`, so that `sigmoid(z_c)` is the softmax probability of class
+    c; shape (batch, classes, ...), class 0 being the background, becomes (batch, classes - 1, ...).
     """
     classes = range(logits.shape[1])
-    return torch.stack(
-        [
-            logits[:, c] - torch.logsumexp(logits[:, [other for other in classes if other != c]], dim=1)
-            for c in classes[1:]
-        ],
-        dim=1,
-    )
-
-
-class ForegroundChannels(NamedTuple):
-    """Log-odds and reference of each foreground class or region.
-
-    Attributes:
-        log_odds: Shape (batch, channels, z, y, x).
-        reference: 0 or 1, same shape.
-        mask: 1 where the label counts, shape (batch, 1, z, y, x); None if it does everywhere.
-    """
-
-    log_odds: Tensor
-    reference: Tensor
-    mask: Tensor | None
+    others = [[other for other in classes if other != c] for c in classes]
+    odds = [logits[:, c] - torch.logsumexp(logits[:, others[c]], dim=1) for c in classes[1:]]
+    return torch.stack(odds, dim=1)
 
 
 class ForegroundLoss(nn.Module):
     """A loss over the foreground channels, computed in single precision.
 
     With labels, the logits are those of a softmax, and the channels are the log-odds of the foreground
-    classes; with regions, each logit is that of a sigmoid. Sums over a patch overflow half precision.
-
-    Args:
-        regions: Whether the targets are regions (nnU-Net's one-hot, an ignore mask last).
-        ignore_label: The label to ignore, or None.
+    classes; with regions (nnU-Net's one-hot targets, an ignore mask last), each logit is that of a sigmoid.
+    Sums over a patch overflow half precision.
     """
 
     def __init__(self, *, regions: bool, ignore_label: int | None) -> None:
@@ -149,36 +91,28 @@ class ForegroundLoss(nn.Module):
         """
         with torch.autocast(logits.device.type, enabled=False):
             odds = logits.float() if self.regions else foreground_log_odds(logits.float())
-            split = self._split_regions(target) if self.regions else self._one_hot(target, odds.shape[1])
-            return self.channel_loss(ForegroundChannels(odds, *split))
+            reference, known = split_target(target, regions=self.regions, ignore_label=self.ignore_label)
+            if not self.regions:
+                classes = torch.arange(1, odds.shape[1] + 1, device=target.device, dtype=target.dtype)
+                reference = target == classes.view(1, -1, 1, 1, 1)
+            return self.channel_loss(odds, reference.float(), None if known is None else known.float())
 
-    def channel_loss(self, channels: ForegroundChannels) -> Tensor:
-        """Return the loss of the foreground channels."""
+    def channel_loss(self, log_odds: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the loss of the foreground channels.
+
+        Args:
+            log_odds: Of each foreground class or region, shape (batch, channels, z, y, x).
+            reference: 0 or 1, same shape.
+            mask: 1 where the label counts, shape (batch, 1, z, y, x); None if it does everywhere.
+        """
         raise NotImplementedError
-
-    def _split_regions(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.ignore_label is None:
-            return target.float(), None
-        return target[:, :-1].float(), 1 - target[:, -1:].float()
-
-    def _one_hot(self, target: Tensor, foreground: int) -> tuple[Tensor, Tensor | None]:
-        classes = torch.arange(1, foreground + 1, device=target.device, dtype=target.dtype)
-        reference = (target == classes.view(1, -1, 1, 1, 1)).float()
-        return reference, None if self.ignore_label is None else (target != self.ignore_label).float()
 
 
 class DiceBCELoss(ForegroundLoss):
     """Sum of the soft Dice loss and the mean binary cross-entropy over the foreground channels.
 
-    Voxels with the ignore label count in neither term.
-
-    Args:
-        regions: Whether the targets are regions (nnU-Net's one-hot, an ignore mask last).
-        ignore_label: The label to ignore, or None.
-        batch_dice: Whether Dice pools the voxels of the batch.
-        ddp: Whether to gather Dice's sums over the processes.
-        false_positive_weight: Weight of a false positive voxel in the Dice term, 0 to 1, a missed one
-            weighing the rest; 0.5 is Dice, anything else a Tversky loss.
+    Voxels with the ignore label count in neither term. With a `false_positive_weight` other than 0.5, a
+    missed voxel weighing the rest, a Tversky loss takes the place of nnU-Net's Dice loss.
 
     Raises:
         ValueError: If the weight is not between 0 and 1.
@@ -194,18 +128,21 @@ class DiceBCELoss(ForegroundLoss):
         false_positive_weight: float = EVEN,
     ) -> None:
         super().__init__(regions=regions, ignore_label=ignore_label)
-        self.overlap = build_overlap_loss(
-            batch_dice=batch_dice, ddp=ddp, false_positive_weight=false_positive_weight
+        if not 0 < false_positive_weight < 1:
+            raise ValueError(f"false_positive_weight must be between 0 and 1; got {false_positive_weight}")
+        self.overlap: nn.Module = SoftTverskyLoss(
+            false_positive_weight=false_positive_weight, batch_dice=batch_dice, ddp=ddp
         )
+        if false_positive_weight == EVEN:
+            self.overlap = MemoryEfficientSoftDiceLoss(torch.sigmoid, batch_dice, smooth=SMOOTH, ddp=ddp)
 
-    def channel_loss(self, channels: ForegroundChannels) -> Tensor:
+    def channel_loss(self, log_odds: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         """Return the loss of the foreground channels."""
-        odds, reference, mask = channels
-        entropy = F.binary_cross_entropy_with_logits(odds, reference, reduction="none")
+        entropy = F.binary_cross_entropy_with_logits(log_odds, reference, reduction="none")
         if mask is None:
-            return self.overlap(odds, reference) + entropy.mean()
-        counted = (mask.sum() * odds.shape[1]).clamp_min(1)
-        return self.overlap(odds, reference, loss_mask=mask) + (entropy * mask).sum() / counted
+            return self.overlap(log_odds, reference) + entropy.mean()
+        counted = (mask.sum() * log_odds.shape[1]).clamp_min(1)
+        return self.overlap(log_odds, reference, loss_mask=mask) + (entropy * mask).sum() / counted
 
 
 AUXILIARY_WEIGHT = 0.5
@@ -217,10 +154,8 @@ class GateSupervision:
     """How the gates of a plan are trained; the plan's `gate_supervision`.
 
     Attributes:
-        positive_weight: Weight of a voxel with foreground against one without, so that recall comes
-            first.
-        auxiliary_weight: Weight of the gates' loss, averaged over the gates, against the
-            segmentation's.
+        positive_weight: Weight of a voxel with foreground against one without: recall comes first.
+        auxiliary_weight: Weight of the gates' loss, averaged over the gates, against the segmentation's.
         warm_up: Share of the epochs, 0 to 1, for which the gates are bypassed.
 
     Raises:
@@ -234,36 +169,33 @@ class GateSupervision:
     def __post_init__(self) -> None:
         """Validate the settings."""
         if self.positive_weight <= 0 or self.auxiliary_weight < 0 or not 0 <= self.warm_up <= 1:
-            msg = (
+            raise ValueError(
                 "gate_supervision needs positive_weight > 0, auxiliary_weight >= 0 and warm_up "
                 f"between 0 and 1; got {self}"
             )
-            raise ValueError(msg)
+
+
+def split_target(target: Tensor, *, regions: bool, ignore_label: int | None) -> tuple[Tensor, Tensor | None]:
+    """Return nnU-Net's training target without its ignore mask, and which voxels' labels are known.
+
+    The target has labels, shape (batch, 1, z, y, x), or a channel a region and one more for the ignored
+    voxels if there is an ignore label. Known voxels: boolean, shape (batch, 1, z, y, x); None for all.
+    """
+    if ignore_label is None:
+        return target, None
+    return (target[:, :-1], target[:, -1:] == 0) if regions else (target, target != ignore_label)
 
 
 def any_foreground(
     target: Tensor, *, regions: bool, ignore_label: int | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return which voxels are foreground of any kind, and whose label is known.
+    """Return which voxels are foreground of any kind, and whose label is known; see `split_target`.
 
-    Args:
-        target: nnU-Net's training target: labels, shape (batch, 1, z, y, x), or regions, one
-            channel each and one more for the ignored voxels if there is an ignore label.
-        regions: Whether the target holds regions.
-        ignore_label: The label to ignore, or None.
-
-    Returns:
-        Foreground and known voxels, boolean, shape (batch, 1, z, y, x); None if all are known.
+    Both are boolean, shape (batch, 1, z, y, x).
     """
-    if regions:
-        if ignore_label is None:
-            return target.any(1, keepdim=True), None
-        return target[:, :-1].any(1, keepdim=True), target[:, -1:] == 0
-    foreground = target > 0
-    if ignore_label is None:
-        return foreground, None
-    known = target != ignore_label
-    return foreground & known, known
+    labels, known = split_target(target, regions=regions, ignore_label=ignore_label)
+    foreground = labels.any(1, keepdim=True) if regions else labels > 0
+    return foreground if known is None else foreground & known, known
 
 
 def gate_loss(
@@ -285,9 +217,7 @@ def gate_loss(
         known: Voxels whose label counts, same shape as `foreground`; None for all.
     """
     losses = []
-    for score in (decision.score for decision in decisions):
-        if score is None:
-            continue
+    for score in (decision.score for decision in decisions if decision.score is not None):
         with torch.autocast(score.device.type, enabled=False):
             size = tuple(score.shape[2:])
             target = F.adaptive_max_pool3d(foreground.float(), size)
@@ -305,10 +235,6 @@ class GatedLoss(nn.Module):
     """The segmentation's loss plus the gates' own.
 
     nnU-Net's steps call it with what the network returns and the list of targets of deep supervision.
-
-    Args:
-        segmentation: Loss of the logits.
-        supervision: How the gates are trained.
     """
 
     def __init__(self, segmentation: ForegroundLoss, supervision: GateSupervision) -> None:
@@ -332,19 +258,14 @@ class GatedLoss(nn.Module):
                 f"the loss of a gated network needs its GatedOutput; got {type(output).__name__}. Is this a "
                 "release of nnU-Net with another training step?"
             )
-        target = targets[0]
-        loss = self._segmentation_loss((output.logits, *output.auxiliary_logits), targets)
-        foreground, known = any_foreground(
-            target, regions=self.segmentation.regions, ignore_label=self.segmentation.ignore_label
-        )
-        supervision = self.supervision
-        return loss + supervision.auxiliary_weight * gate_loss(
-            output.decisions, foreground, positive_weight=supervision.positive_weight, known=known
-        )
-
-    def _segmentation_loss(self, logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        logits = (output.logits, *output.auxiliary_logits)
         weights = [AUXILIARY_WEIGHT**level for level in range(len(logits))]
         levels = zip(weights, logits, targets, strict=True)
-        return torch.stack([w * self.segmentation(lo, target) for w, lo, target in levels]).sum() / sum(
-            weights
+        losses = torch.stack([weight * self.segmentation(*level) for weight, *level in levels])
+        foreground, known = any_foreground(
+            targets[0], regions=self.segmentation.regions, ignore_label=self.segmentation.ignore_label
         )
+        gates = gate_loss(
+            output.decisions, foreground, positive_weight=self.supervision.positive_weight, known=known
+        )
+        return losses.sum() / sum(weights) + self.supervision.auxiliary_weight * gates

@@ -6,6 +6,7 @@ replaced by nnU-Net's pseudo Dice of validation patches.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.training.losses import ForegroundChannels, ForegroundLoss
+from sgnet_nnunet.training.losses import ForegroundLoss
 from sgnet_nnunet.training.settings import TrainingSchedule
 from sgnet_nnunet.training.sgnet_trainer import SGNetNoGateTrainer
 
@@ -38,29 +39,24 @@ class NotebookLoss(ForegroundLoss):
     that was predicted correctly.
     """
 
-    def channel_loss(self, channels: ForegroundChannels) -> Tensor:
+    def channel_loss(self, log_odds: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         """Return the loss of the foreground channels."""
         # MONAI takes seconds to import, and nnU-Net imports every trainer's module to find one.
         from monai.losses.dice import DiceCELoss  # noqa: PLC0415
 
-        odds, reference, mask = channels
         if mask is not None:
-            odds = odds.masked_fill(mask == 0, IGNORED_LOGIT)
+            log_odds = log_odds.masked_fill(mask == 0, IGNORED_LOGIT)
         loss = DiceCELoss(sigmoid=True, squared_pred=True)
-        pairs = zip(torch.split(odds, 1, dim=1), torch.split(reference, 1, dim=1), strict=True)
+        pairs = zip(torch.split(log_odds, 1, dim=1), torch.split(reference, 1, dim=1), strict=True)
         return torch.stack([loss(*pair) for pair in pairs]).mean()
 
 
 class PlateauSchedule(LRScheduler):
     """Halve the learning rate after more than five epochs without a better score.
 
-    nnU-Net does not save its scheduler, so the rate is computed from the logged scores each epoch. A
-    training that is continued has the same rates as one that was not interrupted.
-
-    Args:
-        optimizer: The optimizer.
-        initial_lr: Learning rate of the first epoch.
-        scores: Returns the scores of the epochs so far, higher being better.
+    nnU-Net does not save its scheduler, so the rate is computed each epoch from what `scores` returns, the
+    logged scores so far, higher being better. A training that is continued has the same rates as one that was
+    not interrupted.
     """
 
     FACTOR = 0.5
@@ -110,15 +106,12 @@ class SGNetNotebookTrainer(SGNetNoGateTrainer):
 
     def build_scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
         """Return the plateau schedule over the pseudo Dice."""
-        return PlateauSchedule(
-            optimizer, self.initial_lr, lambda: self.logger.get_value("mean_fg_dice", step=None)
-        )
+        scores = partial(self.logger.get_value, "mean_fg_dice", step=None)
+        return PlateauSchedule(optimizer, self.initial_lr, scores)
 
     def build_segmentation_loss(self) -> ForegroundLoss:
         """Return the notebook's loss."""
-        return NotebookLoss(
-            regions=self.label_manager.has_regions, ignore_label=self.label_manager.ignore_label
-        )
+        return NotebookLoss(**self.label_kind)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
         self,
@@ -145,20 +138,10 @@ class SGNetNotebookTrainer(SGNetNoGateTrainer):
         mirror_axes: tuple[int, ...],
         do_dummy_2d_data_aug: bool,  # noqa: ARG004
         use_mask_for_norm: list[bool] | None = None,  # noqa: ARG004
-        is_cascaded: bool = False,
-        foreground_labels: Sequence[int] | None = None,
-        regions: Sequence[Any] | None = None,
-        ignore_label: int | None = None,
+        **labels: Any,  # noqa: ANN401
     ) -> BasicTransform:
-        """Return in-plane rotations by 90 degrees, left-right flips and nnU-Net's handling of labels."""
-        labels = nnUNetTrainer.get_validation_transforms(
-            deep_supervision_scales, is_cascaded, foreground_labels, regions, ignore_label
-        )
+        """Return in-plane rotations by 90 degrees, left-right flips and nnU-Net's handling of `labels`."""
+        handling = nnUNetTrainer.get_validation_transforms(deep_supervision_scales, **labels)
         rotation = Rot90Transform(num_axis_combinations=1, allowed_axes=IN_PLANE)
-        return ComposeTransforms(
-            [
-                RandomTransform(rotation, apply_probability=SGNetNotebookTrainer.PROBABILITY),
-                MirrorTransform(allowed_axes=mirror_axes),
-                *labels.transforms,
-            ]
-        )
+        turned = RandomTransform(rotation, apply_probability=SGNetNotebookTrainer.PROBABILITY)
+        return ComposeTransforms([turned, MirrorTransform(allowed_axes=mirror_axes), *handling.transforms])

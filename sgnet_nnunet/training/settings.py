@@ -29,11 +29,7 @@ VALIDATION_ENGINES = ("auto", "whole", "sparse")
 def read_choice(
     name: str, choices: Collection[str], environment: Mapping[str, str] = os.environ
 ) -> str | None:
-    """Return the value of a variable; None where it is not set, or empty.
-
-    Raises:
-        SGNetError: If it is not one of the choices.
-    """
+    """Return the value of a variable; None where it is not set, or empty; other values are an SGNetError."""
     given = environment.get(name, "")
     if given and given not in choices:
         raise SGNetError(f"{name}={given!r}: must be {' or '.join(choices)}; correct it or unset it")
@@ -41,25 +37,17 @@ def read_choice(
 
 
 def read_flag(name: str, *, default: bool, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a variable is 1 rather than 0; the default where it is not set, or empty.
-
-    Raises:
-        SGNetError: If it is anything else.
-    """
+    """Return whether a variable is 1 rather than 0; the default where it is not set, or empty."""
     given = read_choice(name, ("0", "1"), environment)
     return default if given is None else given == "1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSchedule:
-    """How long to train.
+    """How long to train: epochs at most, training and validation batches an epoch, and the patience.
 
-    Attributes:
-        epochs: Epochs at most.
-        iters: Training batches an epoch.
-        val_iters: Validation batches an epoch.
-        patience: Epochs without a better moving average of the pseudo Dice before the training
-            stops early; 0 never stops it early.
+    The patience is the number of epochs without a better moving average of the pseudo Dice before the
+    training stops early; 0 never stops it early.
     """
 
     epochs: int = 200
@@ -71,21 +59,22 @@ class TrainingSchedule:
     def from_environment(
         cls, environment: Mapping[str, str] = os.environ, *, default: "TrainingSchedule | None" = None
     ) -> "TrainingSchedule":
-        """Read `SGNET_EPOCHS`, `SGNET_ITERS`, `SGNET_VAL_ITERS` and `SGNET_PATIENCE`.
-
-        Args:
-            environment: Where to read them.
-            default: The schedule where a variable is not set; None for the class's own.
+        """Read `SGNET_EPOCHS`, `SGNET_ITERS`, `SGNET_VAL_ITERS` and `SGNET_PATIENCE`, where they are set.
 
         Raises:
             SGNetError: If a variable is no whole number of at least 1 (patience: 0).
         """
         given = {}
-        for field in fields(cls):
-            name = f"SGNET_{field.name.upper()}"
-            if name in environment:
-                least = 0 if field.name == "patience" else 1
-                given[field.name] = _whole_number(name, environment[name], least)
+        for field in (one.name for one in fields(cls)):
+            name, least = f"SGNET_{field.upper()}", int(field != "patience")
+            text = environment.get(name)
+            if text is None:
+                continue
+            given[field] = int(text) if text.strip().isdecimal() else -1
+            if given[field] < least:
+                raise SGNetError(
+                    f"{name}={text!r}: must be a whole number of at least {least}; correct it or unset it"
+                )
         return replace(default or cls(), **given)
 
     def stalled(self, scores: Sequence[float]) -> bool:
@@ -95,40 +84,21 @@ class TrainingSchedule:
         return max(scores[-self.patience :]) <= max(scores[: -self.patience])
 
 
-def _whole_number(name: str, text: str, least: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        msg = f"{name}={text!r}: must be a whole number of at least {least}; correct it or unset it"
-        raise SGNetError(msg)
-    return number
-
-
 EMULATING = frozenset({"NO AVX", "DEFAULT", "AVX2"})
 """PyTorch's names of the x86 instruction sets in which oneDNN emulates bfloat16, at many times the cost."""
 
 
 def emulates_bfloat16(machine: str = platform.machine(), capability: str | None = None) -> bool:
-    """Return whether this CPU only emulates bfloat16.
-
-    Args:
-        machine: The processor's architecture.
-        capability: Its instruction set in PyTorch's words; None to ask PyTorch.
-    """
-    if machine.lower() not in {"x86_64", "amd64"}:
-        return False
-    return (capability or torch.backends.cpu.get_cpu_capability()) in EMULATING
+    """Return whether this CPU, by its instruction set in PyTorch's words, only emulates bfloat16."""
+    x86 = machine.lower() in {"x86_64", "amd64"}
+    return x86 and (capability or torch.backends.cpu.get_cpu_capability()) in EMULATING
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """The precision of a training's steps.
+    """The precision of a training's steps: nnU-Net's, or a CPU's autocast to bfloat16.
 
-    Attributes:
-        bfloat16: Whether the steps run under a CPU's autocast to bfloat16, which nnU-Net uses on CUDA only.
-            Weights, loss and optimiser stay in single precision.
+    nnU-Net uses autocast on CUDA only. Weights, loss and optimiser stay in single precision.
     """
 
     bfloat16: bool = False
@@ -137,11 +107,7 @@ class Precision:
     def from_environment(
         cls, device: torch.device, environment: Mapping[str, str] = os.environ
     ) -> "Precision":
-        """Read `SGNET_BF16`; if it is not set or 0, the precision is nnU-Net's.
-
-        Args:
-            device: Where the training runs.
-            environment: Where to read it.
+        """Read `SGNET_BF16`.
 
         Raises:
             SGNetError: If it is neither 0 nor 1, or 1 and the device is not a CPU.
@@ -155,11 +121,7 @@ class Precision:
         return cls(bfloat16=bfloat16)
 
     def check(self, network: nn.Module) -> None:
-        """Check that a network can train in this precision.
-
-        Raises:
-            SGNetError: If it has instance norms, whose gradients a CPU returns as NaN in bfloat16.
-        """
+        """Refuse a network with instance norms, whose gradients a CPU returns as NaN in bfloat16."""
         if self.bfloat16 and any(isinstance(module, _InstanceNorm) for module in network.modules()):
             raise SGNetError(
                 f"{BFLOAT16}=1: {type(network).__name__} has instance norms, which fail in bfloat16 on a CPU "
@@ -167,10 +129,7 @@ class Precision:
             )
 
     def of_a_step(self) -> AbstractContextManager[object]:
-        """Return the context of one step.
-
-        Each step needs its own: autocast keeps the weights it has cast until its context ends.
-        """
+        """Return the context of one step: autocast keeps the weights it has cast until its context ends."""
         return torch.autocast("cpu", dtype=torch.bfloat16) if self.bfloat16 else nullcontext()
 
     def note(self) -> str:
@@ -188,14 +147,11 @@ class Precision:
         )
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Names of `mallopt(3)`."""
-
-LARGEST_BLOCK = 2**30
-"""Bytes; the largest block that is kept. A feature map of a batch has a few hundred million."""
-
-LARGEST_REST = 2**31 - 1
-"""Bytes; how much unused memory is kept, the most that `mallopt` takes."""
+KEPT_MEMORY = {
+    -3: 2**30,  # M_MMAP_THRESHOLD, the largest block that is kept: a batch's feature map has less
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD, how much unused memory is kept: the most that is accepted
+}
+"""Options of `mallopt(3)`, in bytes."""
 
 
 def keep_freed_memory() -> bool:
@@ -204,10 +160,7 @@ def keep_freed_memory() -> bool:
     By default glibc asks the kernel for every large block and returns it at once. Each step of a training
     then pays for all of its pages again, 40 % of its time on a CPU. Only glibc is changed.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
-    options = ((M_MMAP_THRESHOLD, LARGEST_BLOCK), (M_TRIM_THRESHOLD, LARGEST_REST))
-    return all(mallopt(name, value) == 1 for name, value in options)
+    return all(mallopt(name, value) == 1 for name, value in KEPT_MEMORY.items())

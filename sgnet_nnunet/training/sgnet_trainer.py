@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from sgnet_nnunet.nnunet import forget_best_score, replace_local_logger
 from sgnet_nnunet.parallel import behind
 from sgnet_nnunet.training.base_trainer import BaseTrainer
 from sgnet_nnunet.training.gate_monitor import (
+    KEYS,
     GateCounts,
     GateLogger,
     count_gates,
@@ -45,25 +48,14 @@ class SGNetTrainer(BaseTrainer):
     validation step raise an error if a release of nnU-Net does otherwise.
 
     Attributes:
-        gate: Name of the gate to build in place of the plan's, with its default arguments; None for
-            the plan's.
-        deep_supervision: Whether to supervise the coarser decoder levels too; None for the plan's
-            choice.
+        replaced_arguments: The network's arguments that are not the plan's.
     """
 
     network: nn.Module
-    gate: str | None = None
-    deep_supervision: bool | None = None
+    replaced_arguments: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def set_up(self) -> None:
+        """Choose what nnU-Net calls deep supervision, and the engine of `SGNET_VALIDATION_ENGINE`."""
         self.enable_deep_supervision = True
         self.validation_engine = read_choice(VALIDATION_ENGINE, VALIDATION_ENGINES)
 
@@ -87,14 +79,9 @@ class SGNetTrainer(BaseTrainer):
                 f"plan {plans_manager.plans_name}: describes the network {planned}, not SG-Net; make a plan "
                 "with `nnUNetv2_plan_experiment -d DATASET -pl SGNetPlanner` or name one with `-p`"
             )
-        arguments = configuration_manager.network_arch_init_kwargs
-        if cls.gate is not None:
-            arguments = {**arguments, "gate": cls.gate, "gate_kwargs": {}}
-        if cls.deep_supervision is not None:
-            arguments = {**arguments, "deep_supervision": cls.deep_supervision}
         return get_network_from_plans(
             planned,
-            arguments,
+            {**configuration_manager.network_arch_init_kwargs, **cls.replaced_arguments},
             configuration_manager.network_arch_init_kwargs_req_import,
             num_input_channels,
             num_output_channels,
@@ -192,11 +179,7 @@ class SGNetTrainer(BaseTrainer):
         if not self.sgnet.gate_names:
             return super().validation_step(batch)
         # Before the step, since nnU-Net overwrites ignored voxels of the target.
-        foreground, _ = any_foreground(
-            batch["target"][0],
-            regions=self.label_manager.has_regions,
-            ignore_label=self.label_manager.ignore_label,
-        )
+        foreground, _ = any_foreground(batch["target"][0], **self.label_kind)
         outputs: list[object] = []
         hook = self.network.register_forward_hook(lambda *passed: outputs.append(passed[-1]))
         try:
@@ -214,15 +197,10 @@ class SGNetTrainer(BaseTrainer):
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Log the pseudo Dice and the gate figures; warn where a gate suppresses lesions."""
         super().on_validation_epoch_end(val_outputs)
-        names = self.sgnet.gate_names
-        counts = self._gathered_counts(val_outputs) if names else None
-        figures = {
-            "gate_open_fraction": counts.open_fraction if counts else [],
-            "gate_kept_lesion_voxels": counts.kept_lesion_voxel_share if counts else [],
-            "gate_kept_lesions": counts.kept_lesion_share if counts else [],
-        }
-        for key, value in figures.items():
-            self.logger.log(key, value, self.current_epoch)
+        counts = self._gathered_counts(val_outputs) if self.sgnet.gate_names else None
+        shares = counts.shares if counts else ([], [], [])
+        for key, values in zip(KEYS, shares, strict=True):
+            self.logger.log(key, values, self.current_epoch)
         if counts:
             self._report(counts)
 
@@ -247,25 +225,24 @@ class SGNetTrainer(BaseTrainer):
         The cases are predicted as nnU-Net does or, with `SGNET_VALIDATION_ENGINE`, as `sgnet predict` does:
         whole images without mirroring. `summary.json` then names the engine.
         """
-        engine = self.validation_engine
+        engine, folder = self.validation_engine, Path(self.output_folder, "validation")
         if engine is None or engine == "tiled":
             super().perform_actual_validation(save_probabilities)
         else:
-            self._predict_validation_cases(engine, save_probabilities=save_probabilities)
+            self._predict_validation_cases(folder, engine, save_probabilities=save_probabilities)
             if self.local_rank == 0:
-                self._evaluate_validation_cases(engine)
+                self._evaluate_validation_cases(folder, engine)
         if self.local_rank == 0 and self.sgnet.gate_names:
             cases = {case: self._measure(case) for case in self.do_split()[1]}
-            write_gates(Path(self.output_folder, "validation", "gates.json"), cases, self.sgnet.gate_names)
+            write_gates(folder / "gates.json", cases, self.sgnet.gate_names)
             self._report(sum_counts(cases.values()))
 
-    def _predict_validation_cases(self, engine: str, *, save_probabilities: bool) -> None:
+    def _predict_validation_cases(self, folder: Path, engine: str, *, save_probabilities: bool) -> None:
         """Write the mask of each case, exporting one while the engine works on the next."""
         from nnunetv2.inference.export_prediction import export_prediction_from_logits  # noqa: PLC0415
 
         from sgnet_nnunet.inference.torch_engines import build_engine  # noqa: PLC0415
 
-        folder = Path(self.output_folder, "validation")
         folder.mkdir(parents=True, exist_ok=True)
         cases = self.do_split()[1][self.local_rank :: dist.get_world_size() if self.is_ddp else 1]
         dataset = self.dataset_class(self.preprocessed_dataset_folder, cases)
@@ -292,13 +269,12 @@ class SGNetTrainer(BaseTrainer):
         if self.is_ddp:
             dist.barrier()
 
-    def _evaluate_validation_cases(self, engine: str) -> None:
+    def _evaluate_validation_cases(self, folder: Path, engine: str) -> None:
         """Write `summary.json` as nnU-Net does, with the engine added."""
         from nnunetv2.configuration import default_num_processes  # noqa: PLC0415
         from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder  # noqa: PLC0415
 
-        folder, labels = Path(self.output_folder, "validation"), self.label_manager
-        summary = folder / "summary.json"
+        summary, labels = folder / "summary.json", self.label_manager
         metrics = compute_metrics_on_folder(
             str(Path(self.preprocessed_dataset_folder_base, "gt_segmentations")),
             str(folder),
@@ -312,20 +288,18 @@ class SGNetTrainer(BaseTrainer):
         )
         record = {VALIDATION_KEY: {"engine": engine, "mirroring": False}}
         write_text(summary, json.dumps(read_json(summary) | record, indent=4) + "\n")
+        dice = metrics["foreground_mean"]["Dice"]
         for label, values in metrics["mean"].items():
             self.logger.log_summary(f"final_val/class_{label}_dice", values["Dice"])
-        self.logger.log_summary("final_val/foreground_dice", metrics["foreground_mean"]["Dice"])
+        self.logger.log_summary("final_val/foreground_dice", dice)
         self.print_to_log_file("Validation complete", also_print_to_console=True)
-        self.print_to_log_file("Mean Validation Dice: ", metrics["foreground_mean"]["Dice"])
+        self.print_to_log_file("Mean Validation Dice: ", dice)
 
     def _measure(self, case: str) -> GateCounts:
         dataset = self.dataset_class(self.preprocessed_dataset_folder, [case])
         data, segmentation, _, _ = dataset.load_case(case)
-        foreground, _ = any_foreground(
-            torch.from_numpy(segmentation[:]).long()[None],
-            regions=False,
-            ignore_label=self.label_manager.ignore_label,
-        )
+        labels = torch.from_numpy(segmentation[:]).long()[None]
+        foreground, _ = any_foreground(labels, regions=False, ignore_label=self.label_manager.ignore_label)
         image = torch.from_numpy(data[:]).to(self.device)
         masks = gates_of_image(self.sgnet, image, self.configuration_manager.patch_size)
         return count_gates(masks, foreground)
@@ -334,22 +308,22 @@ class SGNetTrainer(BaseTrainer):
 class SGNetSkipGateTrainer(SGNetTrainer):
     """Train SG-Net with straight-through gates on the skip connections."""
 
-    gate = "straight_through"
+    replaced_arguments = MappingProxyType({"gate": "straight_through", "gate_kwargs": {}})
 
 
 class SGNetSoftGateTrainer(SGNetTrainer):
     """Train SG-Net with the scores of the skip gates as soft weights, which suppress nothing entirely."""
 
-    gate = "soft"
+    replaced_arguments = MappingProxyType({"gate": "soft", "gate_kwargs": {}})
 
 
 class SGNetNoGateTrainer(SGNetTrainer):
     """Train SG-Net without a gate: the network that the author released."""
 
-    gate = "none"
+    replaced_arguments = MappingProxyType({"gate": "none", "gate_kwargs": {}})
 
 
 class SGNetDeepSupervisionTrainer(SGNetTrainer):
     """Train the SG-Net that the plan describes with auxiliary heads on its coarser decoder levels."""
 
-    deep_supervision = True
+    replaced_arguments = MappingProxyType({"deep_supervision": True})

@@ -16,7 +16,6 @@ from sgnet_nnunet.training.losses import (
     GateSupervision,
     SoftTverskyLoss,
     any_foreground,
-    build_overlap_loss,
     foreground_log_odds,
     gate_loss,
 )
@@ -147,7 +146,7 @@ def test_values_and_gradients_equal_monais(weight, batch_dice):
 @pytest.mark.parametrize("batch_dice", [False, True])
 def test_even_weight_equals_nnunets_dice(batch_dice):
     logits, reference = logits_and_reference()
-    theirs = build_overlap_loss(batch_dice=batch_dice, ddp=False)
+    theirs = loss(batch_dice=batch_dice).overlap
     assert isinstance(theirs, MemoryEfficientSoftDiceLoss)
     torch.testing.assert_close(
         tversky(0.5, batch_dice=batch_dice)(logits, reference), theirs(logits, reference)
@@ -206,7 +205,7 @@ def test_tversky_of_a_patch_without_tumour_gives_finite_gradients():
 @pytest.mark.parametrize("weight", [-0.1, 0, 1, 2])
 def test_weight_beyond_its_range_is_refused(weight):
     with pytest.raises(ValueError, match=f"false_positive_weight must be between 0 and 1; got {weight}"):
-        build_overlap_loss(batch_dice=True, ddp=False, false_positive_weight=weight)
+        loss(false_positive_weight=weight)
 
 
 def decision(score):
