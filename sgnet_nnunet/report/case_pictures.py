@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,27 +119,17 @@ def choose(comparison: Comparison, per_case: "pd.DataFrame") -> tuple[Choice, ..
     Cases without a Dice, both masks being empty, are not chosen; of an even number of cases the
     better of the middle two is the median.
     """
-    return tuple(
-        choice
-        for label in comparison.labels
-        for model in comparison.models
-        for choice in _choose(per_case, model.name, label)
-    )
-
-
-def _choose(per_case: "pd.DataFrame", model: str, label: str) -> list[Choice]:
-    dice = rows_of(per_case, model=model, label=label)["dice"].dropna()
-    # A stable sort keeps equal cases in the order of their names.
-    ranked = dice.sort_values(ascending=False, kind="stable")
-    if ranked.empty:
-        return []
-    last = len(ranked) - 1
-    roles = {last // 2: "median", last: "worst", 0: "best"}
-    cases = list(ranked.items())
-    return [
-        Choice(model=model, label=label, role=roles[i], case=str(cases[i][0]), dice=cases[i][1])
-        for i in sorted(roles)
-    ]
+    choices = []
+    for label, model in product(comparison.labels, comparison.models):
+        dice = rows_of(per_case, model=model.name, label=label)["dice"].dropna()
+        # A stable sort keeps equal cases in the order of their names.
+        ranked = list(dice.sort_values(ascending=False, kind="stable").items())
+        last = len(ranked) - 1
+        roles = {last // 2: "median", last: "worst", 0: "best"} if ranked else {}
+        for place, role in sorted(roles.items()):
+            case, value = ranked[place]
+            choices.append(Choice(model=model.name, label=label, role=role, case=str(case), dice=value))
+    return tuple(choices)
 
 
 def gates_of(

@@ -206,11 +206,6 @@ def save(figure: "Figure", path: Path) -> None:
         figure.savefig(partial, dpi=DPI, metadata={"Software": None})
 
 
-def css_width(figure: "Figure") -> int:
-    """Return the width at which a page shows a figure, in CSS pixels."""
-    return round(figure.get_figwidth() * CSS_PIXELS_PER_INCH)
-
-
 def forest_plot(comparison: Comparison, *, label: str, look: Look) -> "Figure":
     """Return a figure with a panel for each headline metric: the models' differences to the baseline."""
     models = [name for name in look if name != comparison.baseline]

@@ -27,11 +27,11 @@ from sgnet_nnunet.files import atomic_folder, write_json, write_text
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.report.case_pictures import CaseJob, CasePictures, choose, draw_case, gates_of, no_pictures
 from sgnet_nnunet.report.figures import (
+    CSS_PIXELS_PER_INCH,
     REFERENCE_COLOUR,
     Plot,
     breakable,
     colours_of,
-    css_width,
     plots_of,
     save,
 )
@@ -254,7 +254,8 @@ def _scope(per_case: pd.DataFrame) -> str:
 def _draw_plot(plot: Plot, path: Path) -> Picture:
     figure = plot.draw()
     save(figure, path)
-    return Picture(content=path.read_bytes(), width=css_width(figure))
+    width = round(figure.get_figwidth() * CSS_PIXELS_PER_INCH)
+    return Picture(content=path.read_bytes(), width=width)
 
 
 def _froc(results: Results, *, workers: int) -> "tuple[dict[str, Froc], list[str]]":

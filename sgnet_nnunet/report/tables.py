@@ -16,16 +16,11 @@ from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import CONFIDENCE
 from sgnet_nnunet.files import write_text
 
-NOTHING = "–"
-"""Text of a cell without a value."""
-
+NOTHING = "–"  # in a cell without a value
 SMALLEST_P = 0.001
 SIGNIFICANT = 0.05
-"""Largest corrected p of a difference that counts as shown."""
-
 INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
-WIDEST = 7
-"""Columns of a printed table; a wider one is cut into several."""
+WIDEST = 7  # columns of a printed table; a wider one is cut into several
 
 Row = dict[Any, Any]
 """A row of a table of a `Comparison`, by the names of its columns."""
@@ -209,7 +204,7 @@ def ranking_table(comparison: Comparison, *, label: str) -> Table:
     """Return the models by mean rank."""
     found = rows_of_label(comparison.ranking, label)
     titles = {metric.name: metric.title for metric in comparison.metrics}
-    ranked = ", ".join(titles[name] for name in found[0]["metrics"]) if found else ""
+    ranked = ", ".join(titles[name] for row in found[:1] for name in row["metrics"])
     rows = [
         {
             "Model": row["model"],
@@ -229,13 +224,13 @@ def ranking_table(comparison: Comparison, *, label: str) -> Table:
 
 
 COUNTED = {"detected": "Detected", "missed": "Missed", "false_positives": "False positives"}
+# Columns of `Comparison.pooled` and `Comparison.counts`, with their titles and decimals.
 POOLED = {
     "sensitivity": ("Sensitivity", 3),
     "precision": ("Precision", 3),
     "f1": ("F1", 3),
     "false_positives_per_case": ("False positives per case", 2),
 }
-"""Columns of `Comparison.pooled` with their titles and decimals."""
 
 
 def pooled_table(comparison: Comparison, *, label: str) -> Table:
@@ -291,7 +286,6 @@ COUNTS = {
     "empty_references": "Only the reference empty",
     "missing": "Predictions missing",
 }
-"""Columns of `Comparison.counts` with their titles."""
 
 
 def counts_table(comparison: Comparison, *, label: str) -> Table:
