@@ -61,10 +61,7 @@ class Comparison:
 
     Attributes:
         dataset: Name of the data set, or of the reference folder.
-        models: The models, in the order they were named.
         labels: Names of the labels or regions.
-        metrics: Every metric that was measured.
-        protocol: How the statistics were made.
         counts: What each model was evaluated on: `label`, `model`, `cases` (those with a missing
             prediction among them), `patients`, `both_empty` (most metrics leave these cases out),
             `empty_predictions` and `empty_references` (only this mask is empty: the worst value),

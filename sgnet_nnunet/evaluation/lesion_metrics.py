@@ -60,8 +60,6 @@ class LesionMatch:
     """Which lesions of a reference meet which of a prediction; any common voxel will do.
 
     Attributes:
-        prediction: The predicted lesions.
-        reference: The reference's lesions.
         predicted: Index of the predicted lesion of each pair of lesions that meet, shape (pairs,).
         actual: Index of the reference's lesion of each pair, shape (pairs,).
         common: Voxels that each pair has in common, shape (pairs,).

@@ -34,9 +34,8 @@ class PredictedCase:
     Attributes:
         model: Name of the model, unique within a comparison.
         fold: The fold whose weights predicted it, as nnU-Net names it; "" outside of folds.
-        name: Name of the case, the file's without its ending.
-        patient: The patient, whose scans stay together in every statistic.
-        reference: Reference mask.
+        name: That of the mask's file without its ending.
+        patient: Whose scans stay together in every statistic.
         prediction: Predicted mask; None if it is missing and that is allowed.
         images: The case's images, one a channel in nnU-Net's order; empty if they are not at hand.
         probabilities: nnU-Net's `.npz` of `--npz`; None if it was not saved.
@@ -104,7 +103,7 @@ class Results(Labels):
 
     Attributes:
         dataset: Name of the data set, or of the reference folder.
-        models: The models, in the order they were named.
+        models: In the order they were named.
         cases: Model by model, then case by case in the order of their names.
     """
 

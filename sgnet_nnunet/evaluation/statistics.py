@@ -227,13 +227,8 @@ def rank_models(
     """Rank models by their mean rank over metrics, again and again over resampled patients.
 
     Each model's mean is over all its cases that have a value, as the tables show it. A metric without a
-    value of some model does not count; a resample in which that happens goes without the metric. None if
-    no metric counts.
-
-    Args:
-        rows: Rows of each model, as `rows_of` returns them.
-        metrics: Metrics that say what is better.
-        resampling: How patients are drawn.
+    value of some model does not count; a resample in which that happens goes without the metric. The rows
+    of each model are those of `rows_of`. None if no metric counts.
 
     Source: Wiesenfarth et al. 2021, Sci. Rep. 11:2369 (bootstrapped rankings of challenges).
     """

@@ -121,9 +121,7 @@ class Tuning:
 
     Attributes:
         provenance: The networks and settings that the point was tuned for.
-        patients: Number of patients.
         sensitivity: Lesion sensitivity that was requested; None for the highest lesion F1.
-        grid: The points to choose from.
         point: The point chosen on all cases.
         default: Lesions in nnU-Net's own segmentation.
         cross_validated: Lesions of each case at a point that was chosen without it: what to expect.
