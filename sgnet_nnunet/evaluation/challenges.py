@@ -19,6 +19,7 @@ Source: BraTS-METS 2023 (arXiv:2306.00838) and its organisers' announcement, Syn
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import nan
 
 import numpy as np
@@ -140,7 +141,10 @@ def match_one_to_one(pair: MaskPair) -> OneToOne:
     return OneToOne(partners, of_partner, false)
 
 
-@register_metric("brats2026_small_f1", "BraTS 2026 F1, small lesions", _LESION_SHARE, preset="brats2026")
+_brats2026 = partial(register_metric, preset="brats2026")
+
+
+@_brats2026("brats2026_small_f1", "BraTS 2026 F1, small lesions", _LESION_SHARE)
 def brats2026_small_f1(pair: MaskPair) -> float:
     """F1 of the detection of lesions below 20 mm³, by BraTS-METS 2026."""
     match, matching = lesions_of(pair), match_one_to_one(pair)
@@ -153,23 +157,19 @@ def brats2026_small_f1(pair: MaskPair) -> float:
     return 2 * hits / whole if whole else nan
 
 
-@register_metric("brats2026_large_dice", "BraTS 2026 Dice, large lesions", _LESION_SHARE, preset="brats2026")
+@_brats2026("brats2026_large_dice", "BraTS 2026 Dice, large lesions", _LESION_SHARE)
 def brats2026_large_dice(pair: MaskPair) -> float:
     """Lesion-wise Dice of lesions of 20 mm³ or more, by BraTS-METS 2026."""
     return _mean_of_large(pair, dice, penalty=0.0)
 
 
-@register_metric(
-    "brats2026_large_nsd_1mm", "BraTS 2026 NSD at 1 mm, large lesions", _LESION_SHARE, preset="brats2026"
-)
+@_brats2026("brats2026_large_nsd_1mm", "BraTS 2026 NSD at 1 mm, large lesions", _LESION_SHARE)
 def brats2026_large_nsd(pair: MaskPair) -> float:
     """Lesion-wise normalised surface Dice at 1 mm of lesions of 20 mm³ or more, by BraTS-METS 2026."""
     return _mean_of_large(pair, nsd_1mm, penalty=0.0)
 
 
-@register_metric(
-    "brats2026_large_hd95_mm", "BraTS 2026 HD95, large lesions (mm)", _LESION_DISTANCE, preset="brats2026"
-)
+@_brats2026("brats2026_large_hd95_mm", "BraTS 2026 HD95, large lesions (mm)", _LESION_DISTANCE)
 def brats2026_large_hd95(pair: MaskPair) -> float:
     """Lesion-wise HD95 (pooled) of lesions of 20 mm³ or more, by BraTS-METS 2026."""
     return _mean_of_large(pair, hd95_pooled, penalty=BRATS2026_PENALTY_MM)

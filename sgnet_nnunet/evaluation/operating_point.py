@@ -73,10 +73,7 @@ def foreground_probability(probabilities: NDArray[np.floating], labels: Labels) 
 
 
 def apply_operating_point(
-    probabilities: NDArray[np.floating],
-    point: OperatingPoint,
-    labels: Labels,
-    spacing: tuple[float, ...],
+    probabilities: NDArray[np.floating], point: OperatingPoint, labels: Labels, spacing: tuple[float, ...]
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Return the segmentation at an operating point: values of labels, shape (z, y, x).
 

@@ -85,9 +85,7 @@ def surface_distances(pair: MaskPair) -> Distances:
 
 
 @once_per_pair
-def weighted_surface_distances(
-    pair: MaskPair,
-) -> tuple[Distances, NDArray[np.float64], NDArray[np.float64]]:
+def weighted_surface_distances(pair: MaskPair) -> tuple[Distances, NDArray[np.float64], NDArray[np.float64]]:
     """Return the distances between two masks' surface elements, and the area in mm2 of each of both surfaces.
 
     An element lies between 2x2x2 voxels that are not all alike; its area is that of the triangles
@@ -185,11 +183,8 @@ def hd95_pooled(pair: MaskPair) -> float:
 )
 def hd95_surface_weighted(pair: MaskPair) -> float:
     """Return the larger of the two directed percentiles over surface area in mm."""
-    distances, predicted_areas, reference_areas = weighted_surface_distances(pair)
-    return max(
-        _percentile_of_area(distances.to_reference, predicted_areas),
-        _percentile_of_area(distances.to_prediction, reference_areas),
-    )
+    distances, *areas = weighted_surface_distances(pair)
+    return max(map(_percentile_of_area, (distances.to_reference, distances.to_prediction), areas))
 
 
 def _percentile_of_area(distances: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
