@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference.plan import configuration_of
+from sgnet_nnunet.inference.postprocessing import HALF
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
 from sgnet_nnunet.inference.preprocessing import grid_weights, resample
 from sgnet_nnunet.inference.trained_model import TrainedModel, find_device, load_trained_model, model_of
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.training.gate_monitor import gates_of_image
-
-HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,6 @@ class GatedCase:
     """A case on the network's own grid, every array of shape (z, y, x).
 
     Attributes:
-        name: Name of the case.
         image: Preprocessed image, shape (channels, z, y, x).
         spacing: Voxel size in mm along z, y, x.
         gates: Where each gate is enabled, by the resolution it decides at, coarsest first.
@@ -35,23 +33,19 @@ class GatedCase:
 
     name: str
     image: NDArray[np.float32]
-    spacing: tuple[float, float, float]
+    spacing: tuple[float, ...]
     gates: dict[str, NDArray[np.bool_]]
     prediction: NDArray[np.bool_]
     reference: NDArray[np.bool_] | None
 
 
 class GatedModel:
-    """One fold of a trained model, opened so that its gates can be looked at.
+    """One trained model, opened so that its gates can be looked at."""
 
-    Args:
-        trained: Its network and weights.
-        options: How to predict.
-    """
-
-    def __init__(self, trained: TrainedModel, options: PredictionOptions) -> None:
+    def __init__(self, trained: TrainedModel, device: str) -> None:
         self.trained = trained
-        self.device = find_device(options.device)
+        self.device = find_device(device)
+        options = PredictionOptions(device=device)
         self.predictor = Predictor([model_of(trained, options, self.device)], options=options)
         self.gate_names: Sequence[str] = getattr(trained.network, "gate_names", ())
 
@@ -59,32 +53,19 @@ class GatedModel:
 def open_gated_model(
     folder: Path, *, fold: str = "0", checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
 ) -> GatedModel:
-    """Open one fold of a trained model.
-
-    Args:
-        folder: nnU-Net's folder of the training.
-        fold: The fold, a number or `all`.
-        checkpoint: File name of the weights.
-        device: Device in nnU-Net's words: cpu, cuda or mps.
+    """Open one fold, a number or `all`, of a trained model, on a device by nnU-Net's name for it.
 
     Raises:
         InputFileError: If the weights are missing, or the model's files cannot be used.
         SGNetError: If there is no such device.
     """
-    trained = load_trained_model(folder, folds=(fold,), checkpoint=checkpoint)
-    return GatedModel(trained, PredictionOptions(device=device))
+    return GatedModel(load_trained_model(folder, folds=(fold,), checkpoint=checkpoint), device)
 
 
 def look_at_case(
     model: GatedModel, name: str, images: Sequence[Path], *, reference: Path | None = None
 ) -> GatedCase:
-    """Run a model on one case, and return its gate masks and its prediction.
-
-    Args:
-        model: From `open_gated_model`.
-        name: Name of the case.
-        images: Its files, one a channel.
-        reference: Its reference mask, or None.
+    """Run a model on a case's files, one a channel, and return its gate masks and its prediction.
 
     Raises:
         InputFileError: If an image cannot be used.
@@ -94,22 +75,22 @@ def look_at_case(
     network, description = trained.network, trained.description
     if not isinstance(network, SGNet) or not network.gate_names:
         raise SGNetError(f"{trained.trainer}: its network has no gates; name a model of SGNetTrainer")
-    (prepared,) = predictor.preprocess(*predictor.read(images))
+    (prepared,) = predictor.preprocess(images)
     (logits,) = predictor.run_engines([prepared])
     settings = configuration_of(trained.folder / "plans.json", description.plans, trained.configuration)
     image = torch.from_numpy(prepared.image).to(model.device)
     masks = gates_of_image(network.to(model.device), image, settings["patch_size"])
     foreground = (logits > 0).any(0) if description.labels.has_regions else logits.argmax(0) > 0
-    z, y, x = settings["spacing"]
+    on_grid = None
+    if reference is not None:
+        on_grid = _on_grid(reference, model, prepared.properties, foreground.shape)
     return GatedCase(
         name=name,
         image=prepared.image,
-        spacing=(float(z), float(y), float(x)),
+        spacing=tuple(map(float, settings["spacing"])),
         gates={key: mask[0, 0].numpy() for key, mask in zip(network.gate_names, masks, strict=True)},
         prediction=np.asarray(foreground),
-        reference=None
-        if reference is None
-        else _on_grid(reference, model, prepared.properties, foreground.shape),
+        reference=on_grid,
     )
 
 
@@ -120,7 +101,5 @@ def _on_grid(
     (labels,), _ = model.predictor.read([reference])
     box = tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])
     labels = labels.transpose(model.trained.description.plans["transpose_forward"])[box]
-    z, y, x = labels.shape
-    new_z, new_y, new_x = shape
-    share = resample((labels > 0).astype(np.float32), grid_weights((z, y, x), (new_z, new_y, new_x)))
+    share = resample((labels > 0).astype(np.float32), grid_weights(labels.shape, shape))
     return np.asarray(share > HALF)

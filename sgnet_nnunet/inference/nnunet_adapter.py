@@ -25,11 +25,7 @@ from sgnet_nnunet.inference.trained_model import TrainedModel
 class TiledEngine:
     """nnU-Net's sliding window over the networks of all folds, as an engine.
 
-    Args:
-        trained: The model.
-        device: Where to compute.
-        step_size: Step of the window in patches.
-        mirroring: Whether each tile is mirrored as well, up to 8 times, and the logits averaged.
+    The window's step is in patches; mirroring shows each tile up to 8 times, and averages the logits.
     """
 
     def __init__(
@@ -62,11 +58,7 @@ class TiledEngine:
 
 
 class NnunetProcessing:
-    """nnU-Net's own preprocessing, resampling and segmentation of a configuration.
-
-    Args:
-        trained: The model.
-        logits_type: Type of floating point that logits are resampled in.
+    """nnU-Net's own preprocessing, resampling and segmentation, of logits of the type given.
 
     Raises:
         InputFileError: If the configuration is the second stage of a cascade.
@@ -113,13 +105,13 @@ class NnunetProcessing:
     ) -> Prediction:
         """Return a case's mask and, if they are asked for, its probabilities."""
         if point is None and not with_probabilities:
-            return Prediction(self._convert(logits, properties, return_probabilities=False), None)
+            return self._convert(logits, properties, return_probabilities=False), None
         probabilities = self.probabilities(logits, properties)
         if point is None:
             mask = np.asarray(self.labels.convert_probabilities_to_segmentation(probabilities))
         else:
             mask = apply_operating_point(probabilities, point, self.labels, tuple(properties["spacing"]))
-        return Prediction(mask, probabilities if with_probabilities else None)
+        return mask, probabilities if with_probabilities else None
 
     def _convert(
         self, logits: NDArray[np.float32], properties: dict[str, Any], *, return_probabilities: bool

@@ -44,19 +44,16 @@ class Labels:
 
 
 def labels_of(names: Mapping[str, Any], regions_class_order: Sequence[int] | None) -> Labels:
-    """Return the labels that a `dataset.json` declares.
-
-    Args:
-        names: Its `labels`: a value, or a list of values for a region, by name.
-        regions_class_order: Its `regions_class_order`, if any.
+    """Return the labels that a `dataset.json` declares by its `labels` and `regions_class_order`.
 
     Raises:
         ValueError: If regions come without their order, or with one of another length.
     """
-    values = [_values(value) for name, value in names.items() if name != "ignore"]
-    has_regions = any(len(value) > 1 for value in values)
-    every = {label for value in values for label in value}
-    regions = [value for value in values if set(value) != {0}]
+    given = [value for name, value in names.items() if name != "ignore"]
+    values = [{int(v) for v in value} if isinstance(value, list | tuple) else {int(value)} for value in given]
+    has_regions = any(isinstance(value, list | tuple) and len(value) > 1 for value in given)
+    every = set().union(*values)
+    regions = [value for value in values if value != {0}]
     order = tuple(int(value) for value in regions_class_order or ()) if has_regions else ()
     if has_regions and len(order) != len(regions):
         raise ValueError(f"regions_class_order has {len(order)} entries for {len(regions)} regions")
@@ -68,17 +65,12 @@ def labels_of(names: Mapping[str, Any], regions_class_order: Sequence[int] | Non
     )
 
 
-def _values(value: Any) -> tuple[int, ...]:  # noqa: ANN401
-    return tuple(int(v) for v in value) if isinstance(value, list | tuple) else (int(value),)
-
-
 RESAMPLING = "resample_torch_fornnunet"
 """nnU-Net's linear interpolation by PyTorch, which `preprocessing.resample` equals."""
 
 DIMENSIONS = 3
 
 _REMEDY = "copy the model's folder again, or export the model again"
-_WITH_PYTORCH = "predict with the trained model's own folder"
 
 
 class UnsupportedPlanError(InputFileError):
@@ -95,7 +87,6 @@ class ModelDescription:
         reader: Name of nnU-Net's class that reads images and writes masks.
         file_ending: Ending of images and masks, such as `.nii.gz`.
         channels: Names of the image channels, in order.
-        labels: What the network's heads stand for.
     """
 
     plans: dict[str, Any]
@@ -111,8 +102,7 @@ class Plan(ModelDescription):
     """How images become the network's input, and its logits masks.
 
     Attributes:
-        transpose_forward: Axis of the image for each of the network's axes.
-        transpose_backward: The inverse of it.
+        transpose_forward: Axis of the image for each of the network's axes; `transpose_backward` inverts it.
         spacing: Voxel size in mm that the network works at, along its own z, y, x.
         normalisations: Name of nnU-Net's normalisation, for each channel.
         masked: Whether it looks at non-zero voxels alone, for each channel.
@@ -128,10 +118,7 @@ class Plan(ModelDescription):
 
 
 def read_description(folder: Path) -> ModelDescription:
-    """Read what a model's folder says of its images and labels.
-
-    Args:
-        folder: Folder with nnU-Net's `plans.json` and `dataset.json`.
+    """Read what `plans.json` and `dataset.json` in a model's folder say of its images and labels.
 
     Raises:
         InputFileError: If a file cannot be read or lacks something.
@@ -151,11 +138,7 @@ def read_description(folder: Path) -> ModelDescription:
 
 
 def read_plan(folder: Path, configuration: str) -> Plan:
-    """Read how to predict with a model.
-
-    Args:
-        folder: Folder with nnU-Net's `plans.json` and `dataset.json`.
-        configuration: Name of the plan's configuration, such as `3d_fullres`.
+    """Read how to predict with a model's configuration, such as `3d_fullres`.
 
     Raises:
         UnsupportedPlanError: If the plan asks for something that cannot be done exactly without PyTorch.
@@ -165,7 +148,8 @@ def read_plan(folder: Path, configuration: str) -> Plan:
     plans, channels = description.plans, description.channels
     with _usable(path):
         settings = configuration_of(path, plans, configuration)
-        _check_supported(path, plans, settings)
+        for reason in _unsupported(plans, settings):
+            raise UnsupportedPlanError(path, reason, "predict with the trained model's own folder")
         statistics = plans.get("foreground_intensity_properties_per_channel")
         if statistics is None:
             statistics = plans["foreground_intensity_properties_by_modality"]
@@ -193,37 +177,25 @@ def _usable(path: Path) -> Iterator[None]:
 def configuration_of(path: Path, plans: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     """Return a configuration's settings with what it inherits from others.
 
-    Args:
-        path: The file, for errors.
-        plans: Its content.
-        name: Name of the configuration.
-
     Raises:
-        InputFileError: If the plans have no such configuration.
+        InputFileError: If the plans, read from `path`, have no such configuration.
     """
-    configurations = plans["configurations"]
-    merged: dict[str, Any] = {}
-    seen: list[str | None] = [None]
-    while name not in seen:
-        if name not in configurations:
-            break
-        seen.append(name)
-        merged = {**configurations[name], **merged}
+    configurations, chain = plans["configurations"], []
+    while name in configurations and name not in chain:
+        chain.append(name)
         name = configurations[name].get("inherits_from")
-    else:
-        if name is None:
-            return merged
-    raise InputFileError(
-        path, f"has no usable configuration {name}", f"name one of these: {', '.join(configurations)}"
-    )
+    if name is not None or not chain:
+        remedy = f"name one of these: {', '.join(configurations)}"
+        raise InputFileError(path, f"has no usable configuration {name}", remedy)
+    return {key: value for each in reversed(chain) for key, value in configurations[each].items()}
 
 
-def _check_supported(path: Path, plans: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse whatever would have to be approximated."""
+def _unsupported(plans: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what would have to be approximated without PyTorch."""
     if settings.get("previous_stage") is not None:
-        raise UnsupportedPlanError(path, "is the second stage of a cascade", _WITH_PYTORCH)
+        yield "is the second stage of a cascade"
     if len(settings["spacing"]) != DIMENSIONS:
-        raise UnsupportedPlanError(path, "is a 2D configuration", _WITH_PYTORCH)
+        yield "is a 2D configuration"
     for key, given, supported in (
         ("preprocessor", settings.get("preprocessor_name", "DefaultPreprocessor"), "DefaultPreprocessor"),
         ("label manager", plans.get("label_manager", "LabelManager"), "LabelManager"),
@@ -231,22 +203,14 @@ def _check_supported(path: Path, plans: Mapping[str, Any], settings: Mapping[str
         ("resampling of probabilities", settings["resampling_fn_probabilities"], RESAMPLING),
     ):
         if given != supported:
-            raise UnsupportedPlanError(
-                path, f"{key} {given} needs PyTorch, {supported} does not", _WITH_PYTORCH
-            )
+            yield f"{key} {given} needs PyTorch, {supported} does not"
     for scheme in settings["normalization_schemes"]:
         if not _is_known_normalisation(scheme):
-            raise UnsupportedPlanError(
-                path, f"normalisation {scheme} is neither nnU-Net's own nor SG-Net's", _WITH_PYTORCH
-            )
+            yield f"normalisation {scheme} is neither nnU-Net's own nor SG-Net's"
     for key in ("resampling_fn_data_kwargs", "resampling_fn_probabilities_kwargs"):
         options = settings[key]
         if options.get("is_seg", False) or options.get("force_separate_z") is not False:
-            raise UnsupportedPlanError(
-                path,
-                f"{key} must say is_seg false and force_separate_z false; got {json.dumps(options)}",
-                _WITH_PYTORCH,
-            )
+            yield f"{key} must say is_seg false and force_separate_z false; got {json.dumps(options)}"
 
 
 def _is_known_normalisation(name: str) -> bool:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint
+from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.files import atomic_path, write_text
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, Plan
-from sgnet_nnunet.inference.preprocessing import AxisWeights, Box, Shape, grid_weights, resample
+from sgnet_nnunet.inference.preprocessing import Box, Weights, grid_weights, resample
 from sgnet_nnunet.nifti import reader_class
 
 BLOCK = 32
@@ -43,26 +43,28 @@ def segment(
     Args:
         logits: Shape (heads, z, y, x) on the network's grid.
         properties: Those of the preprocessed case.
-        plan: The model's plan.
+        plan: The model's.
         point: Where to cut; None for nnU-Net's own segmentation.
 
     Returns:
         Shape (z, y, x) in the order of axes that the reader gave.
     """
-    shape: Shape = properties["shape_after_cropping_and_before_resampling"]
-    weights = grid_weights(_shape_of(logits), shape)
+    weights = grid_weights(logits.shape[1:], properties["shape_after_cropping_and_before_resampling"])
     boxes = list(_active(_may_be_foreground(logits, plan.labels, point), weights))
     mask = np.zeros(properties["shape_before_cropping"], dtype=plan.labels.mask_type)
     cropped = mask[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
     if point is None:
         for box in boxes:
-            cropped[box] = _classes(_resampled(logits, weights, box), plan.labels)
+            scores = _resampled(logits, weights, box)
+            cropped[box] = classes_of(
+                _probabilities(scores, plan.labels) if plan.labels.has_regions else scores, plan.labels
+            )
     elif boxes:
-        # SciPy behind it takes a fifth of a second to import.
-        from sgnet_nnunet.evaluation.operating_point import apply_operating_point  # noqa: PLC0415
-
-        hull = _hull(boxes)
-        probabilities = _background(plan.labels, tuple(part.stop - part.start for part in hull))
+        hull = tuple(
+            slice(min(part.start for part in parts), max(part.stop for part in parts))
+            for parts in zip(*boxes, strict=True)
+        )
+        probabilities = _background(plan.labels, cropped[hull].shape)
         for box in boxes:
             inside = tuple(
                 slice(part.start - whole.start, part.stop - whole.start)
@@ -81,26 +83,15 @@ def probabilities_on_image(
 ) -> NDArray[np.float32]:
     """Return a case's probabilities on the image's whole grid, as nnU-Net saves them.
 
-    Args:
-        logits: Shape (heads, z, y, x) on the network's grid.
-        properties: Those of the preprocessed case.
-        plan: The model's plan.
-
-    Returns:
-        Shape (heads, z, y, x) in the order of axes that the reader gave.
+    The arguments are those of `segment`; shape (heads, z, y, x) in the order of axes that the reader gave.
     """
-    shape: Shape = properties["shape_after_cropping_and_before_resampling"]
-    weights = grid_weights(_shape_of(logits), shape)
+    shape = properties["shape_after_cropping_and_before_resampling"]
+    weights = grid_weights(logits.shape[1:], shape)
     whole = _background(plan.labels, properties["shape_before_cropping"])
     box = tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])
-    everywhere = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    everywhere = tuple(slice(0, length) for length in shape)
     whole[(slice(None), *box)] = _probabilities(_resampled(logits, weights, everywhere), plan.labels)
     return whole.transpose(0, *(axis + 1 for axis in plan.transpose_backward))
-
-
-def _shape_of(logits: NDArray[np.float32]) -> Shape:
-    _, z, y, x = logits.shape
-    return z, y, x
 
 
 def _may_be_foreground(
@@ -119,9 +110,7 @@ def _may_be_foreground(
     return found
 
 
-def _active(
-    foreground: NDArray[np.bool_], weights: tuple[AxisWeights, AxisWeights, AxisWeights]
-) -> Iterator[Box]:
+def _active(foreground: NDArray[np.bool_], weights: Weights) -> Iterator[Box]:
     """Yield the blocks of the output that are interpolated from any voxel of foreground."""
     axes = [
         [
@@ -133,24 +122,15 @@ def _active(
         ]
         for axis in weights
     ]
-    for (z, from_z), (y, from_y), (x, from_x) in product(*axes):
-        if foreground[from_z, from_y, from_x].any():
-            yield z, y, x
+    for block in product(*axes):
+        box, source = zip(*block, strict=True)
+        if foreground[source].any():
+            yield box
 
 
-def _hull(boxes: list[Box]) -> Box:
-    z, y, x = (
-        slice(min(part.start for part in parts), max(part.stop for part in parts))
-        for parts in zip(*boxes, strict=True)
-    )
-    return z, y, x
-
-
-def _resampled(
-    logits: NDArray[np.float32], weights: tuple[AxisWeights, AxisWeights, AxisWeights], box: Box
-) -> NDArray[np.float32]:
-    z, y, x = (axis.part(part) for axis, part in zip(weights, box, strict=True))
-    return np.stack([resample(head, (z, y, x)) for head in logits])
+def _resampled(logits: NDArray[np.float32], weights: Weights, box: Box) -> NDArray[np.float32]:
+    of_box = tuple(axis.part(part) for axis, part in zip(weights, box, strict=True))
+    return np.stack([resample(head, of_box) for head in logits])
 
 
 def _background(labels: Labels, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -173,19 +153,10 @@ def _probabilities(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.fl
     return logits
 
 
-def _classes(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.uint16]:
-    """Return the value that each voxel of logits, shape (heads, z, y, x), gets."""
-    if labels.has_regions:
-        logits = _probabilities(logits, labels)
-    return classes_of(logits, labels)
-
-
 def classes_of(scores: NDArray[np.float32], labels: Labels) -> NDArray[np.uint16]:
     """Return the value of each voxel: the likeliest label, or the last region above one half.
 
-    Args:
-        scores: Probabilities, shape (heads, z, y, x); without regions logits give the same.
-        labels: What the heads stand for.
+    The scores are probabilities, shape (heads, z, y, x); without regions logits give the same.
     """
     classes = np.zeros(scores.shape[1:], dtype=np.uint16)
     if labels.has_regions:
@@ -200,13 +171,7 @@ def classes_of(scores: NDArray[np.float32], labels: Labels) -> NDArray[np.uint16
 
 
 def write_mask(path: Path, mask: NDArray[np.generic], properties: dict[str, Any], *, reader: str) -> None:
-    """Write a mask by nnU-Net's writer.
-
-    Args:
-        path: The file.
-        mask: Values of labels, shape (z, y, x).
-        properties: Those that the reader gave.
-        reader: Name of nnU-Net's class.
+    """Write a mask, shape (z, y, x), by nnU-Net's class of this name, with the properties that it read.
 
     Raises:
         InputFileError: If the file cannot be written.
@@ -232,10 +197,7 @@ def write_probabilities(
 def write_model_files(folder: Path, model: ModelDescription, arguments: dict[str, Any]) -> None:
     """Write the three files that `nnUNetv2_predict` leaves next to its masks.
 
-    Args:
-        folder: Folder of the masks, which is made if it is not there.
-        model: The model.
-        arguments: Those of nnU-Net's `predict_from_files`.
+    The arguments are those of nnU-Net's `predict_from_files`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "predict_from_raw_data_args.json", json.dumps(arguments, indent=4, sort_keys=True))

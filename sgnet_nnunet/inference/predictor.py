@@ -8,7 +8,7 @@ is imported by trained models only.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 Processing: TypeAlias = "PlanProcessing | NnunetProcessing"
 """How a plan turns images into the network's input, and logits into masks."""
 
+Prediction: TypeAlias = tuple[NDArray[np.integer], NDArray[np.float32] | None]
+"""A case's mask (z, y, x) and, if asked for, probabilities (heads, z, y, x), with the reader's axes."""
+
 MOST_BYTES_NEXT_TO_OTHERS = 1 << 28
 """Bytes of a preprocessed image: a larger one has the memory to itself, from reading to writing."""
 
@@ -55,11 +58,10 @@ GPU_THREADS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionOptions:
-    """How to predict; the defaults suit a CPU.
+    """How to predict; the defaults suit a CPU. The options are those of `sgnet predict`.
 
     Attributes:
         folds: Folds whose networks are averaged; none for all that are trained.
-        checkpoint: File name of the weights.
         device: cpu, cuda or mps; None for cuda if there is one, else cpu.
         engine: auto, tiled (nnU-Net's sliding window), whole or sparse.
         runtime: auto, torch or openvino.
@@ -68,12 +70,8 @@ class PredictionOptions:
         step_size: Step of the sliding window in patches.
         mirroring: Also predict mirrored images, and average: up to 8 times slower.
         preprocessing_threads: Cases that are read and preprocessed at a time while the network works;
-            None for 1, or 3 next to a GPU; 0 means 1.
-        export_threads: Cases that are resampled and written at a time, likewise.
-        continue_prediction: Keep the masks that are there already.
-        save_probabilities: Also write each case's probabilities as `.npz`.
-        num_parts: Parts that the cases are dealt out to, one a run.
-        part_id: The part to predict, from 0.
+            None for 1, or 3 next to a GPU; 0 means 1. Likewise `export_threads`, for writing.
+        num_parts: Parts that the cases are dealt out to, one a run; `part_id` counts from 0.
 
     Raises:
         SGNetError: If there is no such part.
@@ -103,26 +101,9 @@ class PredictionOptions:
             )
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """A case on the image's grid, axes in the order that the reader gave (z, y, x for NIfTI).
-
-    Attributes:
-        mask: Values of labels, shape (z, y, x).
-        probabilities: Shape (heads, z, y, x); None unless they are asked for.
-    """
-
-    mask: NDArray[np.integer]
-    probabilities: NDArray[np.float32] | None
-
-
 @dataclass(frozen=True)
 class PlanProcessing:
-    """The torch-free processing, which equals nnU-Net's to 1e-6 for the plans that `read_plan` accepts.
-
-    Attributes:
-        plan: The model's plan.
-    """
+    """The torch-free processing, which equals nnU-Net's to 1e-6 for the plans that `read_plan` accepts."""
 
     plan: Plan
 
@@ -146,7 +127,7 @@ class PlanProcessing:
     ) -> Prediction:
         """Return a case's mask and, if they are asked for, its probabilities."""
         probabilities = self.probabilities(logits, properties) if with_probabilities else None
-        return Prediction(segment(logits, properties, self.plan, point=point), probabilities)
+        return segment(logits, properties, self.plan, point=point), probabilities
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -154,11 +135,7 @@ class Model:
     """One model, trained or exported.
 
     Attributes:
-        folder: Its folder.
         name: The data set's name and the training folder's.
-        description: What its `plans.json` and `dataset.json` say.
-        processing: Its pre- and postprocessing.
-        build_engine: Builds its engine.
         engine_name: Name of the engine: tiled, whole or sparse.
         device: Where the engine computes: cpu, cuda or mps.
         folds: Folds whose networks are averaged, sorted.
@@ -230,7 +207,7 @@ class Predictor:
         cls,
         model_folders: Sequence[Path],
         *,
-        options: PredictionOptions | None = None,
+        options: PredictionOptions = PredictionOptions(),
         operating_point: str = "auto",
     ) -> "Predictor":
         """Return the predictor of one or several models; the engines are built when they are first used.
@@ -246,25 +223,19 @@ class Predictor:
                 for other networks or settings.
             SGNetError: If the models do not fit together, or an option does not fit them.
         """
-        options = options or PredictionOptions()
-        check_alike(model_folders)
+        _check_alike(model_folders)
         if len(model_folders) > 1:
             warn_of_unused_points(operating_point, model_folders)
-        models = [open_model(folder, options) for folder in model_folders]
-        point = None
-        if len(models) == 1:
-            point = find_operating_point(
-                operating_point, model_folders[0], provenance=lambda: models[0].provenance
+        predictor = cls([open_model(folder, options) for folder in model_folders], options=options)
+        if len(model_folders) == 1:
+            predictor.point = find_operating_point(
+                operating_point, model_folders[0], provenance=lambda: predictor.provenance
             )
-        return cls(models, options=options, point=point)
+        return predictor
 
     @property
     def provenance(self) -> Provenance:
-        """The networks and settings that a single model predicts with.
-
-        Raises:
-            SGNetError: If there are several models.
-        """
+        """The networks and settings that a single model predicts with; an error if there are several."""
         if len(self.models) > 1:
             raise SGNetError("an average of several models has no provenance; open one model")
         return self.models[0].provenance
@@ -293,13 +264,13 @@ class Predictor:
                 mask cannot be written.
             SGNetError: If an engine cannot be built, or an image does not fit into memory.
         """
-        cases = self.cases_to_predict(images, output)
+        cases = self._cases_to_predict(images, output)
         threads = GPU_THREADS if any(model.device == "cuda" for model in self.models) else 1
         reading, writing = (
             threads if asked is None else max(asked, 1)
             for asked in (self.options.preprocessing_threads, self.options.export_threads)
         )
-        with ahead(self._read_and_preprocess, cases.values(), threads=reading, alone=_is_large) as prepared:
+        with ahead(self.preprocess, cases.values(), threads=reading, alone=_is_large) as prepared:
             for model in self.models if cases else ():
                 _ = model.engine  # built while the first case is read
             write_model_files(output, self.description, self._arguments(images, output))
@@ -317,55 +288,37 @@ class Predictor:
     def probabilities(self, paths: Sequence[Path]) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Predict one case, and return its probabilities on the image's grid.
 
-        Args:
-            paths: Its files, one a channel.
-
         Returns:
             Probabilities, shape (heads, z, y, x) with the axes that the reader gave, and the properties
             that nnU-Net's reader and preprocessor give, `spacing` in mm along z, y, x among them.
 
         Raises:
-            InputFileError: As for `predict_folder`.
             SGNetError: As for `predict_folder`.
         """
-        inputs = self._read_and_preprocess(paths)
+        inputs = self.preprocess(paths)
         properties = [each.properties for each in inputs]
         return self._mean_probabilities(self.run_engines(inputs), properties), properties[0]
 
-    def cases_to_predict(self, images: Path, output: Path) -> dict[str, list[Path]]:
-        """Find the cases of this run's part, without those whose masks are there and to be kept.
-
-        Returns:
-            The files of each case, one a channel, by the case's name.
-
-        Raises:
-            InputFileError: If the folder has no case, or a case has too few channels or too many.
-        """
+    def _cases_to_predict(self, images: Path, output: Path) -> dict[str, list[Path]]:
+        """Return the files of each case of this run's part, but for those whose masks are to be kept."""
         ending, options = self.description.file_ending, self.options
         cases = find_cases(images, file_ending=ending, channels=len(self.description.channels))
         part = dict(list(cases.items())[options.part_id :: options.num_parts])
-        if not options.continue_prediction:
-            return part
         endings = [ending, ".npz"] if options.save_probabilities else [ending]
         return {
             name: paths
             for name, paths in part.items()
-            if not all((output / f"{name}{ending}").is_file() for ending in endings)
+            if not options.continue_prediction
+            or not all((output / f"{name}{ending}").is_file() for ending in endings)
         }
 
     def read(self, paths: Sequence[Path]) -> tuple[list[NDArray[np.float32]], dict[str, Any]]:
         """Read and check the channels of a case; see `read_channels`."""
         return read_channels(paths, reader=self.description.reader, pool=self._pool)
 
-    def preprocess(
-        self, channels: Sequence[NDArray[np.float32]], properties: dict[str, Any]
-    ) -> list[Prepared]:
-        """Preprocess a case for each model; models with the same plan share the image.
-
-        Args:
-            channels: Each of shape (z, y, x); overwritten.
-            properties: The reader's.
-        """
+    def preprocess(self, paths: Sequence[Path]) -> list[Prepared]:
+        """Read and preprocess a case for each model; models with the same plan share the image."""
+        channels, properties = self.read(paths)
         inputs: list[Prepared] = []
         for index, model in enumerate(self.models):
             processings = [other.processing for other in self.models[:index]]
@@ -383,15 +336,9 @@ class Predictor:
             model.engine.logits(prepared.image) for model, prepared in zip(self.models, inputs, strict=True)
         ]
 
-    def postprocess(
+    def _postprocess(
         self, logits: Sequence[NDArray[np.float32]], properties: Sequence[dict[str, Any]]
     ) -> Prediction:
-        """Resample logits to the image's grid and segment them, at the operating point if there is one.
-
-        Args:
-            logits: Those of each model.
-            properties: What the reader and each model's preprocessing know of the case.
-        """
         with_probabilities = self.options.save_probabilities
         if len(self.models) == 1:
             return self.models[0].processing.postprocess(
@@ -402,32 +349,27 @@ class Predictor:
             mask: NDArray[np.integer] = classes_of(mean, labels).astype(labels.mask_type, copy=False)
         else:
             mask = apply_operating_point(mean, self.point, labels, tuple(properties[0]["spacing"]))
-        return Prediction(mask, mean if with_probabilities else None)
-
-    def write(self, output: Path, name: str, prediction: Prediction, properties: dict[str, Any]) -> None:
-        """Write a case's files, the mask last: by it `--continue_prediction` knows what is done."""
-        if prediction.probabilities is not None:
-            write_probabilities(output, name, prediction.probabilities, properties)
-        path = output / f"{name}{self.description.file_ending}"
-        write_mask(path, prediction.mask, properties, reader=self.description.reader)
-
-    def _read_and_preprocess(self, paths: Sequence[Path]) -> list[Prepared]:
-        return self.preprocess(*self.read(paths))
+        return mask, mean if with_probabilities else None
 
     def _postprocess_and_write(
         self, output: Path, name: str, logits: list[NDArray[np.float32]], properties: list[dict[str, Any]]
     ) -> None:
-        self.write(output, name, self.postprocess(logits, properties), properties[0])
+        """Write a case's files, the mask last: by it `--continue_prediction` knows what is done."""
+        mask, probabilities = self._postprocess(logits, properties)
+        if probabilities is not None:
+            write_probabilities(output, name, probabilities, properties[0])
+        path = output / f"{name}{self.description.file_ending}"
+        write_mask(path, mask, properties[0], reader=self.description.reader)
 
     def _mean_probabilities(
         self, logits: Sequence[NDArray[np.float32]], properties: Sequence[dict[str, Any]]
     ) -> NDArray[np.float32]:
-        total: NDArray[np.float32] | None = None
-        for model, its_logits, its_properties in zip(self.models, logits, properties, strict=True):
-            probabilities = model.processing.probabilities(its_logits, its_properties)
-            total = probabilities if total is None else total + probabilities
-        assert total is not None  # noqa: S101 - there is a model
-        return total if len(self.models) == 1 else np.asarray(total / len(self.models), dtype=np.float32)
+        each = (
+            model.processing.probabilities(its_logits, its_properties)
+            for model, its_logits, its_properties in zip(self.models, logits, properties, strict=True)
+        )
+        total: NDArray[np.float32] = reduce(np.add, each)
+        return total if len(self.models) == 1 else total / np.float32(len(self.models))
 
     def _arguments(self, images: Path, output: Path) -> dict[str, object]:
         """Return the arguments that nnU-Net's `predict_from_files` would have had."""
@@ -450,7 +392,7 @@ def predict(
     *,
     model_folders: Sequence[Path],
     operating_point: str = "auto",
-    options: PredictionOptions | None = None,
+    options: PredictionOptions = PredictionOptions(),
     on_start: Callable[[int], object] = lambda _: None,
     on_done: Callable[[], object] = lambda: None,
 ) -> int:
@@ -478,12 +420,7 @@ def predict(
 
 
 def open_model(folder: Path, options: PredictionOptions) -> Model:
-    """Open a folder of `sgnet export`, or one of nnU-Net's trainings.
-
-    Raises:
-        InputFileError: If a file is missing or damaged.
-        SGNetError: If an option does not fit the model.
-    """
+    """Open a folder of `sgnet export`, or one of nnU-Net's trainings; the errors are `Predictor.open`'s."""
     if is_exported(folder):
         return _open_exported(folder, options)
     # PyTorch takes seconds to import, and an exported model does without it.
@@ -525,11 +462,7 @@ def _open_exported(folder: Path, options: PredictionOptions) -> Model:
 
 
 def refuse_options(options: PredictionOptions) -> None:
-    """Check that nothing is asked of an exported model that only a trained one can do.
-
-    Raises:
-        SGNetError: If an option is for trained models.
-    """
+    """Raise an SGNetError if something is asked of an exported model that only a trained one can do."""
     default = PredictionOptions()
     flags = {"checkpoint": "-chk", "step_size": "-step_size"}
     given = [flag for name, flag in flags.items() if getattr(options, name) != getattr(default, name)]
@@ -543,13 +476,8 @@ def refuse_options(options: PredictionOptions) -> None:
         )
 
 
-def check_alike(model_folders: Sequence[Path]) -> None:
-    """Check that models can be averaged.
-
-    Raises:
-        InputFileError: If a model's `plans.json` or `dataset.json` cannot be used.
-        SGNetError: If there is no model, or they differ in labels, channels, file ending or reader.
-    """
+def _check_alike(model_folders: Sequence[Path]) -> None:
+    """Raise an SGNetError if there is no model, or models cannot be averaged."""
     if not model_folders:
         raise SGNetError("no model is named; name one by -m")
     first, *others = model_folders

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sgnet_nnunet.inference.plan import Plan
 from sgnet_nnunet.planning.normalization import normalise
 
-Shape = tuple[int, int, int]
-
+Shape = tuple[int, ...]
+Box = tuple[slice, ...]
 
 SLAB_VOXELS = 1 << 17
 """Voxels of the output that are worked on at once, so that they stay in the processor's cache."""
@@ -23,11 +23,10 @@ FEWEST_PLANES = 8
 
 @dataclass(frozen=True, eq=False)
 class AxisWeights:
-    """Where along one axis the output's voxels lie between the input's.
+    """Where along one axis the output's n voxels lie between the input's.
 
     Attributes:
-        low: Index of the voxel below each of the output's, shape (n,).
-        high: Index of the voxel above, shape (n,).
+        low: Index of the voxel below each of the output's, shape (n,); `high` of the one above.
         weight: Weight of the voxel above, between 0 and 1, shape (n,).
         identity: Whether output and input are the same grid.
     """
@@ -48,14 +47,9 @@ class AxisWeights:
 
 
 def axis_weights(old: int, new: int) -> AxisWeights:
-    """Return the weights of `interpolate(mode="linear", align_corners=False)`.
+    """Return the weights of `interpolate(mode="linear", align_corners=False)` from `old` voxels to `new`.
 
     In single precision, as PyTorch computes them: a weight decides up to 1e-5 of a value.
-
-    Args:
-        old: Voxels of the input.
-        new: Voxels of the output.
-
     Source: PyTorch's `area_pixel_compute_source_index`, in `aten/src/ATen/native/UpSample.h`.
     """
     scale = np.float64(np.float32(old) / np.float32(new))
@@ -67,27 +61,21 @@ def axis_weights(old: int, new: int) -> AxisWeights:
     return AxisWeights(low, high, weight, old == new)
 
 
-def grid_weights(old: Shape, new: Shape) -> tuple[AxisWeights, AxisWeights, AxisWeights]:
-    """Return the weights along z, y and x."""
-    z, y, x = (axis_weights(old_length, length) for old_length, length in zip(old, new, strict=True))
-    return z, y, x
+Weights = tuple[AxisWeights, ...]
+"""Along z, y and x."""
+
+
+def grid_weights(old: Shape, new: Shape) -> Weights:
+    """Return the weights from a grid of one shape to another's."""
+    return tuple(axis_weights(*lengths) for lengths in zip(old, new, strict=True))
 
 
 def resample(
-    channel: NDArray[np.float32],
-    weights: tuple[AxisWeights, AxisWeights, AxisWeights],
-    *,
-    out: NDArray[np.float32] | None = None,
+    channel: NDArray[np.float32], weights: Weights, *, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Return one channel on another grid.
+    """Return one channel, shape (z, y, x), on another grid, in `out` if it is given.
 
-    Args:
-        channel: Shape (z, y, x).
-        weights: Along z, y and x: of the whole output, or of a box of it.
-        out: Where to put the result.
-
-    Returns:
-        Shape (n_z, n_y, n_x), of as many voxels as the weights have.
+    The weights are those of the whole output, or of a box of it, and give the result's shape.
     """
     (first_y, y), (first_x, x) = (axis.from_its_first() for axis in weights[1:])
     channel = channel[:, first_y : first_y + y.high[-1] + 1, first_x : first_x + x.high[-1] + 1]
@@ -103,7 +91,6 @@ def resample(
 
 
 def _along(data: NDArray[np.float32], weights: AxisWeights, axis: int) -> NDArray[np.float32]:
-    """Return an array on another grid along one axis."""
     if weights.identity:
         return data
     weight = weights.weight.reshape([-1 if other == axis else 1 for other in range(data.ndim)])
@@ -113,9 +100,6 @@ def _along(data: NDArray[np.float32], weights: AxisWeights, axis: int) -> NDArra
     high *= weight
     low += high
     return low
-
-
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +123,7 @@ def prepare(
     Args:
         channels: Each of shape (z, y, x) in the reader's order of axes; they may be overwritten.
         properties: The reader's.
-        plan: The model's plan.
+        plan: The model's.
         pool: Where channels are worked on side by side.
 
     Raises:
@@ -152,7 +136,7 @@ def prepare(
     box = box_of(nonzero)
     inside = fill_holes(nonzero[box]) if any(plan.masked) else None
     spacing = [properties["spacing"][axis] for axis in plan.transpose_forward]
-    cropped: Shape = nonzero[box].shape
+    cropped = nonzero[box].shape
     weights = grid_weights(cropped, new_shape(cropped, spacing, plan.spacing))
     image = np.empty((len(channels), *(len(axis.low) for axis in weights)), dtype=np.float32)
 
@@ -166,41 +150,30 @@ def prepare(
         resample(channel, weights, out=image[index])
 
     list(pool.map(work_on, range(len(channels))))
-    return Prepared(
-        image,
-        {
-            **properties,
-            "shape_before_cropping": nonzero.shape,
-            "bbox_used_for_cropping": [[part.start, part.stop] for part in box],
-            "shape_after_cropping_and_before_resampling": cropped,
-        },
-    )
+    of_crop = {
+        "shape_before_cropping": nonzero.shape,
+        "bbox_used_for_cropping": [[part.start, part.stop] for part in box],
+        "shape_after_cropping_and_before_resampling": cropped,
+    }
+    return Prepared(image, properties | of_crop)
 
 
 def new_shape(shape: Shape, old_spacing: Sequence[float], new_spacing: Sequence[float]) -> Shape:
     """Return how many voxels an image has on another grid, as nnU-Net's `compute_new_shape` does."""
-    z, y, x = (
-        round(old / new * length) for old, new, length in zip(old_spacing, new_spacing, shape, strict=True)
-    )
-    return z, y, x
+    axes = zip(old_spacing, new_spacing, shape, strict=True)
+    return tuple(round(old / new * length) for old, new, length in axes)
 
 
 def box_of(mask: NDArray[np.bool_]) -> Box:
     """Return the bounding box of a mask, which is the whole of it if it is empty."""
-    bounds = []
-    for axis in range(mask.ndim):
-        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        bounds.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, mask.shape[axis]))
-    z, y, x = bounds
-    return z, y, x
+    hits = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not hits[0].size:
+        return tuple(slice(0, length) for length in mask.shape)
+    return tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in hits)
 
 
 def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask with the background that its border cannot reach, as SciPy's `binary_fill_holes`.
-
-    Args:
-        mask: Shape (z, y, x).
-    """
+    """Return a mask with the background that its border cannot reach, as SciPy's `binary_fill_holes`."""
     # It takes a fifth of a second to import, and many plans do not need it.
     from scipy import ndimage  # noqa: PLC0415
 

@@ -40,10 +40,6 @@ class TrainedModel:
     """The content of a training's folder.
 
     Attributes:
-        folder: nnU-Net's folder of the training.
-        description: What its `plans.json` and `dataset.json` say.
-        configuration: Name of the plan's configuration.
-        trainer: Name of the trainer.
         checkpoints: The file of each fold's weights, by the fold's name, sorted.
         weights: The weights of these folds' networks, in the same order.
         network: The network with the first fold's weights, in evaluation mode, on the CPU.
@@ -63,24 +59,18 @@ class TrainedModel:
 def load_trained_model(
     folder: Path, *, folds: Sequence[str] = (), checkpoint: str = "checkpoint_final.pth"
 ) -> TrainedModel:
-    """Load the network and the weights of a trained model.
+    """Load the networks of some folds, by default of all that are trained.
 
-    Args:
-        folder: nnU-Net's folder of the training, such as
-            `nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres`.
-        folds: Folds to load; none for all that are trained.
-        checkpoint: File name of the weights.
+    The folder is nnU-Net's, such as `Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres`.
 
     Raises:
         InputFileError: If weights, `plans.json` or `dataset.json` are missing or cannot be used.
     """
-    files = {
-        fold: folder / f"fold_{fold}" / checkpoint for fold in folds or _trained_folds(folder, checkpoint)
-    }
+    folds = sorted(set(folds or _trained_folds(folder, checkpoint)))
+    files = {fold: folder / f"fold_{fold}" / checkpoint for fold in folds}
     for path in files.values():
         if not path.is_file():
             raise InputFileError(path, "there is no such file", "name a trained model, its -f and its -chk")
-    files = dict(sorted(files.items()))
     description = read_description(folder)
     loaded = [_read_checkpoint(path) for path in files.values()]
     configuration = loaded[0]["init_args"]["configuration"]
@@ -90,7 +80,7 @@ def load_trained_model(
         network.load_state_dict(dict(loaded[0]["network_weights"]))
     except RuntimeError as error:
         raise InputFileError(
-            next(iter(files.values())),
+            files[folds[0]],
             f"does not fit the network of plans.json ({' '.join(str(error).split())[:200]})",
             "name the folder that the checkpoint was trained in",
         ) from error
@@ -131,21 +121,13 @@ def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
 def _build_network(
     folder: Path, description: ModelDescription, configuration: str, trainer: str
 ) -> nn.Module:
-    settings = configuration_of(folder / "plans.json", description.plans, configuration)
-    architecture = settings.get("architecture", {})
+    """Build the plan's SG-Net, or any network as nnU-Net's `initialize_from_trained_model_folder` does."""
+    planned_settings = configuration_of(folder / "plans.json", description.plans, configuration)
+    architecture = planned_settings.get("architecture", {})
     if trainer == PLANNED and architecture.get("network_class_name") == f"{SGNet.__module__}.SGNet":
         return SGNet(len(description.channels), description.labels.heads, **architecture["arch_kwargs"])
-    return _network_of_trainer(folder, description, configuration, trainer)
-
-
-def _network_of_trainer(
-    folder: Path, description: ModelDescription, configuration: str, trainer: str
-) -> nn.Module:
-    """Build a network as nnU-Net's `initialize_from_trained_model_folder` does."""
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name  # noqa: PLC0415
-    from nnunetv2.utilities.label_handling.label_handling import (  # noqa: PLC0415
-        determine_num_input_channels,
-    )
+    from nnunetv2.utilities.label_handling import label_handling  # noqa: PLC0415
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: PLC0415
 
     plans = PlansManager(description.plans)
@@ -156,18 +138,14 @@ def _network_of_trainer(
         raise SGNetError(
             f"{folder}: its trainer {trainer} is not installed; install its package, or run sgnet doctor"
         ) from error
-    if "plans_manager" in inspect.signature(kind.build_network_architecture).parameters:
-        planned: tuple[Any, ...] = (plans, settings)
-    else:
+    planned: tuple[Any, ...] = (plans, settings)
+    if "plans_manager" not in inspect.signature(kind.build_network_architecture).parameters:
         # The signature of nnU-Net before 2.8.
-        planned = (
-            settings.network_arch_class_name,
-            settings.network_arch_init_kwargs,
-            settings.network_arch_init_kwargs_req_import,
-        )
+        names = ("class_name", "init_kwargs", "init_kwargs_req_import")
+        planned = tuple(getattr(settings, f"network_arch_{name}") for name in names)
     network: nn.Module = kind.build_network_architecture(
         *planned,
-        determine_num_input_channels(plans, settings, description.dataset),
+        label_handling.determine_num_input_channels(plans, settings, description.dataset),
         plans.get_label_manager(description.dataset).num_segmentation_heads,
         enable_deep_supervision=False,
     )
@@ -177,18 +155,13 @@ def _network_of_trainer(
 def open_trained(folder: Path, options: PredictionOptions) -> Model:
     """Return a trained model, its engine still to be built.
 
-    Args:
-        folder: nnU-Net's folder of the training.
-        options: How to predict.
-
     Raises:
         InputFileError: If weights are missing, or the plan cannot be used.
         SGNetError: If the device is not there, or the network does not allow the engine.
     """
     device = find_device(options.device)
-    return model_of(
-        load_trained_model(folder, folds=options.folds, checkpoint=options.checkpoint), options, device
-    )
+    trained = load_trained_model(folder, folds=options.folds, checkpoint=options.checkpoint)
+    return model_of(trained, options, device)
 
 
 def model_of(trained: TrainedModel, options: PredictionOptions, device: torch.device) -> Model:

@@ -514,5 +514,5 @@ def test_operating_point_is_for_one_model(model, images, tmp_path):
 def test_models_with_one_plan_share_the_preprocessed_image(model, tmp_path, images):
     options = PredictionOptions(device="cpu", folds=("0",))
     predictor = Predictor.open([model, other_of(model, tmp_path / "other")], options=options)
-    one, other = predictor.preprocess(*predictor.read(sorted(images.glob("a_*"))))
+    one, other = predictor.preprocess(sorted(images.glob("a_*")))
     assert one.image is other.image
