@@ -1,7 +1,7 @@
 """What every engine is, and engines made of others: an ensemble, mirrored images, chunks along z."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol
@@ -16,24 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """A network that takes a whole image.
-
-    Attributes:
-        channels: Image channels it takes.
-        heads: Output heads: labels with background, or regions.
-    """
+    """A network that takes a whole image; its `heads` are labels with background, or regions."""
 
     channels: int
     heads: int
 
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits of an image.
-
-        Args:
-            image: Preprocessed as the plan says, shape (channels, z, y, x), of any size.
-
-        Returns:
-            Shape (heads, z, y, x).
+        """Return the logits, (heads, z, y, x), of a preprocessed image of any size, (channels, z, y, x).
 
         Raises:
             SGNetError: If the image does not fit into the memory budget.
@@ -41,37 +30,27 @@ class Engine(Protocol):
         ...
 
 
-class Ensemble:
-    """Engines whose logits are averaged, as nnU-Net does with the folds of a model.
+def average_of(engines: Sequence[Engine]) -> Engine:
+    """Return one engine for engines that are alike in channels and heads, as nnU-Net averages folds."""
+    return engines[0] if len(engines) == 1 else Ensemble(engines)
 
-    Args:
-        engines: One or more, alike in channels and heads.
-    """
+
+class Ensemble:
+    """Engines whose logits are averaged; see `average_of`."""
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self.engines = tuple(engines)
-        self.channels = self.engines[0].channels
-        self.heads = self.engines[0].heads
+        self.channels, self.heads = engines[0].channels, engines[0].heads
 
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the mean of the engines' logits, shape (heads, z, y, x)."""
-        first, *others = self.engines
-        total = first.logits(image)
-        for engine in others:
-            total += engine.logits(image)
-        if others:
-            total /= len(self.engines)
-        return total
+        return _mean(engine.logits(image) for engine in self.engines)
 
 
 class Mirrored:
     """An engine that also sees an image's mirror images, and averages the logits as nnU-Net does.
 
-    nnU-Net mirrors each tile, this the whole image: with n axes the engine runs 2^n times.
-
-    Args:
-        engine: The engine.
-        axes: Spatial axes to mirror along, 0 for z.
+    nnU-Net mirrors each tile, this the whole image: with n spatial axes, 0 for z, the engine runs 2^n times.
     """
 
     def __init__(self, engine: Engine, axes: Sequence[int]) -> None:
@@ -83,15 +62,22 @@ class Mirrored:
 
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the mean of the logits over all mirror images, shape (heads, z, y, x)."""
-        first, *others = self._flips
-        total = self._flipped(image, first)
-        for flip in others:
-            total += self._flipped(image, flip)
-        total /= len(self._flips)
-        return total
+        return _mean(self._flipped(image, flip) for flip in self._flips)
 
     def _flipped(self, image: NDArray[np.float32], flip: tuple[int, ...]) -> NDArray[np.float32]:
         return np.flip(self.engine.logits(np.ascontiguousarray(np.flip(image, flip))), flip)
+
+
+def _mean(logits: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the mean of arrays that are made one by one; the first is overwritten."""
+    remaining = iter(logits)
+    total, count = next(remaining), 1
+    for one in remaining:
+        total += one
+        count += 1
+        del one  # before the next is made
+    total /= count
+    return total
 
 
 BYTES = np.dtype(np.float32).itemsize
@@ -100,7 +86,7 @@ GB = 10**9
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """The memory that an engine takes for an image, in bytes.
+    """The memory that an engine takes, in bytes.
 
     Attributes:
         fixed: Whatever the image's size.
@@ -114,14 +100,7 @@ class MemoryNeed:
 
 
 class ChunkableEngine(Engine, Protocol):
-    """An engine that can be run on chunks of an image.
-
-    Attributes:
-        divisor: Multiple, in voxels, that it pads images to.
-        margin: Voxels around a chunk beyond which nothing changes the chunk's logits; a multiple of
-            the divisor.
-        memory: What it takes.
-    """
+    """An engine that can be run on chunks of an image; for its sizes see `networks.whole_image`."""
 
     divisor: int
     margin: int
@@ -129,11 +108,7 @@ class ChunkableEngine(Engine, Protocol):
 
 
 def free_host_memory(max_memory: int | None) -> float:
-    """Return the bytes that this process may still take.
-
-    Args:
-        max_memory: Bytes that it may take in all; None for what is free.
-    """
+    """Return the bytes that this process may still take of `max_memory`; None for all that are free."""
     available = psutil.virtual_memory().available
     if max_memory is None:
         return float(available)
@@ -162,15 +137,10 @@ class ChunkedEngine:
         self.engine = engine
         self.max_memory = max_memory
         self.free_memory = free_memory
-        self.channels = engine.channels
-        self.heads = engine.heads
+        self.channels, self.heads = engine.channels, engine.heads
 
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits of an image, shape (channels, z, y, x), as (heads, z, y, x).
-
-        Raises:
-            SGNetError: If not even the thinnest chunk fits into the memory.
-        """
+        """Return the logits; an SGNetError if not even the thinnest chunk fits into the memory."""
         thickness = self._thickness(image.shape)
         while True:
             try:
@@ -213,6 +183,7 @@ class ChunkedEngine:
         return thickness // divisor * divisor
 
 
+NOT_SPARSE = "has no nested hard spatial gate at every level of its decoder; use --engine auto"
 _REMEDY = "raise --max-memory, close other programs, or use -device cpu or --engine tiled"
 
 

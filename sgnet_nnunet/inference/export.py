@@ -1,7 +1,7 @@
 """Trained models as ONNX files, and as folders for OpenVINO; what computes other logits is not kept."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,9 @@ from sgnet_nnunet.inference.torch_engines import runs_on_blocks, stage_models
 from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_model
 from sgnet_nnunet.networks.sgnet import SGNet
 
-OPSET = 18
-"""The lowest that PyTorch's exporter writes without converting."""
-
-DIVISOR = 16
-"""Every network here takes spatial sizes that are multiples of it; SG-Net of 8 too."""
-
-LARGEST_FACTOR = 64
-"""Sizes up to DIVISOR times this are declared."""
+OPSET = 18  # the lowest that PyTorch's exporter writes without converting
+DIVISOR = 16  # every network here takes spatial sizes that are multiples of it; SG-Net of 8 too
+LARGEST_FACTOR = 64  # sizes up to DIVISOR times this are declared
 
 TOLERANCE = 1e-3
 """Largest difference of a logit to PyTorch's that still passes; 1e-5 is usual."""
@@ -55,7 +50,9 @@ def export_onnx(network: nn.Module, path: Path, *, input_channels: int) -> float
     Raises:
         SGNetError: If the extra is not installed, or onnxruntime computes something else.
     """
-    _require_extra()
+    with needs_extra("onnx"):
+        import onnxruntime  # noqa: F401, PLC0415
+        import onnxscript  # noqa: F401, PLC0415
     network.eval()
     generator = torch.Generator().manual_seed(0)
     # No axis of one voxel at the bottleneck: the exporter would take it for a constant.
@@ -86,12 +83,6 @@ def export_onnx(network: nn.Module, path: Path, *, input_channels: int) -> float
                 f"{TOLERANCE:g}; nothing was written, please report it with your versions of both"
             )
     return difference
-
-
-def _require_extra() -> None:
-    with needs_extra("onnx"):
-        import onnxruntime  # noqa: F401, PLC0415
-        import onnxscript  # noqa: F401, PLC0415
 
 
 def _difference(network: nn.Module, path: Path, image: torch.Tensor) -> float:
@@ -140,18 +131,14 @@ def export_openvino(
             checksums[fold] = checksum_of(trained.checkpoints[fold])
             target = partial / f"fold_{fold}"
             target.mkdir()
-            for name, stage in stage_models(networks[fold]).items():
+            for name, stage in stage_models(trained.network).items():
                 openvino.save_model(stage, str(target / f"{name}.xml"), compress_to_fp16=False)
         _describe(partial, trained, networks=networks, checksums=checksums)
         return max(_check(network, partial, fold) for fold, network in networks.items())
 
 
 def _describe(
-    folder: Path,
-    trained: TrainedModel,
-    *,
-    networks: Mapping[str, SGNet],
-    checksums: Mapping[str, str],
+    folder: Path, trained: TrainedModel, *, networks: dict[str, SGNet], checksums: dict[str, str]
 ) -> None:
     """Write `export.json`, and copy the files of nnU-Net and `sgnet tune` that describe the model."""
     content = {
@@ -162,7 +149,7 @@ def _describe(
         "mirroring_axes": list(trained.mirroring_axes),
         "background_head": next(iter(networks.values())).background_head,
         "folds": {fold: network.geometry.as_dict() for fold, network in networks.items()},
-        "weights_sha256": dict(checksums),
+        "weights_sha256": checksums,
     }
     write_json(folder / FILE_NAME, content)
     for name in ("plans.json", "dataset.json", OPERATING_POINT):
@@ -171,11 +158,7 @@ def _describe(
 
 
 def _check(network: SGNet, folder: Path, fold: str) -> float:
-    """Return the largest difference of a logit to PyTorch's.
-
-    Raises:
-        SGNetError: If it is too large, or the gates decide otherwise.
-    """
+    """Return the largest difference of a logit to PyTorch's; an SGNetError if too large, or gates differ."""
     generator = torch.Generator().manual_seed(0)
     engine = open_exported(folder, folds=(fold,))
     coarse = torch.rand(1, engine.channels, *(length // 8 for length in CHECKED_SIZE), generator=generator)

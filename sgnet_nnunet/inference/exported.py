@@ -1,13 +1,13 @@
 """The engine of an exported model, opened without PyTorch."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
-from sgnet_nnunet.inference.engines import ChunkedEngine, Engine, Ensemble
+from sgnet_nnunet.inference.engines import NOT_SPARSE, ChunkedEngine, Engine, average_of
 from sgnet_nnunet.inference.runtimes import OpenVINORuntime, check_precision
 from sgnet_nnunet.inference.sparse import BlockSparseEngine, stage_names
 from sgnet_nnunet.networks.geometry import NetworkGeometry
@@ -31,9 +31,8 @@ class Export:
         configuration: nnU-Net's configuration.
         background_head: Whether head 0 is the background.
         mirroring_axes: Spatial axes that may be mirrored, 0 for z.
-        folds: The geometry of each fold's network, by the fold's name.
-        weights_sha256: Checksum of the checkpoint that each fold was exported from; empty for folders of
-            version 0.1.0.
+        folds: The geometry of each fold's network.
+        weights_sha256: Checksum of each fold's checkpoint; empty for folders of version 0.1.0.
     """
 
     folder: Path
@@ -76,19 +75,36 @@ def read_export(folder: Path) -> Export:
         raise InputFileError(path, f"lacks or garbles {error}", _REMEDY) from error
 
 
+def choose_exported_engine(export: Export, folds: Sequence[str], requested: str) -> str:
+    """Return the name of the engine that `open_exported` opens: `sparse` or `whole`.
+
+    Raises:
+        InputFileError: If a fold was not exported.
+        SGNetError: If a network does not allow what is requested.
+    """
+    for fold in folds:
+        if fold not in export.folds:
+            remedy = f"it has {', '.join(export.folds)}; name one of them by -f"
+            raise InputFileError(export.folder, f"has no fold {fold}", remedy)
+    can_skip = all(export.folds[fold].can_skip for fold in folds)
+    if requested == "sparse" and not can_skip:
+        raise SGNetError(f"--engine sparse: the network {NOT_SPARSE}")
+    return "sparse" if can_skip and requested != "whole" else "whole"
+
+
 def open_exported(
     folder: Path,
     *,
-    folds: tuple[str, ...] = (),
+    folds: Sequence[str] = (),
     precision: str = "f32",
     engine: str = "auto",
     max_memory: int | None = None,
 ) -> Engine:
-    """Return the engine of an exported model; several folds are averaged.
+    """Return the engine of a folder of `sgnet export`; several folds, all by default, are averaged.
 
     Args:
         folder: Written by `sgnet export`.
-        folds: The folds; all by default.
+        folds: Names of folds.
         precision: `f32` or `bf16`.
         engine: `whole`, `sparse`, or `auto` for `sparse` where the gates allow it.
         max_memory: Bytes that the process may take in all; None for what is free.
@@ -98,32 +114,19 @@ def open_exported(
         SGNetError: If the network or this machine does not allow what is requested.
     """
     export = read_export(folder)
-    requested = folds or tuple(export.folds)
-    for fold in requested:
-        if fold not in export.folds:
-            raise InputFileError(
-                folder, f"has no fold {fold}", f"it has {', '.join(export.folds)}; name one of them by -f"
-            )
-    engines = [
-        _open_fold(export, fold, precision=precision, engine=engine, max_memory=max_memory)
-        for fold in requested
-    ]
-    return engines[0] if len(engines) == 1 else Ensemble(engines)
-
-
-def _open_fold(export: Export, fold: str, *, precision: str, engine: str, max_memory: int | None) -> Engine:
-    geometry = export.folds[fold]
-    if engine == "sparse" and not geometry.can_skip:
-        raise SGNetError(
-            "--engine sparse: the network has no nested hard spatial gate at every level of its decoder; "
-            "use --engine auto"
-        )
-    skip = engine != "whole" and geometry.can_skip
-    models = {path.stem: path for path in sorted((export.folder / f"fold_{fold}").glob("*.xml"))}
-    for name in stage_names(geometry):
-        if name not in models:
-            raise InputFileError(export.folder / f"fold_{fold}", f"lacks {name}.xml", _REMEDY)
+    folds = folds or tuple(export.folds)
+    name = choose_exported_engine(export, folds, engine)
     check_precision(precision)
-    runtime = OpenVINORuntime(models, precision=precision)
-    logger.info("engine: %s, runtime: openvino, precision: %s", "sparse" if skip else "whole", precision)
-    return ChunkedEngine(BlockSparseEngine(geometry, runtime, skip=skip), max_memory=max_memory)
+    engines: list[Engine] = []
+    for fold in folds:
+        geometry, own = export.folds[fold], folder / f"fold_{fold}"
+        models = {stage: own / f"{stage}.xml" for stage in stage_names(geometry)}
+        for path in models.values():
+            if not path.is_file():
+                raise InputFileError(own, f"lacks {path.name}", _REMEDY)
+        sparse = BlockSparseEngine(
+            geometry, OpenVINORuntime(models, precision=precision), skip=name == "sparse"
+        )
+        engines.append(ChunkedEngine(sparse, max_memory=max_memory))
+    logger.info("engine: %s, runtime: openvino, precision: %s", name, precision)
+    return average_of(engines)

@@ -25,7 +25,7 @@ from sgnet_nnunet.evaluation.operating_point import (
     warn_of_unused_points,
 )
 from sgnet_nnunet.inference.engines import Engine, Mirrored
-from sgnet_nnunet.inference.exported import is_exported, open_exported, read_export
+from sgnet_nnunet.inference.exported import choose_exported_engine, is_exported, open_exported, read_export
 from sgnet_nnunet.inference.plan import ModelDescription, Plan, read_description, read_plan
 from sgnet_nnunet.inference.postprocessing import (
     classes_of,
@@ -435,7 +435,6 @@ def _open_exported(folder: Path, options: PredictionOptions) -> Model:
     plan = read_plan(folder, export.configuration)
     folds = tuple(sorted(options.folds or export.folds))
     axes = export.mirroring_axes if options.mirroring else ()
-    can_skip = all(export.folds[fold].can_skip for fold in folds if fold in export.folds)
 
     def build_engine() -> Engine:
         engine = open_exported(
@@ -453,7 +452,7 @@ def _open_exported(folder: Path, options: PredictionOptions) -> Model:
         description=plan,
         processing=PlanProcessing(plan),
         build_engine=build_engine,
-        engine_name="sparse" if can_skip and options.engine != "whole" else "whole",
+        engine_name=choose_exported_engine(export, folds, options.engine),
         device="cpu",
         folds=folds,
         mirroring=bool(axes),

@@ -68,9 +68,8 @@ class OpenVINORuntime:
             try:
                 opened = self._core.read_model(str(model)) if isinstance(model, Path) else model
             except RuntimeError as error:
-                raise InputFileError(
-                    model, "cannot be opened by OpenVINO", "write it anew with sgnet export"
-                ) from error
+                remedy = "write it anew with sgnet export"
+                raise InputFileError(model, "cannot be opened by OpenVINO", remedy) from error
             self._stages[name, streams] = _stage_of(self._core.compile_model(opened, "CPU", options))
         return self._stages[name, streams]
 
@@ -96,11 +95,7 @@ def _stage_of(compiled: "openvino.CompiledModel") -> Stage:
 
 
 def import_openvino() -> Any:  # noqa: ANN401 - a module
-    """Return the module `openvino`.
-
-    Raises:
-        SGNetError: If it is not installed.
-    """
+    """Return the module `openvino`; an SGNetError if it is not installed."""
     with _first_use:
         with needs_extra("cpu"):
             import openvino  # noqa: PLC0415
@@ -111,11 +106,7 @@ def import_openvino() -> Any:  # noqa: ANN401 - a module
 
 
 def check_precision(requested: str) -> None:
-    """Check that OpenVINO can compute in a precision.
-
-    Raises:
-        SGNetError: If there is no such precision, or this CPU has no instructions for it.
-    """
+    """Raise an SGNetError if there is no such precision, or this CPU has no instructions for it."""
     choices = [precision.value for precision in PrecisionName]
     if requested not in choices:
         raise SGNetError(f"--precision {requested}: choose {' or '.join(choices)}")
@@ -130,6 +121,4 @@ def supports_bf16() -> bool:
 
 def usable_cores() -> int:
     """Return how many cores this process may use, where the system tells; else how many there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

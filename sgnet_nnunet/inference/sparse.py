@@ -16,13 +16,12 @@ convolutions is. Arrays have their channels last, so that the rows which a windo
 A `Runtime` computes the stages: PyTorch (`inference.torch_engines`) or OpenVINO (`inference.runtimes`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import product
 from threading import local
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +29,10 @@ from numpy.typing import NDArray
 from sgnet_nnunet.inference.engines import BYTES, MemoryNeed
 from sgnet_nnunet.networks.geometry import GateGeometry, NetworkGeometry
 
-Size = tuple[int, int, int]
-"""z, y, x in voxels."""
-
-Mask = NDArray[np.bool_]
-"""Shape (z, y, x)."""
-
-Feature = NDArray[np.float32]
-"""Shape (z, y, x, channels)."""
-
-Image = NDArray[np.float32]
-"""Shape (channels, z, y, x)."""
-
+Size = tuple[int, int, int]  # z, y, x in voxels
+Mask = NDArray[np.bool_]  # shape (z, y, x)
+Feature = NDArray[np.float32]  # shape (z, y, x, channels)
+Image = NDArray[np.float32]  # shape (channels, z, y, x)
 Arrays = Sequence[NDArray[np.float32]]
 
 _Job = TypeVar("_Job")
@@ -51,10 +42,7 @@ class Stage(Protocol):
     """One stage of a network; may be called by several threads at once."""
 
     def __call__(self, *inputs: NDArray[np.float32]) -> Arrays:
-        """Return the results, shape (blocks, z, y, x, channels).
-
-        They are valid until the same thread calls the stage again.
-        """
+        """Return results, shape (blocks, z, y, x, channels), valid until the thread's next call."""
         ...
 
 
@@ -79,14 +67,8 @@ class Runtime(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Blocks:
-    """Blocks that a stage works on.
-
-    Attributes:
-        size: Voxels of the stage's result along z, y, x; even.
-        batch: Blocks that are run at once.
-    """
+class Blocks(NamedTuple):
+    """Blocks that a stage works on: `size`, of its result, in even voxels, and `batch`, how many at once."""
 
     size: Size
     batch: int
@@ -121,9 +103,7 @@ def stage_names(geometry: NetworkGeometry) -> list[str]:
 def input_shapes(geometry: NetworkGeometry, blocks: Blocks | None = None) -> dict[str, list[list[int]]]:
     """Return the shapes that each stage is called with, (blocks, z, y, x, channels); -1 where any will do.
 
-    Args:
-        geometry: The network's sizes.
-        blocks: Other blocks than those of the engine, for all stages.
+    `blocks` takes the place of the engine's own blocks, in all stages.
     """
 
     def shape(of: Blocks, coarser: int, halo: int, channels: int) -> list[int]:
@@ -148,14 +128,8 @@ def _decoder_blocks(level: int) -> Blocks:
 class BlockSparseEngine:
     """Runs an SG-Net of three or more levels on a whole image.
 
-    Args:
-        geometry: The network's sizes and gates.
-        runtime: What computes its stages.
-        skip: Leave out what cannot matter: decoder blocks behind closed gates, and encoder blocks of
-            nothing but background.
-
-    Raises:
-        ValueError: If something is to be left out that the network's gates do not allow.
+    With `skip` it leaves out what cannot matter: decoder blocks behind closed gates, and encoder blocks of
+    nothing but background. That raises a ValueError if the gates do not allow it.
     """
 
     def __init__(self, geometry: NetworkGeometry, runtime: Runtime, *, skip: bool) -> None:
@@ -201,13 +175,13 @@ class BlockSparseEngine:
         features, stage, size = self.geometry.features, self.runtime.block_stage("stem"), STEM_BLOCKS.size
         half = self._workspace.take("half", (*divided(extent, 2), features[1]))
         pooled = self._workspace.take("pooled", (*divided(extent, 4), features[1]))
-        inside_size = moved(divided(size, 2), 2)
+        within_image = np.broadcast_to(np.float32(1), (*divided(extent, 2), 1))
 
         def run(start: Size) -> None:
             window = self._buffer("image", STEM_BLOCKS, size, 3, self.channels)
             copy_image_window(image, moved(start, -3), window[0])
             inside = self._buffer("inside", STEM_BLOCKS, divided(size, 2), 1, 1)
-            inside[0, ..., 0] = inside_window(divided(extent, 2), moved(divided(start, 2), -1), inside_size)
+            copy_window(within_image, moved(divided(start, 2), -1), inside[0])
             key = inside.tobytes() if self.skip and not window.any() else b""
             results = self._background.get(key) if key else None
             if results is None:
@@ -242,15 +216,11 @@ class BlockSparseEngine:
         return results[:levels], results[levels] if len(results) > levels else None
 
     def _up(self, level: int, coarse: Feature, mask: Mask, skip: Feature) -> tuple[Feature, Feature | None]:
-        """Return a decoder level's feature and the next gate's score if there is one.
+        """Return a decoder level's feature, and the next gate's score if there is one.
 
-        Args:
-            level: The resolution is 1 / 2 ** `level`.
-            coarse: The coarser level's feature.
-            mask: Where this level is to be computed, on the grid of `coarse`.
-            skip: The encoder's feature.
+        `mask` is where the level is to be computed, on the grid of `coarse`.
         """
-        fine = repeat_twice(mask)
+        fine = repeated(mask)
         # What no block writes holds anything: the next level and its gate look only where this one is open.
         feature = self._workspace.take(f"up{level}", (*fine.shape, self.geometry.features[level]))
         scored = self.geometry.gates[-level] is not None
@@ -270,8 +240,8 @@ class BlockSparseEngine:
         logits = np.empty((self.heads, *image.shape[1:]), dtype=np.float32)
         logits[...] = background[:, None, None, None]
         channels_last = np.moveaxis(logits, 0, -1)
-        fine = repeat_twice(mask)
-        closing = fine if finest is None or finest is mask else on_grid(finest, fine.shape)
+        fine = repeated(mask)
+        closing = fine if finest is None or finest is mask else repeated(finest, len(fine) // len(finest))
 
         def write(start: Size, is_open: NDArray[np.float32], results: Arrays) -> None:
             if finest is not mask:
@@ -312,9 +282,8 @@ class BlockSparseEngine:
             for slot, start in enumerate(starts):
                 write(start, inputs[1][slot], [result[slot] for result in results])
 
-        extent = rounded_up(fine.shape, 1)
-        starts = open_block_starts(fine, blocks.size) if self.skip else block_starts(extent, blocks.size)
-        self._run_all(run, list(batches(starts, blocks.batch)))
+        starts = open_block_starts(fine, blocks.size) if self.skip else block_starts(fine.shape, blocks.size)
+        self._run_all(run, [starts[i : i + blocks.batch] for i in range(0, len(starts), blocks.batch)])
 
     def _run_all(self, run: Callable[[_Job], None], jobs: Sequence[_Job]) -> None:
         for future in [self._pool.submit(run, job) for job in jobs]:
@@ -338,9 +307,7 @@ def memory_of(geometry: NetworkGeometry) -> MemoryNeed:
     shares = [features / 8**level for level, features in enumerate(geometry.features)]
     floats = sum(shares[1:]) + sum(shares[1:3]) + geometry.features[1] / 64
     masks = 2.5
-    deep_floats = geometry.features[1] + sum(
-        features / 8**level for level, features in enumerate(geometry.features[2:])
-    )
+    deep_floats = geometry.features[1] + 64 * sum(shares[2:])
     return MemoryNeed(
         fixed=3 * BYTES * deep_floats * DEEP_VOXELS,
         per_voxel=BYTES * floats + masks,
@@ -375,25 +342,17 @@ class Workspace:
 def decide(gate: GateGeometry, score: NDArray[np.float32], parent: Mask | None) -> Mask:
     """Return where a gate is open; see `networks.gates.HardSpatialGate.forward`."""
     mask = score > gate.score_threshold
-    allowed = on_grid(parent, score.shape) if gate.nested and parent is not None else None
-    if allowed is not None:
-        mask &= allowed
-    mask = dilate(mask, gate.dilation)
-    if allowed is not None:
-        mask &= allowed
+    if gate.nested and parent is not None:
+        allowed = repeated(parent, len(score) // len(parent))
+        mask = dilate(mask & allowed, gate.dilation) & allowed
+    else:
+        mask = dilate(mask, gate.dilation)
     return np.ones_like(mask) if gate.bypassed else mask
 
 
-def on_grid(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    """Return a mask on the grid of a multiple, a power of two, of its resolution."""
-    while mask.shape != shape:
-        mask = repeat_twice(mask)
-    return mask
-
-
-def repeat_twice(mask: Mask) -> Mask:
-    """Return a mask on the grid of twice its resolution."""
-    return mask.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+def repeated(mask: Mask, times: int = 2) -> Mask:
+    """Return a mask on the grid of so many times its resolution."""
+    return mask.repeat(times, axis=0).repeat(times, axis=1).repeat(times, axis=2)
 
 
 def dilate(mask: Mask, voxels: int) -> Mask:
@@ -412,10 +371,7 @@ def dilate(mask: Mask, voxels: int) -> Mask:
 def copy_window(volume: NDArray[np.generic], start: Size, window: NDArray[np.generic]) -> None:
     """Fill `window` with what `volume` holds from `start` on, and with zeros where it has nothing.
 
-    Args:
-        volume: Shape (z, y, x, ...).
-        start: First voxel of the window, which may lie outside the volume.
-        window: Shape (z, y, x, ...), the last axes those of the volume.
+    Both have the shape (z, y, x, ...); the start may lie outside the volume.
     """
     inner, outer = [], []
     for first, length, extent in zip(start, window.shape, volume.shape, strict=False):
@@ -438,44 +394,26 @@ def copy_image_window(image: Image, start: Size, window: NDArray[np.float32]) ->
         copy_window(voxels, start, window[..., channel])
 
 
-def inside_window(extent: Size, start: Size, size: Size) -> Mask:
-    """Return which voxels of a window of a size lie inside a volume of an extent."""
-    z, y, x = (
-        (np.arange(first, first + length) >= 0) & (np.arange(first, first + length) < limit)
-        for first, length, limit in zip(start, size, extent, strict=True)
-    )
-    return z[:, None, None] & y[:, None] & x
-
-
 def write_block(volume: NDArray[np.float32], start: Size, block: NDArray[np.float32]) -> None:
     """Write a block, shape (z, y, x, channels), into a volume, as far as it reaches."""
     target = volume[
-        tuple(slice(first, first + length) for first, length in zip(start, block.shape[:3], strict=True))
+        tuple(slice(first, first + length) for first, length in zip(start, block.shape, strict=False))
     ]
     z, y, x, _ = target.shape
     target[...] = block[:z, :y, :x]
 
 
-def block_starts(extent: Size, block: Size) -> list[Size]:
+def block_starts(shape: tuple[int, ...], block: Size) -> list[Size]:
     """Return the first voxels of the blocks that cover a volume; the last may reach beyond it."""
-    z, y, x = (range(0, length, step) for length, step in zip(extent, block, strict=True))
+    z, y, x = (range(0, length, step) for length, step in zip(shape, block, strict=True))
     return list(product(z, y, x))
 
 
 def open_block_starts(mask: Mask, block: Size) -> list[Size]:
     """Return the first voxels of the blocks that hold a True voxel of a mask."""
-    padding = [(0, -length % step) for length, step in zip(mask.shape, block, strict=True)]
-    padded = np.pad(mask, padding)
-    counts = [length // step for length, step in zip(padded.shape, block, strict=True)]
-    split = padded.reshape(counts[0], block[0], counts[1], block[1], counts[2], block[2])
-    opened = np.argwhere(split.any(axis=(1, 3, 5)))
-    return [(z * block[0], y * block[1], x * block[2]) for z, y, x in opened.tolist()]
-
-
-def batches(starts: Sequence[Size], size: int) -> Iterator[Sequence[Size]]:
-    """Yield the starts in groups of `size`; the last may be smaller."""
-    for first in range(0, len(starts), size):
-        yield starts[first : first + size]
+    for axis, step in enumerate(block):
+        mask = np.logical_or.reduceat(mask, np.arange(0, mask.shape[axis], step), axis=axis)
+    return [(z, y, x) for z, y, x in (np.argwhere(mask) * block).tolist()]
 
 
 def rounded_up(shape: Sequence[int], divisor: int) -> Size:

@@ -9,10 +9,9 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -22,18 +21,14 @@ from torch import Tensor, nn
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference.engines import (
     BYTES,
+    NOT_SPARSE,
     ChunkedEngine,
     Engine,
-    Ensemble,
     MemoryNeed,
+    average_of,
     free_host_memory,
 )
-from sgnet_nnunet.inference.runtimes import (
-    OpenVINORuntime,
-    check_precision,
-    import_openvino,
-    usable_cores,
-)
+from sgnet_nnunet.inference.runtimes import OpenVINORuntime, check_precision, import_openvino, usable_cores
 from sgnet_nnunet.inference.sparse import Arrays, Blocks, BlockSparseEngine, Stage, input_shapes
 from sgnet_nnunet.networks import allows_whole_image
 from sgnet_nnunet.networks.sgnet import ConvBlock, SGNet, UpBlock
@@ -41,8 +36,7 @@ from sgnet_nnunet.networks.sgnet import ConvBlock, SGNet, UpBlock
 if TYPE_CHECKING:
     import openvino
 
-FEWEST_LEVELS = 3
-"""Encoder levels that an SG-Net needs to be run on blocks."""
+FEWEST_LEVELS = 3  # of the encoder, for an SG-Net to be run on blocks
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +91,7 @@ def build_engine(
         own = copy.deepcopy(network).cpu().eval()
         own.load_state_dict(dict(fold_weights))
         folds.append(build(own, runtime, precision, device, max_memory))
-    return folds[0] if len(folds) == 1 else Ensemble(folds)
+    return average_of(folds)
 
 
 def choose_engine(network: nn.Module, requested: str, device: torch.device) -> str:
@@ -129,41 +123,34 @@ def _runtime_for(requested: str, device: torch.device) -> str:
     return "openvino" if device.type == "cpu" and find_spec("openvino") else "torch"
 
 
-Build = Callable[[nn.Module, str, str, torch.device, int | None], Engine]
-"""From a network with its weights, the runtime, precision, device and `max_memory`."""
-
-
-@dataclass(frozen=True)
-class EngineKind:
+class EngineKind(NamedTuple):
     """A kind of engine.
 
     Attributes:
         why_not: Returns why a network cannot be run so on a device; None if it can.
-        build: Returns the engine; None for nnU-Net's sliding window.
+        build: Returns the engine of a network with its weights, for a runtime, precision, device and
+            `max_memory`; None for nnU-Net's sliding window.
     """
 
     why_not: Callable[[nn.Module, torch.device], str | None]
-    build: Build | None
+    build: Callable[[nn.Module, str, str, torch.device, int | None], Engine] | None
 
 
 def _why_not_sparse(network: nn.Module, device: torch.device) -> str | None:
     if not (runs_on_blocks(network) and network.geometry.can_skip):
-        return (
-            f"{type(network).__name__} has no nested hard spatial gate at every level of its decoder; "
-            "use --engine auto"
-        )
+        return f"{type(network).__name__} {NOT_SPARSE}"
     if device.type != "cpu":
         return f"sparse runs on the CPU, not on {device.type}; use --engine whole there"
     return None
 
 
 def _why_not_whole(network: nn.Module, _device: torch.device) -> str | None:
-    if not allows_whole_image(network):
-        return (
-            f"{type(network).__name__} is not registered as a network whose logits are independent of the "
-            "size of its input; use --engine tiled"
-        )
-    return None
+    if allows_whole_image(network):
+        return None
+    return (
+        f"{type(network).__name__} is not registered as a network whose logits are independent of the size "
+        "of its input; use --engine tiled"
+    )
 
 
 def _build_sparse(
@@ -235,12 +222,9 @@ def stages_of(network: SGNet) -> dict[str, nn.Module]:
 
 
 def _stem(network: SGNet, image: Tensor, inside: Tensor) -> tuple[Tensor, ...]:
-    """Return the feature at half the resolution, and that pooled to a quarter.
+    """Return the feature at half the resolution, and that pooled to a quarter; see `SGNet.stem`.
 
-    Args:
-        network: The network.
-        image: With a halo of 3 voxels.
-        inside: See `SGNet.stem`; with a halo of 1.
+    The image has a halo of 3 voxels, `inside` one of 1.
     """
     _, half = network.stem(image, inside, padding=0)
     return half, network.pool(half)
@@ -255,13 +239,14 @@ def _deep(network: SGNet, pooled: Tensor) -> tuple[Tensor, ...]:
 def _up(network: SGNet, coarse: Tensor, mask: Tensor, skip: Tensor, *, level: int) -> tuple[Tensor, ...]:
     """Return the feature of a decoder level, then the next gate's score if there is one.
 
+    The resolution is 1 / 2 ** `level`; at level 0 the result is the logits.
+
     Args:
         network: The network.
         coarse: With a halo of 1 voxel.
         mask: 1 where the level's gate is open, 0 elsewhere and outside the image; with a halo of 1.
-        skip: The skip feature, with a halo of 1. At full resolution the image, with a halo of 2, from which
-            the skip feature is computed; the result is then the logits.
-        level: The resolution is 1 / 2 ** `level`.
+        skip: The skip feature, with a halo of 1; at level 0 the image it is computed from, with one of 2.
+        level: The level.
     """
     if level == 0:
         skip = network.encoder[0](skip, padding=0)
@@ -281,12 +266,7 @@ def _decoder_block(network: SGNet, level: int) -> UpBlock:
 
 
 class TorchRuntime:
-    """Runs a network's stages with PyTorch.
-
-    Args:
-        stages: From `stages_of`.
-        threads: Threads to compute with; None for the cores that this process may use.
-    """
+    """Runs the stages of `stages_of` with PyTorch; by default on all cores that this process may use."""
 
     def __init__(self, stages: Mapping[str, nn.Module], *, threads: int | None = None) -> None:
         self.stages = stages
@@ -323,11 +303,7 @@ class TorchRuntime:
 
 
 def stage_models(network: SGNet) -> "dict[str, openvino.Model]":
-    """Return the stages of a network as models of OpenVINO, by name.
-
-    Raises:
-        SGNetError: If OpenVINO is not installed.
-    """
+    """Return the stages of a network as models of OpenVINO, by name; an SGNetError without OpenVINO."""
     shapes = input_shapes(network.geometry)
     # Small ones suffice to trace a stage, and take less time.
     examples = input_shapes(network.geometry, Blocks(size=(4, 4, 4), batch=1))
@@ -347,9 +323,6 @@ def to_openvino(
         shapes: Shapes of the model's inputs; -1 for an axis of any length.
         examples: Shapes to trace the module with.
         any_length: The length of an axis of -1 in `examples`.
-
-    Raises:
-        SGNetError: If OpenVINO is not installed.
     """
     openvino = import_openvino()
     from openvino.frontend import FrontEndManager  # noqa: PLC0415
@@ -371,21 +344,14 @@ def to_openvino(
     return model
 
 
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""From an image, shape (1, channels, z, y, x), to logits, (1, heads, z, y, x)."""
+
+
 class DenseEngine:
-    """Runs a network once over the whole image.
+    """Runs a network of `networks.whole_image` once over the whole image; `run` takes the `memory`."""
 
-    Args:
-        run: Takes an image, shape (1, channels, z, y, x), and returns logits, (1, heads, z, y, x).
-        network: One of `networks.whole_image`, for its sizes.
-        memory: What `run` takes.
-    """
-
-    def __init__(
-        self,
-        run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-        network: Any,  # noqa: ANN401 - a module, whose attributes have no types
-        memory: MemoryNeed,
-    ) -> None:
+    def __init__(self, run: Run, network: Any, memory: MemoryNeed) -> None:  # noqa: ANN401 - a module
         self.run = run
         self.channels: int = network.input_channels
         self.heads: int = network.num_classes
@@ -401,17 +367,10 @@ class DenseEngine:
         return self.run(padded[None])[0, :, :z, :y, :x]
 
 
-def torch_run(
-    network: nn.Module, device: torch.device
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def torch_run(network: nn.Module, device: torch.device) -> Run:
     """Return a function that runs a network with PyTorch, in half precision on a GPU as nnU-Net does.
 
-    Args:
-        network: Moved to the device; its weights must not change afterwards.
-        device: Where to compute.
-
-    Raises:
-        MemoryError: By the function, if the device runs out of memory.
+    The network is moved to the device. The function raises a MemoryError if the device's memory runs out.
     """
     network = network.to(device).eval()
 
@@ -433,11 +392,8 @@ def torch_run(
 def activation_memory(network: Any, device: torch.device) -> MemoryNeed:  # noqa: ANN401 - a module
     """Return the memory that one pass of a network takes: the results of all its layers.
 
-    That is more than are needed at once, to leave room for what the layers need while they run.
-
-    Args:
-        network: One of `networks.whole_image`, on the CPU and in evaluation mode.
-        device: Where it will run.
+    That is more than are needed at once, to leave room for what the layers need while they run. The network,
+    one of `networks.whole_image`, is on the CPU and in evaluation mode; it will run on the device.
     """
     floats = 0
 
@@ -458,7 +414,7 @@ def activation_memory(network: Any, device: torch.device) -> MemoryNeed:  # noqa
 
 
 def free_device_memory(device: torch.device) -> Callable[[int | None], float]:
-    """Return a function like `engines.free_host_memory` for a device."""
+    """Return a function like `free_host_memory` for a device."""
     if device.type != "cuda":
         return free_host_memory
 
@@ -471,12 +427,8 @@ def free_device_memory(device: torch.device) -> Callable[[int | None], float]:
     return free
 
 
-def _openvino_run(
-    network: Any,  # noqa: ANN401 - a module
-    precision: str,
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    channels = network.input_channels
-    shapes = [[1, channels, -1, -1, -1]]
+def _openvino_run(network: Any, precision: str) -> Run:  # noqa: ANN401 - a module
+    shapes = [[1, network.input_channels, -1, -1, -1]]
     model = to_openvino(network, shapes, shapes, any_length=2 * network.divisor)
     stage = OpenVINORuntime({"network": model}, precision=precision).whole_stage("network")
     return lambda image: stage(image)[0]

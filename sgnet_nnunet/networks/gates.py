@@ -18,12 +18,7 @@ Combination = Literal["max", "mean"]
 
 
 class GateDecision(NamedTuple):
-    """What a gate decided, on the grid it decided on.
-
-    Attributes:
-        mask: True where the gate is open, shape (batch, 1, z, y, x).
-        score: The logits behind the decision, same shape; None for a gate that is not supervised.
-    """
+    """Where a gate is open, shape (batch, 1, z, y, x), and the logits behind it; None if not supervised."""
 
     mask: Tensor
     score: Tensor | None = None
@@ -36,11 +31,11 @@ def on_grid_of(mask: Tensor, feature: Tensor) -> Tensor:
 
 def _check(*, channels: int, groups: int, threshold: float) -> None:
     if groups < 1 or channels % groups:
-        msg = f"groups must divide the gated channels; got groups={groups} for {channels} channels"
-        raise ValueError(msg)
+        raise ValueError(
+            f"groups must divide the gated channels; got groups={groups} for {channels} channels"
+        )
     if not 0 < threshold < 1:
-        msg = f"threshold must lie between 0 and 1; got {threshold}"
-        raise ValueError(msg)
+        raise ValueError(f"threshold must lie between 0 and 1; got {threshold}")
 
 
 class HardSpatialGate(nn.Module):
@@ -67,9 +62,7 @@ class HardSpatialGate(nn.Module):
         ValueError: If an argument is out of range.
     """
 
-    STRIDE = 2
-    """Voxels of the gated level along each axis that are decided on at once."""
-
+    STRIDE = 2  # voxels of the gated level along each axis that are decided on at once
     bypassed: Tensor
 
     def __init__(
@@ -86,11 +79,9 @@ class HardSpatialGate(nn.Module):
         super().__init__()
         _check(channels=channels, groups=groups, threshold=threshold)
         if combine not in {"max", "mean"}:
-            msg = f"combine must be 'max' or 'mean'; got {combine!r}"
-            raise ValueError(msg)
+            raise ValueError(f"combine must be 'max' or 'mean'; got {combine!r}")
         if dilation < 0:
-            msg = f"dilation must be 0 voxels or more; got {dilation}"
-            raise ValueError(msg)
+            raise ValueError(f"dilation must be 0 voxels or more; got {dilation}")
         self.combine = combine
         self.dilation = dilation
         self.nested = nested
@@ -120,11 +111,9 @@ class HardSpatialGate(nn.Module):
         return reduce(torch.maximum, scores.split(1, dim=1))
 
     def forward(self, coarse: Tensor, parent: Tensor | None = None) -> GateDecision:
-        """Return the decision for the level above `coarse`.
+        """Return the decision for the level above `coarse`, shape (batch, channels, z, y, x).
 
-        Args:
-            coarse: The coarser decoder feature, shape (batch, channels, z, y, x).
-            parent: The coarser gate's mask, on a grid as coarse or coarser; None if there is none.
+        `parent` is the coarser gate's mask, on a grid as coarse or coarser; None if there is none.
         """
         score = self.combined_score(coarse.detach() if self.detached else coarse)
         mask = score > self.score_threshold
@@ -142,20 +131,11 @@ class HardSpatialGate(nn.Module):
 class SoftGate(nn.Module):
     """Weight channel groups of a skip feature by the sigmoid of a score: soft attention, no hard zeros.
 
-    Args:
-        channels: Channels of the skip feature.
-        groups: Number of groups; must divide `channels`.
-        threshold: Unused but checked, so that the soft and the hard gate are built alike.
-
-    Raises:
-        ValueError: If `groups` does not divide `channels` or `threshold` is not inside (0, 1).
+    The `threshold` is checked but not used here, so that soft and hard gates are built alike.
     """
 
     STRIDE = 1
-    """As for `HardSpatialGate`."""
-
-    OPEN_BIAS = 1.0
-    """Initial score: the gate starts open, since what it suppresses early in training gets no gradient."""
+    OPEN_BIAS = 1.0  # the gate starts open: what it suppresses early in training gets no gradient
 
     def __init__(self, channels: int, *, groups: int = 4, threshold: float = 0.5) -> None:
         super().__init__()
@@ -182,11 +162,6 @@ class StraightThroughGate(SoftGate):
 
     A group passes where the sigmoid of its score exceeds `threshold`. The backward pass takes the
     sigmoid's gradient for the step's (Bengio et al. 2013, arXiv:1308.3432).
-
-    Args:
-        channels: Channels of the skip feature.
-        groups: Number of groups; must divide `channels`.
-        threshold: Threshold on the sigmoid of the score, between 0 and 1.
     """
 
     def weigh(self, skip: Tensor) -> Tensor:

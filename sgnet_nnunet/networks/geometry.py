@@ -9,14 +9,7 @@ from sgnet_nnunet import former_names
 
 @dataclass(frozen=True, kw_only=True)
 class GateGeometry:
-    """A hard spatial gate; see `networks.gates.HardSpatialGate`.
-
-    Attributes:
-        score_threshold: A voxel is open where its score, a logit, is above it.
-        dilation: Voxels of the gate's grid that the open region grows by.
-        nested: Whether it stays within the coarser gate.
-        bypassed: Whether it is open everywhere.
-    """
+    """A hard spatial gate; see `networks.gates.HardSpatialGate`. The threshold is one on logits."""
 
     score_threshold: float
     dilation: int
@@ -53,8 +46,7 @@ class NetworkGeometry:
 
         The piece starts and ends at multiples of the divisor, of which the margin is one, too.
         """
-        last = self.divisor - 1
-        reached = last
+        last = reached = self.divisor - 1
         # From the logits down to the bottleneck, and up again to the image: a 3x3x3 convolution reaches
         # one voxel of its level further, a gate as many voxels of its grid as its dilation.
         for gate in reversed(self.gates):
@@ -75,13 +67,10 @@ class NetworkGeometry:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkGeometry":
         """Return the geometry from what `as_dict` gave, of version 0.1.0 too."""
+
+        def gate_of(gate: Mapping[str, Any]) -> GateGeometry:
+            return GateGeometry(**{former_names.GEOMETRY.get(key, key): value for key, value in gate.items()})
+
+        gates = tuple(None if gate is None else gate_of(gate) for gate in values["gates"])
         lists = {name: tuple(values[name]) for name in ("features", "background")}
-        gates = tuple(
-            None
-            if gate is None
-            else GateGeometry(
-                **{former_names.GEOMETRY.get(name, name): value for name, value in gate.items()}
-            )
-            for gate in values["gates"]
-        )
         return cls(**{**values, **lists, "gates": gates})

@@ -22,17 +22,11 @@ from sgnet_nnunet.networks.geometry import NetworkGeometry
 
 
 class GatedOutput(NamedTuple):
-    """What `SGNet` returns while `return_gates` is set.
-
-    Attributes:
-        logits: Shape (batch, num_classes, z, y, x).
-        decisions: What each gate decided, from the coarsest to the finest.
-        auxiliary_logits: With deep supervision, the logits of the coarser decoder levels, finest first.
-    """
+    """What `SGNet` returns while `return_gates` is set; logits are of shape (batch, num_classes, z, y, x)."""
 
     logits: Tensor
-    decisions: tuple[GateDecision, ...]
-    auxiliary_logits: tuple[Tensor, ...] = ()
+    decisions: tuple[GateDecision, ...]  # from the coarsest gate to the finest
+    auxiliary_logits: tuple[Tensor, ...] = ()  # of the coarser decoder levels, finest first
 
 
 class ConvBlock(nn.Sequential):
@@ -46,12 +40,7 @@ class ConvBlock(nn.Sequential):
         )
 
     def forward(self, feature: Tensor, padding: int = 1) -> Tensor:
-        """Return the block's result.
-
-        Args:
-            feature: Shape (batch, in_channels, z, y, x).
-            padding: 1 keeps the spatial size; 0 takes a voxel off each side.
-        """
+        """Convolve a feature, (batch, in_channels, z, y, x); a padding of 0 takes a voxel off each side."""
         convolution, norm, activation = self
         if padding:
             convolved = convolution(feature)
@@ -70,17 +59,10 @@ class ConvBlock(nn.Sequential):
 
 
 class UpBlock(nn.Module):
-    """Double the resolution, join the skip feature, convolve; a gate decides where.
+    """Double the resolution, join the skip feature, convolve; a gate of `networks.gates.GATES` decides where.
 
-    Args:
-        coarse_channels: Channels of the coarser decoder feature.
-        skip_channels: Channels of the skip feature, and of the result.
-        gate: Name of the gate, one of `networks.gates.GATES`.
-        gate_kwargs: Arguments of the gate.
-
-    Attributes:
-        gate_stride: Voxels of this level along each axis that the gate decides on at once; None if
-            there is no gate.
+    The result has as many channels as the skip feature. `gate_stride` are the voxels of this level along
+    each axis that the gate decides on at once; None if there is no gate.
     """
 
     def __init__(
@@ -99,10 +81,7 @@ class UpBlock(nn.Module):
     ) -> tuple[Tensor, GateDecision | None]:
         """Return the decoder feature on the grid of `skip`, and what the gate decided.
 
-        Args:
-            coarse: The coarser decoder feature, shape (batch, coarse_channels, z, y, x).
-            skip: The encoder's feature at twice the resolution.
-            parent: The coarser gate's mask, shape (batch, 1, ...); None if there is none.
+        `skip` has twice the resolution of `coarse`; `parent` is the coarser gate's mask, if there is one.
         """
         if self.hard_gate is None:
             return self.merge(coarse, skip)
@@ -220,12 +199,12 @@ class SGNet(nn.Module):
 
     @property
     def divisor(self) -> int:
-        """The multiple that the image's size must be along each axis, in voxels."""
+        """See `networks.whole_image`."""
         return int(2 ** len(self.decoder))
 
     @property
     def margin(self) -> int:
-        """Voxels around a piece of an image beyond which nothing changes the piece's logits."""
+        """See `networks.whole_image`."""
         return self.geometry.margin
 
     @property
@@ -276,8 +255,7 @@ class SGNet(nn.Module):
         """
         size = tuple(image.shape[2:])
         if any(length % self.divisor for length in size):
-            msg = f"spatial size must be divisible by {self.divisor} along each axis; got {size}"
-            raise ValueError(msg)
+            raise ValueError(f"spatial size must be divisible by {self.divisor} along each axis; got {size}")
         skips = list(self.stem(image))
         if len(self.encoder) > len(skips):
             skips += self.deep(self.pool(skips[-1]))
@@ -316,11 +294,7 @@ class SGNet(nn.Module):
         return full, self.encoder[1](pooled if inside is None else pooled * inside, padding)
 
     def deep(self, pooled: Tensor) -> list[Tensor]:
-        """Return the encoder's features from a quarter of the resolution down to the bottleneck.
-
-        Args:
-            pooled: The feature at half the resolution, pooled to a quarter.
-        """
+        """Return the features below the stem's, whose last one was `pooled`, down to the bottleneck."""
         features: list[Tensor] = []
         for block in self.encoder[2:]:
             features.append(block(self.pool(features[-1]) if features else pooled))
@@ -339,14 +313,10 @@ def _rename_former_weights(_module: nn.Module, weights: dict[str, Any], *_others
 
 def _check_arguments(*, levels: int, gate: str, gated: Sequence[int], background_logit: float) -> None:
     if levels < 1:
-        msg = f"features_per_stage needs two stages or more; got {levels + 1}"
-        raise ValueError(msg)
+        raise ValueError(f"features_per_stage needs two stages or more; got {levels + 1}")
     if gate not in GATES:
-        msg = f"no gate is called {gate!r}; choose one of {', '.join(GATES)}"
-        raise ValueError(msg)
+        raise ValueError(f"no gate is called {gate!r}; choose one of {', '.join(GATES)}")
     if not set(gated) <= set(range(levels)):
-        msg = f"gated_levels must lie between 0 and {levels - 1}; got {list(gated)}"
-        raise ValueError(msg)
+        raise ValueError(f"gated_levels must lie between 0 and {levels - 1}; got {list(gated)}")
     if background_logit >= 0:
-        msg = f"background_logit must be negative; got {background_logit}"
-        raise ValueError(msg)
+        raise ValueError(f"background_logit must be negative; got {background_logit}")

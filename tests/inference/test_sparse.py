@@ -12,13 +12,11 @@ from sgnet_nnunet.inference.runtimes import OpenVINORuntime, supports_bf16
 from sgnet_nnunet.inference.sparse import (
     BlockSparseEngine,
     Workspace,
-    batches,
     block_starts,
     copy_window,
     dilate,
-    inside_window,
     open_block_starts,
-    repeat_twice,
+    repeated,
     write_block,
 )
 from sgnet_nnunet.inference.torch_engines import TorchRuntime, stage_models, stages_of
@@ -242,7 +240,6 @@ def test_window_holds_the_volume_and_zeros_outside_it(extent, start, size):
     copy_window(volume, start, window)
     z, y, x = (slice(first + 7, first + 7 + length) for first, length in zip(start, size, strict=True))
     assert np.array_equal(window, padded[z, y, x])
-    assert np.array_equal(inside_window(extent, start, size), padded[z, y, x, 0] > 0)
 
 
 def test_blocks_cover_a_volume_that_they_reach_beyond():
@@ -275,15 +272,7 @@ def test_dilation_is_that_of_a_cube_and_stays_inside(rng, voxels):
 
 def test_repeated_mask_has_twice_the_resolution():
     mask = np.array([[[True, False]]])
-    assert np.array_equal(repeat_twice(mask), np.array([[[1, 1, 0, 0]] * 2] * 2, dtype=bool))
-
-
-def test_batches_keep_the_order_and_the_rest():
-    assert list(batches([(i, 0, 0) for i in range(5)], 2)) == [
-        [(0, 0, 0), (1, 0, 0)],
-        [(2, 0, 0), (3, 0, 0)],
-        [(4, 0, 0)],
-    ]
+    assert np.array_equal(repeated(mask), np.array([[[1, 1, 0, 0]] * 2] * 2, dtype=bool))
 
 
 def test_memory_is_used_again_for_what_fits():
