@@ -75,24 +75,13 @@ class Blocks(NamedTuple):
 
 
 # Exports hold these shapes: raise their version with them.
-STEM_BLOCKS = Blocks(size=(24, 16, 48), batch=1)
-"""In voxels of the image; multiples of 4."""
+STEM_BLOCKS = Blocks(size=(24, 16, 48), batch=1)  # in voxels of the image; multiples of 4
+# Of the decoder's levels, full resolution first; the last for all that are coarser. Smaller blocks follow a
+# gate more closely and spend more on their halo.
+DECODER_BLOCKS = tuple(Blocks(size=size, batch=8) for size in ((8, 8, 16), (4, 8, 8), (4, 4, 8)))
 
-DECODER_BLOCKS = (
-    Blocks(size=(8, 8, 16), batch=8),
-    Blocks(size=(4, 8, 8), batch=8),
-    Blocks(size=(4, 4, 8), batch=8),
-)
-"""Of the decoder's levels, full resolution first; the last for all that are coarser.
-
-Smaller blocks follow a gate more closely and spend more on their halo.
-"""
-
-DEEP_VOXELS = 2**18
-"""Voxels, at a quarter of the resolution, of the encoder's deeper levels that are run at once."""
-
-KEPT_BYTES = 2**29
-"""Memory that an engine keeps for its next image at most; a brain takes about a third of it."""
+DEEP_VOXELS = 2**18  # at a quarter of the resolution, of the encoder's deeper levels that are run at once
+KEPT_BYTES = 2**29  # kept for the next image at most; a brain takes about a third of it
 
 
 def stage_names(geometry: NetworkGeometry) -> list[str]:
@@ -139,10 +128,8 @@ class BlockSparseEngine:
         self.geometry = geometry
         self.runtime = runtime
         self.skip = skip
-        self.channels = geometry.channels
-        self.heads = geometry.heads
-        self.divisor = geometry.divisor
-        self.margin = geometry.margin
+        self.channels, self.heads = geometry.channels, geometry.heads
+        self.divisor, self.margin = geometry.divisor, geometry.margin
         self.memory = memory_of(geometry)
         self._background: dict[bytes, list[Feature]] = {}
         # Kept from image to image, with what the runtime keeps for each of its threads.
@@ -308,11 +295,8 @@ def memory_of(geometry: NetworkGeometry) -> MemoryNeed:
     floats = sum(shares[1:]) + sum(shares[1:3]) + geometry.features[1] / 64
     masks = 2.5
     deep_floats = geometry.features[1] + 64 * sum(shares[2:])
-    return MemoryNeed(
-        fixed=3 * BYTES * deep_floats * DEEP_VOXELS,
-        per_voxel=BYTES * floats + masks,
-        per_logit=BYTES,
-    )
+    fixed = 3 * BYTES * deep_floats * DEEP_VOXELS
+    return MemoryNeed(fixed=fixed, per_voxel=BYTES * floats + masks, per_logit=BYTES)
 
 
 class Workspace:

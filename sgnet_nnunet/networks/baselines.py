@@ -11,14 +11,7 @@ STRIDES = (2, 2, 2, 2)
 
 
 def build_unet(input_channels: int, num_classes: int, *, residual_units: int = 0) -> nn.Module:
-    """Build MONAI's `UNet`.
-
-    Args:
-        input_channels: Image channels.
-        num_classes: Output heads.
-        residual_units: Convolutions in each residual block; 0 gives the Standard U-Net, 2 the
-            ResU-Net.
-    """
+    """Build MONAI's `UNet`; `residual_units` 0 gives the Standard U-Net, 2 the ResU-Net."""
     # MONAI takes seconds to import, and nnU-Net imports every trainer's module to find one.
     from monai.networks.nets import UNet  # noqa: PLC0415
 

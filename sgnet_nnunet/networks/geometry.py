@@ -19,21 +19,13 @@ class GateGeometry:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkGeometry:
-    """The sizes of an SG-Net, and its gates.
-
-    Attributes:
-        channels: Image channels.
-        heads: Output heads.
-        features: Channels of each encoder level, full resolution first.
-        gates: The hard spatial gate of each decoder level, coarsest first; None where there is none.
-        background: Logits of the heads outside the finest gate.
-    """
+    """The sizes of an SG-Net, and its gates."""
 
     channels: int
     heads: int
-    features: tuple[int, ...]
-    gates: tuple[GateGeometry | None, ...]
-    background: tuple[float, ...]
+    features: tuple[int, ...]  # channels of each encoder level, full resolution first
+    gates: tuple[GateGeometry | None, ...]  # of each decoder level, coarsest first
+    background: tuple[float, ...]  # logits of the heads outside the finest gate
 
     @property
     def divisor(self) -> int:

@@ -101,12 +101,11 @@ class UpBlock(nn.Module):
             mask: Where the hard spatial gate is open, on the grid of `skip`; None for everywhere.
             padding: 1 keeps the spatial size; 0 takes another voxel off each side.
         """
-        # The padding of a transposed convolution crops.
-        upsampled = (
-            self.upsample(coarse)
-            if padding
-            else F.conv_transpose3d(coarse, self.upsample.weight, self.upsample.bias, stride=2, padding=1)
-        )
+        if padding:
+            upsampled = self.upsample(coarse)
+        else:  # the padding of a transposed convolution crops
+            weight, bias = self.upsample.parameters()
+            upsampled = F.conv_transpose3d(coarse, weight, bias, stride=2, padding=1)
         decision = None
         if self.skip_gate is not None:
             skip, decision = self.skip_gate(skip)
@@ -210,12 +209,8 @@ class SGNet(nn.Module):
     @property
     def gate_names(self) -> list[str]:
         """The resolution each gate decides at, such as `1/8`, from the coarsest to the finest."""
-        strides = [self.divisor // 2 ** (level + 1) for level in range(len(self.decoder))]
-        return [
-            f"1/{stride * block.gate_stride}"
-            for stride, block in zip(strides, self.decoder, strict=True)
-            if block.gate_stride is not None
-        ]
+        stride_of_levels = enumerate(block.gate_stride for block in reversed(self.decoder))
+        return [f"1/{2**level * stride}" for level, stride in stride_of_levels if stride is not None][::-1]
 
     @property
     def has_hard_gates(self) -> bool:
@@ -243,8 +238,7 @@ class SGNet(nn.Module):
         """Return the logits of a batch of images, and the gates if `return_gates` is set.
 
         Args:
-            image: Shape (batch, input_channels, z, y, x), each of z, y, x divisible by 8 (by two
-                to the number of stages less one).
+            image: Shape (batch, input_channels, z, y, x), each of z, y, x a multiple of `divisor`.
 
         Returns:
             Logits, shape (batch, num_classes, z, y, x); constant wherever the finest hard spatial
@@ -268,8 +262,7 @@ class SGNet(nn.Module):
             levels.append(feature)
             if decision is not None:
                 decisions.append(decision)
-            if decision is not None and decision.score is not None:
-                finest = decision.mask
+                finest = finest if decision.score is None else decision.mask
         logits = self.head(feature)
         if finest is not None:
             logits = self._close(logits, finest)
@@ -286,8 +279,7 @@ class SGNet(nn.Module):
             image: Shape (batch, input_channels, z, y, x).
             inside: 1 within the whole image and 0 outside, at half the resolution: what padding of the
                 second convolution would give a block that reaches beyond the image. None for 1.
-            padding: 1 keeps the spatial size; 0 takes 1 voxel off each side of the first feature and
-                another off each side of the second.
+            padding: 1 keeps the spatial size; 0 takes a voxel off each side of either feature.
         """
         full = self.encoder[0](image, padding)
         pooled = self.pool(full)
