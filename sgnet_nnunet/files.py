@@ -66,7 +66,7 @@ def read_json(path: Path, *, remedy: str = "name the right folder, or copy it ag
     """Return the object in a JSON file.
 
     Raises:
-        InputFileError: If the file cannot be read or holds no JSON object; `remedy` tells what to do.
+        InputFileError: If the file cannot be read or holds no JSON object; `remedy` says what to do.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -31,7 +31,7 @@ class Target:
     """A choice of what to segment.
 
     Attributes:
-        masks: The collection's masks it needs beside both images, mapped to their label. Where masks
+        masks: The collection's masks it needs next to both images, mapped to their label. Where masks
             overlap, the later one is written over the earlier one.
         description: The entries of dataset.json that say what the labels mean.
     """

@@ -24,7 +24,7 @@ FILE_ENDING = ".nii.gz"
 FORMAT = 1
 """To be raised when the same sources and options give other voxels or other records than before."""
 
-_REMEDY = "delete the data set's folder and convert anew"
+_REMEDY = "delete the data set's folder and convert again"
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def _largest_first(row: LesionRow) -> tuple[float, ...]:
 
 
 def pair_of_lesion(pair: MaskPair, lesion: int, partners: NDArray[np.intp]) -> MaskPair:
-    """Return a lesion of the reference beside one or more predicted lesions, without all others; by indices.
+    """Return a lesion of the reference next to one or more predicted lesions, without all others; by indices.
 
     The same pair each time, since the rows and the presets mostly ask for the same partners.
     """

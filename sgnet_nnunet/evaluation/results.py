@@ -147,7 +147,7 @@ def results_of_folders(
     images: Path | None = None,
     allow_missing: bool = False,
 ) -> Results:
-    """Return the predictions of one or more models beside the references of the same names.
+    """Return the predictions of one or more models next to the references of the same names.
 
     Args:
         predictions: Folder of predicted masks, `CASE.nii.gz` or `CASE.nii`, whose name is the model's; or
@@ -157,7 +157,7 @@ def results_of_folders(
             references' folder, in the one above or in the predictions' folders. Without any, everything
             above 0 is evaluated as `foreground`.
         patients: CSV with the columns `case` and `patient`.
-        images: Folder of images, `CASE_0000.nii.gz` and so on; by default nnU-Net's `imagesTr` beside
+        images: Folder of images, `CASE_0000.nii.gz` and so on; by default nnU-Net's `imagesTr` next to
             references in `labelsTr` (`imagesTs` alike).
         allow_missing: Take a reference without a prediction as a case with `prediction=None`.
 
@@ -176,8 +176,8 @@ def results_of_folders(
     place = references.resolve()
     if images is None and place.name in {"labelsTr", "labelsTs"}:
         images = place.with_name(place.name.replace("labels", "images"))
-    beside = (folder / DATASET_JSON for folder in (references, references.parent, *folders.values()))
-    labels = labels or next((path for path in beside if path.is_file()), None)
+    candidates = (folder / DATASET_JSON for folder in (references, references.parent, *folders.values()))
+    labels = labels or next((path for path in candidates if path.is_file()), None)
     patient = patients_of(expected, table=patients, conversion_report=references.parent / REPORT)
     return Results(
         dataset=place.name,

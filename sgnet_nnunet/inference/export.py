@@ -98,7 +98,7 @@ def _difference(network: nn.Module, path: Path, image: torch.Tensor) -> float:
 def export_openvino(
     model_folder: Path, output: Path, *, folds: Sequence[str], checkpoint: str = "checkpoint_final.pth"
 ) -> float:
-    """Write a trained model for OpenVINO, with nnU-Net's files on it beside the networks.
+    """Write a trained model for OpenVINO, with nnU-Net's files next to the networks.
 
     Args:
         model_folder: nnU-Net's folder of the training.

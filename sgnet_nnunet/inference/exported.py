@@ -18,7 +18,7 @@ FILE_NAME = "export.json"
 FORMAT = "sgnet export"
 VERSION = 1
 
-_REMEDY = "write it anew with sgnet export"
+_REMEDY = "write it again with sgnet export"
 
 
 @dataclass(frozen=True, kw_only=True)

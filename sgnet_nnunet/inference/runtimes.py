@@ -68,7 +68,7 @@ class OpenVINORuntime:
             try:
                 opened = self._core.read_model(str(model)) if isinstance(model, Path) else model
             except RuntimeError as error:
-                remedy = "write it anew with sgnet export"
+                remedy = "write it again with sgnet export"
                 raise InputFileError(model, "cannot be opened by OpenVINO", remedy) from error
             self._stages[name, streams] = _stage_of(self._core.compile_model(opened, "CPU", options))
         return self._stages[name, streams]
@@ -120,5 +120,5 @@ def supports_bf16() -> bool:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, where the system tells; else how many there are."""
+    """Return how many cores this process may use, where the system reports it; else how many there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -58,7 +58,7 @@ def test_fold_that_is_not_there_is_named(folder):
 
 def test_missing_stage_is_named(folder):
     (folder / "fold_0" / "up1.xml").unlink()
-    with pytest.raises(InputFileError, match=r"fold_0: lacks up1\.xml; write it anew with sgnet export"):
+    with pytest.raises(InputFileError, match=r"fold_0: lacks up1\.xml; write it again with sgnet export"):
         open_exported(folder, folds=("0",))
 
 
