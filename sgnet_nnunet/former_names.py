@@ -49,14 +49,7 @@ def present_trainer(name: str) -> str:
 
 
 def model_folder(folder: Path) -> Path:
-    """Return a model's folder; if only one with its trainer's former name exists, that one.
-
-    Args:
-        folder: The folder TRAINER__PLANS__CONFIGURATION, with the trainer's present name.
-    """
+    """Return a model's folder, TRAINER__PLANS__CONFIGURATION; or, if it does not exist, that of 0.1.0."""
     trainer, *others = folder.name.split("__")
-    former = next((old for old, present in TRAINERS.items() if present == trainer), None)
-    if former is None or folder.exists():
-        return folder
-    renamed = folder.with_name("__".join([former, *others]))
-    return renamed if renamed.is_dir() else folder
+    former = [folder.with_name("__".join([old, *others])) for old, new in TRAINERS.items() if new == trainer]
+    return next((old for old in former if old.is_dir() and not folder.exists()), folder)

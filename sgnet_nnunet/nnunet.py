@@ -55,11 +55,7 @@ class DatasetFolders:
 
 
 def nnunet_folder(variable: str) -> Path:
-    """Return the folder that one of `FOLDER_VARIABLES` names; it need not exist.
-
-    Raises:
-        SGNetError: If the variable is not set.
-    """
+    """Return the folder, which need not exist, of one of `FOLDER_VARIABLES`; unset is an SGNetError."""
     folder = os.environ.get(variable, "")
     if not folder:
         raise SGNetError(f"{variable} is not set; run: export {variable}=/path/to/{variable}")
@@ -165,11 +161,7 @@ def find_masks(folder: Path) -> dict[str, Path]:
 
 
 def find_mask(folder: Path, case: str) -> Path | None:
-    """Return the mask of a case in a folder; None if there is none.
-
-    Raises:
-        InputFileError: If there are two.
-    """
+    """Return the mask of a case in a folder, None if there is none; two are an InputFileError."""
     found = [path for suffix in NIFTI_SUFFIXES if (path := folder / f"{case}{suffix}").is_file()]
     if len(found) > 1:
         raise InputFileError(found[1], f"{found[0].name} is a file of the same case", "keep one of the two")
@@ -189,11 +181,7 @@ def find_probabilities(folder: Path, case: str) -> Path | None:
 
 
 def find_references(folders: DatasetFolders) -> dict[str, Path]:
-    """Return the reference of each case of a data set.
-
-    Raises:
-        InputFileError: If there is none, or there are two of one case.
-    """
+    """Return the reference of each case of a data set, as `find_masks` does."""
     _require_folder(folders.references, "run nnUNetv2_plan_and_preprocess, which copies the references there")
     return find_masks(folders.references)
 
@@ -212,17 +200,12 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> "ModelName":
-        """Return the model named `TRAINER[__PLANS[__CONFIGURATION]]`.
-
-        Raises:
-            SGNetError: If a part is empty or there are too many.
-        """
+        """Return the model named `TRAINER[__PLANS[__CONFIGURATION]]`; any other name is an SGNetError."""
         parts = text.split("__")
-        if not all(parts) or len(parts) > 3:  # noqa: PLR2004
-            raise SGNetError(
-                f"model {text!r}: invalid model name; expected TRAINER[__PLANS[__CONFIGURATION]]"
-            )
         keys = ("trainer", "plans", "configuration")
+        if not all(parts) or len(parts) > len(keys):
+            expected = "TRAINER[__PLANS[__CONFIGURATION]]"
+            raise SGNetError(f"model {text!r}: invalid model name; expected {expected}")
         return cls(given=text, **dict(zip(keys, parts, strict=False)))
 
     @property
@@ -239,11 +222,7 @@ class ModelName:
 
 
 def parse_models(names: list[str]) -> list[ModelName]:
-    """Return the models of a comparison.
-
-    Raises:
-        SGNetError: If none is named, or one twice.
-    """
+    """Return the models of a comparison; none, or one twice, is an SGNetError."""
     models = [ModelName.parse(name) for name in names]
     if not models:
         raise SGNetError("no model is given; add --models SGNetTrainer BaselineUNetTrainer, for example")

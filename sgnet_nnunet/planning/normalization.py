@@ -34,15 +34,9 @@ class PercentileNormalization(ImageNormalization):
     leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = True
 
     def run(self, image: NDArray[np.floating], seg: NDArray[np.number] | None = None) -> NDArray[np.floating]:
-        """Return the normalised channel.
+        """Return the normalised channel, shape (z, y, x), as values of `target_dtype`.
 
-        Args:
-            image: One channel, shape (z, y, x).
-            seg: Label map of the same shape, negative outside the non-zero mask; needed where
-                `use_mask_for_norm` is set.
-
-        Returns:
-            Values of `target_dtype`, shape (z, y, x).
+        Where `use_mask_for_norm` is set, the label map `seg` has to be negative outside the non-zero mask.
 
         Raises:
             ValueError: If `use_mask_for_norm` is set and `seg` is missing.
@@ -99,12 +93,9 @@ def normalise(
 def scale_by_percentiles(
     channel: NDArray[np.float32], inside: NDArray[np.bool_] | None, *, clip: bool
 ) -> NDArray[np.float32]:
-    """Scale a channel in place, and return it; see `PercentileNormalization`.
+    """Scale a channel, shape (z, y, x), in place, and return it; see `PercentileNormalization`.
 
-    Args:
-        channel: Shape (z, y, x).
-        inside: Voxels to take the percentiles of, shape (z, y, x), the others becoming 0; None for all.
-        clip: Whether to clip to the percentiles.
+    The percentiles are those of the voxels `inside`, the others becoming 0; None for all voxels.
     """
     lower, upper = percentiles(channel, inside, (LOWER_PERCENTILE, UPPER_PERCENTILE))
     if not upper > lower:
@@ -128,13 +119,7 @@ def percentiles(
 ) -> NDArray[np.float64]:
     """Return `np.percentile` of a channel, or of its voxels inside a mask, several times as fast.
 
-    Args:
-        channel: Shape (z, y, x).
-        inside: Shape (z, y, x), or None.
-        requested: Percentiles, 0 to 100, shape (n,).
-
-    Returns:
-        Shape (n,); 0 if there are no voxels, NaN if one is NaN.
+    The percentiles requested are from 0 to 100. All are 0 if there are no voxels, NaN if one is NaN.
     """
     voxels = channel.size if inside is None else int(np.count_nonzero(inside))
     if not voxels:

@@ -27,11 +27,10 @@ from sgnet_nnunet.training.losses import EVEN, GateSupervision
 class SGNetPlanner(ExperimentPlanner):
     """Plan SG-Net for any 3D data set: 1 mm isotropic, patches of 32 x 96 x 96, batches of 4.
 
-    Spacing, patch and batch are those of the SG-Net README (its 96 x 96 x 32 is x, y, z; nnU-Net
-    orders z, y, x). Nothing depends on the GPU, so `-gpu_memory_target` has no effect;
-    `-overwrite_target_spacing` is honoured. The plan holds one configuration, `3d_fullres`, and
-    is called `nnUNetPlans` unless `-overwrite_plans_name` says otherwise, so that
-    `nnUNetv2_train` needs no `-p`.
+    Spacing, patch and batch are those of the SG-Net README (its 96 x 96 x 32 is x, y, z; nnU-Net orders z, y,
+    x). Nothing depends on the GPU, so `-gpu_memory_target` has no effect; `-overwrite_target_spacing` is
+    honoured. The plan holds one configuration, `3d_fullres`, and is called `nnUNetPlans` unless
+    `-overwrite_plans_name` says otherwise, so that `nnUNetv2_train` needs no `-p`.
     """
 
     NORMALIZATION: type[PercentileNormalization] = PercentileNormalization
@@ -100,13 +99,12 @@ class SGNetPlanner(ExperimentPlanner):
     ) -> dict[str, Any]:
         """Return the plan's configuration; only the arguments and the channels come from the data.
 
-        Args:
-            spacing: In mm, z, y, x.
-            median_shape: Median shape of the images at that spacing, in voxels, z, y, x.
+        The spacing is in mm, the median shape of the images at that spacing in voxels, both z, y, x.
         """
         schemes, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
         # nnU-Net's torch resampling, linear along every axis.
         resampling = {"force_separate_z": False, "memefficient_seg_resampling": False}
+        kinds = {"data": False, "seg": True, "probabilities": False}
         return {
             "data_identifier": self.generate_data_identifier(DEFAULT_CONFIGURATION),
             "preprocessor_name": self.preprocessor_name,
@@ -116,13 +114,11 @@ class SGNetPlanner(ExperimentPlanner):
             "spacing": spacing,
             "normalization_schemes": schemes,
             "use_mask_for_norm": use_mask,
+            **{f"resampling_fn_{kind}": resample_torch_fornnunet.__name__ for kind in kinds},
             **{
-                f"resampling_fn_{what}": resample_torch_fornnunet.__name__
-                for what in ("data", "seg", "probabilities")
+                f"resampling_fn_{kind}_kwargs": {"is_seg": is_seg, **resampling}
+                for kind, is_seg in kinds.items()
             },
-            "resampling_fn_data_kwargs": {"is_seg": False, **resampling},
-            "resampling_fn_seg_kwargs": {"is_seg": True, **resampling},
-            "resampling_fn_probabilities_kwargs": {"is_seg": False, **resampling},
             "architecture": self.architecture(),
             "gate_supervision": asdict(GateSupervision()),
             # Most patches hold no tumour, and the Dice of an empty patch has no gradient.
@@ -162,10 +158,7 @@ class SGNetPlanner(ExperimentPlanner):
             "label_manager": "LabelManager",
             intensities: fingerprint[intensities],
         }
-        shutil.copy(
-            Path(self.raw_dataset_folder, "dataset.json"),
-            self._preprocessed / "dataset.json",
-        )
+        shutil.copy(Path(self.raw_dataset_folder, "dataset.json"), self._preprocessed / "dataset.json")
         self.save_plans(self.plans)
         return self.plans
 

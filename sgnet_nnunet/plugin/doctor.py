@@ -19,13 +19,7 @@ from sgnet_nnunet.plugin.shims import SHIMS, Shim
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact about the installation.
-
-    Attributes:
-        subject: What was checked.
-        state: What was found.
-        remedy: The command that fixes the problem; None if there is none.
-    """
+    """One fact about the installation, and the command that fixes it if it is a problem."""
 
     subject: str
     state: str
@@ -34,13 +28,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Group:
-    """The findings of one kind.
-
-    Attributes:
-        name: What was checked.
-        summary: One line for a group without a problem.
-        findings: Every finding.
-    """
+    """The findings of one kind, with one line for a group without a problem."""
 
     name: str
     summary: str
@@ -115,19 +103,15 @@ def _class_finding(name: str, shim: Shim, package: Path) -> Finding:
     try:
         found = _look_up(name, shim, package)
     except Exception as error:  # any module in nnU-Net's folders may fail in any way
-        return Finding(
-            name, f"nnU-Net's look-up fails: {error}", "pip install --force-reinstall --no-deps nnunetv2"
-        )
+        remedy = "pip install --force-reinstall --no-deps nnunetv2"
+        return Finding(name, f"nnU-Net's look-up fails: {error}", remedy)
     if found is None:
-        return Finding(
-            name, f"in {target}, but nnU-Net's look-up does not find it", "sgnet unlink && sgnet link"
-        )
-    defined = inspect.getfile(found)
+        state = f"in {target}, but nnU-Net's look-up does not find it"
+        return Finding(name, state, "sgnet unlink && sgnet link")
+    file = inspect.getfile(found)
     if found.__module__ != shim.module:
-        return Finding(
-            name, f"hidden by another class of that name in {defined}", f"mv {defined} {defined}.off"
-        )
-    return Finding(name, f"found in {target}, defined in {defined}")
+        return Finding(name, f"hidden by another class of that name in {file}", f"mv {file} {file}.off")
+    return Finding(name, f"found in {target}, defined in {file}")
 
 
 def _look_up(name: str, shim: Shim, package: Path) -> type | None:

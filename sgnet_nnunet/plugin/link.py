@@ -35,13 +35,7 @@ def shims_belong_to_wheel() -> bool:
 
 
 def link(package: Path) -> list[Path]:
-    """Write the shims into nnU-Net's folders; doing it twice changes nothing.
-
-    Args:
-        package: Folder of the `nnunetv2` package.
-
-    Returns:
-        The files written now.
+    """Write the shims into the folder `package` of nnU-Net, and return the files written now.
 
     Raises:
         SGNetError: If the folders are read-only.
@@ -51,13 +45,7 @@ def link(package: Path) -> list[Path]:
 
 
 def unlink(package: Path) -> list[Path]:
-    """Remove the shims from nnU-Net's folders; doing it twice changes nothing.
-
-    Args:
-        package: Folder of the `nnunetv2` package.
-
-    Returns:
-        The files removed now.
+    """Remove the shims from the folder `package` of nnU-Net, and return the files removed now.
 
     Raises:
         SGNetError: If the folders are read-only.

@@ -11,13 +11,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Shim:
-    """A module for nnU-Net's package.
+    """A module for nnU-Net's package that re-exports the classes `names` of a `module` of this one.
 
-    Attributes:
-        folder: The folder of the `nnunetv2` package that nnU-Net searches for such classes.
-        path: Where the shim goes, relative to the `nnunetv2` package.
-        module: The module of this package that defines the classes.
-        names: The classes.
+    Relative to the `nnunetv2` package, `folder` is what nnU-Net searches for such classes, and `path` is
+    where the shim goes.
     """
 
     folder: str
@@ -86,18 +83,13 @@ SHIMS = (
 
 
 def write_shims(package: Path) -> list[Path]:
-    """Write every shim into the folder `package` of nnU-Net; return the paths written.
-
-    Shims that are up to date are not written again.
+    """Write every shim that is not up to date into the folder `package` of nnU-Net; return the paths written.
 
     Raises:
         OSError: If a shim cannot be written.
     """
-    written = []
-    for shim in SHIMS:
-        if not shim.is_current(package):
-            target = package / shim.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(shim.text, encoding="utf-8")
-            written.append(target)
-    return written
+    outdated = {package / shim.path: shim.text for shim in SHIMS if not shim.is_current(package)}
+    for target, text in outdated.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    return list(outdated)

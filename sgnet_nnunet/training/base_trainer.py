@@ -90,10 +90,8 @@ class BaseTrainer(nnUNetTrainer):
             device = torch.device("cpu")
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self._fell_back:
-            self.print_to_log_file(
-                "WARNING: no CUDA device found; training on the CPU. "
-                "Pass `-device cpu` to silence this warning"
-            )
+            remedy = "Pass `-device cpu` to silence this warning"
+            self.print_to_log_file(f"WARNING: no CUDA device found; training on the CPU. {remedy}")
         self.enable_deep_supervision = False
         self.initial_lr = self.INITIAL_LR
         self.weight_decay = 1e-2
@@ -117,11 +115,7 @@ class BaseTrainer(nnUNetTrainer):
         self.num_val_iterations_per_epoch = schedule.val_iters
 
     def initialize(self) -> None:
-        """Build the network, optimiser and loss.
-
-        Raises:
-            SGNetError: If the network cannot train in the requested precision.
-        """
+        """Build the network, optimiser and loss; refuse a network that cannot train in the precision."""
         if self._fell_back:
             torch.set_num_threads(os.cpu_count() or 1)
         super().initialize()
@@ -149,11 +143,7 @@ class BaseTrainer(nnUNetTrainer):
         return {"regions": self.label_manager.has_regions, "ignore_label": self.label_manager.ignore_label}
 
     def build_segmentation_loss(self) -> ForegroundLoss:
-        """Return the loss of the logits, with the plan's `false_positive_weight` if it has one.
-
-        Raises:
-            SGNetError: If that weight is not between 0 and 1.
-        """
+        """Return the loss of the logits; a plan's `false_positive_weight` beyond 0 to 1 is an SGNetError."""
         weight = self.configuration_manager.configuration.get("false_positive_weight", EVEN)
         try:
             return DiceBCELoss(
@@ -163,10 +153,8 @@ class BaseTrainer(nnUNetTrainer):
                 false_positive_weight=weight,
             )
         except (TypeError, ValueError) as error:
-            raise SGNetError(
-                f"plan {self.plans_manager.plans_name}: cannot train with "
-                f"false_positive_weight={weight!r}: {error}"
-            ) from error
+            problem = f"cannot train with false_positive_weight={weight!r}: {error}"
+            raise SGNetError(f"plan {self.plans_manager.plans_name}: {problem}") from error
 
     # --- data ----------------------------------------------------------------------------------------------
 
@@ -216,11 +204,7 @@ class BaseTrainer(nnUNetTrainer):
             self.on_train_end()
 
     def on_epoch_start(self) -> None:
-        """Start an epoch, unless the training has stalled.
-
-        Raises:
-            TrainingStalled: If the patience has run out, now or before a resumed run.
-        """
+        """Start an epoch, or raise `TrainingStalled` if the patience has run out, now or before `--c`."""
         if self.schedule.stalled(self.logger.get_value(self.STALLS_ON, step=None)):
             raise TrainingStalled
         super().on_epoch_start()

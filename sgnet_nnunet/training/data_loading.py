@@ -13,7 +13,7 @@ outside meet: there tumour has to outweigh the sum of both, not each.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,16 +36,8 @@ MARGIN = 2
 tests by the shortest axis whether a sample is outside; 2 suffice up to five times as long as thin."""
 
 
-class Box(NamedTuple):
-    """A part of a patch.
-
-    Attributes:
-        lower: First voxel of each axis.
-        upper: One past the last.
-    """
-
-    lower: NDArray[np.int64]
-    upper: NDArray[np.int64]
+Box = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""A part of a patch: the first voxel of each axis, and one past the last."""
 
 
 class FastSpatialTransform(SpatialTransform):
@@ -70,25 +62,21 @@ class FastSpatialTransform(SpatialTransform):
         return fast
 
     def look_ahead(self, shape: Sequence[int]) -> Box:
-        """Draw the next patch's rotation and scaling.
+        """Draw the rotation and scaling of the next patch, given its shape as nnU-Net would cut it.
 
-        Args:
-            shape: Shape of the patch as nnU-Net would cut it.
-
-        Returns:
-            The part of that patch that the next call needs to be given.
+        Returns the part of that patch that the next call needs to be given.
         """
         whole = np.array(shape)
         drawn = super().get_parameters(image=torch.empty(1).expand(1, *shape))
         if drawn["grid"] is None:
             lower = whole // 2 - np.array(self.patch_size) // 2
-            box = Box(lower, lower + self.patch_size)
+            upper = lower + self.patch_size
         else:
-            box = _box_of(drawn["grid"], whole)
-            drawn["grid"] = _move_grid(drawn["grid"], whole, box)
-        drawn["center_location_in_pixels"] = list((box.upper - box.lower) / 2)
+            lower, upper = _box_of(drawn["grid"], whole)
+            drawn["grid"] = _move_grid(drawn["grid"], whole, (lower, upper))
+        drawn["center_location_in_pixels"] = list((upper - lower) / 2)
         self._drawn = drawn
-        return box
+        return lower, upper
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:  # noqa: ANN401
         """Return what `look_ahead` drew, or draw now."""
@@ -113,7 +101,8 @@ class FastDataLoader(nnUNetDataLoader):
         if not isinstance(first, FastSpatialTransform):
             return lower, upper
         box = first.look_ahead([end - start for start, end in zip(lower, upper, strict=True)])
-        return [int(n) for n in lower + box.lower], [int(n) for n in lower + box.upper]
+        first_voxel, end_voxel = (np.add(lower, edge).astype(int).tolist() for edge in box)
+        return first_voxel, end_voxel
 
 
 def use_fast_loading(pipeline: ComposeTransforms) -> None:
@@ -130,23 +119,22 @@ def use_fast_loading(pipeline: ComposeTransforms) -> None:
 
 
 def _box_of(grid: Tensor, whole: NDArray[np.int64]) -> Box:
-    """Return the part of the patch that the sample points interpolate from.
+    """Return the part of a patch of shape `whole` that the sample points interpolate from.
 
-    Args:
-        grid: Sample points, shape (z, y, x, 3), as `grid_sample` takes them: x first, in [-1, 1] from edge
-            to edge of the outermost voxels.
-        whole: Shape of the patch.
+    The grid, shape (z, y, x, 3), is as `grid_sample` takes it: x first, in [-1, 1] from edge to edge of the
+    outermost voxels.
     """
     corners = grid[:: grid.shape[0] - 1, :: grid.shape[1] - 1, :: grid.shape[2] - 1]
     voxels = ((corners.reshape(-1, 3).flip(1).double().numpy() + 1) * whole - 1) / 2
     lower = np.floor(voxels.min(0)).astype(np.int64) - MARGIN
     upper = np.ceil(voxels.max(0)).astype(np.int64) + 1 + MARGIN
-    return Box(np.clip(lower, 0, whole - 1), np.clip(upper, 1, whole))
+    return np.clip(lower, 0, whole - 1), np.clip(upper, 1, whole)
 
 
 def _move_grid(grid: Tensor, whole: NDArray[np.int64], box: Box) -> Tensor:
     """Return the sample points relative to a part of the patch; `grid` is overwritten."""
-    size = box.upper - box.lower
+    lower, upper = box
+    size = upper - lower
     scale = torch.from_numpy(whole / size).flip(0).float()
-    shift = torch.from_numpy((whole - 2 * box.lower) / size - 1).flip(0).float()
+    shift = torch.from_numpy((whole - 2 * lower) / size - 1).flip(0).float()
     return grid.mul_(scale).add_(shift)

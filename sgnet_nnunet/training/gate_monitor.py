@@ -82,11 +82,9 @@ def _shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> list[float]:
 
 
 def count_gates(masks: Sequence[Tensor], foreground: Tensor) -> GateCounts:
-    """Count what each gate keeps.
+    """Count what each gate keeps of the foreground, boolean, shape (batch, 1, z, y, x).
 
-    Args:
-        masks: Gate masks, boolean, shape (batch, 1, z', y', x'), each on its own grid.
-        foreground: Boolean, shape (batch, 1, z, y, x).
+    The gate masks, boolean, shape (batch, 1, z', y', x'), have a grid each.
     """
     reference = foreground.cpu().numpy()[:, 0]
     lesions = [find_lesions(image, spacing=VOXELS) for image in reference]
@@ -177,15 +175,10 @@ OVERLAP = 0.5
 
 
 def gates_of_image(network: SGNet, image: Tensor, patch_size: Sequence[int]) -> list[Tensor]:
-    """Return where each gate is open on a whole image: where any window over it is.
+    """Return where each gate of a network in evaluation mode is open on an image: where any window is.
 
-    Args:
-        network: The network, in evaluation mode.
-        image: Preprocessed, shape (channels, z, y, x), on the network's device.
-        patch_size: Window size z, y, x in voxels.
-
-    Returns:
-        A mask for each gate, coarsest first; boolean, shape (1, 1, z, y, x), on the CPU.
+    The image is preprocessed, shape (channels, z, y, x), on the network's device; the patch size, z, y, x in
+    voxels, is the window's. The masks, coarsest first, are boolean, shape (1, 1, z, y, x), on the CPU.
     """
     # Imported here because MONAI takes seconds to import, and nnU-Net imports every trainer's module.
     from monai.inferers.utils import sliding_window_inference  # noqa: PLC0415
@@ -208,13 +201,7 @@ def gates_of_image(network: SGNet, image: Tensor, patch_size: Sequence[int]) -> 
 
 
 def write_gates(path: Path, cases: Mapping[str, GateCounts], names: Sequence[str]) -> None:
-    """Write the figures of each case and of all of them, as JSON; a share of nothing is null.
-
-    Args:
-        path: The file, `gates.json` next to nnU-Net's `summary.json`.
-        cases: Counts of each case; one at least.
-        names: The gates, coarsest first.
-    """
+    """Write the figures of each case, and of all of them, as JSON; a share of nothing is null."""
 
     def figures(counts: GateCounts) -> dict[str, dict[str, float | int | None]]:
         opened, voxels, lesions = counts.shares

@@ -82,13 +82,7 @@ class ForegroundLoss(nn.Module):
         self.ignore_label = ignore_label
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, a scalar.
-
-        Args:
-            logits: Shape (batch, heads, z, y, x).
-            target: Labels, shape (batch, 1, z, y, x); with regions one channel a region, and one
-                more for the ignored voxels if there is an ignore label.
-        """
+        """Return the loss, a scalar, of logits of shape (batch, heads, z, y, x); see `split_target`."""
         with torch.autocast(logits.device.type, enabled=False):
             odds = logits.float() if self.regions else foreground_log_odds(logits.float())
             reference, known = split_target(target, regions=self.regions, ignore_label=self.ignore_label)
@@ -245,10 +239,7 @@ class GatedLoss(nn.Module):
     def forward(self, output: GatedOutput, targets: Sequence[Tensor]) -> Tensor:
         """Return the loss, a scalar.
 
-        Args:
-            output: What `SGNet` returns with `return_gates`.
-            targets: nnU-Net's list of targets, the first at full resolution, each further one at that
-                of the auxiliary logits.
+        The targets are nnU-Net's, the first at full resolution, each further one at that of auxiliary logits.
 
         Raises:
             TypeError: If the output has no gates: nnU-Net's training step has changed.

@@ -116,11 +116,7 @@ class SGNetNotebookTrainer(SGNetNoGateTrainer):
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802
         self,
     ) -> tuple[tuple[float, float], bool, list[int], tuple[int, ...]]:
-        """Return settings for patches of the final size, and no mirroring in inference.
-
-        Raises:
-            SGNetError: If the patch is not square in-plane.
-        """
+        """Return settings for patches of the final size, square in-plane, and no mirroring in inference."""
         patch_size = self.configuration_manager.patch_size
         if len({patch_size[axis] for axis in IN_PLANE}) > 1:
             raise SGNetError(

@@ -46,13 +46,11 @@ class SGNetTrainer(BaseTrainer):
     nnU-Net treats the network's `GatedOutput`, a tuple whose first member is the logits, as the outputs of
     deep supervision: it hands the whole tuple to the loss and evaluates the first member. The loss and the
     validation step raise an error if a release of nnU-Net does otherwise.
-
-    Attributes:
-        replaced_arguments: The network's arguments that are not the plan's.
     """
 
     network: nn.Module
     replaced_arguments: Mapping[str, Any] = MappingProxyType({})
+    """The network's arguments that are not the plan's."""
 
     def set_up(self) -> None:
         """Choose what nnU-Net calls deep supervision, and the engine of `SGNET_VALIDATION_ENGINE`."""
@@ -68,11 +66,7 @@ class SGNetTrainer(BaseTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = False,  # noqa: ARG003
     ) -> nn.Module:
-        """Build the plan's network.
-
-        Raises:
-            SGNetError: If the plan describes another network.
-        """
+        """Build the plan's network; a plan of another network is refused."""
         planned = configuration_manager.network_arch_class_name
         if planned != f"{SGNet.__module__}.{SGNet.__name__}":
             raise SGNetError(
@@ -90,19 +84,13 @@ class SGNetTrainer(BaseTrainer):
 
     @cached_property
     def supervision(self) -> GateSupervision:
-        """The plan's settings for training the gates; the defaults where it has none.
-
-        Raises:
-            SGNetError: If the plan has an unknown setting, or one out of range.
-        """
+        """The plan's settings for training the gates, the defaults where it has none; others are refused."""
         planned = self.configuration_manager.configuration.get("gate_supervision", {})
         try:
             return GateSupervision(**planned)
         except (TypeError, ValueError) as error:
-            raise SGNetError(
-                f"plan {self.plans_manager.plans_name}: cannot train gates by gate_supervision={planned}: "
-                f"{error}"
-            ) from error
+            problem = f"cannot train gates by gate_supervision={planned}: {error}"
+            raise SGNetError(f"plan {self.plans_manager.plans_name}: {problem}") from error
 
     @property
     def sgnet(self) -> SGNet:
@@ -118,11 +106,11 @@ class SGNetTrainer(BaseTrainer):
                 if the network does not support the engine of `SGNET_VALIDATION_ENGINE`.
         """
         super().initialize()
-        has_regions = self.label_manager.has_regions
-        if self.sgnet.has_hard_gates and self.sgnet.background_head == has_regions:
+        background, has_regions = self.sgnet.background_head, self.label_manager.has_regions
+        if self.sgnet.has_hard_gates and background == has_regions:
             raise SGNetError(
-                f"plan {self.plans_manager.plans_name}: has background_head={self.sgnet.background_head}, "
-                f"but the data set's labels are {'' if has_regions else 'not '}regions; plan again"
+                f"plan {self.plans_manager.plans_name}: has background_head={background}, but the data set's "
+                f"labels are {'' if has_regions else 'not '}regions; plan again"
             )
         if self.validation_engine:
             # Imported here because it takes long, and nnU-Net imports every trainer's module.
@@ -171,11 +159,7 @@ class SGNetTrainer(BaseTrainer):
             )
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Validate on one batch, and count what the gates keep.
-
-        Raises:
-            RuntimeError: If nnU-Net's step did not run the network exactly once with its gates.
-        """
+        """Validate on one batch, and count what the gates keep."""
         if not self.sgnet.gate_names:
             return super().validation_step(batch)
         # Before the step, since nnU-Net overwrites ignored voxels of the target.
