@@ -97,10 +97,7 @@ class SGNetPlanner(ExperimentPlanner):
     def configuration(
         self, spacing: NDArray[np.float64], median_shape: NDArray[np.float64]
     ) -> dict[str, Any]:
-        """Return the plan's configuration; only the arguments and the channels come from the data.
-
-        The spacing is in mm, the median shape of the images at that spacing in voxels, both z, y, x.
-        """
+        """Return the plan's configuration for a spacing, in mm, and the median shape, in voxels, z, y, x."""
         schemes, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
         # nnU-Net's torch resampling, linear along every axis.
         resampling = {"force_separate_z": False, "memefficient_seg_resampling": False}

@@ -11,11 +11,7 @@ from sgnet_nnunet.training.base_trainer import BaseTrainer
 
 
 class BaselineTrainer(BaseTrainer):
-    """Train a network that depends on the channels of the plan only.
-
-    Attributes:
-        build_network: Builds the network from its input channels and output heads.
-    """
+    """Train a network that depends on the channels of the plan only: its input channels and output heads."""
 
     build_network: Callable[[int, int], nn.Module]
 

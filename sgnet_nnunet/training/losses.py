@@ -151,9 +151,6 @@ class GateSupervision:
         positive_weight: Weight of a voxel with foreground against one without: recall comes first.
         auxiliary_weight: Weight of the gates' loss, averaged over the gates, against the segmentation's.
         warm_up: Share of the epochs, 0 to 1, for which the gates are bypassed.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     positive_weight: float = 16.0
@@ -161,7 +158,7 @@ class GateSupervision:
     warm_up: float = 0.8
 
     def __post_init__(self) -> None:
-        """Validate the settings."""
+        """Refuse a number that is out of range, with a ValueError."""
         if self.positive_weight <= 0 or self.auxiliary_weight < 0 or not 0 <= self.warm_up <= 1:
             raise ValueError(
                 "gate_supervision needs positive_weight > 0, auxiliary_weight >= 0 and warm_up "
