@@ -39,13 +39,11 @@ def predict(
         ),
     ] = None,
     folds: Annotated[
-        list[str] | None,
-        _model("-f", metavar="N", help="Folds to average; all that are trained by default."),
+        list[str] | None, _model("-f", metavar="N", help="Folds to average; all that are trained by default.")
     ] = None,
     checkpoint: Annotated[str, _model("-chk", metavar="NAME", help="Checkpoint.")] = CHECKPOINT,
     operating_point: Annotated[
-        str,
-        _model(metavar="JSON", help="File of sgnet tune; none; or auto, the one in the model's folder."),
+        str, _model(metavar="JSON", help="File of sgnet tune; none; or auto, the one in the model's folder.")
     ] = "auto",
     device: Annotated[
         str | None,

@@ -50,10 +50,10 @@ def labels_of(names: Mapping[str, Any], regions_class_order: Sequence[int] | Non
         ValueError: If regions come without their order, or with one of another length.
     """
     given = [value for name, value in names.items() if name != "ignore"]
-    values = [{int(v) for v in value} if isinstance(value, list | tuple) else {int(value)} for value in given]
-    has_regions = any(isinstance(value, list | tuple) and len(value) > 1 for value in given)
+    values = [tuple(map(int, value if isinstance(value, list | tuple) else [value])) for value in given]
+    has_regions = any(len(value) > 1 for value in values)
     every = set().union(*values)
-    regions = [value for value in values if value != {0}]
+    regions = [value for value in values if set(value) != {0}]
     order = tuple(int(value) for value in regions_class_order or ()) if has_regions else ()
     if has_regions and len(order) != len(regions):
         raise ValueError(f"regions_class_order has {len(order)} entries for {len(regions)} regions")

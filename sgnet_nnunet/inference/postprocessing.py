@@ -100,13 +100,14 @@ def _may_be_foreground(
     """Return where the network's own voxels are foreground, or so near that rounding may make them so."""
     cut = 0.0 if point is None else log(point.threshold / (1 - point.threshold)) - MARGIN
     found = np.zeros(logits.shape[1:], dtype=np.bool_)
-    if point is None or labels.has_regions or labels.heads == 2:  # noqa: PLR2004
-        for head in range(0 if labels.has_regions else 1, labels.heads):
-            for index, voxels in enumerate(logits[head]):
-                found[index] |= (voxels if labels.has_regions else voxels - logits[0, index]) > cut
-        return found
-    for index in range(len(found)):
-        found[index] = np.logaddexp.reduce(logits[1:, index], axis=0) - logits[0, index] > cut
+    for index, plane in enumerate(logits.swapaxes(0, 1)):
+        if labels.has_regions:
+            score = plane.max(axis=0)
+        else:
+            # Of two heads one is foreground, and needs no slow sum of exponentials.
+            combine = np.maximum if point is None or labels.heads == 2 else np.logaddexp  # noqa: PLR2004
+            score = combine.reduce(plane[1:], axis=0) - plane[0]
+        found[index] = score > cut
     return found
 
 

@@ -94,11 +94,9 @@ class PredictionOptions:
     part_id: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.part_id < self.num_parts:
-            raise SGNetError(
-                f"--part-id {self.part_id}: with --num-parts {self.num_parts} it must be 0 to "
-                f"{self.num_parts - 1}"
-            )
+        part, parts = self.part_id, self.num_parts
+        if not 0 <= part < parts:
+            raise SGNetError(f"--part-id {part}: with --num-parts {parts} it must be 0 to {parts - 1}")
 
 
 @dataclass(frozen=True)
@@ -132,64 +130,41 @@ class PlanProcessing:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """One model, trained or exported.
+    """One model, trained or exported; what takes seconds is done when it is first asked for.
 
     Attributes:
-        name: The data set's name and the training folder's.
-        engine_name: Name of the engine: tiled, whole or sparse.
         device: Where the engine computes: cpu, cuda or mps.
-        folds: Folds whose networks are averaged, sorted.
-        mirroring: Whether predictions of mirrored images are averaged.
-        checksums: Returns the SHA-256 checksum of each fold's checkpoint.
+        find_provenance: Returns its networks and settings, by checksums of the weights.
     """
 
     folder: Path
-    name: str
     description: ModelDescription
     processing: Processing
     build_engine: Callable[[], Engine]
-    engine_name: str
     device: str
-    folds: tuple[str, ...]
-    mirroring: bool
-    checksums: Callable[[], Sequence[str]]
+    find_provenance: Callable[[], Provenance]
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine, built when it is first asked for, which can take seconds.
+        """The engine.
 
         Raises:
             SGNetError: If the network does not fit `plans.json` and `dataset.json`, or cannot be opened.
         """
         engine = self.build_engine()
-        has = engine.channels, engine.heads
-        needed = len(self.description.channels), self.description.labels.heads
-        if has != needed:
+        channels, heads = len(self.description.channels), self.description.labels.heads
+        if (engine.channels, engine.heads) != (channels, heads):
             raise SGNetError(
-                f"{self.folder}: the network has {has[0]} channels and {has[1]} heads, plans.json and "
-                f"dataset.json ask for {needed[0]} and {needed[1]}; train or export the model again"
+                f"{self.folder}: the network has {engine.channels} channels and {engine.heads} heads, "
+                f"plans.json and dataset.json ask for {channels} and {heads}; train or export the model again"
             )
         return engine
 
-    @property
-    def provenance(self) -> Provenance:
-        """What an operating point must have been tuned for."""
-        return Provenance(
-            model=self.name,
-            engine=self.engine_name,
-            folds=self.folds,
-            weights_sha256=combine_checksums(self.checksums()),
-            mirroring=self.mirroring,
-        )
-
 
 class Predictor:
-    """Predicts cases with one model or the average of several.
+    """Predicts cases with one model or the average of several, alike in images and labels.
 
-    Args:
-        models: The models, which take the same images and have the same labels.
-        options: How to predict.
-        point: Operating point of the masks; None for nnU-Net's own segmentation.
+    Masks are cut at the operating point; None gives nnU-Net's own segmentation.
     """
 
     def __init__(
@@ -212,11 +187,7 @@ class Predictor:
     ) -> "Predictor":
         """Return the predictor of one or several models; the engines are built when they are first used.
 
-        Args:
-            model_folders: nnU-Net's folders of trainings, or folders of `sgnet export`.
-            options: How to predict; the defaults suit a CPU.
-            operating_point: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder.
-                An average of several models has none.
+        The arguments are those of `predict`. An average of several models has no operating point.
 
         Raises:
             InputFileError: If a file of a model is missing or damaged, or the operating point was tuned
@@ -238,7 +209,7 @@ class Predictor:
         """The networks and settings that a single model predicts with; an error if there are several."""
         if len(self.models) > 1:
             raise SGNetError("an average of several models has no provenance; open one model")
-        return self.models[0].provenance
+        return self.models[0].find_provenance()
 
     def predict_folder(
         self,
@@ -251,13 +222,7 @@ class Predictor:
         """Predict the cases of a folder, and return how many were predicted.
 
         While the engine works on one case, the next is read and preprocessed, and the one before is
-        postprocessed and written.
-
-        Args:
-            images: nnU-Net's folder of images.
-            output: Folder to write the masks to, with the files that nnU-Net leaves there.
-            on_start: Called with the number of cases that will be predicted.
-            on_done: Called after each case.
+        postprocessed and written. The arguments are those of `predict`.
 
         Raises:
             InputFileError: If an image is missing, damaged or on another grid than its case's first, or a
@@ -399,9 +364,9 @@ def predict(
     """Predict every case of a folder, as `sgnet predict` does, and return how many were predicted.
 
     Args:
-        images: Folder of images, named as for nnU-Net.
-        output: Folder to write the masks to.
-        model_folders: Trained models, or models of `sgnet export`; several are averaged.
+        images: nnU-Net's folder of images.
+        output: Folder to write the masks to, with the files that nnU-Net leaves there.
+        model_folders: nnU-Net's folders of trainings, or folders of `sgnet export`; several are averaged.
         operating_point: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder.
         options: How to predict; the defaults suit a CPU.
         on_start: Called with the number of cases that will be predicted.
@@ -435,6 +400,7 @@ def _open_exported(folder: Path, options: PredictionOptions) -> Model:
     plan = read_plan(folder, export.configuration)
     folds = tuple(sorted(options.folds or export.folds))
     axes = export.mirroring_axes if options.mirroring else ()
+    engine_name = choose_exported_engine(export, folds, options.engine)
 
     def build_engine() -> Engine:
         engine = open_exported(
@@ -448,15 +414,17 @@ def _open_exported(folder: Path, options: PredictionOptions) -> Model:
 
     return Model(
         folder=folder,
-        name=export.model,
         description=plan,
         processing=PlanProcessing(plan),
         build_engine=build_engine,
-        engine_name=choose_exported_engine(export, folds, options.engine),
         device="cpu",
-        folds=folds,
-        mirroring=bool(axes),
-        checksums=lambda: [export.weights_sha256.get(fold, "") for fold in folds],
+        find_provenance=lambda: Provenance(
+            model=export.model,
+            engine=engine_name,
+            folds=folds,
+            weights_sha256=combine_checksums(export.weights_sha256.get(fold, "") for fold in folds),
+            mirroring=bool(axes),
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.operating_point import name_of_model
+from sgnet_nnunet.evaluation.operating_point import Provenance, combine_checksums, name_of_model
 from sgnet_nnunet.files import checksum_of
 from sgnet_nnunet.inference.engines import Engine, Mirrored
 from sgnet_nnunet.inference.plan import (
@@ -187,15 +187,17 @@ def model_of(trained: TrainedModel, options: PredictionOptions, device: torch.de
 
     return Model(
         folder=trained.folder,
-        name=name_of_model(trained.folder),
         description=trained.description,
         processing=_processing_of(trained, engine_name),
         build_engine=engine,
-        engine_name=engine_name,
         device=device.type,
-        folds=tuple(trained.checkpoints),
-        mirroring=bool(axes),
-        checksums=lambda: [checksum_of(path) for path in trained.checkpoints.values()],
+        find_provenance=lambda: Provenance(
+            model=name_of_model(trained.folder),
+            engine=engine_name,
+            folds=tuple(trained.checkpoints),
+            weights_sha256=combine_checksums(map(checksum_of, trained.checkpoints.values())),
+            mirroring=bool(axes),
+        ),
     )
 
 

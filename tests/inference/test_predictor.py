@@ -67,15 +67,11 @@ def open_predictor(make_plan, tmp_path):
         plan = plan or make_plan()[0]
         model = Model(
             folder=tmp_path / "model",
-            name="Dataset501_Tiny/M",
             description=plan,
             processing=PlanProcessing(plan),
             build_engine=build or (lambda: engine or Brightness()),
-            engine_name="whole",
             device="cpu",
-            folds=("0",),
-            mirroring=False,
-            checksums=lambda: ["abc"],
+            find_provenance=lambda: None,
         )
         return Predictor([model], options=PredictionOptions(**options), point=point)
 
@@ -273,8 +269,8 @@ class Engine:
 model, images, output = map(Path, sys.argv[1:])
 plan = predictor.read_plan(model, "3d_fullres")
 model = predictor.Model(
-    folder=model, name="M", description=plan, processing=predictor.PlanProcessing(plan), build_engine=Engine,
-    engine_name="whole", device="cpu", folds=("0",), mirroring=False, checksums=list,
+    folder=model, description=plan, processing=predictor.PlanProcessing(plan), build_engine=Engine,
+    device="cpu", find_provenance=lambda: None,
 )
 options = predictor.PredictionOptions(save_probabilities=True)
 point = OperatingPoint(threshold=0.4, min_lesion_volume_mm3=2)
