@@ -21,7 +21,7 @@ REQUIRED = [
     "scipy>=1.11",
     "SimpleITK>=2.3",
     "torch>=2.1.2",
-    "typer>=0.12",
+    "typer>=0.19",
 ]
 """What converting, planning, training and predicting import; an extra is named where it is missing."""
 

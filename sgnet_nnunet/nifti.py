@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 logger = logging.getLogger(__name__)
+
+Box: TypeAlias = tuple[slice, slice, slice]
+"""A part of an array, as an index."""
 
 DIMENSIONS = 3
 
@@ -481,3 +484,12 @@ def _as_storable(path: Path, values: NDArray[Any]) -> NDArray[Any]:
         data = values.astype(dtype, copy=False)
     _check_finite(path, data)
     return data
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> Box:
+    """Return the smallest box that contains every voxel of a 3D mask; empty if it has none."""
+    hits = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    first, second, third = (
+        slice(int(axis[0]), int(axis[-1]) + 1) if axis.size else slice(0, 0) for axis in hits
+    )
+    return first, second, third

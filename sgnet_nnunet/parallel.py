@@ -36,13 +36,11 @@ def run_jobs(
             yield from ((job, function(job)) for job in jobs)
         else:
             yield from _run_in_pool(function, jobs, workers)
-    except BrokenProcessPool as error:
-        raise SGNetError(
-            f"a worker process was killed (out of memory?); retry with fewer than {workers} workers"
-        ) from error
-    except MemoryError as error:
+    except (BrokenProcessPool, MemoryError) as error:
+        killed = isinstance(error, BrokenProcessPool)
+        problem = "a worker process was killed (out of memory?)" if killed else "out of memory"
         remedy = f"retry with fewer than {workers} workers" if workers > 1 else "close other programs"
-        raise SGNetError(f"out of memory; {remedy}") from error
+        raise SGNetError(f"{problem}; {remedy}") from error
 
 
 def _run_in_pool(

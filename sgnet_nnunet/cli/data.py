@@ -1,35 +1,12 @@
 """`sgnet convert` and `sgnet phantom`."""
 
 import os
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from sgnet_nnunet.cli.console import err, progress_bar, say
-
-
-class Target(str, Enum):
-    """What to segment."""
-
-    WHOLE = "whole"
-    CORE = "core"
-    REGIONS = "regions"
-
-
-class Register(str, Enum):
-    """How to align FLAIR with T1ce."""
-
-    NONE = "none"
-    RIGID = "rigid"
-
-
-class Split(str, Enum):
-    """How to split the patients."""
-
-    CV = "cv"
-    PAPER = "paper"
 
 
 def convert(
@@ -38,16 +15,17 @@ def convert(
         int, typer.Option("-d", min=1, max=999, metavar="ID", help="nnU-Net data set id.")
     ] = 501,
     target: Annotated[
-        Target, typer.Option(metavar="NAME", help="whole (tumour), core, or both as regions.")
-    ] = Target.WHOLE,
+        Literal["whole", "core", "regions"],
+        typer.Option(metavar="NAME", help="whole (tumour), core, or both as regions."),
+    ] = "whole",
     register: Annotated[
-        Register,
+        Literal["none", "rigid"],
         typer.Option(metavar="NAME", help="Align FLAIR with T1ce by the affines alone (none), or rigid."),
-    ] = Register.NONE,
+    ] = "none",
     split: Annotated[
-        Split,
+        Literal["cv", "paper"],
         typer.Option(metavar="NAME", help="cv: five folds grouped by patient; paper: its 64/9/19 patients."),
-    ] = Split.CV,
+    ] = "cv",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad file.")] = False,
     workers: Annotated[
         int, typer.Option("-np", min=1, metavar="N", help="Processes; each needs 1 to 2 GB.")
@@ -63,9 +41,9 @@ def convert(
         result = convert_collection(
             root,
             dataset_id=dataset_id,
-            target=target.value,
-            register=register.value,
-            split=split.value,
+            target=target,
+            register=register,
+            split=split,
             strict=strict,
             workers=workers,
             on_start=lambda total: progress.add_task("converting", total=total),

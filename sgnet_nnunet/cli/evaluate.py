@@ -41,14 +41,8 @@ def make_report(
 ) -> None:
     """Measure, test and write a report, all of it or nothing, and print its headline tables.
 
-    Args:
-        find_results: Finds the masks; called once the folder is known to be usable.
-        folder: Folder to write the report to.
-        presets: BraTS presets whose scores to add.
-        workers: Processes.
-        viewer: As in `write_report`.
-        gates: As in `write_report`.
-        complete: Adds to the results what takes long to find out; called once all masks are measured.
+    `find_results` is called once the folder is known to be usable; `complete`, which adds to the results
+    what takes long to find out, once all masks are measured. The rest is as in `write_report`.
     """
     # Checked before minutes of measuring; pandas and matplotlib take half a second to import.
     with needs_extra("report"):

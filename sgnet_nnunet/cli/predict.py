@@ -56,13 +56,11 @@ def predict(
             help="tiled (nnU-Net's sliding window), whole (the image at once), sparse (only where gates "
             "are enabled), or auto: the fastest that is exact for the network.",
         ),
-    ] = EngineName.AUTO,
+    ] = "auto",
     runtime: Annotated[
         RuntimeName, _network(metavar="NAME", help="torch, openvino or auto: OpenVINO on a CPU that has it.")
-    ] = RuntimeName.AUTO,
-    precision: Annotated[
-        PrecisionName, _network(metavar="NAME", help="f32 or bf16, with OpenVINO.")
-    ] = PrecisionName.F32,
+    ] = "auto",
+    precision: Annotated[PrecisionName, _network(metavar="NAME", help="f32 or bf16, with OpenVINO.")] = "f32",
     max_memory: Annotated[
         float | None,
         _limits(min=0.1, metavar="GB", help="Memory to take, on a GPU of the GPU; what is free by default."),
@@ -105,9 +103,9 @@ def predict(
         folds=tuple(folds or ()),
         checkpoint=checkpoint,
         device=device,
-        engine=engine.value,
-        runtime=runtime.value,
-        precision=precision.value,
+        engine=engine,
+        runtime=runtime,
+        precision=precision,
         max_memory=None if max_memory is None else round(max_memory * 1e9),
         step_size=step_size,
         mirroring=mirroring,

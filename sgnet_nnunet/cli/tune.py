@@ -42,7 +42,7 @@ def tune(
     ] = None,
     engine: Annotated[
         EngineName, _prediction(metavar="NAME", help="auto, tiled, whole or sparse, as for sgnet predict.")
-    ] = EngineName.AUTO,
+    ] = "auto",
     mirroring: Annotated[
         bool,
         _prediction("--tta/--disable_tta", help="Average over mirrored images; then predict with --tta too."),
@@ -91,7 +91,7 @@ def tune(
             folds=folds or (),
             sensitivity=sensitivity,
             options=PredictionOptions(
-                checkpoint=checkpoint, device=device, engine=engine.value, mirroring=mirroring
+                checkpoint=checkpoint, device=device, engine=engine, mirroring=mirroring
             ),
             patients=patients,
             threads=threads,

@@ -97,13 +97,8 @@ def patients_of(
 ) -> dict[str, str]:
     """Return the patient of each case.
 
-    The user's table decides if there is one, else the report of `sgnet convert`, else the case's
-    name; a case of which nothing is known is a patient of its own.
-
-    Args:
-        cases: Names of the cases.
-        table: CSV with the columns `case` and `patient`.
-        conversion_report: `conversion_report.csv` of the data set, used if it is there.
+    The user's `table`, a CSV with the columns `case` and `patient`, decides if there is one, else the
+    report of `sgnet convert`, if it is there, else the case's name. Any other case is its own patient.
 
     Raises:
         InputFileError: If a table cannot be used, or the user's lacks a case.

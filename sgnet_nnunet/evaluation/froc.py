@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.lesion_metrics import Lesions, find_lesions, match_lesions
 from sgnet_nnunet.evaluation.operating_point import OperatingPoint, foreground_probability, is_kept
-from sgnet_nnunet.evaluation.pairs import bounding_box
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, read_description
-from sgnet_nnunet.nifti import read_channel
+from sgnet_nnunet.nifti import bounding_box, read_channel
 from sgnet_nnunet.parallel import run_jobs
 
 DEFAULT_THRESHOLD = 0.5

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from sgnet_nnunet.evaluation.mask_metrics import dice
-from sgnet_nnunet.evaluation.pairs import MaskPair, bounding_box, once_per_pair
+from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
 from sgnet_nnunet.evaluation.registry import FALSE_LESIONS, LESION_COUNT, SHARE, Kind, Metric, register_metric
 from sgnet_nnunet.evaluation.surface_metrics import hd95_directed
+from sgnet_nnunet.nifti import bounding_box
 
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 """Voxels that share a face, an edge or a corner belong to one lesion (26-connectivity)."""

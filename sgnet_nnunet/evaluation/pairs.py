@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
-from sgnet_nnunet.nifti import Grid, Volume, read_labels, values_in
+from sgnet_nnunet.nifti import Grid, Volume, bounding_box, read_labels, values_in
 
 Result = TypeVar("Result")
-Box = tuple[slice, slice, slice]
 
 
 class MaskPair:
@@ -91,13 +90,6 @@ def once_per_pair(function: Callable[[MaskPair], Result]) -> Callable[[MaskPair]
         return result
 
     return remembered
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> Box:
-    """Return the smallest box that holds every voxel of a mask of shape (x, y, z); empty if it has none."""
-    hits = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
-    x, y, z = (slice(int(axis[0]), int(axis[-1]) + 1) if axis.size else slice(0, 0) for axis in hits)
-    return x, y, z
 
 
 def read_pairs(case: PredictedCase, results: Results, *, reference: Volume | None = None) -> list[MaskPair]:

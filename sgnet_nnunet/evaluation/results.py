@@ -226,16 +226,10 @@ def results_of_models(
 ) -> Results:
     """Return the validation predictions of trained models, all over the same cases.
 
-    The references are those in nnU-Net's `gt_segmentations`, the cases those that
-    `splits_final.json` validates the folds on.
-
-    Args:
-        dataset: Number or name of the data set.
-        models: Names of the models, `TRAINER[__PLANS[__CONFIGURATION]]`, any trainer and plans.
-        folds: The folds, numbers or `all`.
-        patients: CSV with the columns `case` and `patient`.
-        allow_missing: Take a case without a prediction, or a fold without a folder, as
-            `prediction=None`. A model without a folder is always an error.
+    The references are those in nnU-Net's `gt_segmentations`, the cases those that `splits_final.json`
+    validates the folds (numbers or `all`) on. Models are named `TRAINER[__PLANS[__CONFIGURATION]]`;
+    `patients` is a CSV with the columns `case` and `patient`. With `allow_missing` a case without a
+    prediction, or a fold without a folder, has `prediction=None`; a model without a folder is an error.
 
     Raises:
         SGNetError: If anything is missing or contradicts the rest.

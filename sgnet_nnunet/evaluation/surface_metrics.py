@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from skimage import measure
 
-from sgnet_nnunet.evaluation.pairs import MaskPair, bounding_box, once_per_pair
+from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
 from sgnet_nnunet.evaluation.registry import DISTANCE, SHARE, register_metric
-from sgnet_nnunet.nifti import Grid
+from sgnet_nnunet.nifti import Grid, bounding_box
 
 CORNERS = (1 << np.arange(8, dtype=np.uint8)).reshape(2, 2, 2)
 """What each of the 2x2x2 voxels adds to an element's code if it is in the mask."""

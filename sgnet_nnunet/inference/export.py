@@ -39,13 +39,8 @@ def export_onnx(network: nn.Module, path: Path, *, input_channels: int) -> float
     The input is called `image`, shape (batch, input_channels, z, y, x), preprocessed as the plan says;
     the output `logits`, shape (batch, heads, z, y, x).
 
-    Args:
-        network: The network, on the CPU; left in evaluation mode.
-        path: The file to write; whole or not at all.
-        input_channels: Image channels.
-
-    Returns:
-        The largest difference of a logit between PyTorch and onnxruntime, on two sizes.
+    The network is on the CPU, and is left in evaluation mode; the file is written whole or not at all.
+    Returns the largest difference of a logit between PyTorch and onnxruntime, on two sizes.
 
     Raises:
         SGNetError: If the extra is not installed, or onnxruntime computes something else.
@@ -100,14 +95,8 @@ def export_openvino(
 ) -> float:
     """Write a trained model for OpenVINO, with nnU-Net's files next to the networks.
 
-    Args:
-        model_folder: nnU-Net's folder of the training.
-        output: Folder to write; whole or not at all. It must not exist yet, or be empty.
-        folds: Folds to write.
-        checkpoint: File name of the weights.
-
-    Returns:
-        The largest difference of a logit to PyTorch's.
+    The folder `output` is written whole or not at all; it must not exist yet, or be empty. Returns the
+    largest difference of a logit to PyTorch's.
 
     Raises:
         InputFileError: If the weights are not there, or the folder is in use.

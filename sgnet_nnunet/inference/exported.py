@@ -102,12 +102,8 @@ def open_exported(
 ) -> Engine:
     """Return the engine of a folder of `sgnet export`; several folds, all by default, are averaged.
 
-    Args:
-        folder: Written by `sgnet export`.
-        folds: Names of folds.
-        precision: `f32` or `bf16`.
-        engine: `whole`, `sparse`, or `auto` for `sparse` where the gates allow it.
-        max_memory: Bytes that the process may take in all; None for what is free.
+    The engine is `whole`, `sparse`, or `auto` for `sparse` where the gates allow it; `max_memory` is the
+    number of bytes that the process may take in all, None for what is free.
 
     Raises:
         InputFileError: If a file is missing or damaged.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.inference.plan import Plan
+from sgnet_nnunet.nifti import bounding_box
 from sgnet_nnunet.planning.normalization import normalise
 
 Shape = tuple[int, ...]
@@ -133,7 +134,7 @@ def prepare(
     nonzero = transposed[0] != 0
     for channel in transposed[1:]:
         nonzero |= channel != 0
-    box = box_of(nonzero)
+    box = bounding_box(nonzero if nonzero.any() else np.ones_like(nonzero))
     inside = fill_holes(nonzero[box]) if any(plan.masked) else None
     spacing = [properties["spacing"][axis] for axis in plan.transpose_forward]
     cropped = nonzero[box].shape
@@ -162,14 +163,6 @@ def new_shape(shape: Shape, old_spacing: Sequence[float], new_spacing: Sequence[
     """Return how many voxels an image has on another grid, as nnU-Net's `compute_new_shape` does."""
     axes = zip(old_spacing, new_spacing, shape, strict=True)
     return tuple(round(old / new * length) for old, new, length in axes)
-
-
-def box_of(mask: NDArray[np.bool_]) -> Box:
-    """Return the bounding box of a mask, which is the whole of it if it is empty."""
-    hits = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    if not hits[0].size:
-        return tuple(slice(0, length) for length in mask.shape)
-    return tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in hits)
 
 
 def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

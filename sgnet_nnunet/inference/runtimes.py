@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Lock, local
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,7 @@ def import_openvino() -> Any:  # noqa: ANN401 - a module
 
 def check_precision(requested: str) -> None:
     """Raise an SGNetError if there is no such precision, or this CPU has no instructions for it."""
-    choices = [precision.value for precision in PrecisionName]
+    choices = get_args(PrecisionName)
     if requested not in choices:
         raise SGNetError(f"--precision {requested}: choose {' or '.join(choices)}")
     if requested == "bf16" and not supports_bf16():

@@ -43,16 +43,8 @@ def write_phantoms(
     The same seed and config give the same files, byte for byte. Patient `i` is the same whatever
     the number of patients and of workers. An earlier run with the same seed is continued or replaced.
 
-    Args:
-        root: Folder to write to; made if missing.
-        patients: Number of patients, at least 1.
-        seed: Seed of all draws, at least 0.
-        workers: Number of processes, at least 1.
-        on_done: Called with a patient's id after it is written, in the order they are finished.
-        config: Population to draw from.
-
-    Returns:
-        The folders of the patients, in order.
+    `workers` is the number of processes; `on_done` is called with a patient's id after it is written, in
+    the order they are finished. Returns the folders of the patients, in their own order.
 
     Raises:
         SGNetError: If a number is too small, a worker is killed, or nilearn is not installed.

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import needs_extra
-from sgnet_nnunet.evaluation.pairs import bounding_box
 from sgnet_nnunet.files import atomic_path
+from sgnet_nnunet.nifti import bounding_box
 from sgnet_nnunet.report.figures import (
     GATE_COLOUR,
     PREDICTION,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.evaluation.pairs import MaskPair, bounding_box, once_per_pair, read_pairs
+from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair, read_pairs
 from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results, Target
+from sgnet_nnunet.nifti import bounding_box
 
 
 def test_only_the_bounding_box_of_both_masks_is_kept(make_pair):

@@ -10,7 +10,6 @@ from scipy import ndimage
 from torch.nn import functional
 
 from sgnet_nnunet.inference.preprocessing import (
-    box_of,
     fill_holes,
     grid_weights,
     new_shape,
@@ -63,13 +62,6 @@ def test_image_of_zeros_is_kept_whole_as_nnunet_does(make_plan, tmp_path, pool):
 def test_holes_are_filled_as_scipy_fills_them(density):
     mask = np.random.default_rng(0).random((12, 13, 14)) < density
     np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
-
-
-def test_box_holds_every_voxel_and_no_more():
-    mask = np.zeros((5, 6, 7), dtype=bool)
-    mask[1, 5, 2] = mask[3, 2, 2] = True
-    assert box_of(mask) == (slice(1, 4), slice(2, 6), slice(2, 3))
-    assert box_of(np.zeros((5, 6, 7), dtype=bool)) == (slice(0, 5), slice(0, 6), slice(0, 7))
 
 
 def test_shape_is_that_of_nnunet():
