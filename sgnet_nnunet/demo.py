@@ -193,7 +193,10 @@ def draw_overlay(raw: Path, predictions: Path, path: Path) -> None:
         ]
         k = fullest_slice(reference, default=reference.shape[2] // 2)
         scans = {"T1ce": to_grey(t1ce.data), "FLAIR": to_grey(flair.data)}
-        panels = [Panel(grey=grey, k=k, title=f"{name}, {scan}") for scan, grey in scans.items()]
+        panels = [
+            Panel(grey=grey, k=k, title=f"{scan}, {name}" if scan == "T1ce" else scan)
+            for scan, grey in scans.items()
+        ]
         panels += [Panel(grey=scans["FLAIR"], k=k, title="", contours=[contour]) for contour in contours]
         view = view_of(scans["T1ce"] > 0, spacing=t1ce.grid.spacing, pixels_per_mm=2)
         rows.append(draw_panels(panels, view))

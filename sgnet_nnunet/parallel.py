@@ -79,13 +79,8 @@ def ahead(
 ) -> Iterator[Iterator[Outcome]]:
     """Yield an iterator over the outcome of each job, in order; the next ones are made meanwhile.
 
-    The first ones are begun at once. Leaving the block drops the jobs that have not begun.
-
-    Args:
-        function: Called with each of `jobs`.
-        jobs: Its arguments.
-        threads: Jobs that are worked on at a time.
-        alone: Whether the job after an outcome must wait until that outcome has been used.
+    The first `threads` jobs are begun at once. The job after an outcome that is `alone` waits until that
+    outcome has been used. Leaving the block drops the jobs that have not begun.
 
     Raises:
         Exception: What `function` raised, in its job's turn.
