@@ -33,12 +33,11 @@ def needs_extra(extra: str) -> Iterator[None]:
     Raises:
         SGNetError: If a third party's package is not installed, or is broken.
 
-    Examples:
-        >>> with needs_extra("phantom"):
-        ...     import absent
-        Traceback (most recent call last):
-        ...
-        sgnet_nnunet.errors.SGNetError: absent is not installed; run: pip install 'sgnet-nnunet[phantom]'
+    >>> with needs_extra("phantom"):
+    ...     import absent
+    Traceback (most recent call last):
+    ...
+    sgnet_nnunet.errors.SGNetError: absent is not installed; run: pip install 'sgnet-nnunet[phantom]'
     """
     try:
         yield

@@ -489,7 +489,5 @@ def _as_storable(path: Path, values: NDArray[Any]) -> NDArray[Any]:
 def bounding_box(mask: NDArray[np.bool_]) -> Box:
     """Return the smallest box that contains every voxel of a 3D mask; empty if it has none."""
     hits = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
-    first, second, third = (
-        slice(int(axis[0]), int(axis[-1]) + 1) if axis.size else slice(0, 0) for axis in hits
-    )
-    return first, second, third
+    i, j, k = (slice(int(axis[0]), int(axis[-1]) + 1) if axis.size else slice(0, 0) for axis in hits)
+    return i, j, k
