@@ -5,6 +5,7 @@ masks both the skip connection and the upsampled path. A skip gate decides on th
 itself and leaves the upsampled path unchanged.
 """
 
+from dataclasses import dataclass
 from functools import reduce
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,29 @@ class GateDecision(NamedTuple):
 
     mask: Tensor
     score: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSupervision:
+    """How the gates of a plan are trained; the plan's `gate_supervision`.
+
+    Attributes:
+        positive_weight: Weight of a voxel with foreground against one without: recall comes first.
+        auxiliary_weight: Weight of the gates' loss, averaged over the gates, against the segmentation's.
+        warm_up: Share of the epochs, 0 to 1, for which the gates are bypassed.
+    """
+
+    positive_weight: float = 16.0
+    auxiliary_weight: float = 0.5
+    warm_up: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Refuse a number that is out of range, with a ValueError."""
+        if self.positive_weight <= 0 or self.auxiliary_weight < 0 or not 0 <= self.warm_up <= 1:
+            raise ValueError(
+                "gate_supervision needs positive_weight > 0, auxiliary_weight >= 0 and warm_up "
+                f"between 0 and 1; got {self}"
+            )
 
 
 def on_grid_of(mask: Tensor, feature: Tensor) -> Tensor:
@@ -102,7 +126,10 @@ class HardSpatialGate(nn.Module):
         )
 
     def combined_score(self, coarse: Tensor) -> Tensor:
-        """Return the gate logit of each voxel of `coarse`, shape (batch, 1, z, y, x)."""
+        """Return the gate logit of each voxel of `coarse`, shape (batch, 1, z, y, x).
+
+        It must depend on no other voxel: the block-sparse engine computes it block by block, without margin.
+        """
         scores = self.score(coarse)
         if self.combine == "mean":
             return scores.mean(1, keepdim=True)
@@ -172,8 +199,11 @@ class StraightThroughGate(SoftGate):
         return passed + (probability - probability.detach())
 
 
-SKIP_GATES: dict[str, type[SoftGate]] = {"straight_through": StraightThroughGate, "soft": SoftGate}
-"""The gates of skip features; one that is added here can be named in a plan."""
+HARD_GATES: dict[str, type[HardSpatialGate]] = {"hard_spatial": HardSpatialGate}
+"""Gates on the coarser decoder feature; `inference.sparse.decide` repeats their `forward` without PyTorch."""
 
-GATES = ("none", "hard_spatial", *SKIP_GATES)
+SKIP_GATES: dict[str, type[SoftGate]] = {"straight_through": StraightThroughGate, "soft": SoftGate}
+"""Gates on the skip feature."""
+
+GATES = ("none", *HARD_GATES, *SKIP_GATES)
 """The names a plan can give; `none` is the network as the author released it."""

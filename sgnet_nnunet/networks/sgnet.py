@@ -17,7 +17,14 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from sgnet_nnunet import former_names
 from sgnet_nnunet.networks import whole_image
-from sgnet_nnunet.networks.gates import GATES, SKIP_GATES, GateDecision, HardSpatialGate, on_grid_of
+from sgnet_nnunet.networks.gates import (
+    GATES,
+    HARD_GATES,
+    SKIP_GATES,
+    GateDecision,
+    HardSpatialGate,
+    on_grid_of,
+)
 from sgnet_nnunet.networks.geometry import NetworkGeometry
 
 
@@ -71,7 +78,7 @@ class UpBlock(nn.Module):
         super().__init__()
         self.upsample = nn.ConvTranspose3d(coarse_channels, skip_channels, kernel_size=2, stride=2)
         self.conv = ConvBlock(2 * skip_channels, skip_channels)
-        self.hard_gate = HardSpatialGate(coarse_channels, **gate_kwargs) if gate == "hard_spatial" else None
+        self.hard_gate = HARD_GATES[gate](coarse_channels, **gate_kwargs) if gate in HARD_GATES else None
         self.skip_gate = SKIP_GATES[gate](skip_channels, **gate_kwargs) if gate in SKIP_GATES else None
         either = self.hard_gate or self.skip_gate
         self.gate_stride = None if either is None else either.STRIDE

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.files import read_json
+from sgnet_nnunet.networks.gates import GateSupervision
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.nnunet import DEFAULT_CONFIGURATION, nnunet_folder
 from sgnet_nnunet.planning.normalization import (
@@ -21,7 +22,6 @@ from sgnet_nnunet.planning.normalization import (
     PercentileNormalization,
     PercentileTo01Normalization,
 )
-from sgnet_nnunet.training.losses import EVEN, GateSupervision
 
 
 class SGNetPlanner(ExperimentPlanner):
@@ -39,6 +39,7 @@ class SGNetPlanner(ExperimentPlanner):
     TARGET_SPACING = (1.0, 1.0, 1.0)
     PATCH_SIZE = (32, 96, 96)
     BATCH_SIZE = 4
+    FALSE_POSITIVE_WEIGHT = 0.5  # of the Tversky loss; with 0.5 it is the Dice loss
 
     def _refuse_foreign_plan(self) -> None:
         path = self._preprocessed / f"{self.plans_identifier}.json"
@@ -120,7 +121,7 @@ class SGNetPlanner(ExperimentPlanner):
             "gate_supervision": asdict(GateSupervision()),
             # Most patches hold no tumour, and the Dice of an empty patch has no gradient.
             "batch_dice": True,
-            "false_positive_weight": EVEN,
+            "false_positive_weight": self.FALSE_POSITIVE_WEIGHT,
         }
 
     def plan_experiment(self) -> dict[str, Any]:

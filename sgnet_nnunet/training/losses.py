@@ -1,7 +1,6 @@
 """Losses: Dice + BCE of the segmentation, with a Tversky option, and the loss of supervised gates."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
@@ -9,7 +8,7 @@ from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from sgnet_nnunet.networks.gates import GateDecision
+from sgnet_nnunet.networks.gates import GateDecision, GateSupervision
 from sgnet_nnunet.networks.sgnet import GatedOutput
 
 SMOOTH = 1e-5
@@ -141,29 +140,6 @@ class DiceBCELoss(ForegroundLoss):
 
 AUXILIARY_WEIGHT = 0.5
 """Weight of each coarser level of deep supervision against the next finer one: nnU-Net's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateSupervision:
-    """How the gates of a plan are trained; the plan's `gate_supervision`.
-
-    Attributes:
-        positive_weight: Weight of a voxel with foreground against one without: recall comes first.
-        auxiliary_weight: Weight of the gates' loss, averaged over the gates, against the segmentation's.
-        warm_up: Share of the epochs, 0 to 1, for which the gates are bypassed.
-    """
-
-    positive_weight: float = 16.0
-    auxiliary_weight: float = 0.5
-    warm_up: float = 0.8
-
-    def __post_init__(self) -> None:
-        """Refuse a number that is out of range, with a ValueError."""
-        if self.positive_weight <= 0 or self.auxiliary_weight < 0 or not 0 <= self.warm_up <= 1:
-            raise ValueError(
-                "gate_supervision needs positive_weight > 0, auxiliary_weight >= 0 and warm_up "
-                f"between 0 and 1; got {self}"
-            )
 
 
 def split_target(target: Tensor, *, regions: bool, ignore_label: int | None) -> tuple[Tensor, Tensor | None]:

@@ -17,6 +17,7 @@ from torch import nn
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.files import read_json, write_text
+from sgnet_nnunet.networks.gates import GateSupervision
 from sgnet_nnunet.networks.sgnet import GatedOutput, SGNet
 from sgnet_nnunet.nnunet import forget_best_score, replace_local_logger
 from sgnet_nnunet.parallel import behind
@@ -30,7 +31,7 @@ from sgnet_nnunet.training.gate_monitor import (
     sum_counts,
     write_gates,
 )
-from sgnet_nnunet.training.losses import GatedLoss, GateSupervision, any_foreground
+from sgnet_nnunet.training.losses import GatedLoss, any_foreground
 from sgnet_nnunet.training.settings import VALIDATION_ENGINE, VALIDATION_ENGINES, read_choice
 
 GATE_COUNTS = "gate_counts"

@@ -3,7 +3,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgnet_nnunet.networks.gates import HardSpatialGate, SoftGate, StraightThroughGate, on_grid_of
+from sgnet_nnunet.networks.gates import (
+    GateSupervision,
+    HardSpatialGate,
+    SoftGate,
+    StraightThroughGate,
+    on_grid_of,
+)
 
 
 def skip_gate(channels, groups, weight, bias, threshold=0.5, kind=StraightThroughGate):
@@ -159,3 +165,10 @@ class TestSoftGate:
         gated, decision = gate(torch.ones(1, 2, 1, 1, 1))
         assert gated.flatten().tolist() == pytest.approx([0.2689] * 2, abs=1e-4)
         assert decision.mask.all()
+
+
+@pytest.mark.parametrize("values", [{"positive_weight": 0}, {"auxiliary_weight": -1}, {"warm_up": 1.5}])
+def test_impossible_supervision_is_refused_with_its_values(values):
+    (name, value), *_ = values.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        GateSupervision(**values)

@@ -8,10 +8,9 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.networks.gates import HardSpatialGate
+from sgnet_nnunet.networks.gates import GateSupervision, HardSpatialGate
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.planning.planner import SGNetNotebookPlanner, SGNetPlanner
-from sgnet_nnunet.training.losses import GateSupervision
 
 
 @pytest.fixture

@@ -23,3 +23,12 @@ def test_links_lead_somewhere(page):
         if not path.exists() or (anchor and anchor not in anchors_of(path)):
             broken.append(f"{target}#{anchor}")
     assert broken == []
+
+
+def test_contributing_names_files_that_exist():
+    named = re.findall(r"`([\w/]+/(?:\w+\.\w+)?)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    missing = [
+        path for path in named if not any((ROOT / root / path).exists() for root in (".", "sgnet_nnunet"))
+    ]
+    assert len(named) > 20
+    assert missing == []
