@@ -349,7 +349,7 @@ def measure_agreement(subject: Subject, *, patients: int, picture: Path) -> dict
                 scores.append({"case": case, "prediction": name} | values)
         if rows[-1]["voxels"] > drawn:
             drawn = rows[-1]["voxels"]
-            draw_difference(picture, image[0], masks[SPARSE], masks[TILES], name=case, spacing=spacing)
+            draw_difference(picture, image[0], masks[SPARSE], masks[TILES], spacing=spacing)
     patch = [int(length) for length in predictor.configuration_manager.patch_size]
     return {"patch_size": patch, "rows": rows, "scores": scores}
 
@@ -380,9 +380,7 @@ def compare_masks(mask: Mask, other: Mask) -> dict[str, Any]:
     return {"dice": dice, "voxels": int(np.count_nonzero(mask != other))}
 
 
-def draw_difference(
-    path: Path, scan: Image, ours: Mask, stock: Mask, *, name: str, spacing: list[float]
-) -> None:
+def draw_difference(path: Path, scan: Image, ours: Mask, stock: Mask, *, spacing: list[float]) -> None:
     """Write a picture of the axial slice where two masks differ most: scan, both masks, difference.
 
     Args:
@@ -390,7 +388,6 @@ def draw_difference(
         scan: First channel, shape (z, y, x), of any scale.
         ours: Mask of the block-sparse engine.
         stock: Mask of nnU-Net's sliding window.
-        name: The patient.
         spacing: Voxel size along z, y, x in mm.
     """
     from sgnet_nnunet.report.figures import MODEL_COLOURS  # noqa: PLC0415 - not needed for the speeds
@@ -414,7 +411,7 @@ def draw_difference(
     panels = [
         Panel(grey=volume, k=k, title=title, contours=contours)
         for title, contours in (
-            (f"{name}, slice {k}", ()),
+            (f"slice {k}", ()),
             ("", (whole,)),
             ("", (tiles,)),
             (differing, (only_whole, only_tiles)),
