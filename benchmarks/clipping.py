@@ -1,12 +1,11 @@
-"""Tumour contrast that clipping at the 99.5th percentile removes, in an nnU-Net data set.
+"""What clipping at the 99.5 percentile of the brain changes, in an nnU-Net data set.
 
     python benchmarks/clipping.py nnUNet_raw/Dataset501_BrainMetsLung
 
-Cases are cropped, and masked or not, as nnU-Net does before it normalises.
+Percentiles and contrast are those within the brain: the voxels that are not 0, without holes.
 """
 
-import statistics
-from dataclasses import asdict, dataclass
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,94 +17,68 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from numpy.typing import NDArray
 from timing import markdown
 
-from sgnet_nnunet.planning.normalization import (
-    MASKED_BELOW,
-    PercentileNormalization,
-    PercentileTo01Normalization,
-)
+from sgnet_nnunet.planning.normalization import PercentileNormalization, PercentileTo01Normalization
 
 BRIGHT = 90
-"""Percentile of a tumour's voxels that stands for its enhancing part."""
+"""Percentile of a tumour's voxels that stands for its brighter part."""
 
-TITLES = {
-    "clipped": "tumour voxels clipped",
-    "unclipped_contrast": "bright tumour above brain, SD",
-    "clipped_contrast": "the same, clipped",
-}
+FIGURES, BOX = ("clipped", "before", "after"), "brain's box / field of view"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Clipping:
-    """Effect of the clipping on one channel of a case.
+def clipping_of(image: NDArray[np.floating], seg: NDArray[np.number]) -> tuple[float, float, float]:
+    """Return the share of a tumour that is clipped, 0 to 1, and its contrast before and after.
 
-    Attributes:
-        clipped: Share of the tumour's voxels above the upper percentile, 0 to 1.
-        unclipped_contrast: Distance of the tumour's bright voxels from the median of the other brain, in
-            standard deviations of the latter, without clipping.
-        clipped_contrast: The same after clipping.
-    """
-
-    clipped: float
-    unclipped_contrast: float
-    clipped_contrast: float
-
-
-def clipping_of(image: NDArray[np.floating], seg: NDArray[np.number], *, masked: bool) -> Clipping:
-    """Measure one channel.
+    The contrast is the distance of the tumour's bright voxels from the median of the other brain, in standard
+    deviations of the latter.
 
     Args:
-        image: A scan whose background is 0, cropped to the rest.
-        seg: Labels of the same shape, tumour above 0 and not empty, negative outside the non-zero mask.
-        masked: Whether the percentiles are those within the mask.
+        image: A channel whose background is 0, shape (z, y, x).
+        seg: Labels of the same shape, tumour above 0 and not empty, negative outside the brain.
     """
-    tumour = seg > 0
-    brain = (image > 0) & ~tumour
-    scaled, clipped = (
-        kind(use_mask_for_norm=masked, intensityproperties={}).run(image, seg)
+    tumour, brain = seg > 0, (seg == 0) & (image != 0)
+    unclipped, clipped = (
+        kind(use_mask_for_norm=True, intensityproperties={}).run(image, seg)
         for kind in (PercentileNormalization, PercentileTo01Normalization)
     )
-    return Clipping(
-        clipped=float((scaled[tumour] > 1).mean()),
-        unclipped_contrast=_contrast(scaled, tumour, brain),
-        clipped_contrast=_contrast(clipped, tumour, brain),
+    before, after = (
+        (np.percentile(scaled[tumour], BRIGHT) - np.median(scaled[brain])) / scaled[brain].std()
+        for scaled in (unclipped, clipped)
     )
+    return float((unclipped[tumour] > 1).mean()), float(before), float(after)
 
 
-def _contrast(scaled: NDArray[np.floating], tumour: NDArray[np.bool_], brain: NDArray[np.bool_]) -> float:
-    other = scaled[brain]
-    return float((np.percentile(scaled[tumour], BRIGHT) - np.median(other)) / other.std())
-
-
-def clippings(raw: Path) -> list[list[Clipping]]:
-    """Return the figures of every channel of every training case with a tumour, as nnU-Net would crop it."""
-    labels = sorted((raw / "labelsTr").glob("*.nii.gz"))
-    kept = [cropped.size / whole for _, cropped, whole in map(_crop, labels)]
-    masked = statistics.median(kept) < MASKED_BELOW
-    return [
-        [clipping_of(channel, seg, masked=masked) for channel in data]
-        for data, seg, _ in map(_crop, labels)
-        if (seg > 0).any()
-    ]
-
-
-def _crop(label: Path) -> tuple[NDArray[np.float32], NDArray[np.int8], int]:
-    """Return a case's cropped channels and labels, and how many voxels there were before."""
-    name = label.name.removesuffix(".nii.gz")
-    paths = sorted((label.parents[1] / "imagesTr").glob(f"{name}_[0-9][0-9][0-9][0-9].nii.gz"))
-    data = np.stack([np.asarray(nib.load(path).dataobj, dtype=np.float32) for path in paths])
-    seg = np.asarray(nib.load(label).dataobj, dtype=np.int8)
-    data, cropped, _ = crop_to_nonzero(data, seg[None])
-    return data, cropped[0], seg.size
+def measure(raw: Path) -> pd.DataFrame:
+    """Return the figures of every training case with a tumour, a row each, then their range."""
+    channels = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["channel_names"].values()
+    rows = {}
+    for label in sorted((raw / "labelsTr").glob("*.nii.gz")):
+        name = label.name.removesuffix(".nii.gz")
+        files = sorted((raw / "imagesTr").glob(f"{name}_????.nii.gz"))
+        data = np.stack([np.asarray(nib.load(path).dataobj, dtype=np.float32) for path in files])
+        whole = np.asarray(nib.load(label).dataobj, dtype=np.int8)
+        data, seg, _ = crop_to_nonzero(data, whole[None])
+        if not (seg > 0).any():
+            continue
+        rows[name] = {
+            (channel, figure): value
+            for channel, image in zip(channels, data, strict=True)
+            for figure, value in zip(FIGURES, clipping_of(image, seg[0]), strict=True)
+        } | {(BOX, ""): seg.size / whole.size}
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.loc["lowest"], frame.loc["highest"] = frame.min(), frame.max()
+    return frame
 
 
 def main(raw: Annotated[Path, typer.Argument(help="Data set in nnU-Net's raw format.")]) -> None:
-    """Print a table, medians over the cases."""
-    rows = [{"channel": n} | asdict(found) for case in clippings(raw) for n, found in enumerate(case)]
-    grouped = pd.DataFrame(rows).groupby("channel")
-    table = grouped.median()
-    table.insert(0, "cases", grouped.size())
-    table["clipped"] = table["clipped"].map("{:.0%}".format)
-    typer.echo(markdown(table.reset_index().round(1).rename(columns=TITLES)))
+    """Print a table with a row per case."""
+    frame = measure(raw)
+    table = pd.DataFrame({"case": frame.index}, index=frame.index)
+    for channel in dict.fromkeys(frame.columns.get_level_values(0).drop(BOX)):
+        clipped, before, after = (frame[channel, figure].map for figure in FIGURES)
+        table[f"{channel} clipped"] = clipped("{:.0%}".format)
+        table[f"{channel} contrast"] = before("{:.2f} -> ".format) + after("{:.2f}".format)
+    table[BOX] = frame[BOX, ""].map("{:.2f}".format)
+    typer.echo(markdown(table))
 
 
 if __name__ == "__main__":

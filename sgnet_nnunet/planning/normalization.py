@@ -10,10 +10,6 @@ from sgnet_nnunet.errors import SGNetError
 LOWER_PERCENTILE, UPPER_PERCENTILE = 0.5, 99.5
 """The percentiles of the SG-Net README."""
 
-MASKED_BELOW = 3 / 4
-"""Share of an image left by cropping to its non-zero voxels, below which nnU-Net takes the rest for
-background and normalises within a mask."""
-
 MOST_COUNTS = 1 << 17
 """Integers of up to 16 bits, signed or not, are counted; other values are partly sorted."""
 
@@ -21,11 +17,9 @@ MOST_COUNTS = 1 << 17
 class PercentileNormalization(ImageNormalization):
     """Scale a channel so that its 0.5 and 99.5 percentiles become 0 and 1, without clipping.
 
-    A few metastases fill about half a percent of a cropped head. Where they are the brightest voxels, the
-    clipping of `PercentileTo01Normalization` changes them (`docs/normalisation.md`).
-
-    Where nnU-Net found a zero background (`use_mask_for_norm`), the percentiles are those of the voxels
-    inside the non-zero mask, and the voxels outside become 0. A constant or empty channel becomes 0.
+    With `use_mask_for_norm`, as SG-Net's planners set it, the percentiles are those of the voxels inside the
+    non-zero mask (nnU-Net's: any channel, holes filled), and the voxels outside become 0. Without a zero
+    background the mask is the whole image. `docs/normalisation.md` compares it with clipping.
     """
 
     CLIPS = False
@@ -40,6 +34,7 @@ class PercentileNormalization(ImageNormalization):
 
         Raises:
             ValueError: If `use_mask_for_norm` is set and `seg` is missing.
+            SGNetError: If the channel cannot be scaled, see `scale_by_percentiles`.
         """
         if self.use_mask_for_norm and seg is None:
             msg = "use_mask_for_norm is set, but no mask came with the image; pass nnU-Net's seg (-1 outside)"
@@ -75,7 +70,8 @@ def normalise(
         intensities: Statistics of the training images.
 
     Raises:
-        SGNetError: If the normalisation is neither nnU-Net's own nor SG-Net's.
+        SGNetError: If the normalisation is neither nnU-Net's own nor SG-Net's, or the channel cannot be
+            scaled, see `scale_by_percentiles`.
     """
     if percentile_scheme := PERCENTILE_SCHEMES.get(scheme):
         return scale_by_percentiles(channel, inside, clip=percentile_scheme.CLIPS)
@@ -96,11 +92,20 @@ def scale_by_percentiles(
     """Scale a channel, shape (z, y, x), in place, and return it; see `PercentileNormalization`.
 
     The percentiles are those of the voxels `inside`, the others becoming 0; None for all voxels.
+
+    Raises:
+        SGNetError: If a voxel is NaN or infinite, or both percentiles are the same, as in a blank channel.
     """
-    lower, upper = percentiles(channel, inside, (LOWER_PERCENTILE, UPPER_PERCENTILE))
+    finite = np.isfinite([channel.min(), channel.max()]).all()
+    requested = (LOWER_PERCENTILE, UPPER_PERCENTILE)
+    lower, upper = percentiles(channel, inside, requested) if finite else (np.nan, np.nan)
     if not upper > lower:
-        channel[...] = 0
-        return channel
+        blank = f"is blank: its {LOWER_PERCENTILE} and {UPPER_PERCENTILE} percentiles are both {lower:g}"
+        bad = f"has {np.count_nonzero(~np.isfinite(channel))} voxels that are NaN or infinite"
+        raise SGNetError(
+            f"a channel of {channel.shape} voxels (z, y, x) {blank if finite else bad}; correct the scan or "
+            "remove its case (`sgnet convert` names such scans)"
+        )
     # A plane at a time, so that the double precision stays in the processor's cache.
     for index, plane in enumerate(channel):
         scaled = plane.astype(np.float64)

@@ -17,11 +17,7 @@ from sgnet_nnunet.files import read_json
 from sgnet_nnunet.networks.gates import GateSupervision
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.nnunet import DEFAULT_CONFIGURATION, nnunet_folder
-from sgnet_nnunet.planning.normalization import (
-    MASKED_BELOW,
-    PercentileNormalization,
-    PercentileTo01Normalization,
-)
+from sgnet_nnunet.planning.normalization import PercentileNormalization, PercentileTo01Normalization
 
 
 class SGNetPlanner(ExperimentPlanner):
@@ -33,20 +29,32 @@ class SGNetPlanner(ExperimentPlanner):
     `-overwrite_plans_name` says otherwise, so that `nnUNetv2_train` needs no `-p`.
     """
 
-    NORMALIZATION: type[PercentileNormalization] = PercentileNormalization
-    """Normalisation of every channel; `docs/normalisation.md` compares it with the README's."""
+    NORMALIZATION: type[PercentileNormalization] = PercentileTo01Normalization
+    """Normalisation of every channel, that of the SG-Net README."""
 
     TARGET_SPACING = (1.0, 1.0, 1.0)
     PATCH_SIZE = (32, 96, 96)
     BATCH_SIZE = 4
     FALSE_POSITIVE_WEIGHT = 0.5  # of the Tversky loss; with 0.5 it is the Dice loss
 
-    def _refuse_foreign_plan(self) -> None:
+    def _refuse_to_overwrite(self) -> None:
+        """Keep a plan of another planner, or of this one with the normalisation of an earlier version."""
         path = self._preprocessed / f"{self.plans_identifier}.json"
-        planner = read_json(path).get("experiment_planner_used") if path.is_file() else None
-        if planner not in {None, type(self).__name__}:
+        if not path.is_file():
+            return
+        plans, own = read_json(path), type(self).__name__
+        planner = plans.get("experiment_planner_used", own)
+        former = plans.get("configurations", {}).get(DEFAULT_CONFIGURATION, {})
+        present = zip(
+            ("normalization_schemes", "use_mask_for_norm"),
+            self.determine_normalization_scheme_and_whether_mask_is_used_for_norm(),
+            strict=True,
+        )
+        changed = any(former.get(key, value) != value for key, value in present)
+        if planner != own or changed:
+            what = " with another normalisation" if planner == own else ""
             raise SGNetError(
-                f"{path}: holds a plan made by {planner}; add `-overwrite_plans_name SGNetPlans` "
+                f"{path}: holds a plan made by {planner}{what}; add `-overwrite_plans_name SGNetPlans` "
                 "(and train with `-p SGNetPlans`), or delete that plan and its preprocessed folder"
             )
 
@@ -65,10 +73,13 @@ class SGNetPlanner(ExperimentPlanner):
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(
         self,
     ) -> tuple[list[str], list[bool]]:
-        """Return `NORMALIZATION` for every channel, within a mask if cropping removed much background."""
+        """Return `NORMALIZATION` within the non-zero mask for every channel.
+
+        nnU-Net's rule, a mask only where cropping leaves less than three quarters of an image, would count
+        the zeros around a stripped brain that fills its field of view.
+        """
         channels = len(self.dataset_json["channel_names"])
-        masked = self.dataset_fingerprint["median_relative_size_after_cropping"] < MASKED_BELOW
-        return [self.NORMALIZATION.__name__] * channels, [masked] * channels
+        return [self.NORMALIZATION.__name__] * channels, [True] * channels
 
     def architecture(self) -> dict[str, Any]:
         """Return the network's import path and arguments; `gate` is the name of its gate."""
@@ -128,9 +139,10 @@ class SGNetPlanner(ExperimentPlanner):
         """Write the plan and return it.
 
         Raises:
-            SGNetError: If another planner's plan has that name, or the images are 2D.
+            SGNetError: If another planner's plan, or one with another normalisation, has that name, or the
+                images are 2D.
         """
-        self._refuse_foreign_plan()
+        self._refuse_to_overwrite()
         spacing, fingerprint = self.determine_fullres_target_spacing(), self.dataset_fingerprint
         spacings, shapes = fingerprint["spacings"], fingerprint["shapes_after_crop"]
         median_shape = np.median(
@@ -161,7 +173,11 @@ class SGNetPlanner(ExperimentPlanner):
         return self.plans
 
 
-class SGNetNotebookPlanner(SGNetPlanner):
-    """Plan as `SGNetPlanner` does, but with the clipped percentiles of the README and the notebook."""
+class SGNetUnclippedPlanner(SGNetPlanner):
+    """Plan as `SGNetPlanner` does, but scale by the same percentiles without clipping."""
 
-    NORMALIZATION = PercentileTo01Normalization
+    NORMALIZATION = PercentileNormalization
+
+
+class SGNetNotebookPlanner(SGNetPlanner):
+    """Former name of `SGNetPlanner`, from when that did not clip."""

@@ -71,7 +71,7 @@ SHIMS = (
         PLANNERS,
         f"{PLANNERS}/experiment_planners/sgnet_planner.py",
         "sgnet_nnunet.planning.planner",
-        ("SGNetPlanner", "SGNetNotebookPlanner"),
+        ("SGNetPlanner", "SGNetUnclippedPlanner", "SGNetNotebookPlanner"),
     ),
     Shim(
         NORMALISATIONS,

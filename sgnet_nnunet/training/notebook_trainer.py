@@ -1,6 +1,6 @@
 """The training of the notebook released with SG-Net (`Rowzatul-2001/SGNet`), as far as nnU-Net allows.
 
-Not reproduced: the joint percentile scaling of both channels (`SGNetNotebookPlanner` scales each), the sorted
+Not reproduced: the joint percentile scaling of both channels (`SGNetPlanner` scales each), the sorted
 70/10/20 split (`sgnet convert --split paper`), and the notebook's validation Dice of whole images, which is
 replaced by nnU-Net's pseudo Dice of validation patches.
 """

@@ -65,10 +65,15 @@ def test_clipping_prints_how_much_of_a_bright_tumour_is_clipped(tmp_path):
     image[tumour > 0] = 300
     for folder in ("imagesTr", "labelsTr"):
         (tmp_path / folder).mkdir()
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "T1ce"}}')
     for case, mask in {"with": tumour, "without": 0 * tumour}.items():
         nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / f"labelsTr/{case}.nii.gz")
         nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / f"imagesTr/{case}_0000.nii.gz")
-    assert run(clipping.main, tmp_path).splitlines()[-1].startswith("| 0 | 1 | 100% | 39.9 | ")
+    lines = run(clipping.main, tmp_path).splitlines()
+    assert lines[0] == "| case | T1ce clipped | T1ce contrast | brain's box / field of view |"
+    assert lines[2].startswith("| with | 100% | 39.9")
+    assert lines[2].endswith(" | 1.00 |")
+    assert [line.split(" | ")[0] for line in lines[3:]] == ["| lowest", "| highest"]
 
 
 def test_metrics_of_every_tool_are_timed(tmp_path):

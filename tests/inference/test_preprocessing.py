@@ -9,6 +9,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from scipy import ndimage
 from torch.nn import functional
 
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference.preprocessing import (
     fill_holes,
     grid_weights,
@@ -19,10 +20,10 @@ from sgnet_nnunet.inference.preprocessing import (
 from sgnet_nnunet.nifti import Volume, read_channels, write_volume
 
 
-def stock(files, plan, manager):
+def stock(files, plan, manager, label=None):
     configuration = manager.get_configuration("3d_fullres")
     image, _, properties = configuration.preprocessor_class(verbose=False).run_case(
-        [str(path) for path in files], None, manager, configuration, plan.dataset
+        [str(path) for path in files], label and str(label), manager, configuration, plan.dataset
     )
     return np.asarray(image), properties
 
@@ -48,7 +49,7 @@ def test_agrees_with_nnunet(make_plan, make_case, turned, pool, masked, spacing,
 
 
 def test_image_of_zeros_is_kept_whole_as_nnunet_does(make_plan, tmp_path, pool):
-    plan, manager = make_plan(configuration={"normalization_schemes": ["PercentileTo01Normalization"] * 2})
+    plan, manager = make_plan(configuration={"normalization_schemes": ["NoNormalization"] * 2})
     files = [tmp_path / f"a_{channel:04d}.nii.gz" for channel in range(2)]
     for path in files:
         write_volume(path, Volume(np.zeros((6, 5, 4), dtype=np.int16), np.eye(4)))
@@ -56,6 +57,67 @@ def test_image_of_zeros_is_kept_whole_as_nnunet_does(make_plan, tmp_path, pool):
     image, properties = stock(files, plan, manager)
     np.testing.assert_array_equal(prepared.image, image)
     assert prepared.properties["bbox_used_for_cropping"] == properties["bbox_used_for_cropping"]
+
+
+PERCENTILE = {"PercentileNormalization": False, "PercentileTo01Normalization": True}
+"""SG-Net's normalisations, and whether they clip."""
+
+
+def write_head(folder, rng, *, stripped):
+    """Write two channels of an ellipsoid that reaches all sides, its background zero if it is stripped."""
+    shape = rng.integers(14, 24, size=3)
+    axes = [np.linspace(-1, 1, n) for n in shape]
+    head = sum(np.square(axis) for axis in np.meshgrid(*axes, indexing="ij")) <= rng.uniform(1.05, 1.4)
+    channels = []
+    for channel in range(2):
+        values = rng.gamma(3, 100, shape).astype(np.float32) + 1
+        channels.append(values * head if stripped else values)
+        write_volume(folder / f"a_{channel:04d}.nii.gz", Volume(channels[-1], np.eye(4)))
+    labels = head & (channels[0] > np.percentile(channels[0][head], 98))
+    write_volume(folder / "a.nii.gz", Volume(labels.astype(np.uint8), np.eye(4)))
+    return sorted(folder.glob("a_*.nii.gz")), folder / "a.nii.gz", channels, head
+
+
+@pytest.mark.parametrize("scheme", PERCENTILE)
+@pytest.mark.parametrize("stripped", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_percentiles_are_those_of_the_brain_where_the_plan_says_so(
+    make_plan, tmp_path, pool, scheme, stripped, masked, seed
+):
+    """A plan of version 0.1 or later without masks gives the percentiles of the whole crop, as ever."""
+    files, label, channels, head = write_head(tmp_path, np.random.default_rng(seed), stripped=stripped)
+    plan, manager = make_plan(
+        configuration={"normalization_schemes": [scheme] * 2, "use_mask_for_norm": [masked] * 2}
+    )
+    inside = head if stripped and masked else np.ones_like(head)
+    prepared = prepare(*read_channels(files, reader=plan.reader, pool=pool), plan, pool=pool).image
+    for channel, image in zip(channels, prepared, strict=True):
+        lower, upper = np.percentile(channel[inside], (0.5, 99.5))
+        values = np.clip(channel, lower, upper) if PERCENTILE[scheme] else channel
+        scaled = np.where(inside, (values.astype(np.float64) - lower) / (upper - lower), 0)
+        np.testing.assert_array_equal(image, scaled.astype(np.float32).transpose(2, 1, 0))
+    np.testing.assert_array_equal(stock(files, plan, manager, label)[0], prepared)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 5.0])
+def test_a_training_case_that_cannot_be_normalised_stops_nnunets_preprocessing(make_plan, tmp_path, value):
+    rng = np.random.default_rng(0)
+    files, label, channels, head = write_head(tmp_path, rng, stripped=True)
+    channel = channels[1]
+    if np.isfinite(value):
+        channel[...] = value * head
+    else:
+        channel[tuple(rng.choice(np.argwhere(head)))] = value
+    write_volume(files[1], Volume(channel, np.eye(4)))
+    plan, manager = make_plan(
+        configuration={
+            "normalization_schemes": ["PercentileTo01Normalization"] * 2,
+            "use_mask_for_norm": [True, True],
+        }
+    )
+    with pytest.raises(SGNetError, match="is blank" if np.isfinite(value) else "NaN or infinite"):
+        stock(files, plan, manager, label)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.3, 0.7, 0.95, 1.0])

@@ -14,27 +14,29 @@ from sgnet_nnunet.planning.normalization import (
 STATISTICS = {"mean": 300.0, "std": 50.0, "percentile_00_5": 100.0, "percentile_99_5": 700.0}
 NNUNETS = ("ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization")
 SHAPE = (9, 20, 30)
-VALUES = ("integers", "fractions", "few fractions", "wide", "constant", "one NaN")
+VALUES = ("integers", "fractions", "few fractions", "wide")
+USELESS = ("one NaN", "one infinity", "constant", "nearly constant")
 
 
 def values(kind, rng):
     """Return a channel of some kind of values."""
-    fractions = rng.normal(300, 60, SHAPE)
+    fractions, place = rng.normal(300, 60, SHAPE), rng.integers(np.prod(SHAPE))
+    one = np.arange(fractions.size).reshape(SHAPE) == place
     return {
         "integers": rng.integers(-300, 1500, SHAPE),
         "fractions": fractions,
         "few fractions": rng.integers(0, 2, SHAPE) + 0.5 * (rng.random(SHAPE) > 0.999),
         "wide": rng.integers(0, 1 << 23, SHAPE),
         "constant": np.full(SHAPE, 7),
-        "one NaN": np.where(np.arange(fractions.size).reshape(SHAPE) == 0, np.nan, fractions),
+        "nearly constant": np.where(one, 1000, 7),
+        "one NaN": np.where(one, np.nan, fractions),
+        "one infinity": np.where(one, rng.choice([-np.inf, np.inf]), fractions),
     }[kind].astype(np.float32)
 
 
 def by_numpy(channel, inside, *, clip):
     """Return what NumPy gives, in double precision."""
     lower, upper = np.percentile(channel[inside], (0.5, 99.5))
-    if not upper > lower:
-        return np.zeros_like(channel)
     scaled = ((np.clip(channel, lower, upper) if clip else channel) - lower) / (upper - lower)
     return np.where(inside, scaled, 0).astype(np.float32)
 
@@ -46,7 +48,6 @@ class TestPercentileSchemes:
     def case(self, name, kind, masked):
         rng = np.random.default_rng(0)
         channel, inside = values(kind, rng), rng.random(SHAPE) > 0.3
-        inside[0, 0, 0] = True
         if not masked:
             inside[...] = True
         return channel, inside, by_numpy(channel, inside, clip=name == "PercentileTo01Normalization")
@@ -83,7 +84,7 @@ def test_an_unknown_scheme_is_refused():
         normalise(np.ones(SHAPE, np.float32), scheme="MyNormalization", inside=None, intensities=STATISTICS)
 
 
-@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("kind", [*VALUES, "constant", "one NaN"])
 def test_percentiles_are_numpys(kind):
     rng = np.random.default_rng(1)
     channel, inside = values(kind, rng), rng.random(SHAPE) > 0.9
@@ -94,9 +95,21 @@ def test_percentiles_are_numpys(kind):
 
 
 @pytest.mark.parametrize("name", PERCENTILE_SCHEMES)
-def test_an_empty_mask_gives_zeros(name):
-    channel, nowhere = np.ones(SHAPE, dtype=np.float32), np.zeros(SHAPE, dtype=bool)
-    assert not normalise(channel, scheme=name, inside=nowhere, intensities=STATISTICS).any()
+@pytest.mark.parametrize("kind", USELESS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_channel_that_cannot_be_scaled_is_refused(name, kind, seed):
+    channel = values(kind, np.random.default_rng(seed))
+    normaliser = PERCENTILE_SCHEMES[name](use_mask_for_norm=True, intensityproperties={})
+    problem = r"is blank: .* both 7" if "constant" in kind else "has 1 voxels that are NaN or infinite"
+    with pytest.raises(SGNetError, match=rf"\(9, 20, 30\) voxels \(z, y, x\) {problem}; correct the scan"):
+        normaliser.run(channel, np.zeros(SHAPE, np.int8))
+
+
+@pytest.mark.parametrize("name", PERCENTILE_SCHEMES)
+def test_an_empty_mask_is_refused(name):
+    channel, nowhere = values("fractions", np.random.default_rng(0)), np.zeros(SHAPE, dtype=bool)
+    with pytest.raises(SGNetError, match="is blank"):
+        normalise(channel, scheme=name, inside=nowhere, intensities=STATISTICS)
 
 
 def test_a_small_bright_lesion_differs_from_the_brain_unless_it_is_clipped():

@@ -10,7 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.networks.gates import GateSupervision, HardSpatialGate
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.planning.planner import SGNetNotebookPlanner, SGNetPlanner
+from sgnet_nnunet.planning.planner import SGNetNotebookPlanner, SGNetPlanner, SGNetUnclippedPlanner
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_plan_has_the_fixed_configuration_under_nnunets_default_name(plan):
     assert configuration["spacing"] == [1.0, 1.0, 1.0]
     assert configuration["patch_size"] == [32, 96, 96]
     assert configuration["batch_size"] == 4
-    assert configuration["normalization_schemes"] == ["PercentileNormalization"] * 2
+    assert configuration["normalization_schemes"] == ["PercentileTo01Normalization"] * 2
     assert configuration["resampling_fn_data"] == "resample_torch_fornnunet"
     assert configuration["architecture"]["arch_kwargs"]["gate"] == "hard_spatial"
 
@@ -98,26 +98,29 @@ def test_identity_transpose_even_for_thick_slices_along_x(plan):
     assert plans["configurations"]["3d_fullres"]["spacing"] == [0.5, 0.5, 5.0]
 
 
-@pytest.mark.parametrize(("kept", "masked"), [(0.5, True), (0.9, False)])
-def test_background_is_masked_where_cropping_took_much_off(plan, kept, masked):
-    assert plan(kept=kept)["configurations"]["3d_fullres"]["use_mask_for_norm"] == [masked, masked]
+@pytest.mark.parametrize("planner", [SGNetPlanner, SGNetUnclippedPlanner, SGNetNotebookPlanner])
+@pytest.mark.parametrize("kept", [0.3, 0.84, 1.0])
+def test_images_are_normalised_within_the_brain_however_much_of_the_field_it_fills(plan, planner, kept):
+    assert plan(planner=planner, kept=kept)["configurations"]["3d_fullres"]["use_mask_for_norm"] == [True] * 2
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_any_number_of_channels(plan, channels):
     schemes = plan(channels=channels)["configurations"]["3d_fullres"]["normalization_schemes"]
-    assert schemes == ["PercentileNormalization"] * channels
+    assert schemes == ["PercentileTo01Normalization"] * channels
 
 
-def test_notebooks_plan_differs_in_its_normalization_alone(plan):
-    ours, notebooks = (
-        plan(),
-        plan(planner=SGNetNotebookPlanner, options={"plans_name": "nnUNetNotebookPlans"}),
-    )
-    ours, notebooks = (plans["configurations"]["3d_fullres"] for plans in (ours, notebooks))
-    different = {key for key, value in ours.items() if notebooks[key] != value}
-    assert different == {"normalization_schemes", "data_identifier"}
-    assert notebooks["normalization_schemes"] == ["PercentileTo01Normalization"] * 2
+@pytest.mark.parametrize(
+    ("planner", "different"),
+    [
+        (SGNetUnclippedPlanner, {"normalization_schemes": ["PercentileNormalization"] * 2}),
+        (SGNetNotebookPlanner, {}),
+    ],
+)
+def test_the_other_planners_differ_in_their_normalisation_at_most(plan, planner, different):
+    ours, others = plan(), plan(planner=planner, options={"plans_name": "OtherPlans"})
+    ours, others = (plans["configurations"]["3d_fullres"] for plans in (ours, others))
+    assert ours | different | {"data_identifier": "OtherPlans_3d_fullres"} == others
 
 
 def test_two_dimensional_data_are_refused(plan):
@@ -127,6 +130,23 @@ def test_two_dimensional_data_are_refused(plan):
 
 def test_own_plan_is_made_anew(plan):
     assert plan() == plan()
+
+
+@pytest.mark.parametrize(
+    "former",
+    [
+        {"normalization_schemes": ["PercentileNormalization"] * 2},
+        {"use_mask_for_norm": [False, False]},
+    ],
+)
+def test_a_plan_with_the_normalisation_of_an_earlier_version_is_not_overwritten(plan, nnunet_paths, former):
+    plans = plan()
+    plans["configurations"]["3d_fullres"] |= former
+    path = nnunet_paths / "nnUNet_preprocessed/Dataset501_Tiny/nnUNetPlans.json"
+    path.write_text(json.dumps(plans))
+    with pytest.raises(SGNetError, match="made by SGNetPlanner with another normalisation; add"):
+        plan()
+    assert json.loads(path.read_text()) == plans
 
 
 def test_another_planners_plan_is_not_overwritten(plan, nnunet_paths):
