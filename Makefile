@@ -58,9 +58,9 @@ $(BIN)/mkdocs:
 STUDY ?= study_output
 BUDGET ?= cpu
 study: $(VENV)/installed ## Train every network on phantoms and write benchmarks/results; hours, resumable
-	$(BIN)/python benchmarks/phantom_study.py run $(STUDY) --budget $(BUDGET) -np 2
-	$(BIN)/python benchmarks/phantom_study.py speed $(STUDY)
-	$(BIN)/python benchmarks/phantom_study.py report $(STUDY) benchmarks/results
+	$(BIN)/python benchmarks/study.py run $(STUDY) --budget $(BUDGET) -np 2
+	$(BIN)/python benchmarks/study.py speed $(STUDY)
+	$(BIN)/python benchmarks/study.py report $(STUDY) benchmarks/results
 
 DEMO_MODEL ?= demo_output/nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres
 DEMO_IMAGES ?= demo_output/nnUNet_raw/Dataset501_BrainMetsLung/imagesTs

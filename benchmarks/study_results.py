@@ -1,23 +1,26 @@
-"""Scores and tables of the phantom study.
+"""Scores and tables of the studies.
 
-A row of NAME_cases.jsonl is one test patient of one training: the run, its name in the tables, the seed,
+A row of `cases.jsonl`, or NAME_cases.jsonl, is one test patient of one training: the run, its seed and fold,
 the number of parameters, the metrics, and for each gate how much of the volume is open and how much of the
 lesions is kept.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 from timing import markdown
 
-SCORES = "scores.json"
+if TYPE_CHECKING:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+CASES = "cases.jsonl"
 UNGATED = "SGNetNoGateTrainer"
-SG_NET_PLANS = "nnUNetPlans"
+SG_NET_PLANS, UNCLIPPED_PLANS = "nnUNetPlans", "nnUNetUnclippedPlans"
 RESAMPLES = 2000
 COLUMNS = {
     "dice": ("Dice", 3),
@@ -34,43 +37,51 @@ SHORT = ["dice", "precision", "lesion_sensitivity", "false_positives"]
 """The metrics that the tables of seeds and of differences show."""
 
 
-def run_folder(folder: Path, run: str, seed: int) -> Path:
-    """Return the folder of one training's results."""
-    return folder / "runs" / f"seed{seed}" / run
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the scores of each test patient of every training that is done."""
+    path = folder / CASES
+    if path.exists():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
 
 
-def score_run(
-    trainer: Any,  # noqa: ANN401 - nnU-Net has no types
-    raw: Path,
-    predictions: Path,
-    target: Path,
+def score(
+    model: Path,
     *,
-    gates: bool = True,
-) -> None:
-    """Write the scores of every test patient, and its gate masks' contents, to a JSON file.
+    fold: int,
+    images: Mapping[str, Sequence[Path]],
+    labels: Path,
+    predictions: Path,
+    device: str,
+    bypassed: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Predict patients with a fold of the trained model in a folder, and yield the scores of each.
 
-    Args:
-        trainer: nnU-Net's trainer with the trained network.
-        raw: Folder of the study's raw data.
-        predictions: Folder of the masks.
-        target: The file.
-        gates: Whether to measure the gates; bypassed ones are left out.
+    The images are the files of each patient's channels, by its name; `labels` is the folder of the label
+    maps, `predictions` that of the masks, made if needed. Gates that are bypassed are not measured.
     """
-    from sgnet_nnunet.files import write_text  # noqa: PLC0415
-    from sgnet_nnunet.networks.sgnet import SGNet  # noqa: PLC0415 - PyTorch is not needed for the tables
+    import torch  # noqa: PLC0415 - PyTorch is not needed for the tables
 
-    # A network that nnU-Net compiled for a GPU is wrapped; SG-Net's trainers keep the one inside.
-    network = getattr(trainer, "sgnet", trainer.network)
-    gates = gates and isinstance(network, SGNet) and bool(network.gate_names)
-    trainer.set_deep_supervision_enabled(False)
-    trainer.network.eval()
-    cases: dict[str, dict[str, Any]] = {}
-    for path in sorted((raw / "labelsTs").glob("*.nii.gz")):
-        name = path.name.removesuffix(".nii.gz")
-        cases[name] = _score_case(path, predictions / path.name)
-        cases[name] |= _score_gates(trainer, raw, name) if gates else {"gates": []}
-    parameters = sum(p.numel() for p in network.parameters())
-    write_text(target, json.dumps({"parameters": parameters, "cases": cases}, indent=1) + "\n")
+    from sgnet_nnunet.inference.nnunet_adapter import TiledEngine  # noqa: PLC0415
+    from sgnet_nnunet.inference.trained_model import load_trained_model  # noqa: PLC0415
+
+    trained = load_trained_model(model, folds=(str(fold),))
+    predictor = TiledEngine(trained, device=torch.device(device), step_size=0.75).predictor
+    for weights in predictor.list_of_parameters if bypassed else ():
+        for name, value in weights.items():
+            if name.endswith("bypassed"):
+                value.fill_(True)
+    predictions.mkdir(parents=True, exist_ok=True)
+    predictor.predict_from_files_sequential(
+        [[str(path) for path in paths] for paths in images.values()],
+        [str(predictions / case) for case in images],
+    )
+    parameters = sum(p.numel() for p in trained.network.parameters())
+    gated = bool(getattr(trained.network, "gate_names", ())) and not bypassed
+    for case, paths in images.items():
+        label = labels / f"{case}.nii.gz"
+        gates = _score_gates(predictor, trained.network, paths, label) if gated else {"gates": []}
+        scores = _score_case(label, predictions / label.name)
+        yield {"case": case, "parameters": parameters} | scores | gates
 
 
 def _score_case(reference: Path, prediction: Path) -> dict[str, Any]:
@@ -92,52 +103,35 @@ def _score_case(reference: Path, prediction: Path) -> dict[str, Any]:
     }
 
 
-def _score_gates(trainer: Any, raw: Path, name: str) -> dict[str, Any]:  # noqa: ANN401
+def _score_gates(
+    predictor: "nnUNetPredictor",
+    network: Any,  # noqa: ANN401 - an SGNet, whose import takes seconds
+    images: Sequence[Path],
+    label: Path,
+) -> dict[str, Any]:
     """Return each gate's figures on the network's grid, and the lesions that the finest gate suppresses."""
     import torch  # noqa: PLC0415
 
     from sgnet_nnunet.evaluation.lesion_metrics import find_lesions  # noqa: PLC0415
     from sgnet_nnunet.training.gate_monitor import count_gates, gates_of_image  # noqa: PLC0415
 
-    manager = trainer.configuration_manager
+    manager = predictor.configuration_manager
     data, segmentation, _ = manager.preprocessor_class(verbose=False).run_case(
-        [str(raw / f"imagesTs/{name}_{channel:04d}.nii.gz") for channel in range(2)],
-        str(raw / f"labelsTs/{name}.nii.gz"),
-        trainer.plans_manager, manager, trainer.dataset_json,
-    )  # fmt: skip
-    masks = gates_of_image(trainer.sgnet, torch.from_numpy(data).to(trainer.device), manager.patch_size)
+        [str(path) for path in images], str(label), predictor.plans_manager, manager, predictor.dataset_json
+    )
+    image = torch.from_numpy(data).to(predictor.device)
+    masks = gates_of_image(network.to(predictor.device), image, manager.patch_size)
     foreground = torch.from_numpy(segmentation > 0)[None]
     counts = count_gates(masks, foreground)
     lesions = find_lesions(foreground[0, 0].numpy(), spacing=tuple(manager.spacing))
     kept = np.isin(np.arange(1, lesions.number + 1), lesions.labels[masks[-1][0, 0].numpy()])
+    counted = ("lesion_voxels", "kept_lesion_voxels", "lesions", "kept_lesions")
     gates = [
-        {
-            "gate": gate,
-            "open_fraction": counts.open_fraction[level],
-            "lesion_voxels": int(counts.lesion_voxels[level]),
-            "kept_lesion_voxels": int(counts.kept_lesion_voxels[level]),
-            "lesions": int(counts.lesions[level]),
-            "kept_lesions": int(counts.kept_lesions[level]),
-        }
-        for level, gate in enumerate(trainer.sgnet.gate_names)
+        {"gate": gate, "open_fraction": counts.open_fraction[level]}
+        | {name: int(getattr(counts, name)[level]) for name in counted}
+        for level, gate in enumerate(network.gate_names)
     ]
     return {"gates": gates, "suppressed_diameters_mm": lesions.diameters_mm[~kept].tolist()}
-
-
-def collect(folder: Path, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the scores of each test patient of every training that has any.
-
-    Args:
-        folder: The study's folder.
-        names: Name in the tables of each run, in their order.
-    """
-    for run, name in names.items():
-        for path in sorted(folder.glob(f"runs/seed*/{run}/{SCORES}")):
-            document = json.loads(path.read_text(encoding="utf-8"))
-            seed = int(path.parts[-3].removeprefix("seed"))
-            origin = {"run": run, "name": name, "seed": seed, "parameters": document["parameters"]}
-            for case, scores in document["cases"].items():
-                yield origin | {"case": case} | scores
 
 
 def write_tables(results: Path, name: str) -> None:
@@ -147,25 +141,36 @@ def write_tables(results: Path, name: str) -> None:
     document = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
     frame = pd.DataFrame(cases)
     frame["lesion_sensitivity"] = frame["detected"] / frame["lesions"]
-    budget = document["budget"]
-    patches = budget["epochs"] * budget["iters"] * budget["batch_size"]
-    shape = " x ".join(map(str, budget["patch_size"]))
+    paired = "paired over patients, seeds averaged, with a 95 % BCa bootstrap interval "
+    paired += f"({RESAMPLES} resamples) over patients:"
     sections = {
-        f"Budget: {budget['training']} training and {budget['test']} test patients; {patches:,} patches "
-        f"of {shape} voxels (z, y, x) on a grid of {budget['shrink']} mm. Means over the test patients, then "
-        "over seeds; time of a step and of a case as a multiple of the ungated network's:": (
-            means_table(frame, document["speed"])
-        ),
+        f"{_describe(document)} Means over the test patients, then over seeds; time of a step and of a case "
+        "as a multiple of the ungated network's:": means_table(frame, document["speed"]),
         "Seed by seed:": seeds_table(frame),
-        "Difference to the ungated network of the same plan, else of nnUNetPlans: paired over patients, "
-        f"seeds averaged, with a 95 % BCa bootstrap interval ({RESAMPLES} resamples) over patients:": (
-            differences_table(frame)
+        f"Difference to the ungated network of the same plan, else of {SG_NET_PLANS}: {paired}": (
+            differences_table(frame, _ungated)
         ),
+        f"Difference of the unclipped plan to the clipped one: {paired}": differences_table(frame, _clipped),
         "The gate masks on the test patients, all seeds pooled; a voxel is kept if any window of the sliding "
         "window opens the gate there:": gates_table(cases),
     }
+    if document["budget"].get("collections"):
+        sections["Dice, patient by patient, seeds averaged:"] = patients_table(frame)
     blocks = [f"{title}\n\n{markdown(table)}" for title, table in sections.items() if len(table)]
     (results / f"{name}.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+
+
+def _describe(document: Mapping[str, Any]) -> str:
+    """Return the budget of a study, and how much of it is done, as sentences."""
+    budget = document["budget"]
+    patches = budget["epochs"] * budget["iters"] * budget["batch_size"]
+    patients = f"{budget['training']} training and {budget['test']} test patients"
+    if budget.get("collections"):
+        patients = "real patients, each left out once"
+    shape = " x ".join(map(str, budget["patch_size"]))
+    text = f"Budget: {patients}; {patches:,} patches of {shape} voxels (z, y, x) on a grid of 1 mm."
+    done, planned = document.get("done"), document.get("planned")
+    return text if done == planned else f"{text} **{done} of {planned} trainings are done.**"
 
 
 def _by_seed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -185,6 +190,7 @@ def means_table(frame: pd.DataFrame, speed: Mapping[str, Any] | None) -> pd.Data
     table = pd.DataFrame({"network": means.index})
     table["parameters"] = first["parameters"].map("{:,}".format).to_numpy()
     table["seeds"] = frame.groupby("name", sort=False)["seed"].nunique().to_numpy()
+    table["patients"] = frame.groupby("name", sort=False)["case"].nunique().to_numpy()
     for column, (title, digits) in COLUMNS.items():
         table[title] = means[column].map(f"{{:.{digits}f}}".format).to_numpy()
     times = {row["trainer"]: row for row in (speed or {"models": []})["models"]}
@@ -206,23 +212,43 @@ def seeds_table(frame: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def differences_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the paired differences to the ungated network over the seeds that both networks have."""
-    runs = frame["run"].unique()
+def patients_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean Dice of every network, a column per patient."""
+    means = frame.pivot_table("dice", index="name", columns="case", sort=False).sort_index(axis=1)
+    texts = means.map("{:.3f}".format).where(means.notna(), None)
+    return texts.rename_axis(index="network", columns=None).reset_index()
+
+
+def _ungated(trainer: str, plans: str, runs: Sequence[str]) -> str | None:
+    same_plan = f"{UNGATED}__{plans}"
+    reference = same_plan if same_plan in runs else f"{UNGATED}__{SG_NET_PLANS}"
+    return None if trainer == UNGATED else reference
+
+
+def _clipped(trainer: str, plans: str, _: Sequence[str]) -> str | None:
+    return f"{trainer}__{SG_NET_PLANS}" if plans == UNCLIPPED_PLANS else None
+
+
+def differences_table(
+    frame: pd.DataFrame, reference_of: Callable[[str, str, Sequence[str]], str | None]
+) -> pd.DataFrame:
+    """Return the paired differences to a reference, on the patients and seeds that both networks have.
+
+    The function returns a network's reference, given its trainer, its plans and the runs there are.
+    """
+    groups = frame.set_index(["seed", "case"]).groupby("run", sort=False)
+    by_run = {str(run): part[SHORT] for run, part in groups}
+    names = dict(zip(frame["run"], frame["name"], strict=True))
     rows = []
-    for name, run in frame[["name", "run"]].drop_duplicates().itertuples(index=False):
-        trainer, plans = run.removesuffix("-bypassed").split("__")
-        same_plan = f"{UNGATED}__{plans}"
-        reference = same_plan if same_plan in runs else f"{UNGATED}__{SG_NET_PLANS}"
-        own, other = frame[frame["run"] == run], frame[frame["run"] == reference]
-        common = sorted(set(own["seed"]) & set(other["seed"]))
-        if trainer == UNGATED or not common:
+    for run, name in names.items():
+        trainer, _, plans = run.removesuffix("-bypassed").partition("__")
+        reference = reference_of(trainer, plans, list(by_run))
+        if reference is None or reference not in by_run:
             continue
-        mine, theirs = (
-            each[each["seed"].isin(common)].groupby("case")[SHORT].mean() for each in (own, other)
-        )
-        difference = mine - theirs
-        rows.append({"network": name} | {COLUMNS[c][0]: _with_interval(difference[c]) for c in SHORT})
+        common = by_run[run].index.intersection(by_run[reference].index)
+        if len(common):
+            difference = (by_run[run].loc[common] - by_run[reference].loc[common]).groupby("case").mean()
+            rows.append({"network": name} | {COLUMNS[c][0]: _with_interval(difference[c]) for c in SHORT})
     return pd.DataFrame(rows)
 
 

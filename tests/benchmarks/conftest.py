@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from phantom_study import DATASET
+from study import DATASET
 
 from sgnet_nnunet.planning.planner import SGNetPlanner
 

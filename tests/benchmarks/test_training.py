@@ -6,8 +6,8 @@ from time import sleep
 from types import SimpleNamespace
 
 import numpy as np
-import phantom_study
 import pytest
+import study
 import torch
 import training
 import typer
@@ -43,11 +43,11 @@ def invoke(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_step_is_the_sum_of_its_phases_scaled_to_the_batch(planned, monkeypatch):
-    monkeypatch.setattr(phantom_study, "TIMED_BATCH", 2)
-    monkeypatch.setattr(phantom_study, "TIMED_PATCH", (16, 32, 32))
+    monkeypatch.setattr(study, "TIMED_BATCH", 2)
+    monkeypatch.setattr(study, "TIMED_PATCH", (16, 32, 32))
 
     def make_loader(trainer):
-        return SimpleNamespace(generate_train_batch=partial(phantom_study._batch, trainer))
+        return SimpleNamespace(generate_train_batch=partial(study._batch, trainer))
 
     monkeypatch.setattr(training, "make_loader", make_loader)
     one_patch = training.Training(name="one patch", trainer="SGNetTrainer", cpu_patches=1)

@@ -1,30 +1,34 @@
-"""The phantom study: train every network on the same phantoms and compare them.
+"""The studies: train every network on the same patients and compare them.
 
-    python benchmarks/phantom_study.py run study_output --budget cpu
-    python benchmarks/phantom_study.py report study_output benchmarks/results
+    python benchmarks/study.py run study_output --budget cpu                          # on phantoms
+    python benchmarks/study.py report study_output benchmarks/results
+    python benchmarks/study.py run real_output --budget real --collection COLLECTION  # leave-one-out
 
-`run` can be stopped and started again: what is done is kept.
+`run` can be stopped and started again: each finished training appends its scores to `cases.jsonl` in the
+study's folder. `report` works at any time.
 """
 
 import json
 import logging
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain, product
+from operator import truediv
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
-import SimpleITK as sitk  # noqa: N813
 import typer
-from study_results import SCORES, collect, run_folder, score_run, write_tables
+from study_results import CASES, SG_NET_PLANS, UNCLIPPED_PLANS, UNGATED, read_rows, score, write_tables
 from timing import in_turn, seconds
 
 from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.demo import run_command
+from sgnet_nnunet.files import write_json
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import write_phantoms
@@ -33,26 +37,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-logger = logging.getLogger("phantom_study")
+logger = logging.getLogger("study")
 
 DATASET = "Dataset501_BrainMetsLung"
-SG_NET_PLANS, TVERSKY_PLANS = "nnUNetPlans", "nnUNetTverskyPlans"
-NOTEBOOK_PLANS, DEFAULT_PLANS = "nnUNetNotebookPlans", "nnUNetDefaultPlans"
+DEFAULT_PLANS = "nnUNetDefaultPlans"
 BYPASSED = "-bypassed"
-"""Suffix of the run folders of networks that are tested with their gates bypassed."""
-
-FALSE_POSITIVE_WEIGHT = 0.7
-"""That of `TVERSKY_PLANS`; Dice corresponds to 0.5."""
+"""Suffix of the runs in which a network is tested with its gates bypassed."""
 
 TRAINING_SEED, TEST_SEED = 1, 3
 POPULATION = PhantomConfig(
     extra_lesions_median=5, extra_lesions_sigma=0.4, diameter_median=9, diameter_sigma=0.5
 )
-"""About six lesions per patient, as small as the default's.
-
-With the larger lesions of `sgnet demo` the ungated network of a first trial had less than one false positive
-per case, too few to tell networks apart.
-"""
+"""About six lesions per patient, as small as the default's. Those of `sgnet demo` are larger, and leave too
+few false positives to tell networks apart."""
 
 VAL_ITERS = 4
 TIMED_PATCH, TIMED_BATCH = (32, 96, 96), 4
@@ -60,8 +57,6 @@ TIMED_PATCH, TIMED_BATCH = (32, 96, 96), 4
 
 TIMED_CASE = (96, 128, 128)
 """About the size of a brain, in one window, so that no network gains from larger patches."""
-
-UNGATED = "SGNetNoGateTrainer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,50 +67,40 @@ class Model:
         name: Name in the tables.
         trainer: nnU-Net's `-tr`.
         plans: nnU-Net's `-p`.
-        seeds: Largest number of seeds; None for the study's.
-        bypassed: Whether another model's weights are tested with their gates bypassed.
-        bfloat16: Whether it can train in bfloat16 on a CPU, where instance norms return NaN.
+        bypassed: Name of the same weights tested with their gates bypassed; empty if they are not.
     """
 
     name: str
     trainer: str
     plans: str = SG_NET_PLANS
-    seeds: int | None = None
-    bypassed: bool = False
-    bfloat16: bool = True
-
-    @property
-    def training(self) -> str:
-        """Name of the run folder of the training that the weights come from."""
-        return f"{self.trainer}__{self.plans}"
+    bypassed: str = ""
 
     @property
     def run(self) -> str:
-        """Name of the run folder of the predictions and scores."""
-        return self.training + (BYPASSED if self.bypassed else "")
+        """Name of its run folders."""
+        return f"{self.trainer}__{self.plans}"
 
 
 MODELS = (
-    Model(name="SG-Net, hard spatial gates", trainer="SGNetTrainer"),
-    Model(name="the same weights, gates bypassed", trainer="SGNetTrainer", bypassed=True),
+    Model(
+        name="SG-Net, hard spatial gates",
+        trainer="SGNetTrainer",
+        bypassed="SG-Net, hard spatial gates, bypassed in the test",
+    ),
+    Model(name="SG-Net, hard spatial gates, unclipped", trainer="SGNetTrainer", plans=UNCLIPPED_PLANS),
     Model(name="SG-Net, no gate", trainer=UNGATED),
+    Model(name="SG-Net, no gate, unclipped", trainer=UNGATED, plans=UNCLIPPED_PLANS),
     Model(name="SG-Net, skip gate", trainer="SGNetSkipGateTrainer"),
     Model(name="SG-Net, soft gate", trainer="SGNetSoftGateTrainer"),
     Model(name="SG-Net, deep supervision", trainer="SGNetDeepSupervisionTrainer"),
-    Model(name="baseline U-Net", trainer="BaselineUNetTrainer", bfloat16=False),
-    Model(name="baseline ResU-Net", trainer="BaselineResUNetTrainer", bfloat16=False),
-    Model(name="baseline Attention U-Net", trainer="BaselineAttentionUNetTrainer", bfloat16=False),
-    Model(name="SG-Net, notebook's training", trainer="SGNetNotebookTrainer", plans=NOTEBOOK_PLANS, seeds=1),
-    Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, seeds=1, bfloat16=False),
-    Model(name="SG-Net, hard spatial gates, Tversky", trainer="SGNetTrainer", plans=TVERSKY_PLANS),
-    Model(
-        name="those weights, gates bypassed, Tversky",
-        trainer="SGNetTrainer",
-        plans=TVERSKY_PLANS,
-        bypassed=True,
-    ),
-    Model(name="SG-Net, no gate, Tversky", trainer=UNGATED, plans=TVERSKY_PLANS),
+    Model(name="baseline U-Net", trainer="BaselineUNetTrainer"),
+    Model(name="baseline ResU-Net", trainer="BaselineResUNetTrainer"),
+    Model(name="baseline Attention U-Net", trainer="BaselineAttentionUNetTrainer"),
+    Model(name="SG-Net, notebook's training", trainer="SGNetNotebookTrainer"),
+    Model(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS),
 )
+NAMES = {m.run: m.name for m in MODELS} | {m.run + BYPASSED: m.bypassed for m in MODELS if m.bypassed}
+"""Names in the tables by run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +108,10 @@ class StudyConfig:
     """The budget.
 
     Attributes:
-        training: Patients to train on.
-        validation: Patients of nnU-Net's validation fold.
-        test: Held-out patients.
-        shrink: Voxels of the phantoms averaged into one along each axis; 2 gives a grid of 2 mm.
+        collections: Folders of real patients in the collection's layout, of which each is left out once,
+            for testing; none for phantoms.
+        networks: Runs to train; none for all of `MODELS`.
+        training: Phantoms to train on; `validation` are nnU-Net's validation fold, `test` are held out.
         patch_size: z, y, x in voxels.
         batch_size: Patches in a batch.
         epochs: Epochs of a training.
@@ -138,10 +123,11 @@ class StudyConfig:
         default_memory_gb: `-gpu_memory_target` of nnU-Net's own plan.
     """
 
+    collections: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
     training: int = 24
     validation: int = 2
-    test: int = 16
-    shrink: int = 1
+    test: int = 48
     patch_size: tuple[int, int, int] = (32, 96, 96)
     batch_size: int = 4
     epochs: int = 100
@@ -153,35 +139,33 @@ class StudyConfig:
 
     def save(self, folder: Path) -> None:
         """Write `config.json` into the study's folder."""
-        text = json.dumps(asdict(self), indent=2) + "\n"
-        (folder / "config.json").write_text(text, encoding="utf-8")
+        write_json(folder / "config.json", asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> "StudyConfig":
         """Read `config.json` of a study's folder."""
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return cls(**values | {"patch_size": tuple(values["patch_size"])})
+        values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return cls(**values | {key: tuple(values[key]) for key in ("collections", "networks", "patch_size")})
 
 
 _CPU = StudyConfig(batch_size=2, epochs=25, iters=40, device="cpu", bfloat16=True, default_memory_gb=1.0)
-_SMOKE = replace(
-    _CPU, training=2, validation=1, test=2, shrink=3, patch_size=(16, 32, 32), epochs=2, iters=2, seeds=2,
-    bfloat16=False, default_memory_gb=0.25,
-)  # fmt: skip
 BUDGETS = {
     "gpu": StudyConfig(),
     "gpu-short": StudyConfig(epochs=25, iters=60, bfloat16=True, default_memory_gb=1.0),
-    "cpu": replace(_CPU, shrink=2, patch_size=(32, 48, 48), default_memory_gb=0.25),
-    "cpu-1mm": _CPU,
-    "smoke": _SMOKE,
-}
-"""`gpu` has the plan's own grid, patch and batch, `gpu-short` the same for minutes; `cpu` fits two cores;
-`cpu-1mm` has the plan's grid and patch, for a few networks at a time; `smoke` tests the study. Except for
-`gpu`, nnU-Net's default has a plan whose patch is about as large as the others' (56 x 80 x 64 at 1 mm)."""
+    "cpu": _CPU,
+    "real": replace(_CPU, networks=tuple(NAMES)[:4], batch_size=4, epochs=20, iters=25),
+    "smoke": replace(
+        _CPU, training=2, validation=1, test=2, patch_size=(16, 32, 32), epochs=2, iters=2, seeds=2,
+        bfloat16=False, default_memory_gb=0.25,
+    ),
+}  # fmt: skip
+"""`gpu` has the plan's own patch and batch, `gpu-short` the same for minutes; `cpu` fits two cores; `real` is
+for collections of a few patients; `smoke` tests the study. Except for `gpu`, nnU-Net's default has a plan
+whose patch is about as large as the others' (56 x 80 x 64)."""
 
 
 def prepare(folder: Path, config: StudyConfig) -> None:
-    """Make, convert, plan and preprocess the phantoms, unless the folder has them.
+    """Make the phantoms or take the collections, convert, plan and preprocess them, unless that is done.
 
     Raises:
         SGNetError: If a stage fails.
@@ -190,64 +174,62 @@ def prepare(folder: Path, config: StudyConfig) -> None:
         return
     workers = os.cpu_count() or 1
     raw = folder / "nnUNet_raw" / DATASET
-    for part, patients, seed in (
-        ("Tr", config.training + config.validation, TRAINING_SEED),
-        ("Ts", config.test, TEST_SEED),
-    ):
-        collection = folder / f"phantoms{part}"
-        write_phantoms(collection, patients=patients, seed=seed, workers=workers, config=POPULATION)
-        converted = convert(collection, folder / f"converted{part}", workers=workers).dataset_folder
-        _shrink(converted, raw, part, config.shrink)
+    for collection in config.collections:
+        shutil.copytree(collection, folder / "patientsTr", dirs_exist_ok=True)
+    parts = (("Tr", config.training + config.validation, TRAINING_SEED), ("Ts", config.test, TEST_SEED))
+    for part, patients, seed in parts[:1] if config.collections else parts:
+        source = folder / f"patients{part}"
+        if not config.collections:
+            write_phantoms(source, patients=patients, seed=seed, workers=workers, config=POPULATION)
+        converted = convert(source, folder / f"converted{part}", workers=workers).dataset_folder
+        for kind in ("images", "labels"):
+            shutil.copytree(converted / f"{kind}Tr", raw / f"{kind}{part}", dirs_exist_ok=True)
     shutil.copy(folder / "convertedTr" / DATASET / "dataset.json", raw)
-    cases = sorted(path.name.removesuffix(".nii.gz") for path in (raw / "labelsTr").glob("*.nii.gz"))
-    split = {"train": cases[: config.training], "val": cases[config.training :]}
-    (raw / "splits_final.json").write_text(json.dumps([split]), encoding="utf-8")
+    cases = names_of(raw / "labelsTr")
+    splits = [{"train": cases[: config.training], "val": cases[config.training :]}]
+    if config.collections:
+        splits = [{"train": [case for case in cases if case != one], "val": [one]} for one in cases]
+    write_json(raw / "splits_final.json", splits)
     _plan(folder, config, workers)
     (folder / "data.done").touch()
 
 
-def _shrink(source: Path, target: Path, part: str, factor: int) -> None:
-    """Copy images and labels, averaged onto a grid coarser by `factor`; labels by majority."""
-    for kind in ("images", "labels"):
-        out = target / f"{kind}{part}"
-        out.mkdir(parents=True, exist_ok=True)
-        for path in sorted((source / f"{kind}Tr").glob("*.nii.gz")):
-            if factor == 1:
-                shutil.copy(path, out)
-                continue
-            image = sitk.BinShrink(sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkFloat32), [factor] * 3)
-            if kind == "labels":
-                image = sitk.Cast(image >= 0.5, sitk.sitkUInt8)  # noqa: PLR2004
-            sitk.WriteImage(image, str(out / path.name))
+def names_of(labels: Path) -> list[str]:
+    """Return the names of the cases of a folder of label maps, sorted."""
+    return sorted(path.name.removesuffix(".nii.gz") for path in labels.glob("*.nii.gz"))
+
+
+def folds_of(folder: Path) -> list[list[str]]:
+    """Return the test cases of each fold: the patient left out, or all test phantoms."""
+    raw = folder / "nnUNet_raw" / DATASET
+    if (raw / "labelsTs").exists():
+        return [names_of(raw / "labelsTs")]
+    splits = json.loads((raw / "splits_final.json").read_text(encoding="utf-8"))
+    return [split["val"] for split in splits]
 
 
 def _plan(folder: Path, config: StudyConfig, workers: int) -> None:
-    spacing = ("-overwrite_target_spacing", *[str(float(config.shrink))] * 3)
+    """Write the plans that the networks need, and preprocess."""
     processes = ("-npfp", str(workers), "-np", str(workers))
     for name, planner, options in (
-        (SG_NET_PLANS, "SGNetPlanner", spacing),
-        (NOTEBOOK_PLANS, "SGNetNotebookPlanner", spacing),
+        (SG_NET_PLANS, "SGNetPlanner", ()),
+        (UNCLIPPED_PLANS, "SGNetUnclippedPlanner", ()),
         (DEFAULT_PLANS, "ExperimentPlanner", ("-gpu_memory_target", str(config.default_memory_gb))),
     ):
+        if name not in {model.plans for model, _, _ in trainings(config, 1)}:
+            continue
         command = ("nnUNetv2_plan_and_preprocess", "-d", "501", "-c", "3d_fullres", *processes)
         run_command(
             (*command, "-pl", planner, "-overwrite_plans_name", name, *options),
             environment=nnunet_paths(folder),
             log=folder / f"{name}.log",
         )
-    preprocessed = folder / "nnUNet_preprocessed" / DATASET
-    patches = {"patch_size": list(config.patch_size), "batch_size": config.batch_size}
-    _derive(preprocessed, SG_NET_PLANS, SG_NET_PLANS, patches)
-    _derive(preprocessed, NOTEBOOK_PLANS, NOTEBOOK_PLANS, patches)
-    _derive(preprocessed, SG_NET_PLANS, TVERSKY_PLANS, {"false_positive_weight": FALSE_POSITIVE_WEIGHT})
-
-
-def _derive(preprocessed: Path, source: str, name: str, changes: dict[str, object]) -> None:
-    """Write a plan for the same preprocessed data that differs from another one by `changes`."""
-    plans = json.loads((preprocessed / f"{source}.json").read_text(encoding="utf-8"))
-    plans["plans_name"] = name
-    plans["configurations"]["3d_fullres"] |= changes
-    (preprocessed / f"{name}.json").write_text(json.dumps(plans, indent=2), encoding="utf-8")
+        if name != DEFAULT_PLANS:
+            path = folder / "nnUNet_preprocessed" / DATASET / f"{name}.json"
+            plans = json.loads(path.read_text(encoding="utf-8"))
+            patches = {"patch_size": list(config.patch_size), "batch_size": config.batch_size}
+            plans["configurations"]["3d_fullres"] |= patches
+            write_json(path, plans)
 
 
 def nnunet_paths(folder: Path) -> dict[str, str]:
@@ -258,6 +240,17 @@ def nnunet_paths(folder: Path) -> dict[str, str]:
     return {name: str(path) for name, path in paths.items()}
 
 
+def trainings(config: StudyConfig, folds: int) -> list[tuple[Model, int, int]]:
+    """Return the network, seed and fold of every training in their order.
+
+    A trainer's plans are trained in turn on each fold, so that a study that is stopped can compare them.
+    """
+    trainers = list(dict.fromkeys(model.trainer for model in MODELS))
+    models = [model for model in MODELS if model.run in (config.networks or [model.run])]
+    jobs = product(models, range(1, config.seeds + 1), range(folds))
+    return sorted(jobs, key=lambda job: (job[1], trainers.index(job[0].trainer), job[2]))
+
+
 @app.command()
 def run(
     folder: Annotated[Path, typer.Argument(help="Work folder of the study; about 2 GB.")],
@@ -265,6 +258,10 @@ def run(
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds; the budget's by default.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Networks to train, such as SGNetTrainer__nnUNetPlans.")
+    ] = None,
+    collection: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of real patients, each left out once, in place of phantoms.", exists=True),
     ] = None,
     device: Annotated[
         str | None, typer.Option("-device", help="cpu or cuda; the budget's by default.")
@@ -277,49 +274,51 @@ def run(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    config = _configure(folder, budget, seeds=seeds, device=device)
+    collections = tuple(str(path.resolve()) for path in collection or ())
+    config = _configure(folder, budget, seeds=seeds, device=device, collections=collections)
     prepare(folder, config)
-    # Gates are bypassed in networks that have been trained.
-    for bypassed in (False, True):
-        jobs = [
-            (folder, model, seed)
-            for seed in range(config.seeds)
-            for model in MODELS
-            if model.bypassed == bypassed
-            and model.run in (only or [model.run])
-            and seed < (model.seeds or config.seeds)
-            and not (run_folder(folder, model.run, seed) / SCORES).exists()
-        ]
-        for done, ((_, model, seed), _) in enumerate(
-            run_jobs(start_training, jobs, workers=workers), start=1
-        ):
-            logger.info("%d of %d: %s, seed %d", done, len(jobs), model.name, seed)
+    done = {(row["run"], row["seed"], row["fold"]) for row in read_rows(folder)}
+    jobs = [
+        (folder, model, seed, fold)
+        for model, seed, fold in trainings(config, len(folds_of(folder)))
+        if model.run in (only or [model.run]) and (model.run, seed, fold) not in done
+    ]
+    finished = enumerate(run_jobs(start_training, jobs, workers=workers), start=1)
+    for count, ((_, model, seed, fold), _) in finished:
+        logger.info("%d of %d: %s, seed %d, fold %d", count, len(jobs), model.name, seed, fold)
 
 
-def _configure(folder: Path, budget: str, *, seeds: int | None, device: str | None) -> StudyConfig:
+def _configure(
+    folder: Path, budget: str, *, seeds: int | None, device: str | None, collections: tuple[str, ...] = ()
+) -> StudyConfig:
     """Return the configuration of the folder, or that of the budget, with the options given; save it."""
     from sgnet_nnunet.training.settings import emulates_bfloat16  # noqa: PLC0415 - PyTorch takes seconds
 
     if (folder / "config.json").exists():
         config = StudyConfig.load(folder)
     else:
-        config = BUDGETS[budget]
+        config = replace(BUDGETS[budget], collections=collections)
         config = replace(config, bfloat16=config.bfloat16 and not emulates_bfloat16())
     config = replace(config, seeds=seeds or config.seeds, device=device or config.device)
     config.save(folder)
     return config
 
 
-def start_training(job: tuple[Path, Model, int]) -> None:
-    """Train and score one network in a process of its own, which starts from its seed."""
-    folder, model, seed = job
-    target = run_folder(folder, model.run, seed)
+def run_folder(folder: Path, run: str, seed: int) -> Path:
+    """Return the folder of one network's results from one seed; made if needed."""
+    target = folder / "runs" / f"seed{seed}" / run
     target.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def start_training(job: tuple[Path, Model, int, int]) -> None:
+    """Train and score one network in a process of its own, which starts from its seed."""
+    folder, model, seed, fold = job
     threads = {"OMP_NUM_THREADS": "1"} if StudyConfig.load(folder).device == "cpu" else {}
-    with (target / "log.txt").open("w", encoding="utf-8") as log:
+    with (run_folder(folder, model.run, seed) / f"log{fold}.txt").open("w", encoding="utf-8") as log:
         subprocess.run(  # noqa: S603
-            [sys.executable, __file__, "train", str(folder), model.run, str(seed)],
-            env=os.environ | threads,
+            [sys.executable, __file__, "train", str(folder), model.run, str(seed), str(fold)],
+            env=threads | os.environ,
             stdout=log,
             stderr=subprocess.STDOUT,
             check=True,
@@ -327,17 +326,12 @@ def start_training(job: tuple[Path, Model, int]) -> None:
 
 
 @app.command(hidden=True)
-def train(folder: Path, run: str, seed: int) -> None:
-    """Train one network from one seed, predict the test patients and score them.
-
-    A run with bypassed gates takes the weights of the training it belongs to.
-    """
+def train(folder: Path, run: str, seed: int, fold: int) -> None:
+    """Train one network from one seed, predict the test patients of its fold and score them."""
     config = StudyConfig.load(folder)
     model = next(model for model in MODELS if model.run == run)
-    target = run_folder(folder, run, seed)
-    target.mkdir(parents=True, exist_ok=True)
     os.environ |= nnunet_paths(folder) | {
-        "nnUNet_results": str(run_folder(folder, model.training, seed)),
+        "nnUNet_results": str(run_folder(folder, run, seed)),
         "SGNET_EPOCHS": str(config.epochs),
         "SGNET_ITERS": str(config.iters),
         "SGNET_VAL_ITERS": str(VAL_ITERS),
@@ -350,33 +344,57 @@ def train(folder: Path, run: str, seed: int) -> None:
     import torch  # noqa: PLC0415
     from nnunetv2.run.run_training import get_trainer_from_args  # noqa: PLC0415
 
-    from sgnet_nnunet.inference.nnunet_adapter import TiledEngine  # noqa: PLC0415
-    from sgnet_nnunet.inference.trained_model import load_trained_model  # noqa: PLC0415
     from sgnet_nnunet.training.settings import Precision  # noqa: PLC0415
 
     np.random.seed(seed)  # noqa: NPY002 - nnU-Net's loaders draw from it
     torch.manual_seed(seed)
     device = torch.device(config.device)
-    trainer = get_trainer_from_args("501", "3d_fullres", 0, model.trainer, model.plans, device=device)
+    trainer = get_trainer_from_args("501", "3d_fullres", fold, model.trainer, model.plans, device=device)
     if model.trainer == "nnUNetTrainer":
         _shorten(trainer, config)
-    checkpoint = Path(trainer.output_folder, "checkpoint_final.pth")
-    if checkpoint.exists() or model.bypassed:
-        trainer.load_checkpoint(str(checkpoint))
-    else:
-        if config.device == "cpu" and config.bfloat16 and model.bfloat16:
+    if not Path(trainer.output_folder, "checkpoint_final.pth").exists():
+        # On a CPU instance norms, those of the other networks, return NaN in bfloat16.
+        if config.device == "cpu" and config.bfloat16 and model.trainer.startswith("SGNet"):
             trainer.precision = Precision(bfloat16=True)
         trainer.run_training()
-    trained = load_trained_model(Path(trainer.output_folder_base), folds=("0",))
-    predictor = TiledEngine(trained, device=device, step_size=0.75).predictor
+    rows = _test(folder, trainer.output_folder_base, run, seed, fold)
     if model.bypassed:
-        for name, value in predictor.list_of_parameters[0].items():
-            if name.endswith("bypassed"):
-                value.fill_(True)
-    raw, predictions = folder / "nnUNet_raw" / DATASET, target / "predictions"
-    predictions.mkdir(exist_ok=True)
-    predictor.predict_from_files_sequential(str(raw / "imagesTs"), str(predictions))
-    score_run(trainer, raw, predictions, target / SCORES, gates=not model.bypassed)
+        rows += _test(folder, trainer.output_folder_base, run + BYPASSED, seed, fold)
+    _append(folder, rows)
+
+
+def _test(folder: Path, model: Path | str, run: str, seed: int, fold: int | None) -> list[dict[str, Any]]:
+    """Return the scores of a trained model on the test patients of its fold, or of all for fold 0."""
+    raw, folds = folder / "nnUNet_raw" / DATASET, folds_of(folder)
+    part = "Ts" if (raw / "labelsTs").exists() else "Tr"
+    cases = list(chain(*folds)) if fold is None else folds[fold]
+    scores = score(
+        Path(model),
+        fold=fold or 0,
+        images={case: sorted((raw / f"images{part}").glob(f"{case}_????.nii.gz")) for case in cases},
+        labels=raw / f"labels{part}",
+        predictions=run_folder(folder, run, seed) / "predictions",
+        device=StudyConfig.load(folder).device,
+        bypassed=run.endswith(BYPASSED),
+    )
+    return [{"run": run, "seed": seed, "fold": fold} | row for row in scores]
+
+
+def _append(folder: Path, rows: list[dict[str, Any]]) -> None:
+    with (folder / CASES).open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+@app.command()
+def external(
+    folder: Annotated[Path, typer.Argument(help="The study's folder.")],
+    model: Annotated[Path, typer.Argument(help="A trained model's folder, TRAINER__PLANS__CONFIGURATION.")],
+    name: Annotated[str, typer.Option(help="Its name in the tables.")] = "SG-Net, trained on phantoms",
+    seed: Annotated[int, typer.Option(help="Its seed.")] = 1,
+) -> None:
+    """Test fold 0 of a model that was trained elsewhere on all test patients."""
+    folder = folder.resolve()
+    _append(folder, _test(folder, model, name, seed, None))
 
 
 def _shorten(trainer: Any, config: StudyConfig) -> None:  # noqa: ANN401
@@ -422,10 +440,10 @@ def speed(
     rows = [
         {
             "trainer": name,
-            "step_s": statistics.median(found[f"{name} step"]),
-            "case_s": statistics.median(found[f"{name} case"]),
-            "step_relative": _ratio(found[f"{name} step"], found[f"{UNGATED} step"]),
-            "case_relative": _ratio(found[f"{name} case"], found[f"{UNGATED} case"]),
+            "step_s": median(found[f"{name} step"]),
+            "case_s": median(found[f"{name} case"]),
+            "step_relative": median(map(truediv, found[f"{name} step"], found[f"{UNGATED} step"])),
+            "case_relative": median(map(truediv, found[f"{name} case"], found[f"{UNGATED} case"])),
         }
         for name in trainers
     ]
@@ -473,11 +491,6 @@ def _case(trainer: Any, image: "Tensor") -> None:  # noqa: ANN401
         network(image)
 
 
-def _ratio(times: list[float], reference: list[float]) -> float:
-    """Return the median of the ratios within each round."""
-    return statistics.median(mine / theirs for mine, theirs in zip(times, reference, strict=True))
-
-
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="The study's folder.")],
@@ -487,23 +500,21 @@ def report(
     """Write each case (NAME_cases.jsonl), the budget and speeds (NAME.json) and the tables (NAME.md)."""
     folder = folder.resolve()
     results.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps(row, allow_nan=False) for row in collect(folder, {m.run: m.name for m in MODELS})]
-    (results / f"{name}_cases.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    config, rows = StudyConfig.load(folder), list(read_rows(folder))
+    runs = list(dict.fromkeys([*NAMES, *(row["run"] for row in rows)]))
+    rows.sort(key=lambda row: (runs.index(row["run"]), row["seed"], row["case"]))
+    named = [{"name": NAMES.get(row["run"], row["run"])} | row for row in rows]
+    text = "".join(json.dumps(row) + "\n" for row in named)
+    (results / f"{name}_cases.jsonl").write_text(text, encoding="utf-8")
     timed = folder / "speed.json"
+    planned = {(m.run, seed, fold) for m, seed, fold in trainings(config, len(folds_of(folder)))}
     document = {
-        "budget": asdict(StudyConfig.load(folder)),
+        "budget": asdict(config) | {"collections": [Path(path).name for path in config.collections]},
+        "planned": len(planned),
+        "done": len(planned & {(row["run"], row["seed"], row["fold"]) for row in rows}),
         "speed": json.loads(timed.read_text(encoding="utf-8")) if timed.exists() else None,
     }
-    (results / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    write_tables(results, name)
-
-
-@app.command()
-def tables(
-    results: Annotated[Path, typer.Argument(help="Folder with the results.")],
-    name: Annotated[str, typer.Option(help="Name of the files.")] = "phantom_study",
-) -> None:
-    """Write the tables of committed results again, from NAME_cases.jsonl and NAME.json."""
+    write_json(results / f"{name}.json", document)
     write_tables(results, name)
 
 
