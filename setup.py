@@ -10,20 +10,18 @@ ROOT = Path(__file__).parent
 VERSION = runpy.run_path(str(ROOT / "sgnet_nnunet" / "__init__.py"))["__version__"]
 
 REQUIRED = [
-    "nnunetv2>=2.8,<2.9",  # the range that is tested; it brings most of the others
+    "nnunetv2==2.8.*",  # the releases that are tested
     "filelock>=3.12",
     "monai>=1.4",
-    "nibabel>=5.2",
-    "numpy>=1.24",
-    "packaging",
     "psutil>=5.9",
     "rich>=13",
-    "scipy>=1.11",
-    "SimpleITK>=2.3",
-    "torch>=2.1.2",
     "typer>=0.19",
 ]
-"""What converting, planning, training and predicting import; an extra is named where it is missing."""
+"""What converting, planning, training and predicting import; an extra is named where it is missing.
+
+What nnU-Net itself requires (PyTorch, NumPy, SciPy, NiBabel, SimpleITK) is not repeated;
+`tests/test_setup.py` checks that the installed nnU-Net does require it.
+"""
 
 EXTRAS = {
     "report": ["jinja2>=3.1", "matplotlib>=3.8", "pandas>=2", "pillow>=10", "scikit-image>=0.21"],

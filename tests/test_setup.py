@@ -3,15 +3,17 @@
 import ast
 import re
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 
 from sgnet_nnunet.errors import SGNetError, needs_extra
+from sgnet_nnunet.plugin.doctor import TESTED_NNUNET
 
 ROOT = Path(__file__).parents[1]
-DISTRIBUTIONS = {"PIL": "pillow", "great_tables": "great-tables", "skimage": "scikit-image"}
-BROUGHT_BY_OTHERS = {"batchgenerators": "nnunetv2", "batchgeneratorsv2": "nnunetv2", "markupsafe": "jinja2"}
+DISTRIBUTIONS = {"PIL": "pillow", "markupsafe": "jinja2", "skimage": "scikit-image"}
+NAME = re.compile(r"[A-Za-z0-9_-]+")
 NOT_IMPORTED_HERE = {"onnx"}  # by torch.onnx
 
 
@@ -20,7 +22,7 @@ def listed(name: str) -> set[str]:
     for node in ast.parse((ROOT / "setup.py").read_text()).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
             texts = [leaf.value for leaf in ast.walk(node.value) if isinstance(leaf, ast.Constant)]
-            return {match[0] for text in texts if (match := re.match(r"[A-Za-z0-9_-]+", text))}
+            return {match[0] for text in texts if (match := NAME.match(text))}
     raise AssertionError(f"no {name} in setup.py")
 
 
@@ -34,12 +36,18 @@ def imported() -> set[str]:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names.add(node.module or "")
     packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"sgnet_nnunet"}
-    return {DISTRIBUTIONS.get(name, BROUGHT_BY_OTHERS.get(name, name)) for name in packages}
+    return {DISTRIBUTIONS.get(name, name) for name in packages}
 
 
-def test_every_import_is_listed_and_every_listed_package_imported():
-    extras = listed("EXTRAS") - {"report", "phantom", "cpu"} - NOT_IMPORTED_HERE
-    assert imported() == listed("REQUIRED") | extras
+def test_every_import_is_required_here_or_by_nnunet_and_nothing_else_is_listed():
+    of_nnunet = {NAME.match(text)[0] for text in requires("nnunetv2") if "extra ==" not in text}
+    required, extras = listed("REQUIRED"), listed("EXTRAS") - {"report", "phantom", "cpu"} - NOT_IMPORTED_HERE
+    assert required.isdisjoint(of_nnunet)
+    assert required | extras <= imported() <= required | extras | of_nnunet
+
+
+def test_doctor_checks_for_the_version_of_nnunet_that_is_required():
+    assert f"nnunetv2=={TESTED_NNUNET}*" in (ROOT / "setup.py").read_text()
 
 
 def test_missing_package_of_an_extra_is_named_with_the_command():

@@ -5,16 +5,17 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-from packaging.requirements import Requirement
 
 from sgnet_nnunet import __version__
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.nnunet import FOLDER_VARIABLES
 from sgnet_nnunet.plugin.link import nnunet_package
 from sgnet_nnunet.plugin.shims import SHIMS, Shim
+
+TESTED_NNUNET = "2.8."
+"""Start of the versions of nnU-Net that `setup.py` allows."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,14 @@ def examine(environment: Mapping[str, str] = os.environ) -> list[Group]:
 def _versions() -> Iterator[Finding]:
     yield Finding("Python", platform.python_version())
     yield Finding("sgnet_nnunet", __version__)
-    for requirement in (_requirement(name) for name in ("nnunetv2", "torch", "monai")):
+    for name, start in (("nnunetv2", TESTED_NNUNET), ("torch", ""), ("monai", "")):
+        remedy = f"pip install '{name}=={start}*'" if start else f"pip install {name}"
         try:
-            found = version(requirement.name)
+            found = version(name)
         except PackageNotFoundError:
-            yield Finding(requirement.name, "not installed", f"pip install '{requirement}'")
-            continue
-        fits = requirement.specifier.contains(found, prereleases=True)
-        yield Finding(requirement.name, found, None if fits else f"pip install '{requirement}'")
-
-
-def _requirement(name: str) -> Requirement:
-    """Return what this package requires of another, any version if it says nothing."""
-    try:
-        requirements = [Requirement(text) for text in requires("sgnet-nnunet") or ()]
-    except PackageNotFoundError:
-        requirements = []
-    named = (one for one in requirements if one.name == name and one.marker is None)
-    return next(named, Requirement(name))
+            yield Finding(name, "not installed", remedy)
+        else:
+            yield Finding(name, found, None if f"{found}.".startswith(start) else remedy)
 
 
 def _device() -> Finding:
