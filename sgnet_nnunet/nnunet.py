@@ -31,6 +31,12 @@ DEFAULT_PLANS, DEFAULT_CONFIGURATION = "nnUNetPlans", "3d_fullres"
 ALL = "all"
 """nnU-Net's fold that is trained, and validated, on every case."""
 
+SPLITS = "splits_final.json"
+"""nnU-Net's file of folds, in a raw data set and, copied once, in its preprocessed data."""
+
+TRAINED_ON = "sgnet_training_cases"
+"""Key, in the `init_args` of a checkpoint, of the cases that its weights were trained on."""
+
 
 # --- data sets ---------------------------------------------------------------------------------------------
 
@@ -274,6 +280,34 @@ def _read_splits(splits: Path) -> list[dict[str, list[str]]]:
     return content
 
 
+def changed_folds(dataset: Path | str) -> InputFileError | None:
+    """Return an error that says how the folds of a data set differ from those that nnU-Net trains by.
+
+    The data set is a name, or a folder in `nnUNet_raw`. nnU-Net copies its folds to `nnUNet_preprocessed`
+    once, and allows additional folds there. The result is None if the two agree, or if one is missing.
+    """
+    root, preprocessed, results = (os.environ.get(variable, "") for variable in FOLDER_VARIABLES)
+    raw = Path(root, dataset)
+    copy, original = Path(preprocessed, raw.name, SPLITS), raw / SPLITS
+    in_use = root and preprocessed and raw.parent == Path(root)
+    if not (in_use and copy.is_file() and original.is_file()):
+        return None
+    before, now = (
+        [{part: set(cases) for part, cases in fold.items()} for fold in _read_splits(path)]
+        for path in (copy, original)
+    )
+    if before[: len(now)] == now:
+        return None
+    old, new = (set().union(*(cases for fold in folds for cases in fold.values())) for folds in (before, now))
+    problem = f"has other folds than {original} ({len(new - old)} cases are new, {len(old - new)} are gone)"
+    remedy = "delete the file, then plan again with --clean"
+    checkpoints = Path(results, raw.name).glob("*__*/fold_[0-9]*/checkpoint_*.pth")
+    if trained := sorted({path.parts[-3] for path in checkpoints}):
+        problem += f", and these models were trained by them: {', '.join(trained)}"
+        remedy = f"to keep those, use another data set (-d); else move them out of {results}, {remedy}"
+    return InputFileError(copy, problem, remedy)
+
+
 # --- output ------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +335,7 @@ FRAGILE_NAMES: dict[str, tuple[str, ...]] = {
         "nnUNetTrainer._build_loss",
         "nnUNetTrainer._get_deep_supervision_scales",
         "nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size",
+        "nnUNetTrainer.do_split",
         "nnUNetTrainer.get_dataloaders",
         "nnUNetTrainer.get_training_transforms",
         "nnUNetTrainer.perform_actual_validation",

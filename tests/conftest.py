@@ -100,6 +100,7 @@ def write_fingerprint() -> Callable[..., None]:
     def write(
         preprocessed: Path,
         *,
+        cases: int = 5,
         channels: int = 2,
         shape: tuple[int, int, int] = (30, 38, 34),
         spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
@@ -107,8 +108,8 @@ def write_fingerprint() -> Callable[..., None]:
     ) -> None:
         keys = ("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std")
         fingerprint = {
-            "spacings": [list(spacing)] * 5,
-            "shapes_after_crop": [list(shape)] * 5,
+            "spacings": [list(spacing)] * cases,
+            "shapes_after_crop": [list(shape)] * cases,
             "foreground_intensity_properties_per_channel": {
                 str(c): dict.fromkeys(keys, 1.0) for c in range(channels)
             },

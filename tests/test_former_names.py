@@ -70,7 +70,7 @@ def test_a_model_folder_with_its_trainers_former_name_is_found(tmp_path):
 def write_model_of_010(nnunet_paths, make_dataset, write_fingerprint):
     """Return a function that writes a trained model's folder as version 0.1.0 did."""
     raw = make_dataset(nnunet_paths / "nnUNet_raw", cases=1)
-    write_fingerprint(nnunet_paths / "nnUNet_preprocessed" / raw.name)
+    write_fingerprint(nnunet_paths / "nnUNet_preprocessed" / raw.name, cases=1)
     SGNetPlanner(501).plan_experiment()
     plans = json.loads((nnunet_paths / "nnUNet_preprocessed" / raw.name / "nnUNetPlans.json").read_text())
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["gate"] = "admission"

@@ -1,17 +1,21 @@
 import ast
 import importlib
 import inspect
+import json
 import logging
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 
 import sgnet_nnunet
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.nnunet import (
     FRAGILE_NAMES,
+    changed_folds,
     find_cases,
     find_model_folder,
     nnunet_folder,
@@ -82,6 +86,72 @@ class TestCases:
     def test_a_missing_folder_is_named(self, tmp_path):
         with pytest.raises(InputFileError, match=r"holds no file \*_0000\.nii\.gz"):
             find_cases(tmp_path / "nowhere", file_ending=".nii.gz", channels=1)
+
+
+def write_splits(folder, folds):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "splits_final.json"
+    path.write_text(json.dumps([{"train": list(train), "val": list(val)} for train, val in folds]))
+    return path
+
+
+class TestChangedFolds:
+    DATASET = "Dataset501_Tiny"
+
+    def test_they_are_found_exactly_where_nnunet_fails(self, nnunet_paths):
+        rng = np.random.default_rng(0)
+        raw, preprocessed = (
+            nnunet_paths / name / self.DATASET for name in ("nnUNet_raw", "nnUNet_preprocessed")
+        )
+        found = []
+        for _ in range(300):
+            used, made = ([], [])
+            for _ in range(3):
+                cases = rng.permutation(list("abcd"))
+                used.append((cases[1:], cases[:1]))
+                # Most folds are the same, in another order of the cases.
+                other = cases if rng.random() < 0.8 else rng.permutation(list("abcde"))
+                made.append((other[1:][::-1], other[:1]))
+            used, made = used[: rng.integers(1, 4)], made[: rng.integers(1, 4)]
+            copy, original = write_splits(preprocessed, used), write_splits(raw, made)
+            try:
+                default_experiment_planner._maybe_copy_splits_file(str(original), str(copy))
+                fails = False
+            except (AssertionError, IndexError):
+                fails = True
+            found.append(fails)
+            for dataset in (self.DATASET, raw):
+                assert (changed_folds(dataset) is not None) is fails, (used, made)
+        assert 30 < sum(found) < 270
+
+    def test_the_file_the_cases_and_the_models_are_named(self, nnunet_paths):
+        copy = write_splits(nnunet_paths / "nnUNet_preprocessed" / self.DATASET, [("ab", "c")])
+        write_splits(nnunet_paths / "nnUNet_raw" / self.DATASET, [("acd", "ef")])
+        error = changed_folds(self.DATASET)
+        assert error.path == copy
+        assert "3 cases are new, 1 are gone" in error.problem
+        assert error.remedy == "delete the file, then plan again with --clean"
+        results = nnunet_paths / "nnUNet_results" / self.DATASET
+        for fold in ("A__p__c/fold_0", "A__p__c/fold_1", "B__p__c/fold_all", "C__p__c/fold_0"):
+            (results / fold).mkdir(parents=True)
+        for weights in ("A__p__c/fold_0", "A__p__c/fold_1", "B__p__c/fold_all"):
+            (results / weights / "checkpoint_latest.pth").touch()
+        error = changed_folds(self.DATASET)
+        assert error.problem.endswith("these models were trained by them: A__p__c")
+        assert error.remedy.startswith("to keep those, use another data set (-d)")
+
+    @pytest.mark.parametrize("absent", ["nnUNet_raw", "nnUNet_preprocessed"])
+    def test_without_both_files_there_is_nothing_to_compare(self, nnunet_paths, monkeypatch, absent):
+        copy = write_splits(nnunet_paths / "nnUNet_preprocessed" / self.DATASET, [("a", "b")])
+        original = write_splits(nnunet_paths / "nnUNet_raw" / self.DATASET, [("b", "a")])
+        elsewhere = nnunet_paths / "elsewhere" / self.DATASET
+        write_splits(elsewhere, [("b", "a")])
+        assert changed_folds(elsewhere) is None
+        with monkeypatch.context() as patch:
+            patch.delenv(absent)
+            assert changed_folds(self.DATASET) is None
+        (original if absent == "nnUNet_raw" else copy).unlink()
+        assert changed_folds(self.DATASET) is None
 
 
 def test_prints_go_to_the_log_and_warnings_are_seen(caplog, capsys):

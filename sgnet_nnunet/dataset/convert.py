@@ -26,7 +26,7 @@ from sgnet_nnunet.dataset.splits import Subset, grouped_splits, paper_splits, pa
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import checksum_of, write_json, write_text
 from sgnet_nnunet.nifti import write_volume
-from sgnet_nnunet.nnunet import nnunet_folder
+from sgnet_nnunet.nnunet import SPLITS, changed_folds, nnunet_folder
 from sgnet_nnunet.parallel import run_jobs
 
 logger = logging.getLogger(__name__)
@@ -379,18 +379,19 @@ def _finish(
     )
     write_text(folder / REPORT_NAME, report_csv(rows))
     if splits.folds:
-        write_json(folder / "splits_final.json", splits.folds)
+        write_json(folder / SPLITS, splits.folds)
     else:
-        (folder / "splits_final.json").unlink(missing_ok=True)
+        (folder / SPLITS).unlink(missing_ok=True)
     if not training:
         (folder / "dataset.json").unlink(missing_ok=True)
         raise SGNetError(
             f"no accession can be trained on for the target {options.target}; {folder / REPORT_NAME} says why"
         )
     write_json(folder / "dataset.json", dataset_json(options, training_cases=len(training)))
-    if splits.note:
-        logger.warning(splits.note)
-    return ConversionResult(folder, rows, splits.note)
+    note = "\n".join(filter(None, (splits.note, str(changed_folds(folder) or ""))))
+    if note:
+        logger.warning(note)
+    return ConversionResult(folder, rows, note)
 
 
 def _row(

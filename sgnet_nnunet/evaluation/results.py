@@ -9,6 +9,7 @@ from sgnet_nnunet.dataset.splits import patients_of
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.nnunet import (
+    SPLITS,
     DatasetFolders,
     ModelName,
     find_dataset,
@@ -237,7 +238,10 @@ def results_of_models(
     names = parse_models(list(models))
     folders = find_dataset(dataset)
     references = find_references(folders)
-    of_folds = validation_cases(folders.preprocessed / "splits_final.json", folds, references)
+    # nnU-Net keeps the references of cases that are no longer in the data set.
+    kept = folders.raw / "labelsTr" if folders.raw else folders.references
+    every_case = [name for name in references if find_mask(kept, name)] or references
+    of_folds = validation_cases(folders.preprocessed / SPLITS, folds, every_case)
     fold_of = {name: fold for fold, of_fold in of_folds.items() for name in of_fold}
     if unknown := [name for name in fold_of if name not in references]:
         path = folders.references / f"{unknown[0]}.nii.gz"

@@ -34,7 +34,7 @@ from sgnet_nnunet.evaluation.statistics import Estimate, Resampling, estimate
 from sgnet_nnunet.files import checksum_of, write_json
 from sgnet_nnunet.inference.plan import read_description
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
-from sgnet_nnunet.nnunet import ModelName, find_dataset
+from sgnet_nnunet.nnunet import SPLITS, ModelName, find_dataset
 from sgnet_nnunet.parallel import behind
 
 GROUPS_OF_ONE_FOLD = 5
@@ -255,6 +255,8 @@ def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
 
 def _check(cases: Sequence[PredictedCase], folder: Path, checkpoint: str) -> None:
     """Check what can be checked before minutes of prediction."""
+    from sgnet_nnunet.inference.trained_model import training_cases  # noqa: PLC0415 - PyTorch
+
     for fold in {case.fold: None for case in cases}:
         weights = folder / f"fold_{fold}" / checkpoint
         if fold == "all":
@@ -265,6 +267,9 @@ def _check(cases: Sequence[PredictedCase], folder: Path, checkpoint: str) -> Non
         if not weights.is_file():
             command = ModelName.parse(folder.name).train_command(folder.parent.name, fold)
             raise InputFileError(weights, "there is no such file", f"run {command}")
+        if seen := sorted(training_cases(weights) & {case.name for case in cases if case.fold == fold}):
+            problem = f"was trained on {seen[0]}, a validation case of the present {SPLITS}"
+            raise InputFileError(weights, problem, "restore the former file, or train the fold again")
     description = read_description(folder)
     if has_ignore_label(description):
         raise SGNetError(

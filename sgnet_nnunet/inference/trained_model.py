@@ -30,6 +30,7 @@ from sgnet_nnunet.inference.plan import (
 from sgnet_nnunet.inference.predictor import Model, PlanProcessing, PredictionOptions, Processing
 from sgnet_nnunet.inference.torch_engines import build_engine, choose_engine
 from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.nnunet import TRAINED_ON
 
 PLANNED = "SGNetTrainer"
 """The trainer that trains the plan's SG-Net as it is; its subclasses change it."""
@@ -106,6 +107,11 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise InputFileError(path, f"lacks {', '.join(sorted(missing))}", "name a checkpoint of nnU-Net v2")
     return content
+
+
+def training_cases(checkpoint: Path) -> set[str]:
+    """Return the cases that weights were trained on; none for trainers of other packages."""
+    return set(_read_checkpoint(checkpoint)["init_args"].get(TRAINED_ON, ()))
 
 
 def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:

@@ -12,11 +12,11 @@ from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_forn
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.networks.gates import GateSupervision
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.nnunet import DEFAULT_CONFIGURATION, nnunet_folder
+from sgnet_nnunet.nnunet import DEFAULT_CONFIGURATION, changed_folds, dataset_name, nnunet_folder
 from sgnet_nnunet.planning.normalization import PercentileNormalization, PercentileTo01Normalization
 
 
@@ -36,6 +36,12 @@ class SGNetPlanner(ExperimentPlanner):
     PATCH_SIZE = (32, 96, 96)
     BATCH_SIZE = 4
     FALSE_POSITIVE_WEIGHT = 0.5  # of the Tversky loss; with 0.5 it is the Dice loss
+
+    def __init__(self, dataset_name_or_id: str | int, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # Where they have changed, nnU-Net ends with an AssertionError without a message.
+        if error := changed_folds(dataset_name(str(dataset_name_or_id))):
+            raise error
+        super().__init__(dataset_name_or_id, *args, **kwargs)
 
     def _refuse_to_overwrite(self) -> None:
         """Keep a plan of another planner, or of this one with the normalisation of an earlier version."""
@@ -139,12 +145,15 @@ class SGNetPlanner(ExperimentPlanner):
         """Write the plan and return it.
 
         Raises:
-            SGNetError: If another planner's plan, or one with another normalisation, has that name, or the
-                images are 2D.
+            SGNetError: If another planner's plan, or one with another normalisation, has that name, the
+                images are 2D, or the fingerprint is old.
         """
         self._refuse_to_overwrite()
         spacing, fingerprint = self.determine_fullres_target_spacing(), self.dataset_fingerprint
         spacings, shapes = fingerprint["spacings"], fingerprint["shapes_after_crop"]
+        if len(shapes) != len(self.dataset):
+            problem = f"was made of {len(shapes)} cases, the data set has {len(self.dataset)}"
+            raise InputFileError(self._preprocessed / "dataset_fingerprint.json", problem, "add --clean")
         median_shape = np.median(
             [compute_new_shape(shape, old, spacing) for old, shape in zip(spacings, shapes, strict=True)],
             axis=0,

@@ -17,9 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler
 
 from sgnet_nnunet import former_names
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import atomic_path
-from sgnet_nnunet.nnunet import add_to_checkpoints, replaced_data_loader
+from sgnet_nnunet.nnunet import SPLITS, TRAINED_ON, add_to_checkpoints, changed_folds, replaced_data_loader
 from sgnet_nnunet.training.data_loading import FastDataLoader, use_fast_loading
 from sgnet_nnunet.training.losses import EVEN, DiceBCELoss, ForegroundLoss
 from sgnet_nnunet.training.settings import (
@@ -177,6 +177,27 @@ class BaseTrainer(nnUNetTrainer):
             self.inference_allowed_mirroring_axes = None
         return settings
 
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return nnU-Net's training and validation cases, and keep the former in every checkpoint.
+
+        Raises:
+            InputFileError: If a case is not preprocessed, or the checkpoint was trained on a validation case.
+        """
+        training, validation = super().do_split()
+        splits, folder = Path(self.preprocessed_dataset_folder_base, SPLITS), self.preprocessed_dataset_folder
+        if absent := sorted({*training, *validation}.difference(self.dataset_class.get_identifiers(folder))):
+            problem = f"fold {self.fold} has the case {absent[0]}, which is not in {folder}"
+            raise InputFileError(splits, problem, "preprocess again, or take the case out of the folds")
+        before = set(self.my_init_kwargs.get(TRAINED_ON, training))
+        if seen := sorted(before.difference(training).intersection(validation)):
+            problem = f"fold {self.fold} validates on {seen[0]}, which this network was trained on"
+            remedy = f"restore the former file, or move {self.output_folder} away and train again"
+            raise InputFileError(splits, problem, remedy)
+        if changed := sorted(before.symmetric_difference(training)):
+            self.print_to_log_file(f"WARNING: training cases changed since the start: {', '.join(changed)}")
+        add_to_checkpoints(self, TRAINED_ON, sorted(before.union(training)))
+        return training, validation
+
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return nnU-Net's loaders of training and validation batches, with fast loading."""
         with replaced_data_loader(FastDataLoader):
@@ -192,6 +213,8 @@ class BaseTrainer(nnUNetTrainer):
             keep_freed_memory()
         self.print_to_log_file(f"Training schedule: {self.schedule}")
         self.print_to_log_file(self.precision.note())
+        if changed := changed_folds(self.plans_manager.dataset_name):
+            self.print_to_log_file(f"WARNING: {changed}")
 
     def run_training(self) -> None:
         """Train to the last epoch or until the patience runs out."""

@@ -16,7 +16,7 @@ def planned(nnunet_paths, make_dataset, write_fingerprint):
     for kind in ("images", "labels"):
         shutil.copytree(raw / f"{kind}Tr", raw / f"{kind}Ts")
     target = nnunet_paths / "nnUNet_preprocessed" / DATASET
-    write_fingerprint(target)
+    write_fingerprint(target, cases=2)
     plans = SGNetPlanner(501).plan_experiment()
     configuration = plans["configurations"]["3d_fullres"]
     configuration["patch_size"] = [16, 32, 32]

@@ -60,7 +60,7 @@ def subject(tmp_path_factory, make_dataset, write_fingerprint):
             (root / name).mkdir()
             patch.setenv(name, str(root / name))
         raw = make_dataset(root / "nnUNet_raw", cases=2)
-        write_fingerprint(root / "nnUNet_preprocessed/Dataset501_Tiny")
+        write_fingerprint(root / "nnUNet_preprocessed/Dataset501_Tiny", cases=2)
         plans = SGNetPlanner(501).plan_experiment()
     configuration = plans["configurations"]["3d_fullres"]
     configuration["patch_size"] = [24, 40, 24]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.evaluation.operating_point import Provenance, combine_checksums
@@ -59,10 +60,15 @@ def model(nnunet_paths, make_results, monkeypatch):
     plans = {"dataset_name": "Dataset501_Tiny", "image_reader_writer": "NibabelIO"}
     (folder / "plans.json").write_text(json.dumps(plans))
     for fold in range(3):
-        (folder / f"fold_{fold}/checkpoint_final.pth").write_bytes(b"weights %d" % fold)
+        write_weights(folder / f"fold_{fold}/checkpoint_final.pth", fold)
     monkeypatch.setattr("sgnet_nnunet.evaluation.tuning.Predictor", SavedMasks)
     monkeypatch.setattr(SavedMasks, "opened", [])
     return folder
+
+
+def write_weights(path, fold, **init_args):
+    content = {"init_args": init_args, "trainer_name": "SGNetTrainer", "network_weights": {"fold": fold}}
+    torch.save(content, path)
 
 
 def files(folder):
@@ -111,6 +117,17 @@ def test_output_and_sensitivity_can_be_given(model, tmp_path):
     assert json.loads(path.read_text())["requested_sensitivity"] == 0.9
     assert files(path.parent) == {"point.json", "point.png"}
     assert files(model) == {"dataset.json", "plans.json"}
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_fold_that_was_trained_on_a_case_it_now_validates_is_refused(model, capsys, seen):
+    splits = json.loads(
+        (model.parents[2] / "nnUNet_preprocessed/Dataset501_Tiny/splits_final.json").read_text()
+    )
+    cases = splits[1]["val" if seen else "train"]
+    write_weights(model / "fold_1/checkpoint_final.pth", 1, sgnet_training_cases=cases)
+    assert run("-d", "501") == (2 if seen else 0)
+    assert (f"fold_1/checkpoint_final.pth: was trained on {cases[0]}" in capsys.readouterr().err) is seen
 
 
 @pytest.mark.parametrize(

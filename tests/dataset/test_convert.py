@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,30 @@ def test_paper_split_fills_the_test_folders(collection, convert, accepted_by_nnu
     assert fold == {"train": [f"P0{n}_A0{n}" for n in range(7)], "val": ["P07_A07"]}
     assert [row["split"] for row in rows_of(folder)] == ["train"] * 7 + ["val"] + ["test"] * 3
     assert accepted_by_nnunet(folder)
+
+
+@pytest.mark.parametrize("split", ["cv", "paper"])
+@pytest.mark.parametrize("change", ["added", "removed", "replaced", "none"])
+def test_folds_that_nnunet_still_has_from_before_are_named(
+    collection, convert, raw, tmp_path, monkeypatch, caplog, split, change
+):
+    collection.add_patients(11)
+    folder = convert(split=split).dataset_folder
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    copy = tmp_path / "nnUNet_preprocessed" / folder.name / "splits_final.json"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(folder / "splits_final.json", copy)
+    if change in {"added", "replaced"}:
+        # First of all patients: all others move on in the paper's split.
+        collection.add("A", "NEW")
+    if change in {"removed", "replaced"}:
+        shutil.rmtree(collection.root / "P01")
+    result = convert(split=split)
+    assert result.note.startswith(f"{copy}: has other folds") is (change != "none")
+    assert (result.note in caplog.messages) is (change != "none")
+    copy.unlink()
+    assert not convert(split=split).note
 
 
 def test_report_has_one_row_for_each_accession(collection, convert):

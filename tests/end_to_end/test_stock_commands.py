@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -49,11 +51,12 @@ def tiny_collection(tmp_path_factory) -> Path:
     return tiny
 
 
-def plan(command) -> None:
-    command(
+def plan(command, *options: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    return command(
         "nnUNetv2_plan_and_preprocess",
         *("-d", "501", "-pl", "SGNetPlanner", "-c", "3d_fullres", "--verify_dataset_integrity"),
-        *("-npfp", "1", "-np", "1"),
+        *("-npfp", "1", "-np", "1", *options),
+        status=status,
     )
 
 
@@ -95,6 +98,35 @@ def test_four_commands_on_a_tiny_phantom_and_a_look_at_the_model(command, tmp_pa
         masks.append(np.asarray(nib.load(path).dataobj))
     assert np.array_equal(*masks)
     assert (tmp_path / "model.onnx").is_file()
+
+
+def test_added_patients_need_the_documented_commands(command, tmp_path, tiny_collection):
+    collection, later = (tmp_path / name for name in ("collection", "later"))
+    shutil.copytree(tiny_collection, collection)
+    later.mkdir()
+    # Patients are sorted by name: the first one is added.
+    first, *_ = sorted(collection.iterdir())
+    first.rename(later / first.name)
+    convert = ("sgnet", "convert", str(collection), "-d", "501")
+    assert "splits_final.json" not in command(*convert).stderr
+    plan(command)
+    # Fold 2 will validate on a patient that it is trained on now.
+    train = ("nnUNetv2_train", "501", "3d_fullres", "2", "-tr", "SGNetTrainer", "-device", "cpu")
+    command(*train, **SHORT)
+
+    (later / first.name).rename(first)
+    dataset = "Dataset501_BrainMetsLung"
+    copy = tmp_path / "nnUNet_preprocessed" / dataset / "splits_final.json"
+    assert f"{copy}: has other folds than" in command(*convert, COLUMNS="1000").stderr
+    shown = plan(command, status=1).stderr
+    assert f"{copy}: has other folds than" in shown
+    assert "AssertionError" not in shown
+    assert "SGNetTrainer__nnUNetPlans__3d_fullres" in shown
+    copy.unlink()
+    plan(command, "--clean")
+    assert copy.read_text() == (tmp_path / "nnUNet_raw" / dataset / "splits_final.json").read_text()
+    refused = command(*train, "--val", status=1)
+    assert "which this network was trained on; restore" in refused.stderr
 
 
 @pytest.mark.skipif(

@@ -24,7 +24,7 @@ def trained(tmp_path_factory, make_dataset, write_fingerprint):
             patch.setenv(name, str(root / name))
         raw = make_dataset(root / "nnUNet_raw", cases=1, shape=(20, 40, 36))
         preprocessed = root / "nnUNet_preprocessed" / raw.name
-        write_fingerprint(preprocessed)
+        write_fingerprint(preprocessed, cases=1)
         plans = deepcopy(SGNetPlanner(501).plan_experiment())
         plans["configurations"]["3d_fullres"] |= {"patch_size": [16, 32, 32], "batch_size": 2}
         dataset = json.loads((raw / "dataset.json").read_text())

@@ -291,6 +291,17 @@ def test_folds_that_share_a_case_are_refused(tree):
         results_of_models("501", MODELS, ["0", "1"])
 
 
+@pytest.mark.parametrize("raw_is_there", [True, False])
+def test_fold_all_is_of_the_cases_that_are_still_in_the_data_set(tree, raw_is_there):
+    labels = tree / "nnUNet_raw/Dataset501_Tiny/labelsTr"
+    if raw_is_there:
+        (labels / "YG_P000_YG_A000.nii.gz").unlink()
+    else:
+        shutil.rmtree(labels)
+    results = results_of_models("501", MODELS[:1], ["all"], allow_missing=True)
+    assert len(results.cases) == (5 if raw_is_there else 6)
+
+
 def test_reference_that_is_gone_is_named(tree):
     (tree / "nnUNet_preprocessed/Dataset501_Tiny/gt_segmentations/YG_P000_YG_A000.nii.gz").unlink()
     with pytest.raises(SGNetError, match=r"YG_P000_YG_A000\.nii\.gz: there is no such reference"):

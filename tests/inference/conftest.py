@@ -130,7 +130,7 @@ def write_model(root, options, make_dataset, write_fingerprint):
             (root / name).mkdir()
             patch.setenv(name, str(root / name))
         raw = make_dataset(root / "nnUNet_raw", cases=2, **options)
-        write_fingerprint(root / "nnUNet_preprocessed/Dataset501_Tiny")
+        write_fingerprint(root / "nnUNet_preprocessed/Dataset501_Tiny", cases=2)
         plans = SGNetPlanner(501).plan_experiment()
     plans["configurations"]["3d_fullres"]["patch_size"] = [16, 32, 32]
     for fold in range(2):

@@ -7,7 +7,7 @@ import pytest
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.networks.gates import GateSupervision, HardSpatialGate
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.planning.planner import SGNetNotebookPlanner, SGNetPlanner, SGNetUnclippedPlanner
@@ -157,6 +157,31 @@ def test_another_planners_plan_is_not_overwritten(plan, nnunet_paths):
         plan()
     assert path.read_bytes() == before
     assert plan(options={"plans_name": "SGNetPlans"})["plans_name"] == "SGNetPlans"
+
+
+def test_folds_that_have_changed_are_named_before_nnunet_fails(plan, nnunet_paths):
+    plan()
+    raw, preprocessed = (
+        nnunet_paths / name / "Dataset501_Tiny/splits_final.json"
+        for name in ("nnUNet_raw", "nnUNet_preprocessed")
+    )
+    preprocessed.write_text(json.dumps([{"train": ["case0", "case1"], "val": ["case2"]}]))
+    raw.write_text(json.dumps([{"train": ["case2", "case1"], "val": ["case0"]}]))
+    with pytest.raises(InputFileError, match="delete the file, then plan again with --clean") as raised:
+        plan()
+    assert raised.value.path == preprocessed
+    preprocessed.unlink()
+    plan()
+    assert json.loads(preprocessed.read_text()) == json.loads(raw.read_text())
+
+
+def test_fingerprint_of_another_number_of_cases_is_refused(plan, nnunet_paths):
+    plan()
+    folder = nnunet_paths / "nnUNet_raw/Dataset501_Tiny"
+    for path in [*folder.glob("*/case4.nii.gz"), *folder.glob("*/case4_*")]:
+        path.unlink()
+    with pytest.raises(InputFileError, match="was made of 5 cases, the data set has 4; add --clean"):
+        plan()
 
 
 def test_plan_is_plain_json_without_numpy_types(plan):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseT
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from sgnet_nnunet import former_names
-from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.nnunet import FRAGILE_ATTRIBUTES
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.nnunet import FRAGILE_ATTRIBUTES, TRAINED_ON
 from sgnet_nnunet.training import base_trainer
 from sgnet_nnunet.training.base_trainer import SCHEDULE_KEY
 from sgnet_nnunet.training.settings import TrainingSchedule
@@ -273,6 +274,78 @@ def test_the_content_of_a_checkpoint_can_be_loaded_like_its_path(make_trainer, m
     assert second.num_epochs == 3
     weights = second.network.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in first.network.state_dict().items())
+
+
+def split_of(trainer, folder, training, validation):
+    """Give a trainer a fold of some of the cases 0 to 4, and return its split."""
+    train, val = ([f"case{i}" for i in part] for part in (training, validation))
+    (folder / "splits_final.json").write_text(json.dumps([{"train": train, "val": val}]))
+    trainer.preprocessed_dataset_folder_base = str(folder)
+    return trainer.do_split()
+
+
+@pytest.fixture
+def checkpoint(make_trainer, tmp_path):
+    """Return a checkpoint of a fold that was trained on the cases 0, 1 and 2."""
+    trainer = make_trainer()
+    trainer.initialize()
+    split_of(trainer, tmp_path, (0, 1, 2), (3,))
+    path = f"{trainer.output_folder}/checkpoint_latest.pth"
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "refused", "warned"),
+    [
+        ((2, 1, 0), (3,), False, ""),
+        ((0, 1), (2, 3), True, ""),
+        ((1, 2, 3), (0,), True, ""),
+        ((0, 1, 2), (3, 4), False, ""),
+        ((0, 1, 2, 4), (3,), False, "case4"),
+        ((1, 2), (3,), False, "case0"),
+        ((0, 1, 2), (2, 3), False, ""),  # such a split is the user's own
+    ],
+)
+def test_weights_are_not_validated_on_cases_they_were_trained_on(
+    make_trainer, checkpoint, tmp_path, training, validation, refused, warned
+):
+    trainer = make_trainer(continue_training=True)
+    trainer.load_checkpoint(checkpoint)
+    if refused:
+        with pytest.raises(InputFileError, match="this network was trained on; restore") as raised:
+            split_of(trainer, tmp_path, training, validation)
+        assert raised.value.path == tmp_path / "splits_final.json"
+        return
+    assert [len(part) for part in split_of(trainer, tmp_path, training, validation)] == [
+        len(training),
+        len(validation),
+    ]
+    assert ("training cases changed" in log_of(trainer)) == bool(warned)
+    assert warned in log_of(trainer)
+    # What was once trained on stays so.
+    with pytest.raises(InputFileError, match="validates on case0"):
+        split_of(trainer, tmp_path, (1, 2), (0, 3))
+
+
+def test_a_fold_with_a_case_that_is_not_preprocessed_is_refused(make_trainer, tmp_path):
+    with pytest.raises(InputFileError, match="fold 0 has the case case7, which is not in"):
+        split_of(make_trainer(), tmp_path, (0, 1, 7), (2,))
+
+
+def test_fold_all_continues_with_added_cases(make_trainer):
+    trainer = make_trainer(fold="all")
+    trainer.my_init_kwargs[TRAINED_ON] = ["case0", "case1"]
+    training, validation = trainer.do_split()
+    assert sorted(training) == sorted(validation) == [f"case{i}" for i in range(5)]
+
+
+def test_a_training_says_that_nnunet_has_earlier_folds(make_trainer, monkeypatch):
+    error = InputFileError("splits_final.json", "has other folds", "delete it")
+    monkeypatch.setattr(base_trainer, "changed_folds", lambda _: error)
+    trainer = make_trainer()
+    trainer.on_train_start()
+    assert f"WARNING: {error}" in log_of(trainer)
 
 
 def test_a_checkpoint_of_010_continues_with_its_schedule_and_log(make_trainer, monkeypatch):
