@@ -25,7 +25,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import atomic_path
@@ -49,6 +49,9 @@ LARGEST_SHIFT = 0.1
 
 INTEGER_TOLERANCE = 1e-3
 """Distance from an integer that a label may have: masks with a scale factor come back as 1.0000001."""
+
+SIZE_TOLERANCE = 1e-5
+"""Relative: a header keeps 1 mm as 1.0000001, and a voxel of a rotated grid has 0.9999999 mm3."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -114,10 +117,10 @@ class Grid:
     def _frame(self) -> NDArray[np.float64]:
         """The affine without its rotation and flips, so that an unsheared grid keeps its exact spacing.
 
-        Upper triangular U with U'U = A'A, hence |U v| = |A v| for every step v between voxels.
+        Upper triangular R with A = QR, hence |R v| = |A v| for every step v between voxels.
         """
-        steps = self.affine[:3, :3]
-        return np.asarray(np.linalg.cholesky(steps.T @ steps).T, dtype=np.float64)
+        frame = np.linalg.qr(self.affine[:3, :3], mode="r")
+        return np.asarray(frame * np.sign(np.diag(frame))[:, None], dtype=np.float64)
 
     def millimetres(self, indices: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return voxel indices, shape (n, 3), as points in mm that keep their distances."""
@@ -151,6 +154,14 @@ class Grid:
         affine = self.affine.copy()
         affine[:3, 3] += self.affine[:3, :3] @ low
         return Grid(tuple(int(length) for length in np.subtract(high, low)), affine)
+
+
+def at_least(sizes: ArrayLike, limits: ArrayLike) -> NDArray[np.bool_]:
+    """Return where lengths or volumes reach others, up to `SIZE_TOLERANCE`; the arguments broadcast.
+
+    Every size that was computed from a header is compared with a limit by this function.
+    """
+    return np.asarray(np.asarray(sizes) >= np.multiply(limits, 1 - SIZE_TOLERANCE), dtype=np.bool_)
 
 
 def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -337,7 +348,7 @@ def read_channels(
                 f"has {_grid_text(channel, its)}, but {paths[0].name} has {_grid_text(first, properties)}"
             )
             raise InputFileError(path, problem, "resample it onto the grid of the first channel")
-        here, there = _grid_of(channel, its), _grid_of(first, properties)
+        here, there = grid_of(channel.shape, its), grid_of(first.shape, properties)
         if here and there and not here.same_place_as(there):
             first_name = paths[0].name
             logger.warning(
@@ -370,12 +381,12 @@ def _grid_text(channel: NDArray[np.float32], properties: dict[str, Any]) -> str:
     return f"{shape} voxels of {' x '.join(f'{size:g}' for size in properties['spacing'])} mm (z, y, x)"
 
 
-def _grid_of(channel: NDArray[np.float32], properties: dict[str, Any]) -> Grid | None:
+def grid_of(shape: tuple[int, ...], properties: dict[str, Any]) -> Grid | None:
     """Return the grid that a reader's properties describe; None if they know no place in the world.
 
-    ITK's world is LPS+: only grids of one reader can be compared.
+    The shape is z, y, x. ITK's world is LPS+: only grids of one reader can be compared.
     """
-    shape = channel.shape[::-1]
+    shape = shape[::-1]
     if "nibabel_stuff" in properties:
         return Grid(shape, properties["nibabel_stuff"]["original_affine"])
     if "sitk_stuff" in properties:

@@ -20,6 +20,7 @@ from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.nifti import (
     Grid,
     Volume,
+    at_least,
     encode_volume,
     read_channel,
     read_channels,
@@ -365,6 +366,22 @@ def test_points_keep_their_distances_on_a_sheared_grid():
     step = np.array([[1, 2, -3]])
     distance = np.linalg.norm(Grid((3, 4, 5), affine(steps)).millimetres(step))
     assert distance == pytest.approx(np.linalg.norm(steps @ step[0]))
+
+
+@pytest.mark.parametrize("degrees", [0, 1, 7, 33])
+@pytest.mark.parametrize("voxels", [1, 2, 20, 1000])
+def test_volume_of_a_rotated_grid_in_single_precision_is_still_at_its_limit(degrees: float, voxels: int):
+    turn = nib.eulerangles.euler2mat(*np.radians([degrees, degrees / 2, -degrees]))
+    affine = np.eye(4)
+    affine[:3, :3] = turn.astype(np.float32)
+    volume = voxels * Grid((4, 4, 4), affine).voxel_mm3
+    assert at_least(volume, voxels)
+    assert at_least(voxels, volume)
+
+
+def test_sizes_that_differ_by_more_than_rounding_are_told_apart():
+    assert at_least([4.999, 5 * 0.9999999, 5.0, np.inf], 5.0).tolist() == [False, True, True, True]
+    assert at_least(5.0, [[0.0, 5.0000001], [5.001, np.inf]]).tolist() == [[True, True], [False, False]]
 
 
 def test_world_coordinates_go_through_the_affine():

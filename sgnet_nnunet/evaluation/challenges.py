@@ -1,5 +1,7 @@
 """Lesion-wise metrics of the BraTS challenges on metastases, as the presets `brats2023` and `brats2026`.
 
+Lesions are 26-connected components in both. Volumes are in mm3 and distances in mm, through the affine.
+
 `brats2023` (BraTS-METS 2023 and 2024): each lesion of the reference is grown by one voxel in every
 direction, corners included, and is matched with all predicted lesions that its grown shape meets;
 Dice and HD95 compare the lesion itself with all of these together. Lesions of 2 mm3 or less do not
@@ -7,17 +9,26 @@ count, nor do predicted ones that match them. A missed or a false lesion scores 
 mm; the mean is taken over the reference's lesions and the false ones. Where there is neither, Dice
 is 1 and HD95 is 0. The HD95 is surface-weighted, since the challenge used DeepMind's.
 
-The challenge's own code differs in two points: lesions whose grown shapes touch count there as one,
-and a lesion does not grow to its corners.
+The challenge's code differs in two points: reference lesions whose grown shapes touch, with two voxels or
+fewer between them, are one lesion there; and a lesion grows to its faces and edges, not to its corners.
 
-`brats2026`: lesions are matched one to one, for the largest sum of Dice. Those below 20 mm3 are scored by
-the F1 of their detection, the others each by Dice, NSD and HD95.
+Sources: BraTS-METS 2023 (arXiv:2306.00838); its organisers' announcement (Synapse syn51156910, thread
+10357); https://github.com/rachitsaluja/BraTS-2023-Metrics at 43c9052 (BraTS-MET: dilation 1, threshold 2).
 
-Lesions are 26-connected components in both.
+`brats2026`: lesions are matched one to one, for the largest sum of Dice. Those of the reference below 20
+mm3 are small: found from a Dice of 0.1 on, else missed, and scored by the F1 of their detection. The others
+are scored each by Dice, NSD within the smallest side of a voxel (the mean of both surfaces' shares) and
+HD95 (pooled); a missed one scores 0, 0 and 373 mm. Every predicted lesion without a match, of whatever size,
+is a false positive of both classes. A class without a lesion in the reference has no score.
 
-Source: BraTS-METS 2023 (arXiv:2306.00838) and its organisers' announcement, Synapse syn51156910.
+The official package differs in one point: it takes the sizes of a voxel along x, y and z for those along z,
+y and x, which changes distances where the first and the last differ. BraTS images have voxels of 1 mm.
+
+Source: behaviour of the package brats-evaluation 0.0.10 (configuration `mets`, `--vol_threshold 20.0
+--overlap_threshold 0.1`) on panoptica 2.1.7. The challenge may rank by other rules.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
@@ -30,8 +41,9 @@ from scipy.optimize import linear_sum_assignment
 from sgnet_nnunet.evaluation.lesion_metrics import CONNECTIVITY, Lesions, lesions_of, pair_of_lesion
 from sgnet_nnunet.evaluation.mask_metrics import dice
 from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
-from sgnet_nnunet.evaluation.registry import DISTANCE, SHARE, Metric, register_metric
-from sgnet_nnunet.evaluation.surface_metrics import hd95_pooled, hd95_surface_weighted, nsd_1mm
+from sgnet_nnunet.evaluation.registry import DISTANCE, SHARE, register_metric
+from sgnet_nnunet.evaluation.surface_metrics import hd95_pooled, hd95_surface_weighted, surface_distances
+from sgnet_nnunet.nifti import at_least
 
 IGNORED_MM3 = 2.0
 """Lesions of the reference up to this volume do not count."""
@@ -74,7 +86,7 @@ def _lesion_scores(pair: MaskPair) -> tuple[list[float], list[float], int]:
     for lesion, volume in enumerate(match.reference.volumes_mm3):
         partners = _partners_of_grown(match.reference, lesion, match.prediction)
         matched[partners] = True
-        if volume <= IGNORED_MM3:
+        if at_least(IGNORED_MM3, volume):
             continue
         if partners.size:
             alone = pair_of_lesion(pair, lesion, partners)
@@ -94,10 +106,10 @@ def _partners_of_grown(reference: Lesions, lesion: int, prediction: Lesions) -> 
 
 
 SPLIT_MM3 = 20.0
-"""Lesions below this volume are small."""
+"""Reference lesions below this volume are small."""
 
 MATCH_DICE = 1e-6
-"""Smallest Dice of a match."""
+"""Smallest Dice of a match, and what a match is worth beyond its Dice."""
 
 FOUND_DICE = 0.1
 """Smallest Dice of a small lesion's match for which it counts as found."""
@@ -123,14 +135,17 @@ class OneToOne:
 
 @once_per_pair
 def match_one_to_one(pair: MaskPair) -> OneToOne:
-    """Match each lesion with at most one of the other mask, for the largest sum of Dice."""
+    """Match each lesion with at most one of the other mask, for the largest sum of Dice, then most matches.
+
+    Between equally good matchings the order of the lesions in the file decides.
+    """
     match = lesions_of(pair)
     # Lesions that meet none of the other mask would only enlarge the matrix.
     predicted, column = np.unique(match.predicted, return_inverse=True)
     actual, row = np.unique(match.actual, return_inverse=True)
     dice = np.zeros((actual.size, predicted.size))
     dice[row, column] = match.dice
-    rows, columns = linear_sum_assignment(dice, maximize=True)
+    rows, columns = linear_sum_assignment(np.where(dice > 0, 1 - dice, 1 + MATCH_DICE))
     valid = dice[rows, columns] >= MATCH_DICE
     rows, columns = rows[valid], columns[valid]
     partners = np.full(match.reference.number, -1)
@@ -146,41 +161,44 @@ _brats2026 = partial(register_metric, preset="brats2026")
 
 @_brats2026("brats2026_small_f1", "BraTS 2026 F1, small lesions", _LESION_SHARE)
 def brats2026_small_f1(pair: MaskPair) -> float:
-    """F1 of the detection of lesions below 20 mm³, by BraTS-METS 2026."""
+    """F1 of detection below 20 mm³ by BraTS 2026; not a number without such a lesion in the reference."""
     match, matching = lesions_of(pair), match_one_to_one(pair)
-    small = match.reference.volumes_mm3 < SPLIT_MM3
-    found = small & (matching.dice >= FOUND_DICE)
-    rejected = small & (matching.partners >= 0) & ~found
-    false = matching.false & (match.prediction.volumes_mm3 < SPLIT_MM3)
-    hits, misses = np.count_nonzero(found), np.count_nonzero(small & ~found)
-    whole = 2 * hits + misses + np.count_nonzero(rejected) + np.count_nonzero(false)
-    return 2 * hits / whole if whole else nan
+    small = ~at_least(match.reference.volumes_mm3, SPLIT_MM3)
+    hits = np.count_nonzero(small & (matching.dice >= FOUND_DICE))
+    whole = hits + np.count_nonzero(small) + np.count_nonzero(matching.false)
+    return 2 * hits / whole if small.any() else nan
 
 
 @_brats2026("brats2026_large_dice", "BraTS 2026 Dice, large lesions", _LESION_SHARE)
 def brats2026_large_dice(pair: MaskPair) -> float:
-    """Lesion-wise Dice of lesions of 20 mm³ or more, by BraTS-METS 2026."""
+    """Lesion-wise Dice from 20 mm³ on by BraTS 2026; not a number without such a lesion in the reference."""
     return _mean_of_large(pair, dice, penalty=0.0)
 
 
-@_brats2026("brats2026_large_nsd_1mm", "BraTS 2026 NSD at 1 mm, large lesions", _LESION_SHARE)
+@_brats2026("brats2026_large_nsd", "BraTS 2026 NSD, large lesions", _LESION_SHARE)
 def brats2026_large_nsd(pair: MaskPair) -> float:
-    """Lesion-wise normalised surface Dice at 1 mm of lesions of 20 mm³ or more, by BraTS-METS 2026."""
-    return _mean_of_large(pair, nsd_1mm, penalty=0.0)
+    """Lesion-wise NSD within the smallest side of a voxel, like the Dice: mean of both surfaces' shares."""
+    return _mean_of_large(pair, _directed_nsd, penalty=0.0)
 
 
 @_brats2026("brats2026_large_hd95_mm", "BraTS 2026 HD95, large lesions (mm)", _LESION_DISTANCE)
 def brats2026_large_hd95(pair: MaskPair) -> float:
-    """Lesion-wise HD95 (pooled) of lesions of 20 mm³ or more, by BraTS-METS 2026."""
+    """Lesion-wise HD95 (pooled) from 20 mm³ on, like the Dice, by BraTS 2026."""
     return _mean_of_large(pair, hd95_pooled, penalty=BRATS2026_PENALTY_MM)
 
 
-def _mean_of_large(pair: MaskPair, metric: Metric, *, penalty: float) -> float:
-    """Return the mean of a metric over the reference's large lesions and the false ones."""
+def _mean_of_large(pair: MaskPair, metric: Callable[[MaskPair], float], *, penalty: float) -> float:
+    """Return the mean over the reference's large lesions and all predicted ones without a match."""
     match, matching = lesions_of(pair), match_one_to_one(pair)
-    false = matching.false & (match.prediction.volumes_mm3 >= SPLIT_MM3)
-    values = [penalty] * int(np.count_nonzero(false))
-    for lesion in map(int, np.flatnonzero(match.reference.volumes_mm3 >= SPLIT_MM3)):
+    large = np.flatnonzero(at_least(match.reference.volumes_mm3, SPLIT_MM3))
+    values = [penalty] * int(np.count_nonzero(matching.false))
+    for lesion in map(int, large):
         partner = matching.partners[lesion : lesion + 1]
         values.append(metric(pair_of_lesion(pair, lesion, partner)) if partner[0] >= 0 else penalty)
-    return float(np.mean(values)) if values else nan
+    return float(np.mean(values)) if large.size else nan
+
+
+def _directed_nsd(pair: MaskPair) -> float:
+    distances, tolerance = surface_distances(pair), min(pair.grid.spacing)
+    both = distances.to_reference, distances.to_prediction
+    return float(np.mean([np.mean(at_least(tolerance, direction)) for direction in both]))

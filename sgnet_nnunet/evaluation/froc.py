@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.lesion_metrics import Lesions, find_lesions, match_lesions
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint, foreground_probability, is_kept
+from sgnet_nnunet.evaluation.operating_point import OperatingPoint, foreground_probability
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, read_description
-from sgnet_nnunet.nifti import bounding_box, read_channel
+from sgnet_nnunet.nifti import at_least, bounding_box, read_channel
 from sgnet_nnunet.parallel import run_jobs
 
 DEFAULT_THRESHOLD = 0.5
@@ -169,7 +169,7 @@ def _count(predicted: Lesions, reference: Lesions, volumes: NDArray[np.float64])
     largest = np.zeros(reference.number)
     np.maximum.at(largest, match.actual, np.where(true, predicted.volumes_mm3, 0)[match.predicted])
     each = (largest[largest > 0], predicted.volumes_mm3[~true])
-    return np.array([np.count_nonzero(is_kept(lesions[:, None], volumes), axis=0) for lesions in each])
+    return np.array([np.count_nonzero(at_least(lesions[:, None], volumes), axis=0) for lesions in each])
 
 
 @dataclass(frozen=True, eq=False)

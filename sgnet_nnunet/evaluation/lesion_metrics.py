@@ -15,7 +15,7 @@ from sgnet_nnunet.evaluation.mask_metrics import dice
 from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
 from sgnet_nnunet.evaluation.registry import FALSE_LESIONS, LESION_COUNT, SHARE, Kind, Metric, register_metric
 from sgnet_nnunet.evaluation.surface_metrics import hd95_directed
-from sgnet_nnunet.nifti import bounding_box
+from sgnet_nnunet.nifti import at_least, bounding_box
 
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 """Voxels that share a face, an edge or a corner belong to one lesion (26-connectivity)."""
@@ -235,7 +235,8 @@ class SizeClass:
 
     def has(self, lesions: Lesions) -> NDArray[np.bool_]:
         """Return whether each lesion belongs to the class, shape (number,)."""
-        return (self.smallest_mm <= lesions.diameters_mm) & (lesions.diameters_mm < self.limit_mm)
+        diameters = lesions.diameters_mm
+        return at_least(diameters, self.smallest_mm) & ~at_least(diameters, self.limit_mm)
 
 
 ALL_SIZES = SizeClass("any size", "", 0, inf)

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.inference.plan import FEWEST_LABELS_OF_UINT16, Labels
+from sgnet_nnunet.nifti import at_least
 
 logger = logging.getLogger(__name__)
-
-VOLUME_TOLERANCE = 1e-4
-"""Relative: headers keep a spacing of 1 mm as 1.0000001, and 5 voxels of it are still 5 mm3."""
 
 FILE_NAME = "operating_point.json"
 FORMAT = "sgnet operating point"
@@ -50,11 +48,6 @@ class OperatingPoint:
         volume = self.min_lesion_volume_mm3
         removed = f"lesions below {volume:g} mm3 removed" if volume else "no lesion removed"
         return f"threshold {self.threshold:g}, {removed}"
-
-
-def is_kept(volumes_mm3: NDArray[np.float64], minimum_mm3: float | NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return whether lesions of these volumes are kept; the two arguments broadcast."""
-    return np.asarray(volumes_mm3 >= minimum_mm3 * (1 - VOLUME_TOLERANCE), dtype=np.bool_)
 
 
 def foreground_probability(probabilities: NDArray[np.floating], labels: Labels) -> NDArray[np.floating]:
@@ -91,7 +84,7 @@ def apply_operating_point(
     from sgnet_nnunet.evaluation.lesion_metrics import find_lesions  # noqa: PLC0415
 
     lesions = find_lesions(foreground_probability(probabilities, labels) > point.threshold, spacing=spacing)
-    kept = np.concatenate([[False], is_kept(lesions.volumes_mm3, point.min_lesion_volume_mm3)])
+    kept = np.concatenate([[False], at_least(lesions.volumes_mm3, point.min_lesion_volume_mm3)])
     foreground = kept[lesions.labels]
     wide = len(labels.foreground_labels) >= FEWEST_LABELS_OF_UINT16
     segmentation = np.zeros(foreground.shape, dtype=np.uint16 if wide else np.uint8)

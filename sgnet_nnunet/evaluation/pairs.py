@@ -107,7 +107,7 @@ def read_pairs(case: PredictedCase, results: Results, *, reference: Volume | Non
     predicted = np.zeros_like(reference.data)
     if case.prediction is not None:
         volume = read_label_map(case.prediction, known=known)
-        _check_same_grid(case.prediction, volume, case.reference, reference)
+        check_same_grid(case.prediction, volume, case.reference, reference)
         predicted = volume.data
     ignored = None if results.ignored_value is None else reference.data == results.ignored_value
     pairs = []
@@ -141,13 +141,18 @@ def mask_of(target: Target, values: NDArray[Any], *, known: frozenset[int]) -> N
     return np.asarray(np.logical_or.reduce([values == value for value in target.values]))
 
 
-def _check_same_grid(path: Path, prediction: Volume, reference_path: Path, reference: Volume) -> None:
+def check_same_grid(path: Path, volume: Volume, reference_path: Path, reference: Volume) -> None:
+    """Check that a prediction or an image lies on its reference's grid.
+
+    Raises:
+        InputFileError: If the shapes differ, or the same voxels lie in different places.
+    """
     remedy = f"resample it onto the grid of {reference_path}"
-    if prediction.data.shape != reference.data.shape:
-        own, other = (" x ".join(map(str, volume.data.shape)) for volume in (prediction, reference))
+    if volume.data.shape != reference.data.shape:
+        own, other = (" x ".join(map(str, each.data.shape)) for each in (volume, reference))
         raise InputFileError(path, f"has {own} voxels, its reference {other}", remedy)
-    if not prediction.grid.same_place_as(reference.grid):
-        shift = prediction.grid.shift_from(reference.grid)
+    if not volume.grid.same_place_as(reference.grid):
+        shift = volume.grid.shift_from(reference.grid)
         raise InputFileError(path, f"its affine puts it up to {shift:.3g} mm off its reference", remedy)
 
 

@@ -11,7 +11,7 @@ from skimage import measure
 
 from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
 from sgnet_nnunet.evaluation.registry import DISTANCE, SHARE, register_metric
-from sgnet_nnunet.nifti import Grid, bounding_box
+from sgnet_nnunet.nifti import Grid, at_least, bounding_box
 
 CORNERS = (1 << np.arange(8, dtype=np.uint8)).reshape(2, 2, 2)
 """What each of the 2x2x2 voxels adds to an element's code if it is in the mask."""
@@ -144,8 +144,6 @@ def _distances(predicted: NDArray[np.intp], actual: NDArray[np.intp], grid: Grid
 
 
 PERCENTILE = 95
-ROUNDING_MM = 1e-5
-"""A distance this much above a tolerance equals it: headers store voxel sizes in single precision."""
 
 HD95 = "Hausdorff distance at the 95th percentile"
 
@@ -191,8 +189,7 @@ def _percentile_of_area(distances: NDArray[np.float64], areas: NDArray[np.float6
     """Return the smallest distance that the percentile's share of the area keeps within."""
     order = np.argsort(distances)
     covered = np.cumsum(areas[order])
-    place = np.searchsorted(covered, PERCENTILE / 100 * covered[-1])
-    return float(distances[order[min(int(place), order.size - 1)]])
+    return float(distances[order[np.argmax(at_least(covered, PERCENTILE / 100 * covered[-1]))]])
 
 
 @register_metric("assd_mm", "ASSD (mm)", DISTANCE)
@@ -218,4 +215,4 @@ def surface_dice(pair: MaskPair, *, tolerance_mm: float) -> float:
 
     MONAI's definition, over surface voxels (Nikolov et al. 2018, arXiv:1809.04430).
     """
-    return float(np.mean(surface_distances(pair).pooled <= tolerance_mm + ROUNDING_MM))
+    return float(np.mean(at_least(tolerance_mm, surface_distances(pair).pooled)))

@@ -14,7 +14,6 @@ from sgnet_nnunet.evaluation.operating_point import (
     combine_checksums,
     find_operating_point,
     foreground_probability,
-    is_kept,
     name_of_model,
     read_operating_point,
     warn_of_unused_points,
@@ -123,11 +122,6 @@ def test_a_higher_threshold_never_adds_foreground(label_managers, kind, heads):
 def test_impossible_points_are_refused(threshold, volume, message):
     with pytest.raises(ValueError, match=message):
         OperatingPoint(threshold=threshold, min_lesion_volume_mm3=volume)
-
-
-def test_lesion_of_the_minimum_volume_is_kept_even_if_the_header_rounds_down():
-    volumes = np.array([5 * 0.9999999, 5.0, 4.9])
-    assert is_kept(volumes, 5.0).tolist() == [True, True, False]
 
 
 MODEL = "Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres"
