@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.plan import configuration_of
 from sgnet_nnunet.inference.postprocessing import HALF
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
 from sgnet_nnunet.inference.preprocessing import grid_weights, resample
 from sgnet_nnunet.inference.trained_model import TrainedModel, find_device, load_trained_model, model_of
 from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.nifti import grid_of
 from sgnet_nnunet.training.gate_monitor import gates_of_image
 
 
@@ -68,7 +69,7 @@ def look_at_case(
     """Run a model on a case's files, one a channel, and return its gate masks and its prediction.
 
     Raises:
-        InputFileError: If an image cannot be used.
+        InputFileError: If an image cannot be used, or the reference is not on the images' grid.
         SGNetError: If the model's network has no gates.
     """
     trained, predictor = model.trained, model.predictor
@@ -83,7 +84,7 @@ def look_at_case(
     foreground = (logits > 0).any(0) if description.labels.has_regions else logits.argmax(0) > 0
     on_grid = None
     if reference is not None:
-        on_grid = _on_grid(reference, model, prepared.properties, foreground.shape)
+        on_grid = _on_grid(reference, images, model, prepared.properties, foreground.shape)
     return GatedCase(
         name=name,
         image=prepared.image,
@@ -95,11 +96,20 @@ def look_at_case(
 
 
 def _on_grid(
-    reference: Path, model: GatedModel, properties: dict[str, Any], shape: tuple[int, ...]
+    reference: Path,
+    images: Sequence[Path],
+    model: GatedModel,
+    properties: dict[str, Any],
+    shape: tuple[int, ...],
 ) -> NDArray[np.bool_]:
     """Return the foreground of a reference on the network's grid."""
-    (labels,), _ = model.predictor.read([reference])
-    box = tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])
-    labels = labels.transpose(model.trained.description.plans["transpose_forward"])[box]
+    (labels,), its = model.predictor.read([reference])
+    here, there = (grid_of(labels.shape, found) for found in (its, properties))
+    labels = labels.transpose(model.trained.description.plans["transpose_forward"])
+    same_shape = labels.shape == tuple(properties["shape_before_cropping"])
+    if not same_shape or (here and there and not here.same_place_as(there)):
+        remedy = f"resample it onto the grid of {images[0]}"
+        raise InputFileError(reference, "is on another grid than the images", remedy)
+    labels = labels[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
     share = resample((labels > 0).astype(np.float32), grid_weights(labels.shape, shape))
     return np.asarray(share > HALF)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.comparison import Comparison
-from sgnet_nnunet.evaluation.pairs import mask_of
+from sgnet_nnunet.evaluation.pairs import check_same_grid, mask_of
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
 from sgnet_nnunet.evaluation.statistics import rows_of
 from sgnet_nnunet.files import read_json
@@ -71,13 +71,11 @@ def load_case(answers: Sequence[PredictedCase]) -> CaseVolumes:
     for name, path in zip(channel_names(first.images), first.images, strict=True):
         try:
             image = read_image(path).oriented()
+            check_same_grid(path, image, first.reference, reference)
         except InputFileError as error:
             problems[name] = str(error)
             continue
-        if image.grid.same_place_as(reference.grid):
-            images[name] = image.data
-        else:
-            problems[name] = f"{path.name} is on another grid than the reference"
+        images[name] = image.data
     blank = np.zeros(reference.data.shape, dtype=np.uint8)
     predictions = {
         answer.model: read_labels(answer.prediction).oriented().data if answer.prediction else blank
@@ -222,7 +220,7 @@ def draw_case(job: CaseJob) -> CasePictures:
         shown = [np.logical_or.reduce(each) for each in zip(*masks.values(), strict=True)]
         by_title = dict(zip((REFERENCE, *volumes.predictions), shown, strict=True))
         try:
-            write_case(job.viewer, job.name, scans, affine=volumes.affine, masks=by_title)
+            write_case(job.viewer, job.name, scans, affine=volumes.affine, masks=by_title, notes=problems)
         except OSError as error:
             problems.append(f"viewer: {reason(error)}")
     sketches = {label: _Sketch(volumes, scans, each) for label, each in masks.items()}

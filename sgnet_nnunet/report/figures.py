@@ -18,6 +18,7 @@ from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import Floats, rows_of
 from sgnet_nnunet.files import atomic_path
+from sgnet_nnunet.nifti import at_least
 from sgnet_nnunet.report.tables import rows_of_label, verdict
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ DICE_LEVELS = (0.2, 0.4, 0.6, 0.8)
 EDGES_MM = (0.0, 3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 13.0, 17.0, 22.0, 30.0, np.inf)
 """Limits of the bins of the curve over diameters; finer where metastases are many."""
 
+MOST_BINS = 100  # of the histogram of diameters
 FEWEST_LESIONS = 3  # of a bin that the curve shows
 
 
@@ -339,12 +341,14 @@ def size_plot(lesions: pd.DataFrame, *, look: Look) -> "Figure":
     for axes in (classes, curve):
         axes.set_ylim(*SHARE_LIMITS)
         axes.set_ylabel("lesion sensitivity")
-    diameters = lesions[lesions["model"] == next(iter(look))]["diameter_mm"].to_numpy(np.float64)
-    bars = class_counts.bar(places, np.histogram(diameters, limits)[0], color=FAINT, width=0.5)
+    first = lesions[lesions["model"] == next(iter(look))]
+    bars = class_counts.bar(places, _counts(first, limits)[1], color=FAINT, width=0.5)
     class_counts.bar_label(bars, fontsize=9, color=INK)
     class_counts.margins(y=0.35)
     class_counts.set_xticks(places, [size.title for size in SIZE_CLASSES])
-    curve_counts.hist(diameters, bins=np.arange(0, np.ceil(diameters.max(initial=1.0)) + 1), color=FAINT)
+    largest = np.ceil(first["diameter_mm"].max()) if len(first) else 1.0
+    bins = min(int(largest), MOST_BINS)
+    curve_counts.hist(first["diameter_mm"], bins=bins, range=(0, largest), color=FAINT)
     for axes in (class_counts, curve_counts):
         axes.set_xlabel("diameter of the reference lesion (mm)")
         axes.set_ylabel("lesions")
@@ -360,7 +364,7 @@ def _draw_classes(
 ) -> None:
     from scipy.stats import binomtest  # noqa: PLC0415 - a second to import
 
-    for place, found, number in zip(places, *_counts(lesions, limits), strict=True):
+    for place, found, number in zip(places, *_counts(lesions, limits)[:2], strict=True):
         if number:
             share = found / number
             low, high = binomtest(int(found), int(number)).proportion_ci(method="wilson")
@@ -370,17 +374,22 @@ def _draw_classes(
 
 
 def _draw_curve(axes: "Axes", lesions: pd.DataFrame, style: Mapping[str, Any], *, label: str) -> None:
-    found, number = _counts(lesions, np.array(EDGES_MM))
+    found, number, diameters = _counts(lesions, np.array(EDGES_MM))
     kept = number >= FEWEST_LESIONS
-    bins = np.digitize(lesions["diameter_mm"], EDGES_MM) - 1
-    middles = [float(lesions["diameter_mm"][bins == i].mean()) for i in np.flatnonzero(kept)]
-    axes.plot(middles, found[kept] / number[kept], label=label, ms=5.5, linewidth=1.6, alpha=0.9, **style)
+    middles, shares = diameters[kept] / number[kept], found[kept] / number[kept]
+    axes.plot(middles, shares, label=label, ms=5.5, linewidth=1.6, alpha=0.9, **style)
 
 
-def _counts(lesions: pd.DataFrame, limits: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return how many lesions between the limits are found, and how many there are."""
-    detected = lesions.loc[lesions["status"] == "detected", "diameter_mm"]
-    return np.histogram(detected, limits)[0], np.histogram(lesions["diameter_mm"], limits)[0]
+def _counts(lesions: pd.DataFrame, limits: Floats) -> list[Floats]:
+    """Return how many lesions between limits are found, how many there are, and the sum of their diameters.
+
+    The first limit is 0, the last is infinity; each array has shape (limits - 1,).
+    """
+    diameters = lesions["diameter_mm"].to_numpy(np.float64)
+    bins = np.count_nonzero(at_least(diameters[:, None], limits[1:]), axis=1)
+    weights = lesions["status"].to_numpy() == "detected", np.ones_like(diameters), diameters
+    bars = (np.bincount(bins, weights=each, minlength=limits.size - 1) for each in weights)
+    return [bar.astype(np.float64) for bar in bars]
 
 
 def draw_tuning(tuning: "Tuning", path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
+from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,9 @@ from sgnet_nnunet.evaluation.results import Results
 from sgnet_nnunet.files import write_text
 from sgnet_nnunet.nifti import Grid, Volume, bounding_box, encode_volume
 from sgnet_nnunet.report.figures import REFERENCE, REFERENCE_COLOUR, breakable, rgb
+
+MOST_VOXELS = 2**26
+"""Voxels of a volume in the viewer at most; a larger one is shown in blocks of voxels."""
 
 ASSETS = ("niivue.umd.js", "LICENSE.txt")
 
@@ -62,23 +66,30 @@ def write_case(
     *,
     affine: NDArray[np.float64],
     masks: Mapping[str, NDArray[np.bool_]],
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the script with one case's volumes, `cases/NAME.js`, into the viewer's folder.
 
     Scans, 0 to 255, are by channel, masks by title; all have the shape (x, y, z) and the 4x4 affine from
-    voxel index to world millimetres.
+    voxel index to world millimetres. The notes, such as why an image is left out, are shown below.
     """
     # Background around the head is half of a scan.
     filled = np.logical_or.reduce([*(scan > 0 for scan in scans.values()), *masks.values()])
     box = bounding_box(filled if scans and filled.any() else np.ones_like(filled))
     grid = Grid(filled.shape, affine)
     cropped = grid.crop(*np.array([(part.start, part.stop) for part in box]).T).affine
+    step = ceil(np.cbrt(filled[box].size / MOST_VOXELS))
+    if step > 1:
+        notes = [*notes, f"shown in blocks of {step} x {step} x {step} voxels"]
     content = {
         "name": name,
+        "notes": list(notes),
         "centre": _centre(list(masks.values()), grid),
-        "images": [{"name": channel, "data": _encode(scan[box], cropped)} for channel, scan in scans.items()],
+        "images": [
+            {"name": channel, "data": _encode(scan[box], cropped, step)} for channel, scan in scans.items()
+        ],
         "masks": [
-            {"name": title, "voxels": int(mask.sum()), "data": _encode(mask[box].astype(np.uint8), cropped)}
+            {"name": title, "voxels": int(mask.sum()), "data": _encode(mask[box], cropped, step)}
             for title, mask in masks.items()
         ],
     }
@@ -100,6 +111,10 @@ def _centre(masks: Sequence[NDArray[np.bool_]], grid: Grid) -> list[float]:
     return grid.world(np.array([grid.shape]) // 2)[0].tolist()
 
 
-def _encode(data: NDArray[np.uint8], affine: NDArray[np.float64]) -> str:
-    """Return a volume as `.nii.gz` in base64, the same bytes for the same volume."""
-    return b64encode(encode_volume(Volume(data, affine))).decode("ascii")
+def _encode(data: NDArray[Any], affine: NDArray[np.float64], step: int) -> str:
+    """Return a volume as `.nii.gz` in base64, each block of `step` voxels along every axis as its maximum."""
+    block = np.diag([step, step, step, 1.0])
+    block[:3, 3] = (step - 1) / 2
+    for axis, length in enumerate(data.shape if step > 1 else ()):
+        data = np.maximum.reduceat(data, np.arange(0, length, step), axis=axis)
+    return b64encode(encode_volume(Volume(data.astype(np.uint8), affine @ block))).decode("ascii")

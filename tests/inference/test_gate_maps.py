@@ -9,7 +9,7 @@ import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.gate_maps import look_at_case, open_gated_model
 from sgnet_nnunet.nifti import Volume, write_volume
 
@@ -55,6 +55,23 @@ def test_case_has_the_gates_and_the_reference_on_the_networks_grid(gated, images
     for mask in (*case.gates.values(), case.prediction):
         assert mask.shape == case.image.shape[1:]
     assert 0 < case.gates["1/2"].mean() < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["place", "shape"])
+def test_reference_on_another_grid_is_refused(gated, images, tmp_path, change):
+    files = sorted(images.glob("b_*"))
+    image = nib.load(files[0])
+    affine, shape = image.affine.copy(), list(image.shape)
+    if change == "place":
+        affine[0, 3] += 100
+    else:
+        shape[0] += 1
+    labels = np.zeros(shape, dtype=np.uint8)
+    labels[8:14, 10:16, 4:8] = 1
+    write_volume(tmp_path / "b.nii.gz", Volume(labels, affine))
+    with pytest.raises(InputFileError, match=r"b\.nii\.gz: is on another grid than the images"):
+        look_at_case(open_gated_model(gated), "b", files, reference=tmp_path / "b.nii.gz")
 
 
 def test_network_without_gates_is_refused(model, images):

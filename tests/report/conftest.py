@@ -37,6 +37,7 @@ def _head(rng: np.random.Generator, lesions: np.ndarray) -> np.ndarray:
 def written(
     folder: Path,
     *,
+    affine: np.ndarray = AFFINE,
     names: tuple[str, ...] = ("a", "b", "c"),
     models: tuple[str, ...] = ("first", "second"),
     images: bool = True,
@@ -49,7 +50,7 @@ def written(
     turn = nib.orientations.ornt_transform(
         nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes)
     )
-    affine = AFFINE @ nib.orientations.inv_ornt_aff(turn, SHAPE)
+    affine = affine @ nib.orientations.inv_ornt_aff(turn, SHAPE)
 
     def save(kind: str, name: str, array: np.ndarray) -> Path:
         path = folder / kind / f"{name}.nii.gz"

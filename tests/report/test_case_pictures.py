@@ -1,17 +1,24 @@
 import json
+import tracemalloc
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from time import perf_counter
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from nibabel.eulerangles import euler2mat
+from PIL import Image
 
 from sgnet_nnunet.evaluation.comparison import compare
+from sgnet_nnunet.evaluation.measurement import measure_results
 from sgnet_nnunet.inference.gate_maps import GatedCase
 from sgnet_nnunet.report.case_pictures import CaseJob, channel_names, choose, draw_case, gates_of, load_case
 from sgnet_nnunet.report.figures import colours_of
+from sgnet_nnunet.report.slices import GAP, LARGEST_PANEL
 
 
 def answers_of(results, name):
@@ -46,10 +53,10 @@ def test_a_missing_prediction_is_an_empty_mask(write_results):
     assert volumes.predictions["first"].any()
 
 
-def move(path):
+def move(path, *, by=1.0):
     image = nib.load(path)
     affine = image.affine.copy()
-    affine[0, 3] += 1.0
+    affine[0, 3] += by
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)
 
 
@@ -77,6 +84,47 @@ def test_an_unusable_image_costs_only_its_channel(write_results, damage):
     assert pictures.thumbnails["tumour"].content
     (problem,) = pictures.problems
     assert problem.startswith("channel 1: ")
+
+
+def test_an_image_100_mm_away_is_not_drawn_and_all_pages_say_so(write_results, write_page, tmp_path):
+    results = write_results(names=("a",))
+    for path in results.cases[0].images:
+        move(path, by=100.0)
+    pictures = drawn(results, "a", viewer=tmp_path / "viewer")
+    assert [problem.partition(": ")[0] for problem in pictures.problems] == ["channel 0", "channel 1"]
+    assert all("puts it up to 100 mm off its reference" in problem for problem in pictures.problems)
+    picture = Image.open(BytesIO(pictures.thumbnails["tumour"].content))
+    assert picture.width < picture.height * 2  # one panel, not one a channel
+    script = (tmp_path / "viewer" / "cases" / "a.js").read_text(encoding="utf-8")
+    content = json.loads(script.removeprefix("showCase(").removesuffix(");\n"))
+    assert content["images"] == []
+    assert content["notes"] == list(pictures.problems)
+    page = write_page(measure_results(results), tmp_path / "report")
+    # Under the case's row of the table, and under its picture for each of the two models.
+    assert page.count("no picture: channel 1: ") == 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pictures_are_bounded_whatever_the_size_of_a_voxel(write_results, seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    affine = np.eye(4)
+    affine[:3, :3] = euler2mat(*rng.uniform(-3, 3, 3)) @ np.diag(10.0 ** rng.uniform(-2.6, 4, 3))
+    results = write_results(names=("a",), affine=affine)
+    tracemalloc.start()
+    start = perf_counter()
+    figures = measure_results(results)
+    pictures = drawn(results, "a", viewer=tmp_path / "viewer")
+    seconds, (_, peak) = perf_counter() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert not pictures.problems
+    assert len(figures.per_lesion)
+    for picture in (*pictures.thumbnails.values(), *pictures.large.values()):
+        width, height = Image.open(BytesIO(picture.content)).size
+        assert 0 < width <= 6 * (LARGEST_PANEL + GAP)
+        assert 0 < height <= LARGEST_PANEL
+    assert (tmp_path / "viewer" / "cases" / "a.js").stat().st_size < 2**20
+    assert peak < 2**26
+    assert seconds < 30
 
 
 def test_an_unreadable_mask_costs_the_pictures_of_its_case(write_results):

@@ -7,6 +7,7 @@ from sgnet_nnunet.evaluation.froc import Froc
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.report.figures import (
     MODEL_COLOURS,
+    MOST_BINS,
     REFERENCE_COLOUR,
     TALLEST,
     WIDEST,
@@ -149,6 +150,12 @@ def test_a_metric_without_values_leaves_its_panel_empty(figures):
 def test_sensitivity_by_size_counts_every_lesion_of_the_reference_once(figures):
     counts = plots(figures)["lesion_size"].draw().axes[2]
     assert sum(bar.get_height() for bar in counts.patches) == 3 * 2
+
+
+def test_a_lesion_of_kilometres_needs_no_bin_for_each_of_its_millimetres(figures):
+    figures.per_lesion["diameter_mm"] *= 1e6
+    plot = plots(figures)["lesion_size"].draw()
+    assert len(plot.axes[3].patches) <= MOST_BINS
 
 
 def test_without_any_lesion_there_is_a_plot(figures):

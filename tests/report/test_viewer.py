@@ -52,6 +52,21 @@ def test_volumes_are_small_and_cropped(write_results, tmp_path):
         assert np.prod(decode(volume).shape) < 30 * 36 * 12
 
 
+def test_a_large_volume_is_shown_in_blocks_that_lose_no_lesion(write_results, tmp_path, monkeypatch):
+    monkeypatch.setattr("sgnet_nnunet.report.viewer.MOST_VOXELS", 30 * 36 * 12 // 20)
+    results = write_results()
+    content = written(results, tmp_path)
+    assert content["notes"] == ["shown in blocks of 3 x 3 x 3 voxels"]
+    mask = decode(content["masks"][0])
+    assert np.prod(mask.shape) <= 10 * 12 * 4
+    assert content["masks"][0]["voxels"] == 4 * 5 * 3 + 4
+    reference = nib.load(results.cases[0].reference)
+    labels = np.asarray(reference.dataobj)
+    places = nib.affines.apply_affine(np.linalg.inv(mask.affine) @ reference.affine, np.argwhere(labels))
+    blocks = np.unique(np.rint(places).astype(int), axis=0)
+    np.testing.assert_array_equal(blocks, np.argwhere(np.asarray(mask.dataobj)))
+
+
 def test_every_model_has_a_mask_and_an_empty_one_says_so(write_results, tmp_path):
     content = written(write_results(missing=(("second", "a"),)), tmp_path)
     assert [mask["name"] for mask in content["masks"]] == ["Reference", "first", "second"]

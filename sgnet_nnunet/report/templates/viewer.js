@@ -38,7 +38,7 @@ async function show(content) {
   }
   await draw();
   moveToTumour();
-  byId("status").textContent = content.name;
+  byId("status").textContent = [content.name, ...content.notes].join("; ");
 }
 
 /** Load the chosen channel and all masks; a hidden mask stays loaded, with no opacity. */
