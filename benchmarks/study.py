@@ -51,7 +51,6 @@ POPULATION = PhantomConfig(
 """About six lesions per patient, as small as the default's. Those of `sgnet demo` are larger, and leave too
 few false positives to tell networks apart."""
 
-VAL_ITERS = 4
 TIMED_PATCH, TIMED_BATCH = (32, 96, 96), 4
 """The plan's own patch (z, y, x) and batch, whatever the budget of the study."""
 
@@ -115,7 +114,7 @@ class StudyConfig:
         patch_size: z, y, x in voxels.
         batch_size: Patches in a batch.
         epochs: Epochs of a training.
-        iters: Batches in an epoch.
+        iters: Batches in an epoch; `val_iters` of its validation, which only the notebook's schedule uses.
         seeds: Trainings of each network.
         device: nnU-Net's `-device`.
         bfloat16: Whether a CPU trains in bfloat16; predictions stay in float32. A GPU trains in nnU-Net's
@@ -132,6 +131,7 @@ class StudyConfig:
     batch_size: int = 4
     epochs: int = 100
     iters: int = 250
+    val_iters: int = 4
     seeds: int = 3
     device: str = "cuda"
     bfloat16: bool = False
@@ -153,7 +153,7 @@ BUDGETS = {
     "gpu": StudyConfig(),
     "gpu-short": StudyConfig(epochs=25, iters=60, bfloat16=True, default_memory_gb=1.0),
     "cpu": _CPU,
-    "real": replace(_CPU, networks=tuple(NAMES)[:4], batch_size=4, epochs=20, iters=25),
+    "real": replace(_CPU, networks=tuple(NAMES)[:4], batch_size=4, epochs=20, iters=25, val_iters=1),
     "smoke": replace(
         _CPU, training=2, validation=1, test=2, patch_size=(16, 32, 32), epochs=2, iters=2, seeds=2,
         bfloat16=False, default_memory_gb=0.25,
@@ -334,7 +334,7 @@ def train(folder: Path, run: str, seed: int, fold: int) -> None:
         "nnUNet_results": str(run_folder(folder, run, seed)),
         "SGNET_EPOCHS": str(config.epochs),
         "SGNET_ITERS": str(config.iters),
-        "SGNET_VAL_ITERS": str(VAL_ITERS),
+        "SGNET_VAL_ITERS": str(config.val_iters),
         "SGNET_PATIENCE": "0",
     }
     if config.device == "cpu":
@@ -402,7 +402,7 @@ def _shorten(trainer: Any, config: StudyConfig) -> None:  # noqa: ANN401
     patches = config.iters * config.batch_size
     trainer.num_epochs = config.epochs
     trainer.num_iterations_per_epoch = round(patches / trainer.configuration_manager.batch_size)
-    trainer.num_val_iterations_per_epoch = VAL_ITERS
+    trainer.num_val_iterations_per_epoch = config.val_iters
 
 
 @app.command()
