@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,29 @@ def checksum_of(path: Path) -> str:
         while block := file.read(1 << 20):
             checksum.update(block)
     return checksum.hexdigest()
+
+
+_COMPRESSED = {
+    ".mha": (b"ElementDataFile = LOCAL\n", b"CompressedData = True"),
+    ".nrrd": (b"\n\n", b"encoding: gz"),
+}
+"""What ends the header of a format, and what in it says that the voxels are compressed."""
+
+
+def check_voxels(path: Path) -> None:
+    """Raise a ValueError or zlib.error for a file of which ITK would read wrong voxels without an error.
+
+    It ignores the checksums of MetaImage and NRRD; GIPL has neither a checksum nor an orientation.
+    """
+    if path.suffix == ".gipl":
+        raise ValueError("GIPL has neither checksum nor orientation; convert it to .nii.gz")
+    if path.suffix in _COMPRESSED:
+        end, is_compressed = _COMPRESSED[path.suffix]
+        header, _, voxels = path.read_bytes().partition(end)
+        if voxels and is_compressed in header:
+            zlib.decompress(voxels, wbits=47)  # zlib's or gzip's stream
+        if b"kinds: complex" in header:
+            raise ValueError("complex voxels")
 
 
 def read_json(path: Path, *, remedy: str = "name the right folder, or copy it again") -> dict[str, Any]:

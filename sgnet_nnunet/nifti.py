@@ -1,12 +1,11 @@
 """Read, check and write images: every NIfTI file that the package reads is decoded and checked here.
 
 `read_image`, `read_mask` and `read_labels` give arrays in the file's order of axes; `read_channels` gives
-what nnU-Net's own reader classes give. All of them go through `_decode` and `_check_grid`.
+what nnU-Net's own reader classes give. All go through `_decode`, and take the affine from `_locate`.
 """
 
 import gzip
 import logging
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -15,12 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
@@ -28,7 +27,7 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import ArrayLike, NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.files import atomic_path
+from sgnet_nnunet.files import atomic_path, check_voxels
 from sgnet_nnunet.nnunet import NIFTI_SUFFIXES
 
 if TYPE_CHECKING:
@@ -47,6 +46,12 @@ SMALLEST_VOXEL_MM3 = 1e-9
 LARGEST_SHIFT = 0.1
 """Share of a voxel by which two equal grids may differ: writers round affines, some by 1e-3 mm."""
 
+LARGEST_DISAGREEMENT = 0.5
+"""Voxels by which a header's qform and sform may differ: beyond it they name different voxels."""
+
+LENGTHS_MM = (1.0, 1e5)
+"""Range of the longest side of an image: outside it the header's unit of length is wrong."""
+
 INTEGER_TOLERANCE = 1e-3
 """Distance from an integer that a label may have: masks with a scale factor come back as 1.0000001."""
 
@@ -55,12 +60,16 @@ SIZE_TOLERANCE = 1e-5
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
-_COMPRESSION = 6
+_MM_OF_UNITS = {1: 1e3, 3: 1e-3}
+"""Millimetres of the codes that NIfTI has for metre and micrometre; all others count as mm, as in ITK."""
+
+_CHECKED_SUFFIXES = (*NIFTI_SUFFIXES, ".hdr", ".img")
 
 _COPY_AGAIN = "copy or download it again"
+_FIX_HEADER = "fix its header, or convert the scan to NIfTI again"
 _READ_ERRORS = (
-    *(OSError, EOFError, RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError),
-    *(zlib.error, struct.error, ImageFileError, HeaderDataError, WrapStructError),
+    *(OSError, EOFError, RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError, LookupError),
+    *(zlib.error, HeaderDataError, WrapStructError),
 )
 
 
@@ -213,7 +222,7 @@ def write_volume(path: Path, volume: Volume) -> None:
 
 def encode_volume(volume: Volume) -> bytes:
     """Return `volume` as the content of a `.nii.gz` file, the same bytes for the same volume."""
-    return gzip.compress(_image_of(volume).to_bytes(), _COMPRESSION, mtime=0)
+    return gzip.compress(_image_of(volume).to_bytes(), compresslevel=6, mtime=0)
 
 
 def _image_of(volume: Volume) -> nib.Nifti1Image:
@@ -229,11 +238,11 @@ def read_image(path: Path) -> Volume:
     included, becomes float32.
 
     Raises:
-        InputFileError: The file cannot be read, is truncated, is not 3D, has no voxels, a singular
-            affine, voxels that are not finite, or the same value everywhere.
+        InputFileError: The file cannot be read, is truncated, is not 3D, has no voxels, an affine that
+            is singular or in doubt, voxels that are not finite in float32, or the same value everywhere.
     """
     volume = _read_volume(path)
-    data = _as_storable(path, volume.data)
+    data = _as_storable(volume.data)
     if data.min() == data.max():
         raise InputFileError(path, f"is blank: every voxel is {data.flat[0]}", _COPY_AGAIN)
     return Volume(data, volume.affine)
@@ -266,6 +275,22 @@ def read_labels(path: Path) -> Volume:
     if volume.data.dtype.kind == "f":
         return Volume(np.rint(volume.data).astype(np.int32), volume.affine)
     return volume
+
+
+def have_orientation(paths: Sequence[Path]) -> bool:
+    """Return whether the headers of the images of one patient have a qform or a sform: all of them, or none.
+
+    Without one nibabel, and so this package, lets x run to the left, and ITK to the right.
+
+    Raises:
+        InputFileError: If some have one and others have not: they cannot be laid over each other.
+    """
+    without = [path for path in paths if path.name.endswith(NIFTI_SUFFIXES) and not _has_orientation(path)]
+    if without and len(without) < len(paths):
+        other = next(path for path in paths if path not in without)
+        problem = f"has no orientation (qform_code and sform_code are 0), but {other.name} has one"
+        raise InputFileError(without[0], problem, _FIX_HEADER)
+    return not without
 
 
 def values_in(labels: NDArray[Any]) -> NDArray[Any]:
@@ -318,14 +343,7 @@ def read_channel(path: Path, *, reader: str) -> Channel:
     if reader in _NIBABEL_READERS:
         channel, properties = _as_nibabel_reader(path, reorient=reader == "NibabelIOWithReorient")
     else:
-        if path.name.endswith(NIFTI_SUFFIXES):
-            # ITK takes a truncated file for a whole one and leaves the rest of the image blank.
-            _decode(path)
-        with _one_line_errors(path):
-            data, properties = reader_class(reader)().read_images((str(path),))
-            if len(data) != 1:
-                raise ValueError(f"{len(data)} channels in one file")
-            channel = data[0]
+        channel, properties = _by_nnunets_class(path, reader_class(reader)())
     _check_finite(path, channel)
     return channel, properties
 
@@ -339,40 +357,57 @@ def read_channels(
         The channels, each of shape (z, y, x), and the properties of the first.
 
     Raises:
-        InputFileError: As for `read_channel`, or if a channel is on another grid than the first.
+        InputFileError: As for `read_channel` and `have_orientation`, or if the channels' grids differ.
     """
     (first, properties), *others = pool.map(partial(read_channel, reader=reader), paths)
+    name = paths[0].name
+    if not have_orientation(paths):
+        logger.warning("%s: qform_code and sform_code are 0; its x axis counts as running to the left", name)
     for path, (channel, its) in zip(paths[1:], others, strict=True):
         if channel.shape != first.shape or not np.allclose(its["spacing"], properties["spacing"]):
-            problem = (
-                f"has {_grid_text(channel, its)}, but {paths[0].name} has {_grid_text(first, properties)}"
-            )
+            problem = f"has {_grid_text(channel, its)}, but {name} has {_grid_text(first, properties)}"
             raise InputFileError(path, problem, "resample it onto the grid of the first channel")
         here, there = grid_of(channel.shape, its), grid_of(first.shape, properties)
         if here and there and not here.same_place_as(there):
-            first_name = paths[0].name
-            logger.warning(
-                "%s: affine differs from that of %s; continuing, as nnU-Net does", path, first_name
-            )
+            logger.warning("%s: affine differs from that of %s; continuing, as nnU-Net does", path, name)
     return [first, *(channel for channel, _ in others)], properties
 
 
 def _as_nibabel_reader(path: Path, *, reorient: bool) -> Channel:
     """Return what nnU-Net's readers by nibabel give, without their two copies in double precision."""
-    image, voxels = _decode(path)
-    _check_grid(path, image)
+    stored = _decode(path)
+    kind = nib.Nifti2Image if isinstance(stored.header, nib.Nifti2Header) else nib.Nifti1Image
+    header = stored.header if stored.is_plain else None
+    image = kind(stored.voxels, stored.affine, header, dtype=stored.voxels.dtype)
     affines = {"original_affine": image.affine}
-    scaling = image.dataobj.slope, image.dataobj.inter
-    stored = nib.Nifti1Image(voxels, image.affine, image.header)
     if reorient:
-        stored = stored.as_reoriented(io_orientation(image.affine))
-        affines["reoriented_affine"] = stored.affine
-    spacing = [float(size) for size in stored.header.get_zooms()[::-1]]
-    values = np.asanyarray(stored.dataobj).transpose()
+        image = image.as_reoriented(io_orientation(image.affine))
+        affines["reoriented_affine"] = image.affine
+    spacing = [float(size) for size in image.header.get_zooms()[::-1]]
+    values = np.asanyarray(image.dataobj).transpose()
     channel = np.empty(values.shape, dtype=np.float32)
-    for plane, of_file in zip(channel, values, strict=True):
-        plane[...] = of_file if scaling == (1, 0) else apply_read_scaling(of_file, *scaling)
+    with np.errstate(over="ignore"):
+        for plane, of_file in zip(channel, values, strict=True):
+            plane[...] = stored.scaled(of_file)
     return channel, {"nibabel_stuff": affines, "spacing": spacing}
+
+
+def _by_nnunets_class(path: Path, reader: "BaseReaderWriter") -> Channel:
+    with _one_line_errors(path), TemporaryDirectory() as folder:
+        source = path
+        check_voxels(path)
+        if path.name.endswith(_CHECKED_SUFFIXES):
+            # ITK takes a truncated file for a whole one, NaN for 0, and does not read NIfTI-2.
+            stored = _decode(path)
+            _check_finite(path, stored.voxels)
+            if not stored.is_plain or isinstance(stored.header, nib.Nifti2Header):
+                source = Path(folder) / "image.nii"
+                volume = _read_volume(path)
+                write_volume(source, Volume(_as_storable(volume.data), volume.affine))
+        data, properties = reader.read_images((str(source),))
+        if len(data) != 1 or len(properties.get("sitk_stuff", properties)["spacing"]) != DIMENSIONS:
+            raise ValueError(f"{len(data)} channels in one file, or not 3D")
+    return data[0], properties
 
 
 def _grid_text(channel: NDArray[np.float32], properties: dict[str, Any]) -> str:
@@ -388,7 +423,7 @@ def grid_of(shape: tuple[int, ...], properties: dict[str, Any]) -> Grid | None:
     """
     shape = shape[::-1]
     if "nibabel_stuff" in properties:
-        return Grid(shape, properties["nibabel_stuff"]["original_affine"])
+        return Grid(shape, [*properties["nibabel_stuff"].values()][-1])
     if "sitk_stuff" in properties:
         stuff = properties["sitk_stuff"]
         affine = np.eye(4)
@@ -400,13 +435,10 @@ def grid_of(shape: tuple[int, ...], properties: dict[str, Any]) -> Grid | None:
 
 def _read_volume(path: Path) -> Volume:
     """Return the finite voxels, scaled if the file says so, and the affine of a 3D file."""
-    image, values = _decode(path)
-    _check_grid(path, image)
-    scaling = image.dataobj.slope, image.dataobj.inter
-    if scaling != (1, 0):
-        values = apply_read_scaling(values, *scaling)
+    stored = _decode(path)
+    values = stored.scaled(stored.voxels)
     _check_finite(path, values)
-    return Volume(values, np.asarray(image.affine, dtype=np.float64))
+    return Volume(values, stored.affine)
 
 
 @contextmanager
@@ -419,54 +451,128 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         raise InputFileError(path, f"cannot be read ({detail})", _COPY_AGAIN) from error
 
 
-def _decode(path: Path) -> tuple[nib.Nifti1Image, NDArray[Any]]:
-    """Return the nibabel image of an intact file, and its voxels as stored: unscaled and not copied.
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """An intact NIfTI file: its voxels (x, y, z) as stored, and the affine of `_locate`.
 
-    All of a gzip stream is read, so that its checksum is verified.
+    It `is_plain` if ITK and nibabel, which prefer different fields, find this affine in it.
     """
+
+    header: nib.Nifti1Header
+    voxels: NDArray[Any]
+    affine: NDArray[np.float64]
+    is_plain: bool
+
+    def scaled(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return stored values with the header's slope and intercept."""
+        with np.errstate(over="ignore"):
+            scaled: NDArray[Any] = apply_read_scaling(values, *self.header.get_slope_inter())
+        return scaled
+
+
+def _decode(path: Path) -> _Stored:
+    """Read a file. All of a gzip stream is read, so that its checksum is verified."""
     with _one_line_errors(path):
         content = path.read_bytes()
         raw = gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
-        if not raw:
-            raise EOFError("the file is empty")
-        is_nifti2 = nib.Nifti2Header.may_contain_header(raw)
-        image = (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(raw)
-        # Checked before anything of the size that the header asks for is reserved.
-        proxy = image.dataobj
-        announced = int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize
-        found = len(raw) - proxy.offset
-        if announced > found:
-            raise EOFError(f"truncated: {announced} bytes of voxels announced, {found} in the file")
-        buffer = proxy.file_like.getbuffer()
-        voxels: NDArray[Any] = np.ndarray(proxy.shape, proxy.dtype, buffer, offset=proxy.offset, order="F")
-    if voxels.dtype.kind not in "iuf":
-        problem = f"holds voxels of type {voxels.dtype}"
-        raise InputFileError(path, problem, "convert it to one number per voxel")
-    return image, voxels
-
-
-def _check_grid(path: Path, image: nib.Nifti1Image) -> None:
-    shape = " x ".join(str(length) for length in image.shape)
-    if len(image.shape) != DIMENSIONS:
-        problem = f"is {len(image.shape)}D ({shape}), 3D is needed"
+        header = _header_of(raw)
+        dtype, offset = header.get_data_dtype(), header.get_data_offset()
+        # With an offset and no slope, NIfTI says that neither counts, and ITK adds the offset.
+        is_scaled = header.get_slope_inter() != (None, None) or header["scl_inter"] == 0
+    shape = tuple(map(int, header["dim"][1 : int(header["dim"][0]) + 1]))
+    while len(shape) > DIMENSIONS and shape[-1] == 1:
+        shape = shape[:-1]
+    listed = " x ".join(map(str, shape))
+    if len(shape) != DIMENSIONS:
+        problem = f"is {len(shape)}D ({listed}), 3D is needed"
         raise InputFileError(path, problem, "save the one volume that is meant as 3D")
-    if min(image.shape) < 1:
-        raise InputFileError(path, f"has no voxels ({shape})", _COPY_AGAIN)
-    affine = image.affine
-    if affine is None or not np.all(np.isfinite(affine)):
-        raise InputFileError(path, "has an affine that is not finite", "fix the header's sform or qform")
+    if min(shape) < 1:
+        raise InputFileError(path, f"has no voxels ({listed})", _COPY_AGAIN)
+    if dtype.kind not in "iuf":
+        raise InputFileError(path, f"holds voxels of type {dtype}", "convert it to one number per voxel")
+    with _one_line_errors(path):
+        # Checked before anything of the size that the header asks for is reserved.
+        announced = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if announced > (found := len(raw) - offset):
+            raise EOFError(f"truncated: {announced} bytes of voxels announced, {found} in the file")
+        voxels: NDArray[Any] = np.ndarray(shape, dtype, bytearray(raw), offset=offset, order="F")
+    try:
+        affine, is_plain = _locate(header, shape)
+    except ValueError as error:
+        raise InputFileError(path, str(error), _FIX_HEADER) from error
+    return _Stored(header, voxels, affine, is_plain and is_scaled)
+
+
+def _header_of(raw: bytes) -> nib.Nifti1Header:
+    """Return the header as it is: nibabel would replace invalid fields by its defaults."""
+    kind = nib.Nifti2Header if nib.Nifti2Header.may_contain_header(raw) else nib.Nifti1Header
+    header = kind(raw[: kind.sizeof_hdr].ljust(kind.sizeof_hdr, b"\0"), check=False)
+    if header["magic"].item() != kind.single_magic:
+        raise ValueError("no NIfTI file; convert Analyze 7.5, or a pair of .hdr and .img, to .nii.gz")
+    if not header["vox_offset"] >= kind.single_vox_offset:
+        raise ValueError(f"vox_offset {header['vox_offset']:g} is inside the header")
+    return header
+
+
+def _has_orientation(path: Path) -> bool:
+    with path.open("rb") as file:
+        raw = file.read(1 << 12)
+    if raw.startswith(_GZIP_MAGIC):
+        raw = zlib.decompressobj(wbits=31).decompress(raw)
+    header = _header_of(raw)
+    return bool(header["sform_code"] or header["qform_code"])
+
+
+def _check_fields(header: nib.Nifti1Header) -> None:
+    """Raise a ValueError for fields that nibabel and ITK would each replace by something else."""
+    sform, qform, (qfac, *sizes) = int(header["sform_code"]), int(header["qform_code"]), header["pixdim"][:4]
+    if not {sform, qform} <= {*range(6)}:
+        raise ValueError(f"has the sform_code {sform} and the qform_code {qform}")
+    if (qform or not sform) and not (np.isfinite(sizes).all() and min(sizes) > 0):
+        raise ValueError(f"has voxels of {' x '.join(f'{size:g}' for size in sizes)} mm (pixdim)")
+    if qform and not (qfac >= 0 or qfac == -1):
+        raise ValueError(f"has the pixdim[0] {qfac:g}, not 1 or -1")
+    squares = sum(float(header[f"quatern_{axis}"]) ** 2 for axis in "bcd")
+    if qform and not squares < 1 + abs(header.quaternion_threshold):
+        raise ValueError("has a qform that is no rotation")
+    header["pixdim"][0] = -1 if qfac == -1 else 1
+
+
+def _locate(header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], bool]:
+    """Return the affine to world mm that a header gives, and whether every reader finds it there.
+
+    The sform's, else the qform's; without both, the one that nibabel makes of the size of the voxels.
+    A ValueError is raised if it is unusable or in doubt.
+    """
+    _check_fields(header)
+    mm = _MM_OF_UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine = header.get_best_affine() * [[mm], [mm], [mm], [1]]
+    rotated = header.get_qform() * [[mm], [mm], [mm], [1]] if header["qform_code"] else affine
+    if not np.all(np.isfinite([affine, rotated])):
+        raise ValueError("has an affine that is not finite")
     if abs(np.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL_MM3:
-        problem = "has a singular affine (voxels without volume)"
-        raise InputFileError(path, problem, "fix the header's sform or qform")
+        raise ValueError("has a singular affine (voxels without volume)")
+    grid = Grid(shape, affine)
+    if not LENGTHS_MM[0] <= (longest := grid.extent.max()) <= LENGTHS_MM[1]:
+        raise ValueError(f"is {longest:g} mm long (see xyzt_units)")
+    # In voxels, whose sides may differ by a factor of ten.
+    steps = np.linalg.solve(affine, rotated - affine)[:3]
+    apart = np.abs(grid.corners @ steps[:, :3].T + steps[:, 3]).max()
+    if apart > LARGEST_DISAGREEMENT:
+        raise ValueError(f"has a qform and a sform that are up to {apart:.3g} voxels apart")
+    is_coded = bool(header["sform_code"] or header["qform_code"])
+    agrees = apart <= LARGEST_SHIFT and np.allclose(header["pixdim"][1:4], grid.spacing)
+    return affine, bool(is_coded and agrees and header["dim"][0] == DIMENSIONS)
 
 
 def _check_finite(path: Path, values: NDArray[Any]) -> None:
-    # The sum is not finite if a voxel is not, and takes no memory.
-    if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):
+    """Refuse voxels that are not finite in single precision, in which networks compute."""
+    largest = np.finfo(np.float32).max
+    # Both take no memory, and are NaN if a voxel is.
+    if values.dtype.kind != "f" or (-largest <= values.min() and values.max() <= largest):
         return
-    if bad := values.size - int(np.count_nonzero(np.isfinite(values))):
-        problem = f"{bad} of {values.size} voxels are NaN or infinite"
-        raise InputFileError(path, problem, "replace them, for instance by 0")
+    bad = values.size - int(np.count_nonzero(np.abs(values) <= largest))
+    raise InputFileError(path, f"{bad} of {values.size} voxels are NaN or infinite", "replace them by 0")
 
 
 def _check_integers(path: Path, found: NDArray[Any]) -> NDArray[Any]:
@@ -476,13 +582,14 @@ def _check_integers(path: Path, found: NDArray[Any]) -> NDArray[Any]:
     if fractions.size:
         problem = f"mask holds fractional values such as {fractions[0]:g}"
         raise InputFileError(path, problem, "threshold it: a mask has integer labels")
-    if labels.size and labels[0] < 0:
-        problem = f"mask holds negative values such as {labels[0]:g}"
+    if labels.size and (labels[0] < 0 or float(labels[-1]) > np.iinfo(np.int32).max):
+        kind, value = ("negative", labels[0]) if labels[0] < 0 else ("huge", labels[-1])
+        problem = f"mask holds {kind} values such as {value:g}"
         raise InputFileError(path, problem, "set the background to 0 and the lesion to 1")
     return labels
 
 
-def _as_storable(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+def _as_storable(values: NDArray[Any]) -> NDArray[Any]:
     """Return the voxels in a type that every NIfTI reader knows."""
     dtype = values.dtype.newbyteorder("=")
     if dtype.kind in "iu" and dtype.itemsize == 8:  # noqa: PLR2004
@@ -491,10 +598,7 @@ def _as_storable(path: Path, values: NDArray[Any]) -> NDArray[Any]:
         dtype = np.dtype(np.int32 if fits else np.float32)
     elif dtype.kind == "f":
         dtype = np.dtype(np.float32)
-    with np.errstate(over="ignore"):
-        data = values.astype(dtype, copy=False)
-    _check_finite(path, data)
-    return data
+    return values.astype(dtype, copy=False)
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box:

@@ -6,6 +6,7 @@ import logging
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -150,11 +151,21 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path):
         read_mask(tmp_path)
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 4, 1), (6, 5, 4, 3)])
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 4, 3), (6, 5, 4, 1, 3)])
 def test_only_three_dimensions_are_accepted(tmp_path: Path, shape: tuple[int, ...]):
     path = save(tmp_path / "a.nii", np.ones(shape, np.int16))
     with pytest.raises(InputFileError, match=f"is {len(shape)}D .*3D is needed; save"):
         read_image(path)
+
+
+@pytest.mark.parametrize("extra", [(1,), (1, 1)])
+def test_one_volume_in_more_dimensions_is_read_as_3d(tmp_path: Path, values: np.ndarray, extra: tuple):
+    path = save(tmp_path / "a.nii.gz", values.reshape(values.shape + extra), TURNED)
+    np.testing.assert_array_equal(read_image(path).data, values)
+    for reader in READERS:
+        channel, properties = read_channel(path, reader=reader)
+        assert sorted(channel.shape) == sorted(values.shape)
+        assert len(properties["spacing"]) == 3
 
 
 def test_image_without_voxels_is_refused(tmp_path: Path, values: np.ndarray):
@@ -247,6 +258,13 @@ def test_fractional_mask_is_refused(tmp_path: Path):
     data[0, 0, :3] = 1, 0.5, 0.25
     with pytest.raises(InputFileError, match=r"fractional values such as 0\.25; threshold it"):
         read_mask(save(tmp_path / "a.nii", data))
+
+
+def test_mask_of_huge_values_is_refused(tmp_path: Path):
+    path = save(tmp_path / "a.nii", np.full((6, 5, 4), 1e30, np.float32))
+    for read in (read_mask, read_labels):
+        with pytest.raises(InputFileError, match=r"huge values such as 1e\+30"):
+            read(path)
 
 
 def test_negative_mask_is_refused(tmp_path: Path):
@@ -497,8 +515,128 @@ def test_uncompressed_and_nifti2_are_read(tmp_path, pool):
     data = np.arange(120, dtype=np.int16).reshape(6, 5, 4)
     for kind, name in ((nib.Nifti1Image, "a_0000.nii"), (nib.Nifti2Image, "b_0000.nii.gz")):
         nib.save(kind(data, np.eye(4)), tmp_path / name)
-        (channel,), _ = read_channels([tmp_path / name], reader="NibabelIOWithReorient", pool=pool)
-        np.testing.assert_array_equal(channel, data.T)
+        for reader in ("NibabelIOWithReorient", "SimpleITKIO"):
+            (channel,), _ = read_channels([tmp_path / name], reader=reader, pool=pool)
+            np.testing.assert_array_equal(channel, data.T)
+
+
+def edit_header(path: Path, **fields: object) -> Path:
+    """Set fields of an uncompressed file's header, valid or not."""
+    raw = path.read_bytes()
+    header = nib.Nifti1Header(raw[:348], check=False)
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(header.binaryblock + raw[348:])
+    return path
+
+
+@pytest.mark.parametrize(("unit", "mm"), [(0, 1), (1, 1000), (2, 1), (3, 0.001), (9, 1000), (10, 1)])
+def test_every_reader_converts_the_unit_to_mm(tmp_path: Path, values: np.ndarray, unit: int, mm: float):
+    in_units = AFFINE.copy()
+    in_units[:3] /= mm
+    path = edit_header(save(tmp_path / "a.nii", values, in_units), xyzt_units=unit)
+    np.testing.assert_allclose(read_image(path).affine, AFFINE, rtol=1e-5, atol=1e-5)
+    turned = affine(rotation(20) @ np.diag([1.0, 1.0, 3.0]), (5, 6, 7))
+    in_units = turned.copy()
+    in_units[:3] /= mm
+    path = edit_header(save(tmp_path / "b.nii", (values > 500).astype(np.uint8), in_units), xyzt_units=unit)
+    assert read_mask(path).volume_mm3 == pytest.approx(3 * (values > 500).sum(), rel=1e-5)
+    for reader in READERS:
+        _, properties = read_channel(path, reader=reader)
+        assert properties["spacing"] == pytest.approx([3, 1, 1])
+
+
+@pytest.mark.parametrize("unit", [1, 3])
+def test_unit_that_cannot_be_is_refused(tmp_path: Path, unit: int):
+    data = np.zeros((400, 3, 3), np.int16)
+    data[1] = 7
+    path = edit_header(save(tmp_path / "a.nii", data, np.eye(4)), xyzt_units=unit)
+    with pytest.raises(InputFileError, match=r"xyzt_units|singular"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "ASR"])
+def test_spacing_is_that_of_the_affine_for_every_reader(tmp_path: Path, values: np.ndarray, codes: str):
+    volume = Volume(values, affine(np.eye(3))).oriented(codes)
+    path = save(tmp_path / "a.nii", volume.data, volume.affine)
+    edit_header(path, pixdim=[1, 2, 2, 2, 0, 0, 0, 0])
+    assert read_image(path).grid.spacing == (1, 1, 1)
+    for reader in READERS:
+        _, properties = read_channel(path, reader=reader)
+        assert properties["spacing"] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6])
+def test_qform_and_sform_may_differ_by_half_a_voxel(tmp_path: Path, values: np.ndarray, share: float):
+    steps = affine(np.diag([1.0, 1.0, 5.0]))
+    path = save(tmp_path / "a.nii", values, steps)
+    edit_header(path, qform_code=1, qoffset_z=5 * share)
+    if share < 0.5:
+        np.testing.assert_array_equal(read_image(path).affine, steps)
+    else:
+        with pytest.raises(InputFileError, match=r"a qform and a sform that are up to 0\.6 voxels apart"):
+            read_image(path)
+    for reader in READERS if share < 0.5 else ():
+        channel, properties = read_channel(path, reader=reader)
+        reader_class(reader)().write_seg(channel > 500, str(tmp_path / "mask.nii"), properties)
+        np.testing.assert_allclose(read_labels(tmp_path / "mask.nii").affine, steps, atol=1e-6)
+
+
+def test_codes_may_differ_where_the_affines_do_not(tmp_path: Path, values: np.ndarray):
+    path = save(tmp_path / "a.nii", values, affine(rotation(20)))
+    edit_header(path, qform_code=2, sform_code=1)
+    np.testing.assert_allclose(read_image(path).affine, affine(rotation(20)), atol=1e-6)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("first", [True, False])
+def test_channels_with_and_without_orientation_are_refused(make_channels, pool, reader, first: bool):
+    files = make_channels("a")
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(files[first]).dataobj), None), files[first])
+    # The same shape and spacing, so that nothing else is wrong.
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(files[not first]).dataobj), np.eye(4)), files[not first])
+    with pytest.raises(InputFileError, match="has no orientation") as caught:
+        read_channels(files, reader=reader, pool=pool)
+    assert caught.value.path == files[first]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_channels_without_orientation_are_taken_for_what_nibabel_takes_them(
+    tmp_path: Path, values: np.ndarray, pool, caplog, reader
+):
+    path = tmp_path / "a_0000.nii"
+    nib.save(nib.Nifti1Image(values, None), path)
+    with caplog.at_level(logging.WARNING):
+        (channel,), properties = read_channels([path], reader=reader, pool=pool)
+    assert "a_0000.nii: qform_code and sform_code are 0" in caplog.text
+    reader_class(reader)().write_seg(channel > 500, str(tmp_path / "mask.nii"), properties)
+    mask = read_labels(tmp_path / "mask.nii")
+    np.testing.assert_array_equal(mask.data, values > 500)
+    np.testing.assert_array_equal(mask.affine, nib.load(path).affine)
+
+
+def test_channels_that_are_stored_in_two_orientations_are_one_place(tmp_path: Path, pool, caplog):
+    data = np.random.default_rng(0).integers(0, 1000, (6, 5, 4)).astype(np.int16)
+    files = [tmp_path / f"a_000{channel}.nii" for channel in range(2)]
+    for path, codes in zip(files, ("RAS", "PSL"), strict=True):
+        write_volume(path, Volume(data, affine(np.diag([1.0, 2.0, 3.0]))).oriented(codes))
+    for reader in ("NibabelIOWithReorient", "SimpleITKIOWithReorient"):
+        (first, second), _ = read_channels(files, reader=reader, pool=pool)
+        np.testing.assert_array_equal(first, second)
+    assert "affine differs" not in caplog.text
+
+
+def test_analyze_and_pairs_are_refused_with_what_they_are(tmp_path: Path, values: np.ndarray):
+    nib.save(nib.AnalyzeImage(values, None), tmp_path / "a.img")
+    nib.save(nib.Nifti1Pair(values, np.eye(4)), tmp_path / "b.img")
+    for name in ("a.hdr", "a.img", "b.hdr", "b.img"):
+        for read in (read_image, *(partial(read_channel, reader=reader) for reader in READERS)):
+            with pytest.raises(InputFileError, match=r"convert Analyze 7\.5, or a pair"):
+                read(tmp_path / name)
+
+
+def flip_a_bit(raw: bytes) -> bytes:
+    return raw[:-300] + bytes([raw[-300] ^ 4]) + raw[-299:]
 
 
 def lose_planes(path):
@@ -536,6 +674,59 @@ def test_other_formats_are_read_by_nnunets_class(tmp_path, rng):
     channel, properties = read_channel(tmp_path / "a.mha", reader="SimpleITKIO")
     np.testing.assert_array_equal(channel, data)
     assert properties["spacing"] == [3, 2, 1]
+
+
+def write_by_itk(path: Path, data: np.ndarray) -> Path:
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(data, isVector=False), str(path), useCompression=True)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-4], lambda raw: raw[:-40], flip_a_bit])
+def test_damaged_streams_of_other_formats_are_refused(tmp_path, rng, suffix, damage):
+    path = write_by_itk(tmp_path / f"a{suffix}", rng.random((9, 10, 11)).astype(np.float32))
+    assert read_channel(path, reader="SimpleITKIO")[0].shape == (9, 10, 11)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputFileError, match=rf"a\{suffix}: cannot be read"):
+        read_channel(path, reader="SimpleITKIO")
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        np.full((4, 5, 6), 1j, np.complex64),
+        np.full((4, 5, 6), 1e300),
+        np.full((4, 5, 6), -np.inf),
+        np.ones((1, 4, 5, 6)),
+        np.ones((5, 6)),
+    ],
+    ids=["complex", "beyond single precision", "infinite", "4D", "2D"],
+)
+def test_other_formats_must_hold_one_3d_image_of_numbers(tmp_path, suffix, data):
+    with pytest.raises(InputFileError):
+        read_channel(write_by_itk(tmp_path / f"a{suffix}", data), reader="SimpleITKIO")
+
+
+def test_format_without_orientation_is_refused(tmp_path):
+    path = write_by_itk(tmp_path / "a.gipl", np.ones((4, 5, 6), np.int16))
+    with pytest.raises(InputFileError, match="neither checksum nor orientation"):
+        read_channel(path, reader="SimpleITKIO")
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_values_that_are_no_numbers_are_refused_by_every_reader(tmp_path, reader, value):
+    data = np.zeros((6, 5, 4))
+    data[1, 2, 3] = value
+    with pytest.raises(InputFileError, match="1 of 120 voxels are NaN or infinite"):
+        read_channel(save(tmp_path / "a.nii", data, np.eye(4)), reader=reader)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_offset_without_a_slope_counts_for_no_reader(tmp_path, values, reader):
+    path = edit_header(save(tmp_path / "a.nii", values, np.eye(4)), scl_slope=0, scl_inter=7)
+    assert read_channel(path, reader=reader)[0].sum() == values.sum() == read_image(path).data.sum()
 
 
 def test_voxels_that_are_not_numbers_are_refused(tmp_path, pool):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sgnet_nnunet.dataset.collection import Part
 from sgnet_nnunet.dataset.resampling import resample_image, resample_mask
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.nifti import Mask, Volume, read_image, read_mask
+from sgnet_nnunet.nifti import Mask, Volume, have_orientation, read_image, read_mask
 
 if TYPE_CHECKING:
     from sgnet_nnunet.dataset.registration import RigidTransform
@@ -67,12 +67,16 @@ TARGETS: Mapping[TargetName, Target] = {
 
 @dataclass(frozen=True)
 class Scans:
-    """The files of one accession: both images and the masks that the target needs, on their native grids."""
+    """The files of one accession: both images and the masks that the target needs, on their native grids.
+
+    Without an orientation in the files, nobody knows left from right.
+    """
 
     paths: Mapping[Part, Path]
     t1ce: Volume
     flair: Volume
     masks: Mapping[Part, Mask]
+    have_orientation: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,12 @@ def read_scans(paths: Mapping[Part, Path]) -> Scans:
     """Read both images and any masks of one accession.
 
     Raises:
-        InputFileError: A file is bad, or its grid does not overlap that of its image.
+        InputFileError: A file is bad, has no orientation where another has one, or its grid does not
+            overlap that of its image.
     """
     t1ce, flair = read_image(paths["t1ce_img"]), read_image(paths["flair_img"])
     masks = {part: read_mask(path) for part, path in paths.items() if part in IMAGE_OF_MASK}
+    have_one = have_orientation([*paths.values()])
     grids = {"t1ce_img": t1ce.grid, "flair_img": flair.grid}
     grids.update((part, mask.volume.grid) for part, mask in masks.items())
     for part, image in (("flair_img", "t1ce_img"), *((part, IMAGE_OF_MASK[part]) for part in masks)):
@@ -117,7 +123,7 @@ def read_scans(paths: Mapping[Part, Path]) -> Scans:
             problem = f"its grid does not overlap that of {paths[image].name}"
             remedy = "fix its affine, or check that both files are of one visit"
             raise InputFileError(paths[part], problem, remedy)
-    return Scans(paths, t1ce, flair, masks)
+    return Scans(paths, t1ce, flair, masks, have_one)
 
 
 def make_case(scans: Scans, target: Target, register: Registration) -> Case:
@@ -155,6 +161,8 @@ def make_case(scans: Scans, target: Target, register: Registration) -> Case:
 
 def _findings(scans: Scans, transform: "RigidTransform | None", lesion_mm3: Mapping[Part, float]) -> Findings:
     notes = [note for mask in scans.masks.values() for note in mask.notes]
+    if not scans.have_orientation:
+        notes.append("qform_code and sform_code are 0 in every file: left and right may be exchanged")
     for part, size in lesion_mm3.items():
         native = scans.masks[part].volume_mm3
         if abs(size - native) > VOLUME_CHANGE_NOTED * native:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
@@ -135,6 +136,19 @@ def test_grid_that_does_not_overlap_is_refused(collection, part: str, beside: st
     collection.write("P", "A", part, data, far)
     with pytest.raises(InputFileError, match=f"A_{part}.*its grid does not overlap that of {beside}"):
         read_scans(paths)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("without", [True, False])
+def test_file_without_orientation_next_to_others_is_refused(collection, part: str, without: bool):
+    collection.add("P", "A")
+    paths = {name: collection.path("P", "A", name) for name in PARTS}
+    for name, path in paths.items():
+        if (name == part) is without:
+            nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), None), path)
+    with pytest.raises(InputFileError, match="qform_code and sform_code are 0") as caught:
+        read_scans(paths)
+    assert (caught.value.path == paths[part]) is without
 
 
 def test_registration_moves_flair_and_its_mask_but_not_the_core(

@@ -64,6 +64,16 @@ def move_affine(change: Callable[[np.ndarray], None]) -> Callable[[Path], None]:
     return damage
 
 
+def lose_orientation(path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), None), path)
+
+
+def turn_qform(path: Path) -> None:
+    image = nib.load(path)
+    image.set_qform(image.affine[:, [1, 0, 2, 3]] * [1, -1, 1, 1], code=1)
+    image.to_filename(path)
+
+
 def flatten(affine: np.ndarray) -> None:
     affine[:3, 2] = 0
 
@@ -86,7 +96,21 @@ BAD_FILES = {
     "NaN": (FLAIR, first_voxel(np.nan), "1 of 720 voxels are NaN or infinite; replace them"),
     "infinity": (T1CE, first_voxel(-np.inf), "1 of 4320 voxels are NaN or infinite; replace them"),
     "NaN in mask": (WHOLE, first_voxel(np.nan), "1 of 720 voxels are NaN or infinite; replace them"),
-    "4D": (FLAIR, rewrite(lambda data: data[..., None]), "is 4D (12 x 10 x 6 x 1), 3D is needed; save"),
+    "4D": (
+        FLAIR,
+        rewrite(lambda data: np.stack([data, data], axis=-1)),
+        "is 4D (12 x 10 x 6 x 2), 3D is needed; save",
+    ),
+    "no orientation": (
+        FLAIR,
+        lose_orientation,
+        "has no orientation (qform_code and sform_code are 0), but A01_t1ce_img.nii.gz has one; fix",
+    ),
+    "qform and sform apart": (
+        WHOLE,
+        turn_qform,
+        "has a qform and a sform that are up to",
+    ),
     "no voxels": (FLAIR, rewrite(lambda data: data[:0]), "has no voxels (0 x 10 x 6); copy or download"),
     "blank": (T1CE, rewrite(np.zeros_like), "is blank: every voxel is 0.0; copy or download it again"),
     "singular affine": (T1CE, move_affine(flatten), "has a singular affine (voxels without volume); fix"),
@@ -155,3 +179,15 @@ def test_mask_values_above_1_are_used_with_a_note(collection, convert):
     assert noted.report[1].reason == "A01_whole_seg.nii.gz: values above 1 (255) count as foreground"
     labels = [result.dataset_folder / "labelsTr/P01_A01.nii.gz" for result in (plain, noted)]
     assert labels[0].read_bytes() == labels[1].read_bytes()
+
+
+def test_accession_without_any_orientation_is_used_with_a_note(collection, convert):
+    collection.add_patients(2)
+    for path in (collection.root / "P01").iterdir():
+        lose_orientation(path)
+    result = convert()
+    assert [row.status for row in result.report] == ["used", "used"]
+    assert result.report[1].reason == (
+        "qform_code and sform_code are 0 in every file: left and right may be exchanged"
+    )
+    assert not result.report[0].reason
