@@ -15,11 +15,11 @@ from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import apply_affine, from_matvec, voxel_sizes
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
@@ -59,11 +59,6 @@ SIZE_TOLERANCE = 1e-5
 """Relative: a header keeps 1 mm as 1.0000001, and a voxel of a rotated grid has 0.9999999 mm3."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
-
-_MM_OF_UNITS = {1: 1e3, 3: 1e-3}
-"""Millimetres of the codes that NIfTI has for metre and micrometre; all others count as mm, as in ITK."""
-
-_CHECKED_SUFFIXES = (*NIFTI_SUFFIXES, ".hdr", ".img")
 
 _COPY_AGAIN = "copy or download it again"
 _FIX_HEADER = "fix its header, or convert the scan to NIfTI again"
@@ -396,7 +391,7 @@ def _by_nnunets_class(path: Path, reader: "BaseReaderWriter") -> Channel:
     with _one_line_errors(path), TemporaryDirectory() as folder:
         source = path
         check_voxels(path)
-        if path.name.endswith(_CHECKED_SUFFIXES):
+        if path.name.endswith((*NIFTI_SUFFIXES, ".hdr", ".img")):
             # ITK takes a truncated file for a whole one, NaN for 0, and does not read NIfTI-2.
             stored = _decode(path)
             _check_finite(path, stored.voxels)
@@ -421,15 +416,13 @@ def grid_of(shape: tuple[int, ...], properties: dict[str, Any]) -> Grid | None:
 
     The shape is z, y, x. ITK's world is LPS+: only grids of one reader can be compared.
     """
-    shape = shape[::-1]
     if "nibabel_stuff" in properties:
-        return Grid(shape, [*properties["nibabel_stuff"].values()][-1])
+        # The affine after reorienting, if there is one, is the last.
+        return Grid(shape[::-1], [*properties["nibabel_stuff"].values()][-1])
     if "sitk_stuff" in properties:
         stuff = properties["sitk_stuff"]
-        affine = np.eye(4)
-        affine[:3, :3] = np.reshape(stuff["direction"], (3, 3)) * stuff["spacing"]
-        affine[:3, 3] = stuff["origin"]
-        return Grid(shape, affine)
+        steps = np.reshape(stuff["direction"], (3, 3)) * stuff["spacing"]
+        return Grid(shape[::-1], from_matvec(steps, stuff["origin"]))
     return None
 
 
@@ -451,8 +444,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
         raise InputFileError(path, f"cannot be read ({detail})", _COPY_AGAIN) from error
 
 
-@dataclass(frozen=True, eq=False)
-class _Stored:
+class _Stored(NamedTuple):
     """An intact NIfTI file: its voxels (x, y, z) as stored, and the affine of `_locate`.
 
     It `is_plain` if ITK and nibabel, which prefer different fields, find this affine in it.
@@ -545,7 +537,8 @@ def _locate(header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[NDArray[n
     A ValueError is raised if it is unusable or in doubt.
     """
     _check_fields(header)
-    mm = _MM_OF_UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
+    # NIfTI's codes of metre and micrometre; all others count as mm, as in ITK.
+    mm = {1: 1e3, 3: 1e-3}.get(int(header["xyzt_units"]) & 7, 1.0)
     affine = header.get_best_affine() * [[mm], [mm], [mm], [1]]
     rotated = header.get_qform() * [[mm], [mm], [mm], [1]] if header["qform_code"] else affine
     if not np.all(np.isfinite([affine, rotated])):
@@ -556,8 +549,7 @@ def _locate(header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[NDArray[n
     if not LENGTHS_MM[0] <= (longest := grid.extent.max()) <= LENGTHS_MM[1]:
         raise ValueError(f"is {longest:g} mm long (see xyzt_units)")
     # In voxels, whose sides may differ by a factor of ten.
-    steps = np.linalg.solve(affine, rotated - affine)[:3]
-    apart = np.abs(grid.corners @ steps[:, :3].T + steps[:, 3]).max()
+    apart = np.abs(apply_affine(np.linalg.solve(affine, rotated), grid.corners) - grid.corners).max()
     if apart > LARGEST_DISAGREEMENT:
         raise ValueError(f"has a qform and a sform that are up to {apart:.3g} voxels apart")
     is_coded = bool(header["sform_code"] or header["qform_code"])
