@@ -1,7 +1,7 @@
 """Lesions: the connected components of a mask, and which of them two masks have in common."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
 from math import inf, nan
@@ -274,7 +274,8 @@ def _by_size(
 ) -> Callable[[Callable[[Counts], float]], dict[SizeClass, Metric]]:
     """Return a decorator that registers a metric of the lesions of any size, and of each class.
 
-    Only that of any size is a headline, or counts in the ranking.
+    Only that of any size is a headline, or counts in the ranking. With one empty mask, only classes that
+    the other mask has lesions of get the kind's value.
     """
 
     def register(function: Callable[[Counts], float]) -> dict[SizeClass, Metric]:
@@ -282,14 +283,21 @@ def _by_size(
 
         def of_size(size: SizeClass) -> Metric:
             every = size == ALL_SIZES
+
+            def value(pair: MaskPair) -> float:
+                counts = Counts.of(pair, size)
+                if pair.empty and any(vars(counts).values()) and isinstance(kind.one_empty, float):
+                    return kind.one_empty
+                return function(counts)
+
             return register_metric(
                 function.__name__ + size.suffix,
                 title if every else f"{title} ({size.title})",
-                kind,
+                kind if every else replace(kind, one_empty="measured"),
                 meaning=meaning if every else f"{meaning}; lesions {size.title} in diameter",
                 headline=headline and every,
                 ranked=ranked and every,
-            )(lambda pair: function(Counts.of(pair, size)))
+            )(value)
 
         return {size: of_size(size) for size in (ALL_SIZES, *SIZE_CLASSES)}
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 GAP = 4  # pixels between two panels
 MARGIN_MM = 4.0  # shown around what must be seen
-LARGEST_PANEL = 640  # pixels of a panel's longer side at most, whatever the grid
+SMALLEST_PANEL, LARGEST_PANEL = 160, 640  # limits of a panel's longer side in pixels, whatever the grid
 MOST_COLUMNS = 6  # panels side by side at most
 QUALITY = 80  # of WebP's compression, 0 to 100; below it thin contours lose their colour
 SUPPRESSED = 0.35  # brightness of what a gate suppresses
@@ -110,8 +110,8 @@ def fullest_slice(mask: NDArray[np.bool_], *, default: int) -> int:
 def view_of(shown: NDArray[np.bool_], *, spacing: tuple[float, ...], pixels_per_mm: float) -> View:
     """Return the view that holds every voxel of a mask of shape (x, y, z), with a margin.
 
-    All is shown if the mask is empty. The scale is less if a side would exceed `LARGEST_PANEL`. The spacing
-    is that of x, y and, if given, z.
+    All is shown if the mask is empty. The scale differs if the longer side would be outside of
+    `SMALLEST_PANEL` and `LARGEST_PANEL`. The spacing is that of x, y and, if given, z.
     """
     flat = radiological_slice(np.asarray(shown.any(axis=2, keepdims=True)), 0)
     box = bounding_box(flat[:, :, None]) if flat.any() else (slice(0, flat.shape[0]), slice(0, flat.shape[1]))
@@ -120,7 +120,8 @@ def view_of(shown: NDArray[np.bool_], *, spacing: tuple[float, ...], pixels_per_
         for part, length, step in zip(box, flat.shape, (spacing[1], spacing[0]), strict=False)
     )
     width, height = (columns.stop - columns.start) * spacing[0], (rows.stop - rows.start) * spacing[1]
-    scale = min(pixels_per_mm, LARGEST_PANEL / max(width, height))
+    longer = max(width, height)
+    scale = min(max(pixels_per_mm, SMALLEST_PANEL / longer), LARGEST_PANEL / longer)
     return View(box=(rows, columns), size=(max(1, round(width * scale)), max(1, round(height * scale))))
 
 

@@ -272,8 +272,8 @@ def distribution_table(comparison: Comparison, *, label: str) -> Table:
     return Table(
         title=f"{label}: distributions",
         frame=pd.DataFrame(rows),
-        note="Not a number: cases left out, mostly because both masks are empty. One mask empty: cases that "
-        "score the worst value.",
+        note="Not a number: cases left out, mostly because both masks are empty. One mask empty: a share "
+        "scores 0, a distance the image's diagonal.",
         names=2,
     )
 

@@ -174,5 +174,13 @@ def test_centroids_go_through_a_turned_and_flipped_affine(boxes):
     assert row.volume_mm3 == pytest.approx(18)
 
 
+def test_a_size_class_without_a_lesion_has_no_score_even_if_a_mask_is_empty(make_pair):
+    missed = make_pair(reference=[((2, 2, 2), (2, 2, 2))])
+    assert lesion_sensitivity[ALL_SIZES](missed) == 0
+    for metric in (lesion_sensitivity, lesion_precision, lesion_f1):
+        values = [metric[size](missed) for size in SIZE_CLASSES]
+        assert values == pytest.approx([0, math.nan, math.nan], nan_ok=True)
+
+
 def test_empty_masks_have_no_lesions(make_pair):
     assert lesion_rows(make_pair()) == ()

@@ -6,6 +6,7 @@ from sgnet_nnunet.inference.gate_maps import GatedCase
 from sgnet_nnunet.report.figures import GATE_COLOUR, PREDICTION_COLOUR, REFERENCE_COLOUR, rgb
 from sgnet_nnunet.report.slices import (
     LARGEST_PANEL,
+    SMALLEST_PANEL,
     Contour,
     Panel,
     Picture,
@@ -91,21 +92,21 @@ def test_a_slice_without_the_mask_has_no_contour():
 
 
 def test_a_millimetre_is_as_long_in_both_directions():
-    view = view_of(np.ones((20, 40, 3), dtype=bool), spacing=(2.0, 0.5, 5.0), pixels_per_mm=3.0)
-    assert view.size == (120, 60)
+    view = view_of(np.ones((20, 40, 3), dtype=bool), spacing=(2.0, 0.5, 5.0), pixels_per_mm=6.0)
+    assert view.size == (240, 120)
 
 
 def test_a_view_is_around_what_must_be_seen():
     shown = np.zeros((100, 80, 3), dtype=bool)
     shown[40:50, 20:30, 1] = True
-    view = view_of(shown, spacing=(1.0, 1.0, 1.0), pixels_per_mm=1.0)
-    assert view.size == (18, 18)
+    view = view_of(shown, spacing=(1.0, 1.0, 1.0), pixels_per_mm=10.0)
+    assert view.size == (180, 180)
     assert view.box == (slice(46, 64), slice(46, 64))
 
 
 def test_without_anything_to_see_all_is_shown():
-    view = view_of(np.zeros((10, 20, 3), dtype=bool), spacing=(1.0, 1.0, 1.0), pixels_per_mm=1.0)
-    assert view.size == (10, 20)
+    view = view_of(np.zeros((10, 20, 3), dtype=bool), spacing=(1.0, 1.0, 1.0), pixels_per_mm=10.0)
+    assert view.size == (100, 200)
 
 
 def test_grey_runs_from_zero_to_the_brightest_tissue():
@@ -134,17 +135,18 @@ def test_an_image_of_zeros_is_black():
     assert to_grey(np.zeros((6, 6, 6), dtype=np.int16)).max() == 0
 
 
-def test_a_panel_is_never_larger_than_the_limit():
-    view = view_of(np.ones((300, 20, 3), dtype=bool), spacing=(100.0, 1.0, 5.0), pixels_per_mm=4.0)
-    assert max(view.size) == LARGEST_PANEL
+@pytest.mark.parametrize(("step", "longer"), [(100.0, LARGEST_PANEL), (1e-3, SMALLEST_PANEL)])
+def test_a_panel_is_within_the_limits_whatever_the_size_of_a_voxel(step, longer):
+    view = view_of(np.ones((300, 20, 3), dtype=bool), spacing=(step, step, 5.0), pixels_per_mm=4.0)
+    assert max(view.size) == longer
 
 
 def test_many_panels_are_drawn_in_rows():
     grey = np.full((20, 20, 2), 30, dtype=np.uint8)
     view = view_of(grey > 0, spacing=(1.0, 1.0, 1.0), pixels_per_mm=1.0)
     sheet = draw_panels([Panel(grey=grey, k=0, title="")] * 20, view)
-    assert sheet.width < 7 * 25
-    assert sheet.height > 3 * 20
+    assert sheet.width < 7 * SMALLEST_PANEL
+    assert sheet.height > 3 * SMALLEST_PANEL
 
 
 def test_the_name_of_a_contour_has_its_colour():

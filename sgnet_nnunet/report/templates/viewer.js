@@ -5,8 +5,8 @@ const boxes = [...document.querySelectorAll("input[data-mask]")];
 const viewer = new niivue.Niivue({
   backColor: [0, 0, 0, 1],
   crosshairColor: [1, 1, 1, 0.5],
-  crosshairWidth: 0.4,
-  crosshairWidthUnit: "mm",
+  crosshairWidth: 0.25,
+  crosshairWidthUnit: "percent",
   isRadiologicalConvention: true,
   isOrientCube: true,
   dragAndDropEnabled: false,
