@@ -301,11 +301,14 @@ def changed_folds(dataset: Path | str) -> InputFileError | None:
     old, new = (set().union(*(cases for fold in folds for cases in fold.values())) for folds in (before, now))
     problem = f"has other folds than {original} ({len(new - old)} cases are new, {len(old - new)} are gone)"
     remedy = "delete the file, then plan again with --clean"
-    checkpoints = Path(results, raw.name).glob("*__*/fold_[0-9]*/checkpoint_*.pth")
-    if trained := sorted({path.parts[-3] for path in checkpoints}):
+    if trained := _trained_models(Path(results, raw.name)):
         problem += f", and these models were trained by them: {', '.join(trained)}"
         remedy = f"to keep those, use another data set (-d); else move them out of {results}, {remedy}"
     return InputFileError(copy, problem, remedy)
+
+
+def _trained_models(results: Path) -> list[str]:
+    return sorted({path.parts[-3] for path in results.glob("*__*/fold_[0-9]*/checkpoint_*.pth")})
 
 
 # --- output ------------------------------------------------------------------------------------------------

@@ -366,9 +366,7 @@ def _finish(
 ) -> ConversionResult:
     """Write what describes the whole data set, dataset.json last: with it nnU-Net accepts the folder."""
     used = {a.case: a.patient for a in accessions if isinstance(outcomes.get(a.case), Findings)}
-    for stale in sorted(records.recorded_cases(folder) - set(used)):
-        logger.info("%s: no longer in the collection, deleted from the data set", stale)
-        records.delete_case(folder, stale)
+    _delete_stale(folder, used)
     training = [case for case, patient in used.items() if subsets.get(patient) != "test"]
     splits = paper_splits(used, subsets) if subsets else grouped_splits(used)
     split_of: dict[str, str] = {case: str(i) for i, fold in enumerate(splits.folds) for case in fold["val"]}
@@ -392,6 +390,12 @@ def _finish(
     if note:
         logger.warning(note)
     return ConversionResult(folder, rows, note)
+
+
+def _delete_stale(folder: Path, used: Mapping[str, str]) -> None:
+    for stale in sorted(records.recorded_cases(folder) - set(used)):
+        logger.info("%s: no longer in the collection, deleted from the data set", stale)
+        records.delete_case(folder, stale)
 
 
 def _row(
