@@ -49,8 +49,8 @@ LARGEST_SHIFT = 0.1
 LARGEST_DISAGREEMENT = 0.5
 """Voxels by which a header's qform and sform may differ: beyond it they name different voxels."""
 
-LENGTHS_MM = (1.0, 1e5)
-"""Range of the longest side of an image: outside it the header's unit of length is wrong."""
+SHORTEST_MM, FURTHEST_MM = 1.0, 1e5
+"""Longest side of an image, and its distance from the origin: beyond them the header's unit is wrong."""
 
 INTEGER_TOLERANCE = 1e-3
 """Distance from an integer that a label may have: masks with a scale factor come back as 1.0000001."""
@@ -371,18 +371,16 @@ def read_channels(
 def _as_nibabel_reader(path: Path, *, reorient: bool) -> Channel:
     """Return what nnU-Net's readers by nibabel give, without their two copies in double precision."""
     stored = _decode(path)
-    kind = nib.Nifti2Image if isinstance(stored.header, nib.Nifti2Header) else nib.Nifti1Image
-    header = stored.header if stored.is_plain else None
+    kind, header = (nib.Nifti1Image, stored.header) if stored.is_plain else (nib.Nifti2Image, None)
     image = kind(stored.voxels, stored.affine, header, dtype=stored.voxels.dtype)
     affines = {"original_affine": image.affine}
     if reorient:
         image = image.as_reoriented(io_orientation(image.affine))
         affines["reoriented_affine"] = image.affine
     spacing = [float(size) for size in image.header.get_zooms()[::-1]]
-    values = np.asanyarray(image.dataobj).transpose()
-    channel = np.empty(values.shape, dtype=np.float32)
+    channel = np.empty(image.shape[::-1], dtype=np.float32)
     with np.errstate(over="ignore"):
-        for plane, of_file in zip(channel, values, strict=True):
+        for plane, of_file in zip(channel, np.asanyarray(image.dataobj).transpose(), strict=True):
             plane[...] = stored.scaled(of_file)
     return channel, {"nibabel_stuff": affines, "spacing": spacing}
 
@@ -395,7 +393,7 @@ def _by_nnunets_class(path: Path, reader: "BaseReaderWriter") -> Channel:
             # ITK takes a truncated file for a whole one, NaN for 0, and does not read NIfTI-2.
             stored = _decode(path)
             _check_finite(path, stored.voxels)
-            if not stored.is_plain or isinstance(stored.header, nib.Nifti2Header):
+            if not stored.is_plain:
                 source = Path(folder) / "image.nii"
                 volume = _read_volume(path)
                 write_volume(source, Volume(_as_storable(volume.data), volume.affine))
@@ -447,7 +445,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
 class _Stored(NamedTuple):
     """An intact NIfTI file: its voxels (x, y, z) as stored, and the affine of `_locate`.
 
-    It `is_plain` if ITK and nibabel, which prefer different fields, find this affine in it.
+    It `is_plain` NIfTI-1 if ITK and nibabel, which prefer different fields, find this affine in it.
     """
 
     header: nib.Nifti1Header
@@ -469,8 +467,9 @@ def _decode(path: Path) -> _Stored:
         raw = gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
         header = _header_of(raw)
         dtype, offset = header.get_data_dtype(), header.get_data_offset()
-        # With an offset and no slope, NIfTI says that neither counts, and ITK adds the offset.
-        is_scaled = header.get_slope_inter() != (None, None) or header["scl_inter"] == 0
+        # ITK takes a tiny slope for none, and adds an offset without a slope, which NIfTI says is none.
+        slope, _ = header.get_slope_inter()
+        scales_alike = header["scl_inter"] == 0 if slope is None else abs(slope) > np.finfo(float).eps
     shape = tuple(map(int, header["dim"][1 : int(header["dim"][0]) + 1]))
     while len(shape) > DIMENSIONS and shape[-1] == 1:
         shape = shape[:-1]
@@ -492,7 +491,7 @@ def _decode(path: Path) -> _Stored:
         affine, is_plain = _locate(header, shape)
     except ValueError as error:
         raise InputFileError(path, str(error), _FIX_HEADER) from error
-    return _Stored(header, voxels, affine, is_plain and is_scaled)
+    return _Stored(header, voxels, affine, is_plain and bool(scales_alike))
 
 
 def _header_of(raw: bytes) -> nib.Nifti1Header:
@@ -524,8 +523,8 @@ def _check_fields(header: nib.Nifti1Header) -> None:
         raise ValueError(f"has voxels of {' x '.join(f'{size:g}' for size in sizes)} mm (pixdim)")
     if qform and not (qfac >= 0 or qfac == -1):
         raise ValueError(f"has the pixdim[0] {qfac:g}, not 1 or -1")
-    squares = sum(float(header[f"quatern_{axis}"]) ** 2 for axis in "bcd")
-    if qform and not squares < 1 + abs(header.quaternion_threshold):
+    quaternion = [float(header[f"quatern_{axis}"]) for axis in "bcd"]
+    if qform and not np.linalg.norm(quaternion) < 1 + abs(header.quaternion_threshold):
         raise ValueError("has a qform that is no rotation")
     header["pixdim"][0] = -1 if qfac == -1 else 1
 
@@ -546,15 +545,16 @@ def _locate(header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[NDArray[n
     if abs(np.linalg.det(affine[:3, :3])) < SMALLEST_VOXEL_MM3:
         raise ValueError("has a singular affine (voxels without volume)")
     grid = Grid(shape, affine)
-    if not LENGTHS_MM[0] <= (longest := grid.extent.max()) <= LENGTHS_MM[1]:
-        raise ValueError(f"is {longest:g} mm long (see xyzt_units)")
+    longest, furthest = grid.extent.max(), np.abs(grid.bounds()).max()
+    if longest < SHORTEST_MM or furthest > FURTHEST_MM:
+        raise ValueError(f"is {longest:g} mm long, up to {furthest:g} mm off the origin (see xyzt_units)")
     # In voxels, whose sides may differ by a factor of ten.
     apart = np.abs(apply_affine(np.linalg.solve(affine, rotated), grid.corners) - grid.corners).max()
     if apart > LARGEST_DISAGREEMENT:
         raise ValueError(f"has a qform and a sform that are up to {apart:.3g} voxels apart")
-    is_coded = bool(header["sform_code"] or header["qform_code"])
+    is_coded = bool(header["sform_code"] or header["qform_code"]) and header["dim"][0] == DIMENSIONS
     agrees = apart <= LARGEST_SHIFT and np.allclose(header["pixdim"][1:4], grid.spacing)
-    return affine, bool(is_coded and agrees and header["dim"][0] == DIMENSIONS)
+    return affine, is_coded and bool(agrees) and not isinstance(header, nib.Nifti2Header)
 
 
 def _check_finite(path: Path, values: NDArray[Any]) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,9 +29,9 @@ from sgnet_nnunet.inference.nnunet_adapter import NnunetProcessing
 from sgnet_nnunet.inference.plan import Plan, read_plan
 from sgnet_nnunet.inference.predictor import Model, PlanProcessing, PredictionOptions, Predictor
 from sgnet_nnunet.inference.trained_model import TrainedModel
-from sgnet_nnunet.nifti import read_channel
+from sgnet_nnunet.nifti import Grid, grid_of, read_channel, read_image
 
-DRAWS = int(os.environ.get("SGNET_HEADER_DRAWS", "60"))
+DRAWS = int(os.environ.get("SGNET_HEADER_DRAWS", "40"))
 
 NIBABEL_READERS = ("NibabelIO", "NibabelIOWithReorient")
 ITK_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient")
@@ -424,6 +424,7 @@ INVALID = {
     "sform that is not a number": only_sform("srow_x", np.nan, at=1),
     "singular sform": only_sform("srow_y", 0),
     "micrometres that are none": only_sform("xyzt_units", 3),
+    "far from everything": only_sform("srow_z", 1e6, at=3),
     "voxels that begin inside the header": set_field("vox_offset", 0),
     "negative length": set_field("dim", -5, at=1),
     "no voxels": set_field("dim", 0, at=2),
@@ -560,3 +561,65 @@ def test_valid_files_are_refused_by_none(tmp_path: Path, case):
 
     said = refusals(tmp_path, case, keep)
     assert not [use for use, (_, outcome) in said.items() if isinstance(outcome, InputFileError)]
+
+
+def reading_of(path: Path, reader: str) -> tuple[Grid, np.ndarray] | InputFileError:
+    """Return the grid in the world and the voxels, shape (x, y, z), that a reader finds, or its error."""
+    try:
+        channel, properties = read_channel(path, reader=reader)
+    except InputFileError as error:
+        return error
+    grid = grid_of(channel.shape, properties)
+    if reader in ITK_READERS:
+        grid = Grid(grid.shape, np.diag([-1, -1, 1, 1]) @ grid.affine)
+    return grid, channel.T
+
+
+# Places in the header of NIfTI-1: dim, datatype to scl_inter with pixdim, units, and qform_code to srow_z.
+POSITIONS = [*range(40, 56), *range(70, 124), *range(252, 328)]
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+def test_damaged_header_is_refused_by_every_reader_or_by_none(tmp_path: Path, seed: int):
+    rng = np.random.default_rng([1, seed])
+    raw = bytearray(
+        encode(rng, draw_place(rng, np.zeros(3), sheared=False)).write(tmp_path / "a.nii").read_bytes()
+    )
+    for _ in range(rng.integers(1, 4)):
+        position = POSITIONS[rng.integers(len(POSITIONS))]
+        raw[position] = rng.choice([0, 1, 2, 3, 0x3F, 0x80, 0xFF, raw[position] ^ 1, raw[position] ^ 0x80])
+    path = tmp_path / "a.nii"
+    path.write_bytes(raw)
+    found = {reader: reading_of(path, reader) for reader in READERS}
+    refused = {reader for reader, reading in found.items() if isinstance(reading, InputFileError)}
+    if refused == {*ITK_READERS}:
+        # SimpleITK's images cannot hold a sheared grid.
+        assert all("orthonormal" in str(found[reader]) for reader in refused)
+        return
+    assert refused in (set(), {*READERS})
+    if refused:
+        with pytest.raises(InputFileError):
+            read_image(path)
+        return
+    (grid, voxels), of_itk, *turned = (
+        found[reader] for reader in ("NibabelIO", "SimpleITKIO", *READERS[1::2])
+    )
+    assert of_itk[0].same_place_as(grid)
+    np.testing.assert_allclose(of_itk[1], voxels, rtol=1e-5, atol=1e-6 * np.abs(voxels).max())
+    np.testing.assert_allclose(turned[0][0].bounds(), turned[1][0].bounds(), atol=0.1)
+    if voxels.min() < voxels.max():
+        np.testing.assert_allclose(read_image(path).affine, grid.affine)
+
+
+def test_reference_without_orientation_fits_a_prediction_on_the_grid_that_is_assumed(tmp_path: Path):
+    place = draw_place(np.random.default_rng(0), np.zeros(3), sheared=False, coded=False)
+    rng = np.random.default_rng(0)
+    encode(rng, place, is_mask=True).write(tmp_path / "reference/case.nii")
+    said = replace(place, is_coded=True)
+    encode(rng, said, is_mask=True).write(tmp_path / "prediction/case.nii")
+    results = results_of_folders(tmp_path / "prediction", tmp_path / "reference")
+    assert measure_results(results).per_case["dice"].item() == 1
+    mirrored = replace(said, affine=np.diag([-1, 1, 1, 1]) @ place.affine)
+    encode(rng, mirrored, is_mask=True).write(tmp_path / "prediction/case.nii")
+    with pytest.raises(InputFileError, match="off"):
+        measure_results(results)

@@ -21,7 +21,7 @@ IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 
 FILE_ENDING = ".nii.gz"
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when the same sources and options give other voxels or other records than before."""
 
 _REMEDY = "delete the data set's folder and convert again"
