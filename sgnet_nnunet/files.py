@@ -1,17 +1,38 @@
-"""Atomic writes of files and folders, JSON files and checksums."""
+"""Atomic writes of files and folders, reads within limits, JSON files and checksums."""
 
+import errno
+import gzip
 import hashlib
 import json
+import math
+import os
+import re
 import shutil
+import stat
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from sgnet_nnunet.errors import InputFileError
 
 PARTIAL_PREFIX = ".partial-"
+
+MOST_TEXT = 64 << 20
+"""Bytes of a JSON file or a table at most; a split of 100,000 cases takes less than a tenth."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+_MOST_DEFLATE = 1032
+"""Bytes that one byte of deflate can stand for: https://www.zlib.net/zlib_tech.html."""
+
+_BYTES_A_VOXEL = 8
+"""Memory that checking and converting takes beside the stored voxels: two copies in 32 bits."""
+
+_MOST_PADDING = 1 << 20
+"""Bytes that a file may hold after the last that its header announces."""
 
 
 @contextmanager
@@ -57,31 +78,138 @@ def write_json(path: Path, content: Any, *, indent: int = 2) -> None:  # noqa: A
 def checksum_of(path: Path) -> str:
     """Return the SHA-256 checksum of a file, in hexadecimal digits."""
     checksum = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 20):
             checksum.update(block)
     return checksum.hexdigest()
 
 
-_COMPRESSED = {
-    ".mha": (b"ElementDataFile = LOCAL\n", b"CompressedData = True"),
-    ".nrrd": (b"\n\n", b"encoding: gz"),
+def open_file(path: Path) -> IO[bytes]:
+    """Open a regular file for reading; anything else, which may block or never end, is an OSError."""
+    # Without O_NONBLOCK, opening a pipe waits for its other end.
+    flag = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | flag))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
+
+
+def read_bytes(path: Path, *, most: int = MOST_TEXT) -> bytes:
+    """Return the content of a regular file; an OSError if it is larger than `most` bytes."""
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"larger than {most / 1e6:.0f} MB", str(path))
+        return file.read(most)
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are free, within this process's limit of addresses (ulimit -v)."""
+    import psutil  # noqa: PLC0415 - milliseconds of every command's start
+
+    free, process = psutil.virtual_memory().available, psutil.Process()
+    limit = process.rlimit(psutil.RLIMIT_AS)[0] if hasattr(process, "rlimit") else -1
+    return free if limit < 0 else max(0, min(free, limit - process.memory_info().vms))
+
+
+def check_memory(path: Path, size: int, *, voxels: int = 0) -> None:
+    """Refuse a file that announces more bytes, `size`, than memory has room for, before any is reserved.
+
+    Raises:
+        InputFileError: If fewer are free than reading the file and checking its voxels takes.
+    """
+    if (needed := size + voxels * _BYTES_A_VOXEL) > (free := free_memory()):
+        problem = f"needs {needed / 1e9:.3g} GB of memory by its header, {free / 1e9:.3g} GB are free"
+        raise InputFileError(path, problem, "check its header, crop it, or close other programs")
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a zip file (`.npz`, a checkpoint), opened for reading.
+
+    Raises:
+        OSError, zipfile.BadZipFile: If it is no regular file, or no zip file.
+        InputFileError: If what it holds is larger than the memory that is free.
+    """
+    with open_file(path) as file:
+        with zipfile.ZipFile(file) as archive:
+            check_memory(path, sum(entry.file_size for entry in archive.infolist()))
+        file.seek(0)
+        yield file
+
+
+@contextmanager
+def open_stream(path: Path) -> Iterator[tuple[gzip.GzipFile, int]]:
+    """Yield what a regular file holds, decompressed if it is gzip, and how many bytes that can be at most."""
+    with open_file(path) as file:
+        size, is_gzip = os.fstat(file.fileno()).st_size, file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        if is_gzip:
+            with gzip.GzipFile(fileobj=file) as stream:
+                yield stream, size * _MOST_DEFLATE
+        else:
+            yield cast(gzip.GzipFile, file), size
+
+
+def read_announced(stream: gzip.GzipFile, size: int) -> bytearray:
+    """Return the first `size` bytes of a stream. All of it is read, so that gzip's checksum is verified.
+
+    Raises:
+        EOFError: If it is shorter.
+        ValueError: If much more follows.
+    """
+    content, found = bytearray(size), 0
+    while found < size and (number := stream.readinto(memoryview(content)[found:])):
+        found += number
+    if found < size:
+        raise EOFError(f"truncated: {size} bytes announced, {found} in the file")
+    if len(stream.read(_MOST_PADDING + 1)) > _MOST_PADDING:
+        raise ValueError(
+            f"more than {_MOST_PADDING / 1e6:.0f} MB follow the {size} bytes that its header announces"
+        )
+    return content
+
+
+_LOCAL = {
+    ".mha": (re.compile(rb"^ElementDataFile\s*=\s*LOCAL\s*?\n", re.MULTILINE), b"CompressedData = True"),
+    ".nrrd": (re.compile(rb"\r?\n\r?\n"), b"encoding: gz"),
 }
-"""What ends the header of a format, and what in it says that the voxels are compressed."""
+"""What ends the header of a format if voxels follow, and what in it says that they are compressed."""
+
+_DETACHED = re.compile(rb"^data ?file:", re.MULTILINE | re.IGNORECASE)
+"""NRRD's field for voxels in another file."""
 
 
 def check_voxels(path: Path) -> None:
-    """Raise a ValueError or zlib.error for a file of which ITK would read wrong voxels without an error.
+    """Refuse a file of which ITK would read wrong voxels without an error, or more than memory has room for.
 
-    It ignores the checksums of MetaImage and NRRD; GIPL has neither a checksum nor an orientation.
+    ITK ignores the checksums of MetaImage and NRRD; GIPL has neither a checksum nor an orientation.
+
+    Raises:
+        ValueError, zlib.error: If the file is damaged, or its voxels are complex or in another file.
+        RuntimeError: If ITK cannot read its header.
+        InputFileError: As for `check_memory`.
     """
+    import SimpleITK  # noqa: PLC0415 - half a second, for formats that few use
+
     if path.suffix == ".gipl":
         raise ValueError("GIPL has neither checksum nor orientation; convert it to .nii.gz")
-    if path.suffix in _COMPRESSED:
-        end, is_compressed = _COMPRESSED[path.suffix]
-        header, _, voxels = path.read_bytes().partition(end)
-        if voxels and is_compressed in header:
-            zlib.decompress(voxels, wbits=47)  # zlib's or gzip's stream
+    content = read_bytes(path, most=free_memory())
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    # As if each were a complex number in double precision.
+    most = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * 16
+    check_memory(path, most)
+    if path.suffix in _LOCAL:
+        end, is_compressed = _LOCAL[path.suffix]
+        found = end.search(content)
+        header = content[: found.end()] if found else b""
+        if not header or _DETACHED.search(header):
+            raise ValueError("its voxels are in another file; convert it to .nii.gz")
+        engine = zlib.decompressobj(wbits=47)  # zlib's or gzip's stream
+        if is_compressed in header and not (engine.decompress(content[len(header) :], most) and engine.eof):
+            raise EOFError("its compressed voxels are truncated, or more than its header announces")
         if b"kinds: complex" in header:
             raise ValueError("complex voxels")
 
@@ -93,10 +221,10 @@ def read_json(path: Path, *, remedy: str = "name the right folder, or copy it ag
         InputFileError: If the file cannot be read or holds no JSON object; `remedy` says what to do.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path))
     except OSError as error:
         raise InputFileError(path, f"cannot be read ({error.strerror})", remedy) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputFileError(path, f"is not JSON ({error})", remedy) from error
     if not isinstance(content, dict):
         raise InputFileError(path, "holds no JSON object", remedy)

@@ -27,7 +27,7 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import ArrayLike, NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.files import atomic_path, check_voxels
+from sgnet_nnunet.files import atomic_path, check_memory, check_voxels, open_stream, read_announced
 from sgnet_nnunet.nnunet import NIFTI_SUFFIXES
 
 if TYPE_CHECKING:
@@ -57,8 +57,6 @@ INTEGER_TOLERANCE = 1e-3
 
 SIZE_TOLERANCE = 1e-5
 """Relative: a header keeps 1 mm as 1.0000001, and a voxel of a rotated grid has 0.9999999 mm3."""
-
-_GZIP_MAGIC = b"\x1f\x8b"
 
 _COPY_AGAIN = "copy or download it again"
 _FIX_HEADER = "fix its header, or convert the scan to NIfTI again"
@@ -388,7 +386,6 @@ def _as_nibabel_reader(path: Path, *, reorient: bool) -> Channel:
 def _by_nnunets_class(path: Path, reader: "BaseReaderWriter") -> Channel:
     with _one_line_errors(path), TemporaryDirectory() as folder:
         source = path
-        check_voxels(path)
         if path.name.endswith((*NIFTI_SUFFIXES, ".hdr", ".img")):
             # ITK takes a truncated file for a whole one, NaN for 0, and does not read NIfTI-2.
             stored = _decode(path)
@@ -397,6 +394,8 @@ def _by_nnunets_class(path: Path, reader: "BaseReaderWriter") -> Channel:
                 source = Path(folder) / "image.nii"
                 volume = _read_volume(path)
                 write_volume(source, Volume(_as_storable(volume.data), volume.affine))
+        else:
+            check_voxels(path)
         data, properties = reader.read_images((str(source),))
         if len(data) != 1 or len(properties.get("sitk_stuff", properties)["spacing"]) != DIMENSIONS:
             raise ValueError(f"{len(data)} channels in one file, or not 3D")
@@ -438,7 +437,7 @@ def _one_line_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except _READ_ERRORS as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
+        detail = " ".join(str(getattr(error, "strerror", "") or error).split()) or type(error).__name__
         raise InputFileError(path, f"cannot be read ({detail})", _COPY_AGAIN) from error
 
 
@@ -462,36 +461,40 @@ class _Stored(NamedTuple):
 
 def _decode(path: Path) -> _Stored:
     """Read a file. All of a gzip stream is read, so that its checksum is verified."""
-    with _one_line_errors(path):
-        content = path.read_bytes()
-        raw = gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
-        header = _header_of(raw)
-        dtype, offset = header.get_data_dtype(), header.get_data_offset()
+    with _one_line_errors(path), open_stream(path) as (stream, most):
+        header = _header_of(stream.read(nib.Nifti2Header.sizeof_hdr))
+        dtype, offset, shape = header.get_data_dtype(), header.get_data_offset(), _shape_of(path, header)
+        # Checked before anything of the size that the header asks for is reserved.
+        voxels = int(np.prod(shape, dtype=object))
+        if (announced := voxels * dtype.itemsize) > most - offset:
+            raise EOFError(f"truncated: {announced} bytes of voxels announced, at most {most - offset} found")
+        check_memory(path, offset + announced, voxels=voxels)
+        stream.seek(0)
+        content = read_announced(stream, offset + announced)
+        stored: NDArray[Any] = np.ndarray(shape, dtype, content, offset, order="F")
         # ITK takes a tiny slope for none, and adds an offset without a slope, which NIfTI says is none.
         slope, _ = header.get_slope_inter()
         scales_alike = header["scl_inter"] == 0 if slope is None else abs(slope) > np.finfo(float).eps
+    try:
+        affine, is_plain = _locate(header, shape)
+    except ValueError as error:
+        raise InputFileError(path, str(error), _FIX_HEADER) from error
+    return _Stored(header, stored, affine, is_plain and bool(scales_alike))
+
+
+def _shape_of(path: Path, header: nib.Nifti1Header) -> tuple[int, ...]:
+    """Return the number of voxels along x, y and z; refuse what is not 3D, or not one number a voxel."""
     shape = tuple(map(int, header["dim"][1 : int(header["dim"][0]) + 1]))
     while len(shape) > DIMENSIONS and shape[-1] == 1:
         shape = shape[:-1]
     listed = " x ".join(map(str, shape))
     if len(shape) != DIMENSIONS:
-        problem = f"is {len(shape)}D ({listed}), 3D is needed"
-        raise InputFileError(path, problem, "save the one volume that is meant as 3D")
+        raise InputFileError(path, f"is {len(shape)}D ({listed}), 3D is needed", "save one volume as 3D")
     if min(shape) < 1:
         raise InputFileError(path, f"has no voxels ({listed})", _COPY_AGAIN)
-    if dtype.kind not in "iuf":
+    if (dtype := header.get_data_dtype()).kind not in "iuf":
         raise InputFileError(path, f"holds voxels of type {dtype}", "convert it to one number per voxel")
-    with _one_line_errors(path):
-        # Checked before anything of the size that the header asks for is reserved.
-        announced = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        if announced > (found := len(raw) - offset):
-            raise EOFError(f"truncated: {announced} bytes of voxels announced, {found} in the file")
-        voxels: NDArray[Any] = np.ndarray(shape, dtype, bytearray(raw), offset=offset, order="F")
-    try:
-        affine, is_plain = _locate(header, shape)
-    except ValueError as error:
-        raise InputFileError(path, str(error), _FIX_HEADER) from error
-    return _Stored(header, voxels, affine, is_plain and bool(scales_alike))
+    return shape
 
 
 def _header_of(raw: bytes) -> nib.Nifti1Header:
@@ -506,11 +509,8 @@ def _header_of(raw: bytes) -> nib.Nifti1Header:
 
 
 def _has_orientation(path: Path) -> bool:
-    with path.open("rb") as file:
-        raw = file.read(1 << 12)
-    if raw.startswith(_GZIP_MAGIC):
-        raw = zlib.decompressobj(wbits=31).decompress(raw)
-    header = _header_of(raw)
+    with _one_line_errors(path), open_stream(path) as (stream, _):
+        header = _header_of(stream.read(nib.Nifti2Header.sizeof_hdr))
     return bool(header["sform_code"] or header["qform_code"])
 
 

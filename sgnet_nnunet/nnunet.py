@@ -17,6 +17,7 @@ from typing import Any
 
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -271,8 +272,8 @@ def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[st
 def _read_splits(splits: Path) -> list[dict[str, list[str]]]:
     remedy = "nnUNetv2_train writes it; give the fold all if there is no split"
     try:
-        content = json.loads(splits.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_bytes(splits))
+    except (OSError, ValueError, RecursionError) as error:
         detail = getattr(error, "strerror", None) or error
         raise InputFileError(splits, f"cannot be read ({detail})", remedy) from error
     if not isinstance(content, list) or not all(isinstance(f, dict) and "val" in f for f in content):

@@ -12,6 +12,7 @@ out = Console()
 err = Console(stderr=True)
 
 MODEL_FOLDER = "nnU-Net's folder of the training, TRAINER__PLANS__CONFIGURATION."
+MOST_WORKERS = 1024  # more than any machine that this runs on has processors
 CHECKPOINT = "checkpoint_final.pth"  # nnU-Net's default
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from sgnet_nnunet.cli.console import err, progress_bar, say
+from sgnet_nnunet.cli.console import MOST_WORKERS, err, progress_bar, say
+from sgnet_nnunet.phantom.config import MOST_PATIENTS
 
 
 def convert(
@@ -28,7 +29,8 @@ def convert(
     ] = "cv",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad file.")] = False,
     workers: Annotated[
-        int, typer.Option("-np", min=1, metavar="N", help="Processes; each needs 1 to 2 GB.")
+        int,
+        typer.Option("-np", min=1, max=MOST_WORKERS, metavar="N", help="Processes; each needs 1 to 2 GB."),
     ] = 2,
 ) -> None:
     """Convert Brain-Mets-Lung-MRI-Path-Segs into an nnU-Net data set.
@@ -61,9 +63,13 @@ def convert(
 
 def phantom(
     folder: Annotated[Path, typer.Argument(help="Folder to write the patients to.")],
-    patients: Annotated[int, typer.Option("-n", min=1, metavar="N", help="Number of patients.")] = 8,
+    patients: Annotated[
+        int, typer.Option("-n", min=1, max=MOST_PATIENTS, metavar="N", help="Number of patients.")
+    ] = 8,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed; the same seed gives the same files.")] = 0,
-    workers: Annotated[int, typer.Option("-np", min=1, metavar="N", help="Processes.")] = os.cpu_count() or 1,
+    workers: Annotated[
+        int, typer.Option("-np", min=1, max=MOST_WORKERS, metavar="N", help="Processes.")
+    ] = os.cpu_count() or 1,
 ) -> None:
     """Write synthetic patients in the layout of Brain-Mets-Lung-MRI-Path-Segs."""
     from sgnet_nnunet.phantom.population import write_phantoms  # noqa: PLC0415

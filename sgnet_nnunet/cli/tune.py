@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from sgnet_nnunet.cli.console import CHECKPOINT, out, progress_bar, say
+from sgnet_nnunet.cli.console import CHECKPOINT, MOST_WORKERS, out, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.operating_point import FILE_NAME
 from sgnet_nnunet.inference import EngineName
@@ -48,7 +48,14 @@ def tune(
         _prediction("--tta/--disable_tta", help="Average over mirrored images; then predict with --tta too."),
     ] = False,
     threads: Annotated[
-        int, _prediction("-np", min=1, metavar="N", help="Cases whose lesions are counted at the same time.")
+        int,
+        _prediction(
+            "-np",
+            min=1,
+            max=MOST_WORKERS,
+            metavar="N",
+            help="Cases whose lesions are counted at the same time.",
+        ),
     ] = 1,
     sensitivity: Annotated[
         float | None,

@@ -4,10 +4,12 @@ import csv
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Literal
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import read_bytes
 
 Subset = Literal["train", "val", "test"]
 Fold = Mapping[Literal["train", "val"], list[str]]
@@ -116,11 +118,12 @@ def patients_of(
 def _read(path: Path) -> Mapping[str, str]:
     remedy = "give a CSV with the columns case and patient"
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns, rows = reader.fieldnames or (), list(reader)
+        text = read_bytes(path).decode("utf-8-sig")
+        reader = csv.DictReader(StringIO(text, newline=""), strict=True)
+        columns, rows = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputFileError(path, f"cannot be read ({error})", remedy) from error
+        detail = getattr(error, "strerror", None) or error
+        raise InputFileError(path, f"cannot be read ({detail})", remedy) from error
     if not {"case", "patient"} <= set(columns):
         raise InputFileError(path, "lacks the column case or patient", remedy)
     patients: dict[str, str] = {}

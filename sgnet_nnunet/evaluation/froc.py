@@ -14,6 +14,7 @@ from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.lesion_metrics import Lesions, find_lesions, match_lesions
 from sgnet_nnunet.evaluation.operating_point import OperatingPoint, foreground_probability
 from sgnet_nnunet.evaluation.results import PredictedCase
+from sgnet_nnunet.files import open_archive
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, read_description
 from sgnet_nnunet.nifti import at_least, bounding_box, read_channel
 from sgnet_nnunet.parallel import run_jobs
@@ -253,7 +254,10 @@ def has_ignore_label(model: ModelDescription) -> bool:
 ROUNDING = 1e-4
 """A softmax in 32 bits may give 1.0000001."""
 
-_READ_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile)
+_READ_ERRORS = (
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError),
+    *(zlib.error, zipfile.BadZipFile, NotImplementedError, OverflowError),
+)
 
 
 def read_probabilities(path: Path, *, heads: int) -> NDArray[np.floating]:
@@ -263,10 +267,10 @@ def read_probabilities(path: Path, *, heads: int) -> NDArray[np.floating]:
         InputFileError: If the file cannot be read, has another shape, or values that are no probabilities.
     """
     try:
-        with np.load(path) as archive:
+        with open_archive(path) as file, np.load(file) as archive:
             probabilities = np.asarray(archive["probabilities"])
     except _READ_ERRORS as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
+        detail = " ".join(str(getattr(error, "strerror", "") or error).split()) or type(error).__name__
         problem = f"cannot be read as nnU-Net's probabilities ({detail})"
         raise InputFileError(path, problem, "predict it again") from error
     if probabilities.ndim != 4 or len(probabilities) != heads:  # noqa: PLR2004

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MOST_PATIENTS = 10_000
+"""A hundred gigabytes."""
+
 Range = tuple[float, float]
 """Lowest and highest value of a uniform draw."""
 

@@ -13,7 +13,7 @@ from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.nifti import Grid, Volume, write_volume
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.phantom.anatomy import draw_anatomy
-from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.config import MOST_PATIENTS, PhantomConfig
 from sgnet_nnunet.phantom.fields import MAJORITY
 from sgnet_nnunet.phantom.scanner import ORIENTATIONS, acquire, draw_flair_grid, render, sample, slice_thick
 from sgnet_nnunet.phantom.tumours import draw_lesions, rasterise
@@ -47,10 +47,12 @@ def write_phantoms(
     the order they are finished. Returns the folders of the patients, in their own order.
 
     Raises:
-        SGNetError: If a number is too small, a worker is killed, or nilearn is not installed.
+        SGNetError: If a number is out of range, a worker is killed, or nilearn is not installed.
         InputFileError: If `root` is a file or holds anything but folders of these patients.
     """
-    for name, value, least in (("patients", patients, 1), ("seed", seed, 0), ("workers", workers, 1)):
+    if not 1 <= patients <= MOST_PATIENTS:
+        raise SGNetError(f"patients is {patients}; give 1 to {MOST_PATIENTS}")
+    for name, value, least in (("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
             raise SGNetError(f"{name} is {value}; give at least {least}")
     ids = [draw_ids(patient_rng(seed, index))[0] for index in range(patients)]

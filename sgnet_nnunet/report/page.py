@@ -23,7 +23,7 @@ from sgnet_nnunet.evaluation.comparison import Comparison, compare
 from sgnet_nnunet.evaluation.measurement import Figures, count_of
 from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
-from sgnet_nnunet.files import atomic_folder, write_json, write_text
+from sgnet_nnunet.files import atomic_folder, read_bytes, write_json, write_text
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.report.case_pictures import CaseJob, CasePictures, choose, draw_case, gates_of, no_pictures
 from sgnet_nnunet.report.figures import (
@@ -138,8 +138,8 @@ def check_report_folder(folder: Path) -> None:
         raise InputFileError(folder, "is a file", "give a folder to write the report to")
     contents = folder / CONTENTS
     try:
-        ours = {CONTENTS, *json.loads(contents.read_text(encoding="utf-8"))} if contents.exists() else set()
-    except (ValueError, TypeError) as error:
+        ours = {CONTENTS, *json.loads(read_bytes(contents))} if contents.exists() else set()
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputFileError(contents, "is damaged", "delete the report or give another -o") from error
     if strangers := sorted(path.name for path in folder.iterdir() if path.name not in ours):
         raise InputFileError(
