@@ -1,7 +1,6 @@
 """`sgnet demo`: phantoms through conversion, planning, training and prediction, by nnU-Net's own commands."""
 
 import os
-import subprocess
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sgnet_nnunet.dataset.convert import convert
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import SGNetError, disk_full
 from sgnet_nnunet.evaluation.measurement import evaluate
+from sgnet_nnunet.files import inside
 from sgnet_nnunet.nifti import read_image, read_labels
 from sgnet_nnunet.nnunet import FOLDER_VARIABLES
+from sgnet_nnunet.parallel import run_until_we_end
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import write_phantoms
 from sgnet_nnunet.report.figures import PREDICTION, PREDICTION_COLOUR, REFERENCE, REFERENCE_COLOUR
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DATASET_ID = "501"
-LAST_LINES = 15  # of a failed command's output that its error message quotes
 METRICS = ("dice", "precision", "recall", "hd95_directed_mm")
 
 # More and larger tumours than by default: minutes of training on a CPU suffice.
@@ -68,9 +68,11 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
     Raises:
         SGNetError: If a stage fails.
     """
-    folders = {name: folder / name for name in FOLDER_VARIABLES}
-    for path in (folder / "logs", *folders.values()):
+    folders = {name: inside(folder, name) for name in FOLDER_VARIABLES}
+    for path in (inside(folder, "logs"), *folders.values()):
         path.mkdir(parents=True, exist_ok=True)
+    for name in ("phantoms", "predictions"):
+        inside(folder, name)
     workers = os.cpu_count() or 1
     write_phantoms(
         folder / "phantoms",
@@ -140,26 +142,30 @@ def run_command(
     The variables are added to those of the process; `on_line` is called with each line of output.
 
     Raises:
-        SGNetError: If the command ends with a status other than 0; names the log and quotes its end.
+        SGNetError: If the command ends with a status other than 0; names the log and quotes its last line,
+            or if the disk is full.
     """
-    lines = []
-    with (
-        log.open("w", encoding="utf-8", buffering=1) as file,
-        subprocess.Popen(  # noqa: S603
-            [str(Path(sysconfig.get_path("scripts"), arguments[0])), *arguments[1:]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment),
-        ) as process,
-    ):
-        for line in process.stdout or ():
-            file.write(line)
-            lines.append(line)
-            on_line(line)
+    last = ""
+    log.unlink(missing_ok=True)  # what is written must not go where a link leads
+    try:
+        with (
+            log.open("w", encoding="utf-8", errors="backslashreplace", buffering=1) as file,
+            run_until_we_end(
+                [str(Path(sysconfig.get_path("scripts"), arguments[0])), *arguments[1:]],
+                environment=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment),
+            ) as process,
+        ):
+            for line in process.stdout or ():
+                file.write(line)
+                last = line.strip() or last
+                on_line(line)
+    except OSError as error:
+        if full := disk_full(error, log):
+            raise full from error
+        raise
     if process.returncode:
-        tail = "".join(lines[-LAST_LINES:])
-        raise SGNetError(f"`{' '.join(arguments)}` ended with status {process.returncode}; see {log}\n{tail}")
+        problem = f"ended with status {process.returncode}; see {log}, which ends with: {last}"
+        raise SGNetError(f"`{' '.join(arguments)}` {problem}")
 
 
 class _Counter:

@@ -1,8 +1,15 @@
 """The errors a user can cause and fix; the command line prints each as one line."""
 
+import errno
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL_BYTES = 1 << 16
 
 
 class SGNetError(Exception):
@@ -24,6 +31,51 @@ class InputFileError(SGNetError):
     def __reduce__(self) -> tuple[type, tuple[Path, str, str]]:
         """Rebuild from the three parts, so that the error crosses process borders."""
         return type(self), (self.path, self.problem, self.remedy)
+
+
+def disk_full(error: BaseException, path: Path | str) -> SGNetError | None:
+    """Return the error to raise if `error`, met while `path` was written, comes of a full disk; else None.
+
+    For an error without the system's number, as ITK's, the space that is left decides.
+    """
+    folder = next(each for each in Path(path).absolute().parents if each.exists())
+    free = shutil.disk_usage(folder).free
+    if getattr(error, "errno", None) not in _DISK_FULL and (
+        isinstance(error, SGNetError) or free > _FULL_BYTES
+    ):
+        return None
+    mount = next(each for each in (folder, *folder.parents) if os.path.ismount(each))
+    return SGNetError(
+        f"{path}: cannot be written, the disk of {mount} is full ({free / 1e6:.1f} MB free); free space, "
+        "then run the command again"
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return an error that nobody expected as one line, with the file that it is about, if that is known."""
+    path = getattr(error, "filename2", None) or getattr(error, "filename", None) or path_in_hand(error)
+    if path and getattr(error, "errno", None) in _DISK_FULL:
+        return str(disk_full(error, path))
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    problem = " ".join(f"{type(error).__name__}: {text}".split())
+    return f"{path}: {problem}" if path else problem
+
+
+def path_in_hand(error: BaseException) -> Path | None:
+    """Return the path that the innermost function of this package was at work on as the error was raised.
+
+    A worker process notes it, as `path_in_hand`, since frames do not cross process borders.
+    """
+    if error.__cause__ and (path := path_in_hand(error.__cause__)):
+        return path
+    found: Path | None = getattr(error, "path_in_hand", None)
+    trace: TracebackType | None = error.__traceback__
+    while trace:
+        frame, trace = trace.tb_frame, trace.tb_next
+        if frame.f_globals.get("__name__", "").startswith("sgnet_nnunet."):
+            paths = [value for value in frame.f_locals.values() if isinstance(value, Path)]
+            found = next((path for path in paths if path.is_file()), paths[0] if paths else found)
+    return found
 
 
 @contextmanager

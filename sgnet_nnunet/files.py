@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.errors import InputFileError, SGNetError, disk_full
 
 PARTIAL_PREFIX = ".partial-"
 
@@ -41,27 +41,63 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The yielded name keeps the suffix, since writers choose their format by it. A process killed
     inside the block leaves only a file starting with `PARTIAL_PREFIX`, which no reader picks up
-    and the next write of the same file replaces.
+    and the next write of the same file replaces. A link of either name is replaced, not followed.
+
+    Raises:
+        SGNetError: If the disk is full.
     """
     partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
+    partial.unlink(missing_ok=True)
     try:
-        yield partial
-        partial.replace(path)
+        with _naming_full_disk(path):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to fill; move it to `folder`, which must be new or empty, if the block succeeds."""
+    """Yield a folder to fill; move it to `folder`, which must be new or empty, if the block succeeds.
+
+    Raises:
+        SGNetError: If the disk is full.
+    """
     partial = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}")
+    if partial.is_symlink():
+        partial.unlink()
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        yield partial
-        partial.replace(folder)
+        with _naming_full_disk(folder):
+            partial.mkdir(parents=True)
+            yield partial
+            partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _naming_full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if full := disk_full(error, path):
+            raise full from error
+        raise
+
+
+def inside(folder: Path, name: Path | str) -> Path:
+    """Return the path `name` in a folder; neither it nor a link on the way may lead out of the folder.
+
+    Raises:
+        SGNetError: If it leads out of the folder, or to the folder itself.
+    """
+    path, root = folder / name, folder.resolve()
+    if root not in path.resolve().parents:
+        raise SGNetError(
+            f"{path}: leads out of {folder}, to {path.resolve()}; delete it, or name another folder"
+        )
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

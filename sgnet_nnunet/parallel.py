@@ -2,9 +2,12 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -12,7 +15,7 @@ from itertools import islice
 from multiprocessing.connection import wait
 from typing import Protocol, TypeVar
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import SGNetError, path_in_hand
 
 Job = TypeVar("Job")
 Outcome = TypeVar("Outcome")
@@ -24,7 +27,7 @@ def run_jobs(
     """Yield each job with its outcome as it is finished, in any order; one worker is this process.
 
     The function and its jobs must be picklable. Closing the iterator early drops the jobs that have not
-    begun and waits for the others.
+    begun and waits for the others; Ctrl-C kills them.
 
     Raises:
         SGNetError: A worker process was killed, or memory ran out.
@@ -48,13 +51,41 @@ def _run_in_pool(
 ) -> Iterator[tuple[Job, Outcome]]:
     # A process with threads (torch, ITK, progress bars) can deadlock when it is forked.
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     try:
-        futures = {pool.submit(function, job): job for job in jobs}
+        with _children_without_interrupts():
+            futures = {pool.submit(_call, function, job): job for job in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    except (KeyboardInterrupt, SystemExit):
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _children_without_interrupts() -> Iterator[None]:
+    """Start processes that do not hear Ctrl-C, which a terminal sends to all: their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _call(function: Callable[[Job], Outcome], job: Job) -> Outcome:
+    """Call the function in a worker; an error remembers the file, see `path_in_hand`."""
+    try:
+        return function(job)
+    except Exception as error:
+        error.path_in_hand = path_in_hand(error)  # type: ignore[attr-defined]
+        raise
 
 
 def _start_worker() -> None:
@@ -67,6 +98,45 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+_KEEPER = """
+import os, signal, subprocess, sys, threading
+def end_with_parent():
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
+threading.Thread(target=end_with_parent, daemon=True).start()
+status = subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL)
+sys.exit(status if status >= 0 else 128 - status)
+"""
+"""Runs a command in a group of processes that ends as soon as the standard input does."""
+
+
+@contextmanager
+def run_until_we_end(
+    command: Sequence[str], *, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a command, and yield the process with the command's output, standard error included.
+
+    Its exit status is known after the block. Leaving the block by an error, and the end of this process,
+    however it ends, kill the command with all processes that it has started.
+    """
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-IS", "-c", _KEEPER, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="backslashreplace",
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        process.wait()  # before its input is closed
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def test_output_goes_to_the_log_and_line_by_line_to_the_listener(tmp_path, scrip
 
 
 def test_failure_names_the_log_and_quotes_its_end(tmp_path, scripts_are_python):
-    with pytest.raises(SGNetError, match=rf"status 3; see {tmp_path}/log\noh no"):
+    with pytest.raises(SGNetError, match=rf"status 3; see {tmp_path}/log, which ends with: oh no$"):
         run("import sys; print('oh no'); sys.exit(3)", tmp_path / "log")
 
 

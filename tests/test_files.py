@@ -1,11 +1,23 @@
 """Atomic writes and JSON files."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.files import atomic_path, checksum_of, read_json, write_json, write_text
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import (
+    atomic_folder,
+    atomic_path,
+    checksum_of,
+    inside,
+    read_json,
+    write_json,
+    write_text,
+)
 
 
 def test_text_replaces_what_was_there_in_utf_8(tmp_path: Path):
@@ -30,6 +42,66 @@ def test_failure_in_the_middle_leaves_the_old_file_alone(tmp_path: Path):
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    path = tmp_path / "outside/victim.txt"
+    path.parent.mkdir()
+    path.write_text("precious")
+    return path
+
+
+def test_planted_links_are_replaced_and_not_followed(tmp_path: Path, victim: Path):
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    for name in (".partial-a.txt", "a.txt"):
+        (folder / name).symlink_to(victim)
+    write_text(folder / "a.txt", "new")
+    assert (folder / "a.txt").read_text() == "new"
+    (folder / ".partial-report").symlink_to(victim.parent)
+    with atomic_folder(folder / "report") as partial:
+        (partial / "victim.txt").write_text("new")
+    assert [victim.read_text(), *victim.parent.iterdir()] == ["precious", victim]
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+
+
+PARTS = st.sampled_from(
+    ["..", ".", "a", "in", "out", "up", "self", "victim.txt", "", "~", "*", "é\n", "/", "//"]
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(PARTS, max_size=6), absolute=st.booleans())
+def test_no_drawn_name_leads_out_of_a_folder(tmp_path: Path, parts: list[str], absolute: bool):
+    folder = tmp_path / "folder"
+    if not folder.exists():
+        (folder / "in").mkdir(parents=True)
+        (tmp_path / "out").mkdir()
+        links = {"out": "../out", "up": "..", "self": ".", "in/out": "../../out/new"}
+        for name, target in links.items():
+            (folder / name).symlink_to(target)
+    name = "/".join(parts)
+    name = f"{folder}/{name}" if absolute else name
+    try:
+        path = inside(folder, name)
+    except SGNetError:
+        assert not parts or not set(parts) <= {"a", "in", "victim.txt", "~", "*", "é\n"}
+    else:
+        assert folder in Path(os.path.realpath(path)).parents
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), OSError(errno.EDQUOT, "Quota")])
+@pytest.mark.parametrize("atomic", [atomic_path, atomic_folder])
+def test_full_disk_is_named_with_the_file_that_was_to_be_written(tmp_path: Path, atomic, error):
+    def write() -> None:
+        with atomic(tmp_path / "a.txt"):
+            raise error
+
+    with pytest.raises(SGNetError, match=r"/a\.txt: cannot be written, the disk of /.* is full") as raised:
+        write()
+    assert not isinstance(raised.value, InputFileError)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_object_is_read(tmp_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 PACKAGE = "sgnet_nnunet"
 BENCHMARKS = "benchmarks"
-ENTRY_POINT = "sgnet_nnunet.cli.main"
+ENTRY_POINT = "sgnet_nnunet.cli.app"
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case)

@@ -38,6 +38,13 @@ class ListCommand(TyperCommand):
         flags = [flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts]
         return super().parse_args(ctx, list(repeat_flags(args, flags)))
 
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override, unused-ignore]
+        """Run the command; an EOFError becomes a ValueError, for Click takes it for the end of the input."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise ValueError(f"a file ends too early ({error})") from error
+
 
 def repeat_flags(arguments: Sequence[str], flags: Collection[str]) -> Iterator[str]:
     """Yield the arguments of a command line with each list option's name before each of its values.

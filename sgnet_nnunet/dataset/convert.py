@@ -23,7 +23,7 @@ from sgnet_nnunet.dataset.accession import TARGETS, Findings, Registration, Targ
 from sgnet_nnunet.dataset.collection import Accession, scan_collection
 from sgnet_nnunet.dataset.records import FILE_ENDING, HIDDEN_FOLDER, IMAGE_FOLDERS, CaseRecord
 from sgnet_nnunet.dataset.splits import Subset, grouped_splits, paper_splits, paper_subsets
-from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError, disk_full
 from sgnet_nnunet.files import checksum_of, write_json, write_text
 from sgnet_nnunet.nifti import write_volume
 from sgnet_nnunet.nnunet import SPLITS, changed_folds, nnunet_folder
@@ -331,9 +331,10 @@ def _open_folder(nnunet_raw: Path, options: ConversionOptions) -> Iterator[Path]
     except Timeout as error:
         raise SGNetError(f"{folder}: another conversion is writing here; wait until it has ended") from error
     except OSError as error:
-        raise SGNetError(
-            f"{error.filename or folder}: cannot be written ({error.strerror or error}); free space or "
-            "check the permissions, then run again: finished cases are kept"
+        path = error.filename or folder
+        raise disk_full(error, path) or SGNetError(
+            f"{path}: cannot be written ({error.strerror or error}); check the permissions, then run again: "
+            "finished cases are kept"
         ) from error
 
 

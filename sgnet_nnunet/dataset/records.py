@@ -6,6 +6,7 @@ the last. A file in nnU-Net's folders that no record lists is foreign and is nev
 record is an InputFileError.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 
 from sgnet_nnunet.dataset.accession import Findings
 from sgnet_nnunet.dataset.collection import Part
-from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.files import PARTIAL_PREFIX, checksum_of, read_json, write_json
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import PARTIAL_PREFIX, checksum_of, inside, read_json, write_json
 
 HIDDEN_FOLDER = ".sgnet_conversion"
 IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -44,10 +45,13 @@ class CaseRecord:
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """Raise SGNetError, before anything is written, if a folder holds another data set."""
+    """Raise SGNetError, before anything is written, if a folder holds another data set or links out of it."""
     others = folder.exists() and any(entry.name != HIDDEN_FOLDER for entry in folder.iterdir())
     if others and not _options_path(folder).exists():
         raise SGNetError(f"{folder}: holds another data set; use another -d or delete the folder")
+    hidden = Path(HIDDEN_FOLDER)
+    for name in (*IMAGE_FOLDERS, hidden, hidden / "cases", hidden / "lock"):
+        inside(folder, name)
 
 
 def claim_folder(folder: Path, requested: Mapping[str, Any]) -> None:
@@ -78,10 +82,20 @@ def read_record(folder: Path, case: str) -> CaseRecord | None:
     if not path.exists():
         return None
     content = read_json(path, remedy=_REMEDY)
-    findings = content["findings"]
-    if findings is not None:
-        findings = Findings(**{**findings, "notes": tuple(findings["notes"])})
-    return CaseRecord(content["sources"], content["files"], findings)
+    try:
+        findings = content["findings"]
+        if findings is not None:
+            findings = Findings(**{**findings, "notes": tuple(findings["notes"])})
+        record = CaseRecord(dict(content["sources"]), dict(content["files"]), findings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputFileError(path, f"is not a record of a case ({error!r})", _REMEDY) from error
+    own = re.compile(rf"(images|labels)T[rs]/{re.escape(case)}(_\d{{4}})?{re.escape(FILE_ENDING)}")
+    for name in record.files:
+        # Its files are deleted if the sources have changed.
+        if not own.fullmatch(str(name)):
+            raise InputFileError(path, f"lists the file {name!r}, which is not of this case", _REMEDY)
+        inside(folder, name)
+    return record
 
 
 def write_record(folder: Path, case: str, record: CaseRecord) -> None:
@@ -113,7 +127,8 @@ def recorded_cases(folder: Path) -> set[str]:
 def delete_partial_files(folder: Path) -> None:
     """Delete the unfinished files of a killed conversion; nnU-Net would take them for cases."""
     for path in folder.rglob(f"{PARTIAL_PREFIX}*"):
-        path.unlink()
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
 
 
 def _files(folder: Path) -> set[str]:

@@ -6,7 +6,8 @@ from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
 from pathlib import Path
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import inside, write_text
 from sgnet_nnunet.plugin.shims import SHIMS, write_shims
 
 TRAINERS_FOLDER = Path(__file__).parents[2] / "trainers"
@@ -38,19 +39,25 @@ def link(package: Path) -> list[Path]:
     """Write the shims into the folder `package` of nnU-Net, and return the files written now.
 
     Raises:
-        SGNetError: If the folders are read-only.
+        SGNetError: If a shim's place is taken by another's file, or the folders are read-only.
     """
+    for shim in SHIMS:
+        path = inside(package, shim.path)
+        if path.exists() and not shim.is_ours(package):
+            raise InputFileError(path, "was not placed by sgnet link", "move it elsewhere")
     with _writing_to(package):
-        return write_shims(package)
+        return write_shims(package, write_text)
 
 
 def unlink(package: Path) -> list[Path]:
     """Remove the shims from the folder `package` of nnU-Net, and return the files removed now.
 
+    A file of the same name that is not ours stays.
+
     Raises:
-        SGNetError: If the folders are read-only.
+        SGNetError: If a folder is a link to elsewhere, or the folders are read-only.
     """
-    present = [package / shim.path for shim in SHIMS if (package / shim.path).is_file()]
+    present = [inside(package, shim.path) for shim in SHIMS if shim.is_ours(package)]
     with _writing_to(package):
         for path in present:
             path.unlink()

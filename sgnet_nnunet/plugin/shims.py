@@ -5,8 +5,12 @@ spawned workers repeat the look-up, so only a file there is always found. `setup
 wheel. It runs this module before anything is installed: import nothing but the standard library here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+MARK = "  # placed by sgnet_nnunet\n"
+"""Ends every shim; only files that end so are overwritten or deleted."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,17 @@ class Shim:
     @property
     def text(self) -> str:
         """The module's source."""
-        return f"from {self.module} import {', '.join(self.names)}  # placed by sgnet_nnunet\n"
+        return f"from {self.module} import {', '.join(self.names)}{MARK}"
 
     def is_current(self, package: Path) -> bool:
         """Return whether the `nnunetv2` package in the folder `package` holds this shim."""
         target = package / self.path
-        return target.is_file() and target.read_text(encoding="utf-8") == self.text
+        return target.is_file() and target.read_bytes() == self.text.encode()
+
+    def is_ours(self, package: Path) -> bool:
+        """Return whether this shim, of any version, is in the folder `package` of nnU-Net."""
+        target = package / self.path
+        return target.is_file() and target.read_bytes().endswith(MARK.encode())
 
 
 TRAINERS, PLANNERS = "training/nnUNetTrainer", "experiment_planning"
@@ -82,7 +91,9 @@ SHIMS = (
 )
 
 
-def write_shims(package: Path) -> list[Path]:
+def write_shims(
+    package: Path, write: Callable[[Path, str], object] = lambda path, text: path.write_text(text, "utf-8")
+) -> list[Path]:
     """Write every shim that is not up to date into the folder `package` of nnU-Net; return the paths written.
 
     Raises:
@@ -91,5 +102,5 @@ def write_shims(package: Path) -> list[Path]:
     outdated = {package / shim.path: shim.text for shim in SHIMS if not shim.is_current(package)}
     for target, text in outdated.items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        write(target, text)
     return list(outdated)

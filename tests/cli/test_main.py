@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from sgnet_nnunet import __version__
@@ -28,6 +30,52 @@ def test_error_is_one_line_on_standard_error_and_status_2(capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.err == "sgnet: /data/x.nii.gz: is [truncated]; download it again\n"
     assert captured.out == ""
+
+
+@pytest.fixture
+def fail(monkeypatch, tmp_path):
+    """Return a function that runs a command in which an error is raised."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def run_failing(error, *arguments):
+        def raise_it():
+            raise error
+
+        monkeypatch.setattr(link, "nnunet_package", raise_it)
+        return run("link", *arguments)
+
+    return run_failing
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("not [a]\nnumber"), "ValueError: not [a] number"),
+        (EOFError("ends"), "ValueError: a file ends too early (ends)"),
+        (PermissionError(13, "Permission denied", "/a/b"), "/a/b: PermissionError: Permission denied"),
+        (MemoryError(), "MemoryError:"),
+    ],
+)
+def test_unexpected_error_is_one_line_and_the_traceback_in_a_private_log(fail, capsys, tmp_path, error, line):
+    assert fail(error) == 1
+    (log,) = tmp_path.glob("sgnet-*.log")
+    assert capsys.readouterr().err == f"sgnet: {line}; the traceback is in {log}\n"
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert log.read_text().startswith("sgnet link\n\nTraceback")
+    assert "raise_it" in log.read_text()
+
+
+def test_debug_prints_the_traceback_instead(fail, capsys, tmp_path):
+    assert fail(KeyError("a"), "--debug") == 1
+    assert capsys.readouterr().err.startswith("Traceback")
+    assert not list(tmp_path.glob("sgnet-*.log"))
+
+
+def test_full_disk_is_named_with_the_file(fail, capsys, tmp_path):
+    assert fail(OSError(errno.ENOSPC, "No space left on device", "/a", None, f"{tmp_path}/b")) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"sgnet: {tmp_path}/b: cannot be written, the disk of /")
+    assert "is full" in shown
 
 
 def test_no_command_shows_the_help(capsys):

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sgnet_nnunet.dataset.accession import Findings
 from sgnet_nnunet.dataset.convert import ConversionOptions
@@ -19,8 +21,8 @@ from sgnet_nnunet.dataset.records import (
     refuse_foreign_folder,
     write_record,
 )
-from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.files import checksum_of
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import checksum_of, write_json
 
 SOURCES = {"t1ce_img": "abc"}
 IMAGE, LABELS = "imagesTr/P_A_0000.nii.gz", "labelsTr/P_A.nii.gz"
@@ -29,11 +31,12 @@ FINDINGS = Findings(("one", "two"), 0.1 + 0.2, 0.75, {"core_seg": 1 / 3})
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "Dataset501"
     for name in ("imagesTr", "labelsTr", f"{HIDDEN_FOLDER}/cases"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / IMAGE).write_bytes(b"image")
-    (tmp_path / LABELS).write_bytes(b"labels")
-    return tmp_path
+        (folder / name).mkdir(parents=True)
+    (folder / IMAGE).write_bytes(b"image")
+    (folder / LABELS).write_bytes(b"labels")
+    return folder
 
 
 @pytest.fixture
@@ -133,3 +136,83 @@ def test_damaged_claim_or_record_is_named_with_the_remedy(folder: Path):
         claim_folder(folder, ConversionOptions().provenance)
     with pytest.raises(SGNetError, match=r"P_A\.json: is not JSON .*; delete the data set's folder"):
         read_record(folder, "P_A")
+
+
+NAMES = [
+    *(
+        "../victim.txt",
+        "../../victim.txt",
+        "imagesTr/../../victim.txt",
+        "victim.txt",
+        "dataset.json",
+        "",
+        ".",
+    ),
+    *("imagesTr/P_B_0000.nii.gz", "imagesTr/P_A.nii.gz/../../../victim.txt", "imagesTr/P_A_0000.nii.gz\n"),
+]
+
+
+@pytest.fixture
+def victims(folder: Path) -> list[Path]:
+    """Return files that no record of the case P_A may have deleted, and their contents."""
+    paths = [folder.parent / "victim.txt", folder / "victim.txt", folder / "imagesTr/P_B_0000.nii.gz"]
+    for path in (*paths, folder / "dataset.json"):
+        path.write_text("precious")
+    return paths
+
+
+@pytest.mark.parametrize("name", [*NAMES, "absolute"])
+def test_planted_record_has_nothing_deleted_that_is_not_of_its_case(folder: Path, victims, name: str):
+    name = str(victims[0]) if name == "absolute" else name
+    write_record(folder, "P_A", CaseRecord(SOURCES, {LABELS: "", name: ""}, FINDINGS))
+    before = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
+    with pytest.raises(
+        InputFileError, match=r"P_A\.json: lists the file .*, which is not of this case; delete"
+    ):
+        delete_case(folder, "P_A")
+    assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.text(st.sampled_from("./~AP_0nigzTrs*?[]\n\\"), max_size=30).map(lambda tail: f"imagesTr/{tail}")
+)
+def test_drawn_names_are_refused_or_of_the_case(folder: Path, name: str):
+    write_record(folder, "P_A", CaseRecord(SOURCES, {name: ""}))
+    try:
+        record = read_record(folder, "P_A")
+    except InputFileError:
+        return
+    assert record
+    assert [Path(each).name[:3] for each in record.files] == ["P_A"]
+    assert (folder / name).parent == folder / "imagesTr"
+
+
+@pytest.mark.parametrize("content", [{}, {"files": [1], "sources": {}, "findings": None}, {"findings": 3}])
+def test_record_of_another_shape_is_named(folder: Path, content: dict):
+    write_json(folder / HIDDEN_FOLDER / "cases/P_A.json", {"files": {}, "sources": {}} | content)
+    with pytest.raises(InputFileError, match=r"P_A\.json: is not a record of a case"):
+        read_record(folder, "P_A")
+
+
+@pytest.mark.parametrize("name", ["imagesTr", "labelsTs", HIDDEN_FOLDER, f"{HIDDEN_FOLDER}/cases", "lock"])
+def test_links_out_of_the_data_set_are_refused_before_anything_is_written(tmp_path: Path, name: str):
+    outside, folder = tmp_path / "outside", tmp_path / "Dataset501"
+    outside.mkdir()
+    path = folder / (f"{HIDDEN_FOLDER}/lock" if name == "lock" else name)
+    path.parent.mkdir(parents=True)
+    (folder / HIDDEN_FOLDER).mkdir(exist_ok=True) if name != HIDDEN_FOLDER else None
+    if name in {"imagesTr", "labelsTs"}:
+        claim_folder(folder, ConversionOptions().provenance)
+    path.symlink_to(outside / "victim" if name == "lock" else outside)
+    with pytest.raises(SGNetError, match=f"{path.name}: leads out of"):
+        refuse_foreign_folder(folder)
+    assert list(outside.iterdir()) == []
+
+
+def test_unfinished_links_and_folders_are_not_followed(folder: Path, victims):
+    (folder / "imagesTr/.partial-a").symlink_to(victims[0])
+    (folder / "imagesTr/.partial-b").symlink_to(folder.parent)
+    delete_partial_files(folder)
+    assert victims[0].read_text() == "precious"
+    assert not list(folder.rglob(".partial-*"))

@@ -1,0 +1,232 @@
+"""Every command ends on a signal within seconds, without a traceback and with all its processes.
+
+`SGNET_INTERRUPTS` is how many interrupts are tried, half of them during imports, half at work. For the list:
+
+    SGNET_INTERRUPTS=56 pytest -s tests/cli/test_interrupts.py
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sgnet_nnunet.cli.app import COMMANDS
+from sgnet_nnunet.nifti import Volume, write_volume
+
+SGNET = [sys.executable, "-c", "from sgnet_nnunet.cli.main import main; main()"]
+SECONDS = 3.0
+PATIENCE = 60
+STATUSES = {128 + each for each in (signal.SIGINT, signal.SIGTERM)}
+MARK = "SGNET_TEST_PROCESS"
+FEATURES = [4, 8, 8, 16]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs signals and /proc"),
+]
+
+
+@dataclass(frozen=True)
+class Ended:
+    status: int
+    seconds: float
+    errors: str
+    survivors: list[str]
+
+    @property
+    def fault(self) -> str:
+        faults = [
+            f"status {self.status}" * (self.status not in STATUSES),
+            f"{self.seconds:.1f} s" * (self.seconds > SECONDS),
+            self.errors * ("Traceback" in self.errors or "interrupted" not in self.errors),
+            f"{len(self.survivors)} processes go on" * bool(self.survivors),
+        ]
+        return ", ".join(filter(None, faults))
+
+
+def processes(mark: str) -> list[str]:
+    """Return the ids of the running processes that inherited a mark in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it may have ended
+            if f"{MARK}={mark}".encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not (done := condition()) and time.monotonic() < end:
+        time.sleep(0.005)
+    return done
+
+
+def interrupt(
+    arguments: list[str],
+    moment: Callable[[str], bool],
+    *,
+    number: int,
+    whole_group: bool,
+    folder: Path,
+    mark: str,
+) -> Ended:
+    """Run a command, send it (as `kill` does) or its group (as a terminal does) a signal at a moment."""
+    environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+    with subprocess.Popen(
+        [*SGNET, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+        # A job in the background of a script ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    ) as process:
+        try:
+            wait_for(lambda: moment(mark) or process.poll() is not None, PATIENCE)
+            sent = time.monotonic()
+            (os.killpg if whole_group else os.kill)(process.pid, number)
+            try:
+                errors = process.communicate(timeout=PATIENCE)[1]
+            finally:
+                process.kill()
+            wait_for(lambda: not processes(mark), SECONDS)
+            return Ended(process.returncode, time.monotonic() - sent, errors, processes(mark))
+        finally:
+            for survivor in processes(mark):
+                os.kill(int(survivor), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, make_results, make_dataset, write_fingerprint):
+    """Return a folder with nnU-Net's paths, a collection, a model with gates, and results to evaluate."""
+    folder = tmp_path_factory.mktemp("workplace")
+    rng = np.random.default_rng(0)
+    make_results(folder, models=("SGNetTrainer", "BaselineUNetTrainer"), cases=12, shape=(64, 64, 64))
+    image = rng.integers(100, 1000, (96, 96, 64)).astype(np.int16)
+    for number in range(6):
+        patient = folder / f"collection/P{number}"
+        patient.mkdir(parents=True)
+        for part in ("t1ce_img", "flair_img", "core_seg", "whole_seg"):
+            data = (image > 900).astype(np.uint8) if part.endswith("seg") else image
+            write_volume(patient / f"A_{part}.nii.gz", Volume(data, np.eye(4)))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            patch.setenv(name, str(folder / name))
+        write_model(folder, make_dataset, write_fingerprint)
+        yield folder
+
+
+def write_model(folder, make_dataset, write_fingerprint):
+    """Give each fold of the SG-Net in the results a network, and plans with small patches."""
+    import torch  # noqa: PLC0415 - takes seconds
+
+    from sgnet_nnunet.networks.sgnet import SGNet  # noqa: PLC0415
+    from sgnet_nnunet.planning.planner import SGNetPlanner  # noqa: PLC0415
+
+    raw = make_dataset(folder / "nnUNet_raw", name="Dataset502_Plans", cases=2, shape=(96, 96, 96))
+    write_fingerprint(folder / "nnUNet_preprocessed/Dataset502_Plans", cases=2)
+    plans = SGNetPlanner(502).plan_experiment() | {"dataset_name": "Dataset501_Tiny"}
+    settings = plans["configurations"]["3d_fullres"]
+    settings["patch_size"] = [32, 32, 32]
+    settings["architecture"]["arch_kwargs"] = {"features_per_stage": FEATURES, "gate_kwargs": {"groups": 2}}
+    network = SGNet(2, 2, features_per_stage=FEATURES, gate="hard_spatial", gate_kwargs={"groups": 2})
+    for model in (folder / "nnUNet_results/Dataset501_Tiny").iterdir():
+        (model / "plans.json").write_text(json.dumps(plans))
+        for fold in model.glob("fold_*"):
+            torch.save(
+                {
+                    "trainer_name": "SGNetTrainer",
+                    "init_args": {"configuration": "3d_fullres"},
+                    "inference_allowed_mirroring_axes": (0, 1, 2),
+                    "network_weights": network.state_dict(),
+                },
+                fold / "checkpoint_final.pth",
+            )
+    (folder / "nnUNet_preprocessed/Dataset501_Tiny/nnUNetPlans.json").write_text(json.dumps(plans))
+    shutil.copytree(raw / "imagesTr", folder / "images")
+
+
+def command_lines(place: Path, output: Path) -> dict[str, list[str]]:
+    """Return a long-running command line of each command; link and unlink are over at once."""
+    model = place / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres"
+    report = ["-o", output / "report", "-np", "2"]
+    masks = [place / "nnUNet_raw/Dataset501_Tiny/labelsTr"] * 2
+    lines = {
+        "convert": [place / "collection", "-d", "503", "--register", "rigid", "-np", "2"],
+        "phantom": [output / "phantoms", "-n", "40", "-np", "2"],
+        "predict": [
+            "-i",
+            place / "images",
+            "-o",
+            output / "masks",
+            "-m",
+            model,
+            "--engine",
+            "tiled",
+            "--tta",
+        ],
+        "export": [model, "-o", output / "exported", "-f", "0", "1", "2"],
+        "gates": [model, "-i", place / "images", "-o", output / "gates"],
+        "evaluate": [*masks, *report, "--viewer"],
+        "compare": ["--models", "SGNetTrainer", "BaselineUNetTrainer", "-f", "0", "1", "2", *report],
+        "tune": ["-d", "501", "-f", "0", "1", "2", "-o", output / "point.json"],
+        "demo": [output / "demo"],
+        "doctor": [],
+    }
+    return {name: [name, *map(str, arguments)] for name, arguments in lines.items()}
+
+
+def test_each_command_ends_at_any_moment(workplace, tmp_path):
+    rng = random.Random(int(os.environ.get("SGNET_SEED", "0")))
+    number = int(os.environ.get("SGNET_INTERRUPTS", "12"))
+    names = [command.__name__ for commands in COMMANDS.values() for command in commands]
+    faults = []
+    for i in range(number):
+        importing = i % 2 == 0
+        output = tmp_path / str(i)
+        output.mkdir()
+        lines = command_lines(workplace, output)
+        name = (names if importing else list(lines))[i // 2 % len(names if importing else lines)]
+        seconds = rng.uniform(0.15, 1.0) if importing else rng.uniform(1.5, 5.0)
+        started = time.monotonic()
+        ended = interrupt(
+            ["--help"] if name in {"link", "unlink"} else lines[name],
+            lambda _, end=started + seconds: time.monotonic() > end,
+            number=signal.SIGTERM if i % 7 == 6 else signal.SIGINT,
+            whole_group=bool(i // 2 % 2),
+            folder=output,
+            mark=f"{os.getpid()}-{i}",
+        )
+        text = f"{name}, {'importing' if importing else 'at work'}, {seconds:.2f} s: "
+        sys.stdout.write(f"{text}{ended.status} after {ended.seconds:.2f} s {ended.fault}\n")
+        finished = ended.status in {0, 1, 2} and not {"Traceback", "interrupted"} & set(ended.errors.split())
+        faults += [text + ended.fault] if ended.fault and not finished else []
+    sys.stdout.write(f"{number - len(faults)} of {number} interrupts handled\n")
+    assert not faults
+
+
+@pytest.mark.parametrize("name", ["convert", "phantom", "evaluate", "demo"])
+def test_workers_die_with_their_parent(workplace, tmp_path, name):
+    ended = interrupt(
+        command_lines(workplace, tmp_path)[name],
+        lambda mark: len(processes(mark)) >= 4,  # the command, two workers, their resource tracker
+        number=signal.SIGKILL,
+        whole_group=False,
+        folder=tmp_path,
+        mark=f"{os.getpid()}-{name}",
+    )
+    assert ended.status == -signal.SIGKILL
+    assert not ended.survivors
