@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.dataset.collection import Part, part_path
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import inside
 from sgnet_nnunet.nifti import Grid, Volume, write_volume
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.phantom.anatomy import draw_anatomy
@@ -81,7 +82,7 @@ def _write_patient(root: Path, index: int, *, seed: int, config: PhantomConfig) 
     rng = patient_rng(seed, index)
     patient, accession = draw_ids(rng)
     volumes = draw_patient(rng, config)
-    folder = root / patient
+    folder = inside(root, patient)
     folder.mkdir(exist_ok=True)
     for part, volume in volumes.items():
         write_volume(part_path(root, patient, accession, part), volume)
