@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from sgnet_nnunet.evaluation.operating_point import OperatingPoint, foreground_p
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.files import open_archive
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, read_description
-from sgnet_nnunet.nifti import at_least, bounding_box, read_channel
+from sgnet_nnunet.nifti import at_least, bounding_box, grid_of, read_channel
 from sgnet_nnunet.parallel import run_jobs
 
 DEFAULT_THRESHOLD = 0.5
@@ -228,20 +229,29 @@ def _count_saved(files: tuple[Path, Path], *, model: ModelDescription, grid: Sea
 
 
 def count_against(
-    reference: Path, probabilities: NDArray[np.floating], *, model: ModelDescription, grid: SearchGrid
+    reference: Path,
+    probabilities: NDArray[np.floating],
+    *,
+    model: ModelDescription,
+    grid: SearchGrid,
+    image: dict[str, Any] | None = None,
 ) -> tuple[LesionCounts, LesionCounts]:
     """Read the reference of a case with the axes of its images, and count lesions as `count_lesions`.
 
-    The probabilities have shape (heads, z, y, x), with the axes that nnU-Net's reader gives.
+    The probabilities have shape (heads, z, y, x), with the axes that nnU-Net's reader gives; `image` is
+    what it says of the images, None if that is not known.
 
     Raises:
-        InputFileError: If the reference cannot be read, or has another shape.
+        InputFileError: If the reference cannot be read, has another shape or is on another grid.
     """
     values, properties = read_channel(reference, reader=model.reader)
     if probabilities.shape[1:] != values.shape:
         problem = f"has shape {values.shape} (z, y, x), the probabilities have {probabilities.shape[1:]}"
         remedy = "run nnUNetv2_plan_and_preprocess again, then train or predict again"
         raise InputFileError(reference, problem, remedy)
+    here, there = grid_of(values.shape, properties), grid_of(values.shape, image or {})
+    if here and there and not here.same_place_as(there):
+        raise InputFileError(reference, "is on another grid than the images", "resample it onto theirs")
     spacing = tuple(float(step) for step in properties["spacing"])
     return count_lesions(probabilities, values > 0, grid=grid, labels=model.labels, spacing=spacing)
 

@@ -6,6 +6,7 @@ from functools import partial
 from itertools import groupby
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -302,8 +303,8 @@ def _predict(
     model = read_description(folder)
     counts: dict[PredictedCase, tuple[LesionCounts, LesionCounts]] = {}
 
-    def count(case: PredictedCase, probabilities: NDArray[np.floating]) -> None:
-        counts[case] = count_against(case.reference, probabilities, model=model, grid=grid)
+    def count(case: PredictedCase, probabilities: NDArray[np.floating], image: dict[str, Any]) -> None:
+        counts[case] = count_against(case.reference, probabilities, model=model, grid=grid, image=image)
 
     by_fold = sorted(cases, key=lambda case: case.fold)
     folds = tuple(dict.fromkeys(case.fold for case in by_fold))
@@ -313,7 +314,7 @@ def _predict(
             settings = replace(options, folds=(fold,))
             predictor = Predictor.open([folder], options=settings, operating_point="none")
             for case in of_fold:
-                submit(case, predictor.probabilities(case.images)[0])
+                submit(case, *predictor.probabilities(case.images))
     checksums = [checksum_of(folder / f"fold_{fold}" / options.checkpoint) for fold in folds]
     provenance = replace(predictor.provenance, folds=folds, weights_sha256=combine_checksums(checksums))
     at_grid, default = map(LesionCounts.join, zip(*(counts[case] for case in cases), strict=True))

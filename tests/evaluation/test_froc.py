@@ -20,7 +20,7 @@ from sgnet_nnunet.evaluation.froc import (
 from sgnet_nnunet.evaluation.lesion_metrics import find_lesions
 from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.plan import labels_of, read_description
-from sgnet_nnunet.nifti import reader_class
+from sgnet_nnunet.nifti import read_channel, reader_class
 
 MODEL = "SGNetTrainer__nnUNetPlans__3d_fullres"
 THRESHOLDS = (0.2, 0.5, 0.8)
@@ -229,6 +229,20 @@ def test_reference_is_read_as_the_images_were_however_its_axes_lie(make_model, a
     counts, _ = count_against(case.reference, one_label(seen), model=read_description(folder), grid=grid)
     assert counts.found.tolist() == [[[1, 0]]]
     assert not counts.false_positives.any()
+
+
+def test_reference_on_another_grid_than_the_images_is_refused(make_model, add_case):
+    folder = make_model()
+    tumour = np.zeros((4, 5, 6))
+    case = add_case(folder, "case", tumour, tumour > 0)
+    model, grid = read_description(folder), SearchGrid()
+    _, image = read_channel(case.reference, reader=model.reader)
+    assert not count_against(case.reference, one_label(tumour), model=model, grid=grid, image=image)[
+        0
+    ].total_lesions
+    nib.save(nib.Nifti1Image(tumour.T.astype(np.uint8), None), case.reference)
+    with pytest.raises(InputFileError, match="is on another grid than the images"):
+        count_against(case.reference, one_label(tumour), model=model, grid=grid, image=image)
 
 
 @pytest.mark.parametrize(
