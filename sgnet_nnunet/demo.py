@@ -12,7 +12,7 @@ from sgnet_nnunet.errors import SGNetError, disk_full
 from sgnet_nnunet.evaluation.measurement import evaluate
 from sgnet_nnunet.files import inside
 from sgnet_nnunet.nifti import read_image, read_labels
-from sgnet_nnunet.nnunet import FOLDER_VARIABLES
+from sgnet_nnunet.nnunet import FOLDER_VARIABLES, find_masks
 from sgnet_nnunet.parallel import run_until_we_end
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import write_phantoms
@@ -187,8 +187,7 @@ def draw_overlay(raw: Path, predictions: Path, path: Path) -> None:
     The columns are T1ce, FLAIR, and FLAIR with the contours of the reference and of the prediction.
     """
     rows = []
-    for file in sorted((raw / "labelsTs").glob("*.nii.gz")):
-        name = file.name.removesuffix(".nii.gz")
+    for name, file in find_masks(raw / "labelsTs").items():
         t1ce, flair = (read_image(raw / f"imagesTs/{name}_{i:04d}.nii.gz").oriented() for i in range(2))
         reference, prediction = (
             read_labels(mask).oriented().data != 0 for mask in (file, predictions / file.name)

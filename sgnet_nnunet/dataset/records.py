@@ -46,7 +46,7 @@ class CaseRecord:
 
 def refuse_foreign_folder(folder: Path) -> None:
     """Raise SGNetError, before anything is written, if a folder holds another data set or links out of it."""
-    others = folder.exists() and any(entry.name != HIDDEN_FOLDER for entry in folder.iterdir())
+    others = folder.exists() and any(folder.glob("[!.]*"))
     if others and not _options_path(folder).exists():
         raise SGNetError(f"{folder}: holds another data set; use another -d or delete the folder")
     hidden = Path(HIDDEN_FOLDER)
@@ -121,7 +121,7 @@ def delete_case(folder: Path, case: str) -> None:
 def recorded_cases(folder: Path) -> set[str]:
     """Return the names of all cases that have a record."""
     cases = folder / HIDDEN_FOLDER / "cases"
-    return {path.stem for path in cases.glob("*.json") if not path.name.startswith(PARTIAL_PREFIX)}
+    return {path.stem for path in cases.glob("[!.]*.json")}
 
 
 def delete_partial_files(folder: Path) -> None:
@@ -132,12 +132,11 @@ def delete_partial_files(folder: Path) -> None:
 
 
 def _files(folder: Path) -> set[str]:
-    """Return what nnU-Net would take for images or labels, as paths in the data set's folder."""
+    """Return the images and labels, hidden files left out, as paths in the data set's folder."""
     return {
         path.relative_to(folder).as_posix()
         for name in IMAGE_FOLDERS
-        for path in (folder / name).glob(f"*{FILE_ENDING}")
-        if not path.name.startswith(PARTIAL_PREFIX)
+        for path in (folder / name).glob(f"[!.]*{FILE_ENDING}")
     }
 
 

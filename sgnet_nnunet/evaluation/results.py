@@ -277,7 +277,7 @@ def _common_labels(folders: DatasetFolders, models: Sequence[ModelName]) -> Labe
     for model in models:
         folder = folders.model(model)
         if not folder.is_dir():
-            trained = ", ".join(sorted(path.name for path in folders.results.glob("*__*__*"))) or "none"
+            trained = ", ".join(sorted(path.name for path in folders.results.glob("[!.]*__*__*"))) or "none"
             remedy = f"name another, or run {model.train_command(folders.name, '0')}"
             raise InputFileError(folder, f"there is no such model (trained: {trained})", remedy)
         found[folder / DATASET_JSON] = read_labels_of(folder / DATASET_JSON)

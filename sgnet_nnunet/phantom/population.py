@@ -72,7 +72,7 @@ def _check_root(root: Path, ids: list[str]) -> None:
     """Refuse a folder that holds other files: phantoms and patients must never mix."""
     if root.exists() and not root.is_dir():
         raise InputFileError(root, "not a folder", "name a folder to write phantoms to")
-    if root.exists() and (others := sorted({entry.name for entry in root.iterdir()} - set(ids))):
+    if root.exists() and (others := sorted({entry.name for entry in root.glob("[!.]*")} - set(ids))):
         remedy = "name an empty folder, or repeat the run with the same seed and at least as many patients"
         raise InputFileError(root, f"holds {others[0]!r}, which is not of this run", remedy)
 

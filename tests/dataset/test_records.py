@@ -54,6 +54,24 @@ def test_record_comes_back_to_the_last_digit(folder: Path, findings: Findings | 
     assert recorded_cases(folder) == {"P_A"}
 
 
+HIDDEN = (".DS_Store", "._P_B_0000.nii.gz", "._P_B.json", ".partial-P_B.nii.gz", "..nii.gz", ".json")
+
+
+def test_hidden_files_are_no_records_and_no_foreign_cases(folder: Path, record: CaseRecord):
+    claim_folder(folder, ConversionOptions().provenance)
+    for place in (folder, folder / "imagesTr", folder / "labelsTr", folder / HIDDEN_FOLDER / "cases"):
+        for name in HIDDEN:
+            (place / name).touch()
+    assert recorded_cases(folder) == {"P_A"}
+    claim_folder(folder, ConversionOptions().provenance)
+
+
+def test_folder_with_hidden_files_alone_holds_no_data_set(tmp_path: Path):
+    for name in HIDDEN:
+        (tmp_path / name).touch()
+    refuse_foreign_folder(tmp_path)
+
+
 def test_case_without_a_record_is_unknown(folder: Path):
     assert read_record(folder, "P_A") is None
     assert recorded_cases(folder) == set()
