@@ -33,10 +33,6 @@ from sgnet_nnunet.training.settings import (
 SCHEDULE_KEY = "sgnet_schedule"
 """Key of the schedule in the `init_args` of a checkpoint."""
 
-LEAST_LOSS_SCALE = 1.0
-"""Of half precision: the scale starts at 65,536, halves with each step that is left out because its gradients
-are not finite, and doubles after 2,000 others (`torch.amp.GradScaler`)."""
-
 
 class TrainingStalled(Exception):  # noqa: N818
     """Ends nnU-Net's epoch loop early; not an error."""
@@ -74,6 +70,10 @@ class BaseTrainer(nnUNetTrainer):
 
     NOISE_VARIANCE = (0.0, 0.004)
     """nnU-Net's (0, 0.1) is for z-scored images; a brain scaled by percentiles has an SD near 0.2."""
+
+    LEAST_LOSS_SCALE = 1.0
+    """Of half precision: the scale starts at 65,536, halves with each step that is left out because its
+    gradients are not finite, and doubles after 2,000 others (`torch.amp.GradScaler`)."""
 
     schedule: TrainingSchedule
 
@@ -158,13 +158,13 @@ class BaseTrainer(nnUNetTrainer):
 
     # --- data ----------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def get_training_transforms(*args: Any, **kwargs: Any) -> BasicTransform:  # noqa: ANN401
+    @classmethod
+    def get_training_transforms(cls, *args: Any, **kwargs: Any) -> BasicTransform:  # noqa: ANN401
         """Return nnU-Net's augmentation with noise for images from about 0 to 1, and fast loading."""
-        pipeline = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        pipeline = super().get_training_transforms(*args, **kwargs)
         for step in pipeline.transforms:
             if isinstance(step, RandomTransform) and isinstance(step.transform, GaussianNoiseTransform):
-                step.transform.noise_variance = BaseTrainer.NOISE_VARIANCE
+                step.transform.noise_variance = cls.NOISE_VARIANCE
         use_fast_loading(pipeline)
         return pipeline
 
@@ -252,7 +252,7 @@ class BaseTrainer(nnUNetTrainer):
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """End an epoch's training as nnU-Net does, and warn if its steps were left out."""
         super().on_train_epoch_end(train_outputs)
-        if self.grad_scaler is not None and self.grad_scaler.get_scale() < LEAST_LOSS_SCALE:
+        if self.grad_scaler is not None and self.grad_scaler.get_scale() < self.LEAST_LOSS_SCALE:
             self.print_to_log_file(
                 "WARNING: the gradients are not finite in half precision and the weights do not change: this "
                 "network is not learning. Try `nnUNet_compile=f`, and if that does not help, the CPU"

@@ -15,7 +15,6 @@ from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -126,18 +125,19 @@ class SGNetNotebookTrainer(SGNetNoGateTrainer):
         self.inference_allowed_mirroring_axes = None
         return (0.0, 0.0), False, patch_size, (LEFT_RIGHT,)
 
-    @staticmethod
+    @classmethod
     def get_training_transforms(
-        patch_size: Sequence[int],  # noqa: ARG004
-        rotation_for_DA: Any,  # noqa: ANN401, ARG004, N803
+        cls,
+        patch_size: Sequence[int],  # noqa: ARG003
+        rotation_for_DA: Any,  # noqa: ANN401, ARG003, N803
         deep_supervision_scales: list[list[float]] | None,
         mirror_axes: tuple[int, ...],
-        do_dummy_2d_data_aug: bool,  # noqa: ARG004
-        use_mask_for_norm: list[bool] | None = None,  # noqa: ARG004
+        do_dummy_2d_data_aug: bool,  # noqa: ARG003
+        use_mask_for_norm: list[bool] | None = None,  # noqa: ARG003
         **labels: Any,  # noqa: ANN401
     ) -> BasicTransform:
         """Return in-plane rotations by 90 degrees, left-right flips and nnU-Net's handling of `labels`."""
-        handling = nnUNetTrainer.get_validation_transforms(deep_supervision_scales, **labels)
+        handling = cls.get_validation_transforms(deep_supervision_scales, **labels)
         rotation = Rot90Transform(num_axis_combinations=1, allowed_axes=IN_PLANE)
-        turned = RandomTransform(rotation, apply_probability=SGNetNotebookTrainer.PROBABILITY)
+        turned = RandomTransform(rotation, apply_probability=cls.PROBABILITY)
         return ComposeTransforms([turned, MirrorTransform(allowed_axes=mirror_axes), *handling.transforms])

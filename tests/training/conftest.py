@@ -86,7 +86,7 @@ def make_trainer(preprocessed, nnunet_paths, monkeypatch):
         monkeypatch.setenv(f"SGNET_{name}", value)
 
     def make(
-        name: str = "SGNetTrainer",
+        name: str | type = "SGNetTrainer",
         *,
         kind: str = "labels",
         device: str = "cpu",
@@ -101,6 +101,7 @@ def make_trainer(preprocessed, nnunet_paths, monkeypatch):
         small = {"patch_size": list(patch), "batch_size": 2}
         plans["configurations"]["3d_fullres"] |= small | (configuration or {})
         dataset = json.loads((folder / "dataset.json").read_text())
-        return TRAINERS_BY_NAME[name](plans, "3d_fullres", fold, dataset, torch.device(device))
+        kind = TRAINERS_BY_NAME[name] if isinstance(name, str) else name
+        return kind(plans, "3d_fullres", fold, dataset, torch.device(device))
 
     return make

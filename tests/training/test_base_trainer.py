@@ -1,3 +1,5 @@
+import ast
+import inspect
 import json
 from pathlib import Path
 
@@ -7,12 +9,23 @@ import torch
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
+import sgnet_nnunet
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.nnunet import FRAGILE_ATTRIBUTES, TRAINED_ON
-from sgnet_nnunet.training import base_trainer
-from sgnet_nnunet.training.base_trainer import SCHEDULE_KEY
+from sgnet_nnunet.training import (
+    base_trainer,
+    baseline_trainers,
+    benchmark_trainers,
+    notebook_trainer,
+    sgnet_trainer,
+)
+from sgnet_nnunet.training.base_trainer import SCHEDULE_KEY, BaseTrainer
 from sgnet_nnunet.training.settings import TrainingSchedule
+from sgnet_nnunet.training.sgnet_trainer import SGNetTrainer
+
+PACKAGE = Path(sgnet_nnunet.__file__).parent
+MODULES = (base_trainer, sgnet_trainer, notebook_trainer, baseline_trainers, benchmark_trainers)
 
 
 def log_of(trainer):
@@ -73,6 +86,72 @@ def test_noise_is_scaled_to_images_in_zero_to_one(make_trainer):
         if isinstance(getattr(t, "transform", None), GaussianNoiseTransform)
     ]
     assert [t.noise_variance for t in noise] == [trainer.NOISE_VARIANCE]
+
+
+class Recorded:
+    """A class constant that keeps in `reads` the name of each that is read."""
+
+    def __init__(self, name, value, reads):
+        self.name, self.value, self.reads = name, value, reads
+
+    def __get__(self, instance, owner):
+        self.reads.add(self.name)
+        return self.value
+
+
+def constants_of(kind):
+    """Return the constants of a trainer, its own and inherited ones of this package."""
+    ours = [each for each in reversed(kind.__mro__) if each.__module__.startswith("sgnet_nnunet")]
+    values = {name: value for each in ours for name, value in vars(each).items()}
+    return {name: value for name, value in values.items() if name.isupper() or name == "replaced_arguments"}
+
+
+TRAINERS = [
+    value
+    for module in MODULES
+    for value in vars(module).values()
+    if inspect.isclass(value) and value.__module__ == module.__name__
+    if issubclass(value, BaseTrainer) and value not in {BaseTrainer, baseline_trainers.BaselineTrainer}
+]
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_each_constant_of_a_trainer_can_be_overridden_in_a_subclass(make_trainer, kind):
+    constants, reads = constants_of(kind), set()
+    recorded = {name: Recorded(name, value, reads) for name, value in constants.items()}
+    trainer = make_trainer(type(kind.__name__, (kind,), recorded))
+    trainer.initialize()
+    trainer.get_training_transforms((16, 32, 32), (0, 0), None, (0, 1, 2), False)
+    trainer.grad_scaler = torch.GradScaler("cpu")
+    trainer.on_train_epoch_end([{"loss": 1.0}])
+    trainer.current_epoch = trainer.num_epochs  # past the half from which norms are frozen
+    trainer.on_train_epoch_start()
+    trainer.on_epoch_start()
+    # The notebook's augmentation and schedule take the place of the base trainer's.
+    unused = {"NOISE_VARIANCE"} if "PROBABILITY" in constants else set()
+    assert reads == set(constants) - unused
+
+
+def test_no_constant_is_read_through_the_name_of_its_class():
+    """Such a constant cannot be overridden in a subclass."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        names = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+        found += [
+            f"{path.name}: {node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            if node.value.id in names and node.attr.isupper()
+        ]
+    assert found == []
+
+
+def test_a_subclass_sets_the_noise_of_its_augmentation(make_trainer):
+    trainer = make_trainer(type("Noisy", (SGNetTrainer,), {"NOISE_VARIANCE": (0.0, 0.2)}))
+    pipeline = trainer.get_training_transforms((16, 32, 32), (0, 0), None, (0, 1, 2), False)
+    steps = [getattr(step, "transform", None) for step in pipeline.transforms]
+    assert [s.noise_variance for s in steps if isinstance(s, GaussianNoiseTransform)] == [(0.0, 0.2)]
 
 
 def epochs_that_update_norms(trainer, norm_of):

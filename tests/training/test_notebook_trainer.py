@@ -4,7 +4,7 @@ import torch
 from monai.losses.dice import DiceCELoss
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.training.notebook_trainer import NotebookLoss, PlateauSchedule
+from sgnet_nnunet.training.notebook_trainer import NotebookLoss, PlateauSchedule, SGNetNotebookTrainer
 
 
 def test_loss_of_two_softmax_heads_is_the_notebooks_of_one_sigmoid():
@@ -83,6 +83,13 @@ def test_patches_are_turned_in_plane_and_flipped_left_to_right_only(make_trainer
         assert slices.tolist() == [0, 1, 2, 3]
         seen.add(turned["image"][0, 0, 0, 0].item())
     assert seen == {0.0, 5.0, 30.0, 35.0}
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_a_subclass_sets_the_probability_of_a_turn(make_trainer, probability):
+    trainer = make_trainer(type("Turning", (SGNetNotebookTrainer,), {"PROBABILITY": probability}))
+    pipeline = trainer.get_training_transforms((4, 6, 6), (0, 0), [[1, 1, 1]], (2,), False)
+    assert pipeline.transforms[0].apply_probability == probability
 
 
 def test_mirroring_is_left_out_of_inference(make_trainer):
