@@ -17,6 +17,7 @@ from sgnet_nnunet.evaluation.operating_point import OperatingPoint, foreground_p
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.files import open_archive
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, read_description
+from sgnet_nnunet.inference.postprocessing import classes_of
 from sgnet_nnunet.nifti import at_least, bounding_box, grid_of, read_channel
 from sgnet_nnunet.parallel import run_jobs
 
@@ -208,9 +209,9 @@ def froc_of(cases: Sequence[PredictedCase], *, model_folder: Path, workers: int 
     worker process holds one case's probabilities.
 
     Raises:
-        InputFileError: If a file cannot be read, or probabilities and reference do not fit together.
+        InputFileError: If a file cannot be read, or probabilities do not fit the reference or the mask.
     """
-    files = [(case.reference, case.probabilities) for case in cases if case.probabilities]
+    files = [(case.reference, case.prediction, case.probabilities) for case in cases if case.probabilities]
     if not cases or len(files) < len(cases):
         return None
     model = read_description(model_folder)
@@ -222,9 +223,15 @@ def froc_of(cases: Sequence[PredictedCase], *, model_folder: Path, workers: int 
     return froc_at(counts, grid, volume=0) if counts.total_lesions else None
 
 
-def _count_saved(files: tuple[Path, Path], *, model: ModelDescription, grid: SearchGrid) -> LesionCounts:
-    reference, saved = files
+def _count_saved(
+    files: tuple[Path, Path | None, Path], *, model: ModelDescription, grid: SearchGrid
+) -> LesionCounts:
+    reference, prediction, saved = files
     probabilities = read_probabilities(saved, heads=model.labels.heads)
+    own = classes_of(probabilities, model.labels)
+    if not prediction or not np.array_equal(read_channel(prediction, reader=model.reader)[0], own):
+        problem = f"does not give the mask that is evaluated ({prediction}): other weights predicted it"
+        raise InputFileError(saved, problem, "delete it, or validate the fold again with --val --npz")
     return count_against(reference, probabilities, model=model, grid=grid)[0]
 
 

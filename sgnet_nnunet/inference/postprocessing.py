@@ -154,7 +154,7 @@ def _probabilities(logits: NDArray[np.float32], labels: Labels) -> NDArray[np.fl
     return logits
 
 
-def classes_of(scores: NDArray[np.float32], labels: Labels) -> NDArray[np.uint16]:
+def classes_of(scores: NDArray[np.floating], labels: Labels) -> NDArray[np.uint16]:
     """Return the value of each voxel: the likeliest label, or the last region above one half.
 
     The scores are probabilities, shape (heads, z, y, x); without regions logits give the same.

@@ -97,15 +97,16 @@ def add_case() -> Callable[..., PredictedCase]:
         np.savez_compressed(saved, probabilities=np.stack([1 - tumour, tumour]))
         references = folder.parent / "gt_segmentations"
         references.mkdir(exist_ok=True)
-        reference_path = references / f"{name}.nii.gz"
-        write_volume(reference_path, Volume(reference.astype(np.uint8).T, np.diag([*spacing[::-1], 1.0])))
+        mask = validation / f"{name}.nii.gz"
+        for path, labels in ((mask, tumour > 0.5), (references / mask.name, reference)):
+            write_volume(path, Volume(labels.astype(np.uint8).T, np.diag([*spacing[::-1], 1.0])))
         return PredictedCase(
             model="SGNetTrainer",
             fold=fold,
             name=name,
             patient=patient or name,
-            reference=reference_path,
-            prediction=None,
+            reference=references / mask.name,
+            prediction=mask,
             probabilities=saved,
         )
 

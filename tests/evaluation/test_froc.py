@@ -20,7 +20,7 @@ from sgnet_nnunet.evaluation.froc import (
 from sgnet_nnunet.evaluation.lesion_metrics import find_lesions
 from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.plan import labels_of, read_description
-from sgnet_nnunet.nifti import read_channel, reader_class
+from sgnet_nnunet.nifti import Volume, read_channel, reader_class, write_volume
 
 MODEL = "SGNetTrainer__nnUNetPlans__3d_fullres"
 THRESHOLDS = (0.2, 0.5, 0.8)
@@ -180,6 +180,39 @@ def test_there_is_no_curve_unless_every_case_has_probabilities(two_cases):
     folder, (first, second) = two_cases
     assert froc_of([first, replace(second, probabilities=None)], model_folder=folder) is None
     assert froc_of([], model_folder=folder) is None
+
+
+def test_probabilities_that_do_not_give_the_evaluated_mask_are_refused(two_cases):
+    """A training without `--npz` leaves those of the weights before it next to its own masks."""
+    folder, (first, second) = two_cases
+    cases = [first, replace(second, prediction=first.prediction)]
+    with pytest.raises(InputFileError, match=r"b\.npz: does not give the mask .*a\.nii\.gz.*other weights"):
+        froc_of(cases, model_folder=folder)
+    with pytest.raises(InputFileError, match=r"b\.npz: does not give the mask that is evaluated \(None\)"):
+        froc_of([first, replace(second, prediction=None)], model_folder=folder)
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("one label", 2), ("three labels", 4), ("regions", 2)])
+def test_one_voxel_of_another_class_tells_that_probabilities_are_of_other_weights(
+    make_model, add_case, label_managers, kind, heads
+):
+    manager, rng = label_managers[kind], np.random.default_rng(5)
+    labels = {"background": 0, "whole": [1, 2], "core": [2]} if kind == "regions" else manager.label_dict
+    order = {"regions_class_order": [1, 2]} if kind == "regions" else {}
+    folder = make_model(labels=labels, **order)
+    case = add_case(folder, "case", np.zeros((4, 5, 6)), np.ones((4, 5, 6)))
+    logits = rng.normal(size=(heads, 4, 5, 6))
+    exp = np.exp(logits)
+    probabilities = (exp / (1 + exp) if kind == "regions" else exp / exp.sum(axis=0)).astype(np.float32)
+    np.savez_compressed(case.probabilities, probabilities=probabilities)
+    mask = np.asarray(manager.convert_probabilities_to_segmentation(probabilities)).astype(np.uint8)
+    write_volume(case.prediction, Volume(mask.T, np.eye(4)))
+    assert froc_of([case], model_folder=folder) is not None
+    voxel = tuple(rng.integers(mask.shape))
+    mask[voxel] = (mask[voxel] + 1) % (max(manager.foreground_labels) + 1)
+    write_volume(case.prediction, Volume(mask.T, np.eye(4)))
+    with pytest.raises(InputFileError, match="other weights predicted it"):
+        froc_of([case], model_folder=folder)
 
 
 def test_bad_file_is_an_error(two_cases):
