@@ -38,6 +38,9 @@ SPLITS = "splits_final.json"
 TRAINED_ON = "sgnet_training_cases"
 """Key, in the `init_args` of a checkpoint, of the cases that its weights were trained on."""
 
+KEPT_BY_ZIP = "debug.json"
+"""A file of each fold that nnU-Net writes, never reads, and keeps in the zip of a model."""
+
 
 # --- data sets ---------------------------------------------------------------------------------------------
 
@@ -133,7 +136,7 @@ def find_cases(images: Path, *, file_ending: str, channels: int) -> dict[str, li
     Raises:
         InputFileError: If the folder has no case, or a case has too few channels or too many.
     """
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(file_ending)}")
+    pattern = re.compile(rf"([^.].*)_(\d{{4}}){re.escape(file_ending)}")
     found: dict[str, dict[int, Path]] = {}
     for path in images.iterdir() if images.is_dir() else ():
         if match := pattern.fullmatch(path.name):
@@ -226,6 +229,13 @@ class ModelName:
         plans = "" if self.plans == DEFAULT_PLANS else f" -p {self.plans}"
         end = " --val" if validate else ""
         return f"nnUNetv2_train {number} {self.configuration} {fold} -tr {self.trainer}{plans}{end}"
+
+
+def trained_folds(model_folder: Path, checkpoint: str) -> tuple[str, ...]:
+    """Return the numbered folds that have weights, sorted; else the fold `all` if it has; else none."""
+    found = model_folder.glob(f"fold_*/{checkpoint}")
+    folds = sorted(path.parent.name.removeprefix("fold_") for path in found)
+    return tuple(fold for fold in folds if fold != ALL) or tuple(folds)
 
 
 def parse_models(names: list[str]) -> list[ModelName]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 
 import sgnet_nnunet
@@ -17,6 +19,8 @@ from sgnet_nnunet.nnunet import (
     FRAGILE_NAMES,
     changed_folds,
     find_cases,
+    find_images,
+    find_masks,
     find_model_folder,
     nnunet_folder,
     prints_to_log,
@@ -152,6 +156,36 @@ class TestChangedFolds:
             assert changed_folds(self.DATASET) is None
         (original if absent == "nnUNet_raw" else copy).unlink()
         assert changed_folds(self.DATASET) is None
+
+
+PREFIXES = st.sampled_from((".", "..", "._", ".partial-", ".~", ".DS_Store"))
+
+
+class TestHiddenFiles:
+    """macOS's `._*` and `.DS_Store`, and what a killed writer leaves, are no cases."""
+
+    @staticmethod
+    def found(folder):
+        cases = find_cases(folder / "images", file_ending=".nii.gz", channels=2)
+        masks = find_masks(folder / "labels")
+        return cases, masks, {name: find_images(folder / "images", name) for name in masks}
+
+    @settings(deadline=None, max_examples=50)
+    @given(data=st.data())
+    def test_no_finder_takes_one_for_a_case(self, tmp_path_factory, data):
+        folder = tmp_path_factory.mktemp("hidden")
+        names = {"images": [f"{case}_{c:04d}.nii.gz" for case in "ab" for c in range(2)]}
+        names |= {"labels": [f"{case}.nii{ending}" for case, ending in zip("ab", (".gz", ""), strict=True)]}
+        for kind, files in names.items():
+            (folder / kind).mkdir()
+            touch(folder / kind, *files)
+        expected = self.found(folder)
+        for kind, files in names.items():
+            drawn = st.builds("{}{}".format, PREFIXES, st.sampled_from([*files, "b_0002.nii.gz", "c.nii"]))
+            touch(folder / kind, *data.draw(st.lists(drawn)))
+            for name in data.draw(st.lists(drawn, max_size=1)):
+                (folder / kind / f"{name}.nii.gz").mkdir()
+        assert self.found(folder) == expected
 
 
 def test_prints_go_to_the_log_and_warnings_are_seen(caplog, capsys):

@@ -61,11 +61,11 @@ def gates(
 ) -> None:
     """Draw the gate masks of a trained SG-Net: T1ce, FLAIR, each gate, the prediction."""
     # PyTorch takes seconds to import.
-    from sgnet_nnunet.inference.gate_maps import look_at_case, open_gated_model  # noqa: PLC0415
+    from sgnet_nnunet.inference.gate_maps import GatedModel, look_at_case  # noqa: PLC0415
     from sgnet_nnunet.nnunet import find_cases  # noqa: PLC0415
     from sgnet_nnunet.report.slices import gate_panels, save_png  # noqa: PLC0415
 
-    gated = open_gated_model(model, fold=fold, checkpoint=checkpoint, device=device)
+    gated = GatedModel(model, fold=fold, checkpoint=checkpoint, device=device)
     description = gated.trained.description
     ending = description.file_ending
     cases = find_cases(images, file_ending=ending, channels=len(description.channels))

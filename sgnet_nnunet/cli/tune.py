@@ -10,7 +10,7 @@ from rich.table import Table
 from sgnet_nnunet.cli.console import CHECKPOINT, MOST_WORKERS, out, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.operating_point import FILE_NAME
-from sgnet_nnunet.inference import EngineName
+from sgnet_nnunet.inference import EngineName, PrecisionName
 
 if TYPE_CHECKING:
     from sgnet_nnunet.evaluation.tuning import Tuning
@@ -43,6 +43,9 @@ def tune(
     engine: Annotated[
         EngineName, _prediction(metavar="NAME", help="auto, tiled, whole or sparse, as for sgnet predict.")
     ] = "auto",
+    precision: Annotated[
+        PrecisionName, _prediction(metavar="NAME", help="f32 or bf16, as for sgnet predict.")
+    ] = "f32",
     mirroring: Annotated[
         bool,
         _prediction("--tta/--disable_tta", help="Average over mirrored images; then predict with --tta too."),
@@ -98,7 +101,7 @@ def tune(
             folds=folds or (),
             sensitivity=sensitivity,
             options=PredictionOptions(
-                checkpoint=checkpoint, device=device, engine=engine, mirroring=mirroring
+                checkpoint=checkpoint, device=device, engine=engine, precision=precision, mirroring=mirroring
             ),
             patients=patients,
             threads=threads,

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 
@@ -14,14 +14,20 @@ from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.inference.plan import FEWEST_LABELS_OF_UINT16, Labels
 from sgnet_nnunet.nifti import at_least
+from sgnet_nnunet.nnunet import KEPT_BY_ZIP
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "operating_point.json"
 FORMAT = "sgnet operating point"
-VERSION = 2
+VERSION = 3
+VERSION_BEFORE = 2  # without precision and step size, the defaults of which `sgnet tune` then always used
+
+COPY = "sgnet_operating_point"
+"""Key of the file's content in each fold's `KEPT_BY_ZIP`."""
 
 _TUNE_AGAIN = "run sgnet tune again, or predict with --operating-point none"
+_AS_TUNED = f"predict as it was tuned, {_TUNE_AGAIN}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +118,8 @@ class Provenance:
         folds: Folds whose networks are averaged, sorted.
         weights_sha256: Combined checksum of the folds' checkpoints, see `combine_checksums`.
         mirroring: Whether predictions of mirrored images are averaged.
+        precision: What OpenVINO computes in, `f32` or `bf16`; `f32` for PyTorch on any device.
+        step_size: Step of the engine `tiled` in patches; the others have none.
     """
 
     model: str
@@ -119,6 +127,8 @@ class Provenance:
     folds: tuple[str, ...]
     weights_sha256: str
     mirroring: bool = False
+    precision: str = "f32"
+    step_size: float = 0.5
 
 
 def combine_checksums(checksums: Iterable[str]) -> str:
@@ -139,22 +149,21 @@ class OperatingPointRecord:
 
     def why_not(self, provenance: Provenance) -> str:
         """Return why the point must not be applied to probabilities, "" if it may."""
-        tuned = self.tuned_for
-        if provenance.model != tuned.model:
-            return f"was tuned for {tuned.model}, not for {provenance.model}"
-        if set(provenance.folds) != set(tuned.folds):
-            return (
-                f"was tuned for the average of folds {' '.join(tuned.folds)}, this prediction uses "
-                f"{' '.join(provenance.folds)} (give -f {' '.join(tuned.folds)})"
-            )
-        if provenance.weights_sha256 != tuned.weights_sha256:
-            return "was tuned for other weights: the checkpoints have changed, or -chk names others"
-        if provenance.mirroring != tuned.mirroring:
-            return "was tuned " + ("with mirroring (give --tta)" if tuned.mirroring else "without mirroring")
-        # The engines whole and sparse give the same probabilities.
-        if (provenance.engine == "tiled") != (tuned.engine == "tiled"):
-            return f"was tuned with the engine {tuned.engine}, this prediction uses {provenance.engine}"
-        return ""
+        was, now = asdict(self.tuned_for), asdict(provenance)
+        for values in (was, now):
+            values["folds"] = " ".join(sorted(values["folds"]))
+            if values["engine"] != "tiled":  # the other two give the same probabilities
+                values |= {"engine": "whole or sparse", "step_size": None}
+        name = next((name for name in was if was[name] != now[name]), None)
+        return "" if name is None else f"was tuned with {name} {was[name]}, this prediction has {now[name]}"
+
+
+def point_file(model_folder: Path) -> Path | None:
+    """Return the file of a model's own operating point, else one with its `COPY`, else None."""
+    if (own := model_folder / FILE_NAME).exists():
+        return own
+    others = sorted(model_folder.glob(f"fold_*/{KEPT_BY_ZIP}"))
+    return next((path for path in others if COPY in read_json(path, remedy="delete it")), None)
 
 
 def read_operating_point(path: Path) -> OperatingPointRecord:
@@ -164,13 +173,14 @@ def read_operating_point(path: Path) -> OperatingPointRecord:
         InputFileError: If the file cannot be read, or was not written by this version of `sgnet tune`.
     """
     content = read_json(path, remedy=_TUNE_AGAIN)
+    content = content.get(COPY, content)
     if content.get("format") != FORMAT:
         raise InputFileError(path, "is not an operating point of sgnet tune", "name the right file")
     version = content.get("version")
     if version == 1:
         problem = "was tuned by version 0.1, for tiled and mirrored predictions of single folds"
         raise InputFileError(path, problem, _TUNE_AGAIN)
-    if version != VERSION:
+    if version not in {VERSION_BEFORE, VERSION}:
         raise InputFileError(path, f"has version {version}; this program reads {VERSION}", _TUNE_AGAIN)
     try:
         point = OperatingPoint(**{name: float(value) for name, value in content["point"].items()})
@@ -186,7 +196,7 @@ def find_operating_point(
     """Return the operating point to predict at; None for nnU-Net's own segmentation.
 
     Args:
-        requested: A file of `sgnet tune`; `none`; or `auto` for the one in the model's folder, if any.
+        requested: A file of `sgnet tune`; `none`; or `auto` for the model's own, if any (`point_file`).
         model_folder: nnU-Net's folder of the training, or one of `sgnet export`.
         provenance: Returns the networks and settings of the prediction; called only if there is a point,
             since checksums of weights take a moment.
@@ -194,14 +204,16 @@ def find_operating_point(
     Raises:
         InputFileError: If the file cannot be used, or the point was tuned for other networks or settings.
     """
-    path = model_folder / FILE_NAME if requested == "auto" else Path(requested)
-    if requested == "none" or (requested == "auto" and not path.exists()):
+    path = point_file(model_folder) if requested == "auto" else Path(requested)
+    if path is None or requested == "none":
         logger.info("no operating point: nnU-Net's own segmentation")
         return None
     record = read_operating_point(path)
     if reason := record.why_not(provenance()):
-        raise InputFileError(path, reason, _TUNE_AGAIN)
+        raise InputFileError(path, reason, _AS_TUNED)
     logger.info("operating point of %s: %s", path, record.point)
+    if path.name == KEPT_BY_ZIP:
+        logger.warning("that is a copy: nnU-Net's zip leaves out %s", model_folder / FILE_NAME)
     if len(record.tuned_for.folds) > 1:
         logger.info("it was tuned on each fold's validation cases and is applied to the folds' average")
     return record.point
@@ -216,7 +228,7 @@ def warn_of_unused_points(requested: str, model_folders: Iterable[Path]) -> None
     if requested not in {"auto", "none"}:
         problem = "is for a single model, not for an average of several -m"
         raise SGNetError(f"--operating-point {requested}: {problem}; leave it out")
-    tuned = [folder.name for folder in model_folders if (folder / FILE_NAME).exists()]
+    tuned = [folder.name for folder in model_folders if point_file(folder)]
     if tuned and requested == "auto":
         logger.warning(
             "operating points are for single models and are not applied to an average of models: "

@@ -24,6 +24,8 @@ from sgnet_nnunet.evaluation.froc import (
     has_ignore_label,
 )
 from sgnet_nnunet.evaluation.operating_point import (
+    COPY,
+    FILE_NAME,
     FORMAT,
     VERSION,
     OperatingPoint,
@@ -32,11 +34,10 @@ from sgnet_nnunet.evaluation.operating_point import (
 )
 from sgnet_nnunet.evaluation.results import PredictedCase, results_of_models
 from sgnet_nnunet.evaluation.statistics import Estimate, Resampling, estimate
-from sgnet_nnunet.files import checksum_of, write_json
+from sgnet_nnunet.files import checksum_of, read_json, write_json
 from sgnet_nnunet.inference.plan import read_description
-from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
-from sgnet_nnunet.nnunet import SPLITS, ModelName, find_dataset
-from sgnet_nnunet.parallel import behind
+from sgnet_nnunet.inference.predictor import Logits, PredictionOptions, Predictor
+from sgnet_nnunet.nnunet import KEPT_BY_ZIP, SPLITS, ModelName, find_dataset, trained_folds
 
 GROUPS_OF_ONE_FOLD = 5
 SEED = 0
@@ -176,10 +177,10 @@ def tune(
         folds: Numbers of the folds; all that are trained by default.
         sensitivity: Lesion sensitivity to reach with the fewest false positives; None for the highest
             lesion F1.
-        options: How to predict; its folds are ignored.
+        options: How to predict; its folds and `export_threads` are ignored.
         patients: CSV with the columns `case` and `patient`; the report of `sgnet convert` by default.
         grid: The points to choose from.
-        threads: Cases whose lesions are counted at the same time, while the next one is predicted.
+        threads: Cases whose lesions are counted at the same time, while others are read and predicted.
         on_start: Called with the number of cases.
         on_done: Called with each case.
 
@@ -199,7 +200,8 @@ def tune(
         raise ValueError(f"sensitivity must be above 0 and at most 1; got {sensitivity}")
     folders = find_dataset(str(dataset))
     folder = folders.model(ModelName.parse(model))
-    folds = tuple(folds) or _trained_folds(folder, options.checkpoint)
+    # Without weights anywhere, those of fold 0 will be missed.
+    folds = tuple(folds) or trained_folds(folder, options.checkpoint) or ("0",)
     cases = results_of_models(folders.name, [model], folds, patients=patients, allow_missing=True).cases
     _check(cases, folder, options.checkpoint)
     on_start(len(cases))
@@ -246,12 +248,6 @@ def choose_operating_point(
         fold_points={group: grid.point(chosen) for group, chosen in fold_points.items()},
         frocs=tuple(froc_at(counts, grid, volume=volume) for volume in sorted({0, index[1]})),
     )
-
-
-def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
-    """Return the numbered folds that have weights, else the fold `all`, else 0, which will be missed."""
-    folds = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
-    return tuple(fold for fold in folds if fold != "all") or tuple(folds) or ("0",)
 
 
 def _check(cases: Sequence[PredictedCase], folder: Path, checkpoint: str) -> None:
@@ -303,26 +299,30 @@ def _predict(
     model = read_description(folder)
     counts: dict[PredictedCase, tuple[LesionCounts, LesionCounts]] = {}
 
-    def count(case: PredictedCase, probabilities: NDArray[np.floating], image: dict[str, Any]) -> None:
+    def count(
+        predictor: Predictor, case: PredictedCase, logits: Logits, properties: list[dict[str, Any]]
+    ) -> None:
+        probabilities = predictor.mean_probabilities(logits, properties)
+        image = properties[0]
         counts[case] = count_against(case.reference, probabilities, model=model, grid=grid, image=image)
 
     by_fold = sorted(cases, key=lambda case: case.fold)
     folds = tuple(dict.fromkeys(case.fold for case in by_fold))
     done = iter(by_fold)
-    with behind(count, threads=threads, on_done=lambda: on_done(next(done))) as submit:
-        for fold, of_fold in groupby(by_fold, key=lambda case: case.fold):
-            settings = replace(options, folds=(fold,))
-            predictor = Predictor.open([folder], options=settings, operating_point="none")
-            for case in of_fold:
-                submit(case, *predictor.probabilities(case.images))
+    for fold, of_fold in groupby(by_fold, key=lambda case: case.fold):
+        settings = replace(options, folds=(fold,), export_threads=threads)
+        predictor = Predictor.open([folder], options=settings, operating_point="none")
+        images = {case: case.images for case in of_fold}
+        predictor.predict_cases(images, partial(count, predictor), on_done=lambda: on_done(next(done)))
     checksums = [checksum_of(folder / f"fold_{fold}" / options.checkpoint) for fold in folds]
-    provenance = replace(predictor.provenance, folds=folds, weights_sha256=combine_checksums(checksums))
+    weights = combine_checksums(checksums)
+    provenance = replace(predictor.models[0].find_provenance(), folds=folds, weights_sha256=weights)
     at_grid, default = map(LesionCounts.join, zip(*(counts[case] for case in cases), strict=True))
     return at_grid, default, provenance
 
 
 def write_tuning(path: Path, tuning: Tuning) -> None:
-    """Write a tuning as JSON, atomically; a rate that is not finite is null."""
+    """Write a tuning as JSON, and a model's own also to where nnU-Net's zip keeps it; NaN becomes null."""
     frocs = [
         {name: np.asarray(value).tolist() for name, value in vars(froc).items()} for froc in tuning.frocs
     ]
@@ -344,6 +344,9 @@ def write_tuning(path: Path, tuning: Tuning) -> None:
         "froc": frocs,
     }
     write_json(path, content)
+    for fold in path.parent.glob("fold_*") if path.name == FILE_NAME else ():
+        kept = fold / KEPT_BY_ZIP
+        write_json(kept, (read_json(kept) if kept.is_file() else {}) | {COPY: content})
 
 
 def _rates(counts: LesionCounts) -> dict[str, float]:

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,17 @@ class Engine(Protocol):
             SGNetError: If the image does not fit into the memory budget.
         """
         ...
+
+
+def finite_logits(engine: Engine, image: NDArray[np.float32], *, path: Path) -> NDArray[np.float32]:
+    """Return an engine's logits of a file's case; an InputFileError if they or the image are not finite."""
+    logits = engine.logits(image)
+    for what, values in (("preprocessed image", image), ("logits", logits)):
+        # NaN is the smallest and the largest of any values, and neither takes memory.
+        if not np.isfinite([values.min(), values.max()]).all():
+            remedy = "check the image and its normalisation; predict on the CPU in f32, or train again"
+            raise InputFileError(path, f"{what}: not finite", remedy)
+    return logits
 
 
 def average_of(engines: Sequence[Engine]) -> Engine:

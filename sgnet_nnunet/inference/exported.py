@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.files import read_json
+from sgnet_nnunet.files import checksum_of, read_json
 from sgnet_nnunet.inference.engines import NOT_SPARSE, ChunkedEngine, Engine, average_of
 from sgnet_nnunet.inference.runtimes import OpenVINORuntime, check_precision
 from sgnet_nnunet.inference.sparse import BlockSparseEngine, stage_names
@@ -33,6 +33,7 @@ class Export:
         mirroring_axes: Spatial axes that may be mirrored, 0 for z.
         folds: The geometry of each fold's network.
         weights_sha256: Checksum of each fold's checkpoint; empty for folders of version 0.1.0.
+        files_sha256: Checksum of each network's files, by their paths in the folder; empty for old folders.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Export:
     mirroring_axes: tuple[int, ...]
     folds: Mapping[str, NetworkGeometry]
     weights_sha256: Mapping[str, str]
+    files_sha256: Mapping[str, str]
 
 
 def is_exported(folder: Path) -> bool:
@@ -70,6 +72,7 @@ def read_export(folder: Path) -> Export:
             mirroring_axes=tuple(content["mirroring_axes"]),
             folds={name: NetworkGeometry.from_dict(values) for name, values in content["folds"].items()},
             weights_sha256=content.get("weights_sha256", {}),
+            files_sha256=dict(content.get("files_sha256", {})),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputFileError(path, f"lacks or garbles {error}", _REMEDY) from error
@@ -106,7 +109,7 @@ def open_exported(
     number of bytes that the process may take in all, None for what is free.
 
     Raises:
-        InputFileError: If a file is missing or damaged.
+        InputFileError: If a file is missing or damaged, or not the one that was exported.
         SGNetError: If the network or this machine does not allow what is requested.
     """
     export = read_export(folder)
@@ -115,14 +118,22 @@ def open_exported(
     check_precision(precision)
     engines: list[Engine] = []
     for fold in folds:
-        geometry, own = export.folds[fold], folder / f"fold_{fold}"
-        models = {stage: own / f"{stage}.xml" for stage in stage_names(geometry)}
-        for path in models.values():
-            if not path.is_file():
-                raise InputFileError(own, f"lacks {path.name}", _REMEDY)
-        sparse = BlockSparseEngine(
-            geometry, OpenVINORuntime(models, precision=precision), skip=name == "sparse"
-        )
+        own = folder / f"fold_{fold}"
+        sparse = open_network(own, export.folds[fold], skip=name == "sparse", precision=precision)
+        for file, checksum in export.files_sha256.items():
+            if (path := folder / file).parent == own and checksum_of(path) != checksum:
+                raise InputFileError(path, "is not the file that sgnet export wrote", _REMEDY)
         engines.append(ChunkedEngine(sparse, max_memory=max_memory))
     logger.info("engine: %s, runtime: openvino, precision: %s", name, precision)
     return average_of(engines)
+
+
+def open_network(
+    folder: Path, geometry: NetworkGeometry, *, skip: bool, precision: str = "f32"
+) -> BlockSparseEngine:
+    """Return the engine of an exported fold's folder, with these gates; a file not there is an error."""
+    models = {stage: folder / f"{stage}.xml" for stage in stage_names(geometry)}
+    for path in models.values():
+        if not path.is_file():
+            raise InputFileError(folder, f"lacks {path.name}", _REMEDY)
+    return BlockSparseEngine(geometry, OpenVINORuntime(models, precision=precision), skip=skip)

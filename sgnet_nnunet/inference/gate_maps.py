@@ -14,9 +14,9 @@ from sgnet_nnunet.inference.plan import configuration_of
 from sgnet_nnunet.inference.postprocessing import HALF
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
 from sgnet_nnunet.inference.preprocessing import grid_weights, resample
-from sgnet_nnunet.inference.trained_model import TrainedModel, find_device, load_trained_model, model_of
+from sgnet_nnunet.inference.trained_model import find_device, load_trained_model, model_of
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.nifti import grid_of
+from sgnet_nnunet.nifti import grid_of, read_channel
 from sgnet_nnunet.training.gate_monitor import gates_of_image
 
 
@@ -41,26 +41,21 @@ class GatedCase:
 
 
 class GatedModel:
-    """One trained model, opened so that its gates can be looked at."""
-
-    def __init__(self, trained: TrainedModel, device: str) -> None:
-        self.trained = trained
-        self.device = find_device(device)
-        options = PredictionOptions(device=device)
-        self.predictor = Predictor([model_of(trained, options, self.device)], options=options)
-        self.gate_names: Sequence[str] = getattr(trained.network, "gate_names", ())
-
-
-def open_gated_model(
-    folder: Path, *, fold: str = "0", checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
-) -> GatedModel:
-    """Open one fold, a number or `all`, of a trained model, on a device by nnU-Net's name for it.
+    """One fold, a number or `all`, of a trained model, on a device by nnU-Net's name for it.
 
     Raises:
         InputFileError: If the weights are missing, or the model's files cannot be used.
         SGNetError: If there is no such device.
     """
-    return GatedModel(load_trained_model(folder, folds=(fold,), checkpoint=checkpoint), device)
+
+    def __init__(
+        self, folder: Path, *, fold: str = "0", checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
+    ) -> None:
+        self.trained = trained = load_trained_model(folder, folds=(fold,), checkpoint=checkpoint)
+        self.device = find_device(device)
+        options = PredictionOptions(device=device)
+        self.predictor = Predictor([model_of(trained, options, self.device)], options=options)
+        self.gate_names: Sequence[str] = getattr(trained.network, "gate_names", ())
 
 
 def look_at_case(
@@ -77,7 +72,7 @@ def look_at_case(
     if not isinstance(network, SGNet) or not network.gate_names:
         raise SGNetError(f"{trained.trainer}: its network has no gates; name a model of SGNetTrainer")
     (prepared,) = predictor.preprocess(images)
-    (logits,) = predictor.run_engines([prepared])
+    (logits,) = predictor.run_engines([prepared], images[0])
     settings = configuration_of(trained.folder / "plans.json", description.plans, trained.configuration)
     image = torch.from_numpy(prepared.image).to(model.device)
     masks = gates_of_image(network.to(model.device), image, settings["patch_size"])
@@ -102,14 +97,16 @@ def _on_grid(
     properties: dict[str, Any],
     shape: tuple[int, ...],
 ) -> NDArray[np.bool_]:
-    """Return the foreground of a reference on the network's grid."""
-    (labels,), its = model.predictor.read([reference])
+    """Return the foreground of a reference, without ignored voxels, on the network's grid."""
+    description = model.trained.description
+    labels, its = read_channel(reference, reader=description.reader)
     here, there = (grid_of(labels.shape, found) for found in (its, properties))
-    labels = labels.transpose(model.trained.description.plans["transpose_forward"])
+    labels = labels.transpose(description.plans["transpose_forward"])
     same_shape = labels.shape == tuple(properties["shape_before_cropping"])
     if not same_shape or (here and there and not here.same_place_as(there)):
         remedy = f"resample it onto the grid of {images[0]}"
         raise InputFileError(reference, "is on another grid than the images", remedy)
     labels = labels[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
-    share = resample((labels > 0).astype(np.float32), grid_weights(labels.shape, shape))
+    foreground = (labels > 0) & (labels != description.dataset["labels"].get("ignore", 0))
+    share = resample(foreground.astype(np.float32), grid_weights(labels.shape, shape))
     return np.asarray(share > HALF)

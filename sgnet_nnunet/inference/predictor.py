@@ -5,17 +5,17 @@ averaged), one model or several (probabilities averaged on the image's grid), tr
 is imported by trained models only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.operating_point import (
     OperatingPoint,
     Provenance,
@@ -24,7 +24,7 @@ from sgnet_nnunet.evaluation.operating_point import (
     find_operating_point,
     warn_of_unused_points,
 )
-from sgnet_nnunet.inference.engines import Engine, Mirrored
+from sgnet_nnunet.inference.engines import Engine, Mirrored, finite_logits
 from sgnet_nnunet.inference.exported import choose_exported_engine, is_exported, open_exported, read_export
 from sgnet_nnunet.inference.plan import ModelDescription, Plan, read_description, read_plan
 from sgnet_nnunet.inference.postprocessing import (
@@ -48,6 +48,11 @@ Processing: TypeAlias = "PlanProcessing | NnunetProcessing"
 
 Prediction: TypeAlias = tuple[NDArray[np.integer], NDArray[np.float32] | None]
 """A case's mask (z, y, x) and, if asked for, probabilities (heads, z, y, x), with the reader's axes."""
+
+Logits: TypeAlias = list[NDArray[np.float32]]
+"""A case's logits from each model, shape (heads, z, y, x) on its network's grid."""
+
+Case = TypeVar("Case")
 
 MOST_BYTES_NEXT_TO_OTHERS = 1 << 28
 """Bytes of a preprocessed image: a larger one has the memory to itself, from reading to writing."""
@@ -199,17 +204,9 @@ class Predictor:
             warn_of_unused_points(operating_point, model_folders)
         predictor = cls([open_model(folder, options) for folder in model_folders], options=options)
         if len(model_folders) == 1:
-            predictor.point = find_operating_point(
-                operating_point, model_folders[0], provenance=lambda: predictor.provenance
-            )
+            provenance = predictor.models[0].find_provenance
+            predictor.point = find_operating_point(operating_point, model_folders[0], provenance=provenance)
         return predictor
-
-    @property
-    def provenance(self) -> Provenance:
-        """The networks and settings that a single model predicts with; an error if there are several."""
-        if len(self.models) > 1:
-            raise SGNetError("an average of several models has no provenance; open one model")
-        return self.models[0].find_provenance()
 
     def predict_folder(
         self,
@@ -219,17 +216,35 @@ class Predictor:
         on_start: Callable[[int], object] = lambda _: None,
         on_done: Callable[[], object] = lambda: None,
     ) -> int:
-        """Predict the cases of a folder, and return how many were predicted.
+        """Predict the cases of a folder, and return how many; the arguments and errors are `predict`'s."""
+        cases = self._cases_to_predict(images, output)
 
-        While the engine works on one case, the next is read and preprocessed, and the one before is
-        postprocessed and written. The arguments are those of `predict`.
+        def start() -> None:
+            write_model_files(output, self.description, self._arguments(images, output))
+            on_start(len(cases))
+
+        write = partial(self._postprocess_and_write, output)
+        self.predict_cases(cases, write, on_start=start, on_done=on_done)
+        return len(cases)
+
+    def predict_cases(
+        self,
+        cases: Mapping[Case, Sequence[Path]],
+        use: Callable[[Case, Logits, list[dict[str, Any]]], object],
+        *,
+        on_start: Callable[[], object] = lambda: None,
+        on_done: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Have other threads `use` each case's logits and properties, lists with one for each model.
+
+        While the engine works on one case, the next is read and preprocessed, and the one before is used.
+        `on_start` is called when the engines are built, `on_done` after each case.
 
         Raises:
-            InputFileError: If an image is missing, damaged or on another grid than its case's first, or a
-                mask cannot be written.
+            InputFileError: If an image is missing, damaged, blank or on another grid than its case's first,
+                or its logits are not finite.
             SGNetError: If an engine cannot be built, or an image does not fit into memory.
         """
-        cases = self._cases_to_predict(images, output)
         threads = GPU_THREADS if any(model.device == "cuda" for model in self.models) else 1
         reading, writing = (
             threads if asked is None else max(asked, 1)
@@ -238,31 +253,15 @@ class Predictor:
         with ahead(self.preprocess, cases.values(), threads=reading, alone=_is_large) as prepared:
             for model in self.models if cases else ():
                 _ = model.engine  # built while the first case is read
-            write_model_files(output, self.description, self._arguments(images, output))
-            on_start(len(cases))
-            with behind(self._postprocess_and_write, threads=writing, on_done=on_done) as write:
-                for name in cases:
+            on_start()
+            with behind(use, threads=writing, on_done=on_done) as submit:
+                for case, paths in cases.items():
                     inputs = next(prepared)  # zip would keep the last image in memory
                     alone, properties = _is_large(inputs), [each.properties for each in inputs]
-                    logits = self.run_engines(inputs)
+                    logits = self.run_engines(inputs, paths[0])
                     del inputs
-                    write(output, name, logits, properties, now=alone)
+                    submit(case, logits, properties, now=alone)
                     del logits
-        return len(cases)
-
-    def probabilities(self, paths: Sequence[Path]) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Predict one case, and return its probabilities on the image's grid.
-
-        Returns:
-            Probabilities, shape (heads, z, y, x) with the axes that the reader gave, and the properties
-            that nnU-Net's reader and preprocessor give, `spacing` in mm along z, y, x among them.
-
-        Raises:
-            SGNetError: As for `predict_folder`.
-        """
-        inputs = self.preprocess(paths)
-        properties = [each.properties for each in inputs]
-        return self._mean_probabilities(self.run_engines(inputs), properties), properties[0]
 
     def _cases_to_predict(self, images: Path, output: Path) -> dict[str, list[Path]]:
         """Return the files of each case of this run's part, but for those whose masks are to be kept."""
@@ -277,13 +276,13 @@ class Predictor:
             or not all((output / f"{name}{ending}").is_file() for ending in endings)
         }
 
-    def read(self, paths: Sequence[Path]) -> tuple[list[NDArray[np.float32]], dict[str, Any]]:
-        """Read and check the channels of a case; see `read_channels`."""
-        return read_channels(paths, reader=self.description.reader, pool=self._pool)
-
     def preprocess(self, paths: Sequence[Path]) -> list[Prepared]:
         """Read and preprocess a case for each model; models with the same plan share the image."""
-        channels, properties = self.read(paths)
+        channels, properties = read_channels(paths, reader=self.description.reader, pool=self._pool)
+        for path, channel in zip(paths, channels, strict=True):
+            if channel.min() == channel.max():
+                problem = f"is blank: every voxel is {channel.flat[0]:g}"
+                raise InputFileError(path, problem, "copy or download it again")
         inputs: list[Prepared] = []
         for index, model in enumerate(self.models):
             processings = [other.processing for other in self.models[:index]]
@@ -295,21 +294,18 @@ class Predictor:
             inputs.append(model.processing.prepare(own, properties, pool=self._pool))
         return inputs
 
-    def run_engines(self, inputs: Sequence[Prepared]) -> list[NDArray[np.float32]]:
-        """Return each model's logits, shape (heads, z, y, x) on its network's grid."""
-        return [
-            model.engine.logits(prepared.image) for model, prepared in zip(self.models, inputs, strict=True)
-        ]
+    def run_engines(self, inputs: Sequence[Prepared], path: Path) -> Logits:
+        """Return each model's logits of the case that a file belongs to; see `finite_logits`."""
+        pairs = zip(self.models, inputs, strict=True)
+        return [finite_logits(model.engine, prepared.image, path=path) for model, prepared in pairs]
 
-    def _postprocess(
-        self, logits: Sequence[NDArray[np.float32]], properties: Sequence[dict[str, Any]]
-    ) -> Prediction:
+    def _postprocess(self, logits: Logits, properties: list[dict[str, Any]]) -> Prediction:
         with_probabilities = self.options.save_probabilities
         if len(self.models) == 1:
             return self.models[0].processing.postprocess(
                 logits[0], properties[0], point=self.point, with_probabilities=with_probabilities
             )
-        mean, labels = self._mean_probabilities(logits, properties), self.description.labels
+        mean, labels = self.mean_probabilities(logits, properties), self.description.labels
         if self.point is None:
             mask: NDArray[np.integer] = classes_of(mean, labels).astype(labels.mask_type, copy=False)
         else:
@@ -317,7 +313,7 @@ class Predictor:
         return mask, mean if with_probabilities else None
 
     def _postprocess_and_write(
-        self, output: Path, name: str, logits: list[NDArray[np.float32]], properties: list[dict[str, Any]]
+        self, output: Path, name: str, logits: Logits, properties: list[dict[str, Any]]
     ) -> None:
         """Write a case's files, the mask last: by it `--continue_prediction` knows what is done."""
         mask, probabilities = self._postprocess(logits, properties)
@@ -326,9 +322,8 @@ class Predictor:
         path = output / f"{name}{self.description.file_ending}"
         write_mask(path, mask, properties[0], reader=self.description.reader)
 
-    def _mean_probabilities(
-        self, logits: Sequence[NDArray[np.float32]], properties: Sequence[dict[str, Any]]
-    ) -> NDArray[np.float32]:
+    def mean_probabilities(self, logits: Logits, properties: list[dict[str, Any]]) -> NDArray[np.float32]:
+        """Return a case's probabilities, (heads, z, y, x), on its image's grid with the reader's axes."""
         each = (
             model.processing.probabilities(its_logits, its_properties)
             for model, its_logits, its_properties in zip(self.models, logits, properties, strict=True)
@@ -401,22 +396,13 @@ def _open_exported(folder: Path, options: PredictionOptions) -> Model:
     folds = tuple(sorted(options.folds or export.folds))
     axes = export.mirroring_axes if options.mirroring else ()
     engine_name = choose_exported_engine(export, folds, options.engine)
-
-    def build_engine() -> Engine:
-        engine = open_exported(
-            folder,
-            folds=folds,
-            precision=options.precision,
-            engine=options.engine,
-            max_memory=options.max_memory,
-        )
-        return Mirrored(engine, axes) if axes else engine
-
+    settings = {name: getattr(options, name) for name in ("precision", "engine", "max_memory")}
+    open_engine = partial(open_exported, folder, folds=folds, **settings)
     return Model(
         folder=folder,
         description=plan,
         processing=PlanProcessing(plan),
-        build_engine=build_engine,
+        build_engine=lambda: Mirrored(open_engine(), axes) if axes else open_engine(),
         device="cpu",
         find_provenance=lambda: Provenance(
             model=export.model,
@@ -424,6 +410,7 @@ def _open_exported(folder: Path, options: PredictionOptions) -> Model:
             folds=folds,
             weights_sha256=combine_checksums(export.weights_sha256.get(fold, "") for fold in folds),
             mirroring=bool(axes),
+            precision=options.precision,
         ),
     )
 

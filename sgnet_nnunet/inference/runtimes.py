@@ -70,6 +70,12 @@ class OpenVINORuntime:
             except RuntimeError as error:
                 remedy = "write it again with sgnet export"
                 raise InputFileError(model, "cannot be opened by OpenVINO", remedy) from error
+            constants = [op.data for op in opened.get_ops() if op.get_type_name() == "Constant"]
+            if not all(np.isfinite(values).all() for values in constants):
+                remedy = "train the model again, and write it again with sgnet export"
+                raise InputFileError(
+                    model if isinstance(model, Path) else name, "holds weights that are not finite", remedy
+                )
             self._stages[name, streams] = _stage_of(self._core.compile_model(opened, "CPU", options))
         return self._stages[name, streams]
 

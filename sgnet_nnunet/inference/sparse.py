@@ -325,7 +325,7 @@ class Workspace:
 
 def decide(gate: GateGeometry, score: NDArray[np.float32], parent: Mask | None) -> Mask:
     """Return where a gate is open; see `networks.gates.HardSpatialGate.forward`."""
-    mask = score > gate.score_threshold
+    mask = ~(score <= gate.score_threshold)
     if gate.nested and parent is not None:
         allowed = repeated(parent, len(score) // len(parent))
         mask = dilate(mask & allowed, gate.dilation) & allowed

@@ -30,7 +30,7 @@ from sgnet_nnunet.inference.plan import (
 from sgnet_nnunet.inference.predictor import Model, PlanProcessing, PredictionOptions, Processing
 from sgnet_nnunet.inference.torch_engines import build_engine, choose_engine
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.nnunet import TRAINED_ON
+from sgnet_nnunet.nnunet import TRAINED_ON, trained_folds
 
 PLANNED = "SGNetTrainer"
 """The trainer that trains the plan's SG-Net as it is; its subclasses change it."""
@@ -65,15 +65,20 @@ def load_trained_model(
     The folder is nnU-Net's, such as `Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres`.
 
     Raises:
-        InputFileError: If weights, `plans.json` or `dataset.json` are missing or cannot be used.
+        InputFileError: If weights, `plans.json` or `dataset.json` are missing or unusable, or not finite.
     """
-    folds = sorted(set(folds or _trained_folds(folder, checkpoint)))
+    folds = sorted(set(folds or trained_folds(folder, checkpoint)))
+    if not folds:
+        remedy = "train the model, or name another -d, -tr, -p, -c"
+        raise InputFileError(folder, f"holds no fold_*/{checkpoint}", remedy)
     files = {fold: folder / f"fold_{fold}" / checkpoint for fold in folds}
     for path in files.values():
         if not path.is_file():
             raise InputFileError(path, "there is no such file", "name a trained model, its -f and its -chk")
     description = read_description(folder)
     loaded = [_read_checkpoint(path) for path in files.values()]
+    for path, content in zip(files.values(), loaded, strict=True):
+        check_weights(path, content["network_weights"])
     configuration = loaded[0]["init_args"]["configuration"]
     trainer = former_names.present_trainer(loaded[0]["trainer_name"])
     network = _build_network(folder, description, configuration, trainer)
@@ -114,14 +119,12 @@ def training_cases(checkpoint: Path) -> set[str]:
     return set(_read_checkpoint(checkpoint)["init_args"].get(TRAINED_ON, ()))
 
 
-def _trained_folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
-    """Return the numbered folds that have weights, else the fold `all`."""
-    folds = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
-    if not folds:
-        raise InputFileError(
-            folder, f"holds no fold_*/{checkpoint}", "train the model, or name another -d, -tr, -p, -c"
-        )
-    return tuple(fold for fold in folds if fold != "all") or ("all",)
+def check_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise an InputFileError if a weight is NaN or infinite: many of the network's masks would be empty."""
+    bad = [name for name, values in weights.items() if not torch.isfinite(values).all()]
+    if bad:
+        remedy = "the training has diverged: name an earlier checkpoint by -chk, or train again"
+        raise InputFileError(path, f"holds weights that are not finite ({', '.join(bad[:3])})", remedy)
 
 
 def _build_network(
@@ -203,6 +206,8 @@ def model_of(trained: TrainedModel, options: PredictionOptions, device: torch.de
             folds=tuple(trained.checkpoints),
             weights_sha256=combine_checksums(map(checksum_of, trained.checkpoints.values())),
             mirroring=bool(axes),
+            precision=options.precision,
+            step_size=options.step_size,
         ),
     )
 

@@ -143,7 +143,8 @@ class HardSpatialGate(nn.Module):
         `parent` is the coarser gate's mask, on a grid as coarse or coarser; None if there is none.
         """
         score = self.combined_score(coarse.detach() if self.detached else coarse)
-        mask = score > self.score_threshold
+        # NaN opens the gate: it must reach the logits, and not pass for background.
+        mask = ~(score <= self.score_threshold)
         allowed = on_grid_of(parent, score) if self.nested and parent is not None else None
         if allowed is not None:
             mask = mask & allowed

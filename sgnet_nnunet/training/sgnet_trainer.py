@@ -226,6 +226,7 @@ class SGNetTrainer(BaseTrainer):
         """Write the mask of each case, exporting one while the engine works on the next."""
         from nnunetv2.inference.export_prediction import export_prediction_from_logits  # noqa: PLC0415
 
+        from sgnet_nnunet.inference.engines import finite_logits  # noqa: PLC0415
         from sgnet_nnunet.inference.torch_engines import build_engine  # noqa: PLC0415
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -241,8 +242,9 @@ class SGNetTrainer(BaseTrainer):
             for case in cases:
                 self.print_to_log_file(f"predicting {case}")
                 data, _, _, properties = dataset.load_case(case)
+                image = np.asarray(data[:], dtype=np.float32)
                 submit(
-                    network.logits(np.asarray(data[:], dtype=np.float32)),
+                    finite_logits(network, image, path=Path(self.preprocessed_dataset_folder, case)),
                     properties,
                     self.configuration_manager,
                     self.plans_manager,

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -29,13 +30,15 @@ class SavedMasks:
     def __init__(self, folder, options):
         (self.fold,) = options.folds
         self.folder = folder
-        self.provenance = Provenance(
+        provenance = Provenance(
             model=f"Dataset501_Tiny/{folder.name}",
             engine="sparse",
             folds=options.folds,
             weights_sha256="of one fold",
             mirroring=options.mirroring,
+            precision=options.precision,
         )
+        self.models = [SimpleNamespace(find_provenance=lambda: provenance)]
 
     @classmethod
     def open(cls, model_folders, *, options, operating_point):
@@ -43,11 +46,15 @@ class SavedMasks:
         cls.opened.append(options)
         return cls(model_folders[0], options)
 
-    def probabilities(self, paths):
-        name = paths[0].name.removesuffix("_0000.nii.gz")
+    def predict_cases(self, cases, use, *, on_done):
+        for case, paths in cases.items():
+            use(case, paths[0].name.removesuffix("_0000.nii.gz"), {})
+            on_done()
+
+    def mean_probabilities(self, name, _):
         mask = nib.load(self.folder / f"fold_{self.fold}/validation/{name}.nii.gz")
         tumour = (0.1 + 0.8 * np.asarray(mask.dataobj).T).astype(np.float32)
-        return np.stack([1 - tumour, tumour]), {}
+        return np.stack([1 - tumour, tumour])
 
 
 @pytest.fixture
@@ -85,7 +92,11 @@ def test_point_and_picture_are_written_into_the_models_folder(model, capsys):
         "folds": ["0", "1", "2"],
         "weights_sha256": combine_checksums(checksums),
         "mirroring": False,
+        "precision": "f32",
+        "step_size": 0.5,
     }
+    copies = (json.loads((model / f"fold_{fold}/debug.json").read_text()) for fold in range(3))
+    assert list(copies) == [{"sgnet_operating_point": content}] * 3
     assert (content["cases"], content["patients"]) == (6, 3)
     assert content["default"]["false_positives_per_case"] == 1
     assert content["point"]["min_lesion_volume_mm3"] > 16  # the volume of the false positives
@@ -97,10 +108,12 @@ def test_point_and_picture_are_written_into_the_models_folder(model, capsys):
 
 
 def test_every_fold_is_predicted_with_its_own_weights_and_the_options_given(model):
-    assert run("-d", "501", "-f", "1", "0", "--tta", "--engine", "tiled", "-device", "cpu") == 0
+    options = ["--tta", "--engine", "tiled", "-device", "cpu", "--precision", "bf16", "-np", "2"]
+    assert run("-d", "501", "-f", "1", "0", *options) == 0
     assert [options.folds for options in SavedMasks.opened] == [("0",), ("1",)]
     first = replace(SavedMasks.opened[0], folds=())
     assert (first.mirroring, first.engine, first.device) == (True, "tiled", "cpu")
+    assert (first.precision, first.export_threads) == ("bf16", 2)
     content = json.loads((model / "operating_point.json").read_text())
     assert (content["tuned_for"]["folds"], content["tuned_for"]["mirroring"]) == (["0", "1"], True)
 

@@ -139,7 +139,7 @@ def model_folder(tmp_path):
 def write_point(path, **changes):
     content = {
         "format": "sgnet operating point",
-        "version": 2,
+        "version": 3,
         "tuned_for": asdict(TUNED),
         "point": {"threshold": 0.4, "min_lesion_volume_mm3": 3.0},
         **changes,
@@ -173,12 +173,13 @@ def test_point_is_applied_to_what_it_was_tuned_for(model_folder, tuned, caplog, 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model": "Dataset501_Tiny/Other"}, f"was tuned for {MODEL}, not for Dataset501_Tiny/Other"),
-        ({"folds": ("0",)}, r"average of folds 0 1, this prediction uses 0 \(give -f 0 1\)"),
-        ({"folds": ("0", "1", "2")}, "this prediction uses 0 1 2"),
-        ({"weights_sha256": "def"}, "other weights"),
-        ({"mirroring": True}, "without mirroring"),
-        ({"engine": "tiled"}, "engine sparse, this prediction uses tiled"),
+        ({"model": "Dataset501_Tiny/Other"}, f"model {MODEL}, this prediction has Dataset501_Tiny/Other"),
+        ({"folds": ("0",)}, "folds 0 1, this prediction has 0"),
+        ({"folds": ("0", "1", "2")}, "this prediction has 0 1 2"),
+        ({"weights_sha256": "def"}, "weights_sha256 abc, this prediction has def"),
+        ({"mirroring": True}, "mirroring False, this prediction has True"),
+        ({"engine": "tiled"}, "engine whole or sparse, this prediction has tiled"),
+        ({"precision": "bf16"}, "precision f32, this prediction has bf16"),
     ],
 )
 def test_point_is_refused_with_the_reason_for_anything_else(model_folder, tuned, change, reason):
@@ -186,6 +187,45 @@ def test_point_is_refused_with_the_reason_for_anything_else(model_folder, tuned,
     assert record.why_not(TUNED) == ""
     with pytest.raises(InputFileError, match=rf"operating_point\.json: .*{reason}.*run sgnet tune again"):
         find_operating_point("auto", model_folder, provenance=lambda: replace(TUNED, **change))
+
+
+def test_step_of_the_sliding_window_matters_to_the_tiled_engine_alone():
+    point = OperatingPoint(threshold=0.4)
+    for engine, reason in (
+        ("tiled", "was tuned with step_size 0.5, this prediction has 0.75"),
+        ("whole", ""),
+        ("sparse", ""),
+    ):
+        tuned = replace(TUNED, engine=engine)
+        record = OperatingPointRecord(point=point, tuned_for=tuned)
+        assert record.why_not(replace(tuned, step_size=0.75)) == reason
+
+
+def test_point_of_version_2_is_that_of_the_defaults_of_tune(model_folder):
+    tuned_for = {
+        name: value for name, value in asdict(TUNED).items() if name not in {"precision", "step_size"}
+    }
+    path = write_point(model_folder / "operating_point.json", version=2, tuned_for=tuned_for)
+    assert read_operating_point(path).tuned_for == TUNED
+    reason = read_operating_point(path).why_not(replace(TUNED, precision="bf16"))
+    assert reason == "was tuned with precision f32, this prediction has bf16"
+
+
+def test_copy_in_a_fold_takes_the_place_of_the_file_and_says_so(model_folder, tuned, caplog):
+    content = json.loads(tuned.read_text())
+    for fold, others in (("0", {}), ("1", {"sgnet_operating_point": content})):
+        (model_folder / f"fold_{fold}").mkdir()
+        (model_folder / f"fold_{fold}/debug.json").write_text(json.dumps({"device": "cpu"} | others))
+    point = find_operating_point("auto", model_folder, provenance=lambda: TUNED)
+    assert "WARNING" not in caplog.text
+    tuned.unlink()
+    assert find_operating_point("auto", model_folder, provenance=lambda: TUNED) == point
+    assert caplog.text.count("WARNING") == 1
+    assert find_operating_point("none", model_folder, provenance=lambda: TUNED) is None
+    with pytest.raises(InputFileError, match=r"fold_1/debug\.json: was tuned with weights_sha256"):
+        find_operating_point("auto", model_folder, provenance=lambda: replace(TUNED, weights_sha256="def"))
+    (model_folder / "fold_1/debug.json").unlink()
+    assert find_operating_point("auto", model_folder, provenance=pytest.fail) is None
 
 
 def test_without_a_point_none_is_applied(model_folder, caplog):
@@ -199,7 +239,7 @@ def test_without_a_point_none_is_applied(model_folder, caplog):
     [
         ({"format": "other"}, "is not an operating point of sgnet tune"),
         ({"version": 1}, r"version 0\.1, for tiled and mirrored .*run sgnet tune again"),
-        ({"version": 3}, "has version 3; this program reads 2"),
+        ({"version": 4}, "has version 4; this program reads 3"),
         ({"point": None}, "no usable operating point"),
         ({"point": {"threshold": 2}}, r"no usable operating point \(threshold must be between"),
         ({"point": {"thresh": 0.2}}, "no usable operating point"),

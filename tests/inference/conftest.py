@@ -9,6 +9,7 @@ import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from sgnet_nnunet.inference.export import export_openvino
 from sgnet_nnunet.inference.plan import read_plan
 from sgnet_nnunet.inference.torch_engines import TorchRuntime, stages_of
 from sgnet_nnunet.networks.gates import HardSpatialGate
@@ -157,6 +158,46 @@ def checkpoint(plans, *, seed):
         "inference_allowed_mirroring_axes": (0, 1, 2),
         "network_weights": network.state_dict(),
     }
+
+
+@pytest.fixture(scope="session")
+def gated_model(model, make_network, tmp_path_factory):
+    """Return the folder of a model with gates that are enabled in places, one fold of it."""
+    folder = shutil.copytree(model, tmp_path_factory.mktemp("gated") / "model")
+    shutil.rmtree(folder / "fold_1")
+    plans = json.loads((folder / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] = {
+        "features_per_stage": FEATURES,
+        "gate_kwargs": {"groups": 2},
+    }
+    (folder / "plans.json").write_text(json.dumps(plans))
+    path = folder / "fold_0/checkpoint_final.pth"
+    content = {**torch.load(path, weights_only=False), "trainer_name": "SGNetTrainer"}
+    torch.save(content | {"network_weights": make_network().state_dict()}, path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def foreign(model, tmp_path_factory):
+    """Return a model whose plan resamples as nnU-Net's default does."""
+    folder = shutil.copytree(model, tmp_path_factory.mktemp("foreign") / "model")
+    plans = json.loads((folder / "plans.json").read_text())
+    options = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    for what in ("data", "probabilities"):
+        plans["configurations"]["3d_fullres"] |= {
+            f"resampling_fn_{what}": "resample_data_or_seg_to_shape",
+            f"resampling_fn_{what}_kwargs": options,
+        }
+    (folder / "plans.json").write_text(json.dumps(plans))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported_model(gated_model, tmp_path_factory):
+    """Return the folder of that model for OpenVINO."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_openvino(gated_model, folder, folds=["0"])
+    return folder
 
 
 @pytest.fixture(scope="session")

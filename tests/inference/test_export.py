@@ -1,10 +1,13 @@
 """Exports to ONNX and OpenVINO."""
 
+import copy
 import hashlib
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -12,6 +15,8 @@ from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference import export
 from sgnet_nnunet.inference.export import export_onnx, export_openvino
 from sgnet_nnunet.inference.exported import open_exported, read_export
+from sgnet_nnunet.inference.torch_engines import stage_models
+from sgnet_nnunet.networks.gates import HardSpatialGate
 from sgnet_nnunet.networks.sgnet import SGNet
 
 
@@ -32,8 +37,9 @@ def model(tmp_path, monkeypatch):
     folder = tmp_path / "Dataset501_Test" / "SGNetTrainer__nnUNetPlans__3d_fullres"
     (folder / "fold_0").mkdir(parents=True)
     (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights")
-    for name in ("plans.json", "dataset.json", "operating_point.json"):
+    for name in ("plans.json", "dataset.json"):
         (folder / name).write_text(json.dumps({"file": name}))
+    (folder / "fold_0/debug.json").write_text(json.dumps({"sgnet_operating_point": {"point": 1}}))
     torch.manual_seed(0)
     network = SGNet(2, 2, features_per_stage=(4, 8, 8), gate_kwargs={"groups": 2}).eval()
     monkeypatch.setattr(export, "load_trained_model", lambda *_, **__: trained(folder, network))
@@ -51,6 +57,7 @@ def test_exported_folder_holds_the_description_and_opens(model, tmp_path):
     assert (written["configuration"], written["mirroring_axes"]) == ("3d_fullres", [0, 2])
     checksum = hashlib.sha256(b"weights").hexdigest()
     assert read_export(tmp_path / "out").weights_sha256 == {"0": checksum}
+    assert json.loads((tmp_path / "out/operating_point.json").read_text()) == {"point": 1}
     engine = open_exported(tmp_path / "out")
     image = np.random.default_rng(0).random((2, 8, 16, 16), dtype=np.float32)
     with torch.inference_mode():
@@ -112,4 +119,108 @@ def test_logits_that_differ_are_told_apart(tmp_path):
     assert export_onnx(network, path, input_channels=1) < 1e-5
     torch.nn.init.constant_(network.head.bias, 3.0)
     network.bypass_gates(True)
-    assert export._difference(network, path, torch.rand(1, 1, 16, 16, 16)) > 0.1
+    assert export._difference(network, path.read_bytes(), torch.rand(1, 1, 16, 16, 16)) > 0.1
+
+
+# --- wrong weights behind closed gates ----------------------------------------------------------------------
+
+
+def closed(make_network, **options):
+    """Return a network whose gates are closed nearly everywhere: its logits hide the decoder's weights."""
+    network = make_network(open_share=0, **options)
+    for gate in gates_in(network):
+        gate.score.bias.data -= 5
+    return network
+
+
+def gates_in(network):
+    return [module for module in network.modules() if isinstance(module, HardSpatialGate)]
+
+
+def wrong(weights, rng):
+    """Return weights that are all off by a third of the largest, or of which one is no number."""
+    values = np.array(weights, dtype=np.float32)
+    if rng.random() < 0.2:
+        values.flat[rng.integers(values.size)] = np.nan
+        return values
+    size = max(float(np.abs(values).max()), 0.1) / 3
+    return values + rng.choice(np.array([-size, size], dtype=np.float32), values.shape)
+
+
+@pytest.fixture
+def stages_written_wrong(make_network, monkeypatch, tmp_path, rng):
+    """Return a function that has the weights of a name written wrong in the stage of a name."""
+    folder = tmp_path / "Dataset501_Test" / "SGNetTrainer__nnUNetPlans__3d_fullres"
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights")
+    network = closed(make_network)
+    monkeypatch.setattr(export, "load_trained_model", lambda *_, **__: trained(folder, network))
+    monkeypatch.setattr(export, "name_of_model", lambda _: "Dataset501_Test/SGNetTrainer")
+
+    def write(name):
+        other = copy.deepcopy(network)
+        if name:
+            tensor = other.state_dict()[name]
+            tensor.copy_(torch.from_numpy(wrong(tensor.numpy(), rng)))
+        models = stage_models(other)
+        monkeypatch.setattr(export, "stage_models", lambda _: models)
+        return export_openvino(folder, tmp_path / f"out {name}", folds=["0"])
+
+    return network, write
+
+
+@pytest.mark.slow
+def test_weights_written_wrong_are_found_in_every_stage_though_gates_are_closed(stages_written_wrong, rng):
+    network, write = stages_written_wrong
+    assert write("") < 1e-4
+    names = [name for name, weights in network.state_dict().items() if weights.is_floating_point()]
+    for part in ("encoder.[01]", "encoder.[23]", "decoder.0", "decoder.1", "decoder.2", "score", "head"):
+        name = rng.choice([name for name in names if re.search(part, name)])
+        with pytest.raises(SGNetError, match=r"logits differ from PyTorch's|are not finite"):
+            write(name)
+
+
+@pytest.mark.slow
+def test_weights_written_wrong_are_found_in_onnx_though_gates_are_closed(make_network, tmp_path, rng):
+    network, path = closed(make_network), tmp_path / "network.onnx"
+    assert export_onnx(network, path, input_channels=2) < 1e-4
+    image = torch.rand(1, 2, 32, 48, 64, generator=torch.Generator().manual_seed(0))
+    assert gates_in(network)[-1](torch.zeros(1, 8, 4, 4, 4)).mask.float().mean() < 0.1
+    weights = {tensor.name for tensor in onnx.load(path).graph.initializer} & set(network.state_dict())
+    assert sum(name.endswith("hard_gate.score.bias") for name in weights) == len(gates_in(network))
+    scores = {name for name in weights if ".score." in name}
+    for name in (*scores, *rng.choice(sorted(weights - scores), 5, replace=False)):
+        model = onnx.load(path)
+        (tensor,) = (each for each in model.graph.initializer if each.name == name)
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32:
+            continue
+        tensor.CopyFrom(onnx.numpy_helper.from_array(wrong(values, rng), name))
+        assert not export._onnx_difference(network, model.SerializeToString(), [image]) <= export.TOLERANCE
+
+
+def test_weights_that_are_no_numbers_are_not_exported(tmp_path, rng):
+    network = tiny()
+    name = rng.choice([name for name, weights in network.state_dict().items() if weights.is_floating_point()])
+    network.state_dict()[name].flatten()[0] = rng.choice([np.nan, np.inf])
+    with pytest.raises(InputFileError, match=rf"network\.onnx: holds weights that are not finite \({name}\)"):
+        export_onnx(network, tmp_path / "network.onnx", input_channels=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"gate": "none"}, {"gated_levels": [1, 2]}, {"gate": "soft"}])
+def test_gates_are_opened_in_a_part_of_what_the_coarser_ones_leave(make_network, rng, smooth_image, options):
+    network = make_network(open_share=0, **options) if "gate" not in options else make_network(**options)
+    before = [gate.score_threshold for gate in gates_in(network)]
+    image = torch.from_numpy(smooth_image(rng, (32, 32, 32)))[None]
+    shares = []
+    for probe in export.partly_open(network, image):
+        probe.return_gates = True
+        with torch.inference_mode():
+            decisions = probe(image).decisions if gates_in(probe) else ()
+        assert all(decision.mask.any() for decision in decisions)
+        shares.append([float(decision.mask.float().mean()) for decision in decisions])
+    half, twentieth = shares
+    # Where features are dead, as with gates at some levels here, most voxels have one score.
+    assert options or all(few < many for many, few in zip(half, twentieth, strict=True))
+    assert [gate.score_threshold for gate in gates_in(network)] == before

@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.exported import FILE_NAME, open_exported, read_export
@@ -54,6 +55,27 @@ def test_engine_is_sparse_unless_whole_is_wanted(folder):
 def test_fold_that_is_not_there_is_named(folder):
     with pytest.raises(InputFileError, match="has no fold 3; it has 0, 1"):
         open_exported(folder, folds=("3",))
+
+
+def test_file_that_was_changed_or_moved_since_the_export_is_refused(exported_model, tmp_path, rng):
+    names = sorted(path.name for path in (exported_model / "fold_0").iterdir())
+    assert set(read_export(exported_model).files_sha256) == {f"fold_0/{name}" for name in names}
+    for name in names:
+        folder = shutil.copytree(exported_model, tmp_path / name)
+        content = bytearray((folder / "fold_0" / name).read_bytes())
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        (folder / "fold_0" / name).write_bytes(content)
+        with pytest.raises(InputFileError, match=rf"{name}: is not the file that sgnet export wrote"):
+            open_exported(folder)
+
+
+def test_weights_of_an_old_export_that_are_no_numbers_are_refused(folder, make_network, rng, smooth_image):
+    network = make_network(seed=0)
+    network.head.bias.data[0] = torch.nan
+    wrong = stage_models(network)["up0"]
+    import_openvino().save_model(wrong, str(folder / "fold_0/up0.xml"), compress_to_fp16=False)
+    with pytest.raises(InputFileError, match=r"up0\.xml: holds weights that are not finite"):
+        open_exported(folder, folds=("0",), engine="whole").logits(smooth_image(rng, (8, 8, 8)))
 
 
 def test_missing_stage_is_named(folder):

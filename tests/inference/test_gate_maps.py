@@ -6,47 +6,29 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.inference.gate_maps import look_at_case, open_gated_model
+from sgnet_nnunet.inference.gate_maps import GatedModel, look_at_case
 from sgnet_nnunet.nifti import Volume, write_volume
 
 
-@pytest.fixture(scope="module")
-def gated(model, make_network, tmp_path_factory):
-    """Return the folder of a model with gates that are enabled in places."""
-    folder = shutil.copytree(model, tmp_path_factory.mktemp("gated") / "model")
-    network = make_network(gate_kwargs={"groups": 2})
-    plans = json.loads((folder / "plans.json").read_text())
-    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] = {
-        "features_per_stage": [4, 8, 8, 16],
-        "gate_kwargs": {"groups": 2},
-    }
-    (folder / "plans.json").write_text(json.dumps(plans))
-    path = folder / "fold_0/checkpoint_final.pth"
-    content = torch.load(path, weights_only=False)
-    torch.save({**content, "trainer_name": "SGNetTrainer", "network_weights": network.state_dict()}, path)
-    return folder
-
-
 @pytest.mark.slow
-def test_case_has_the_gates_and_the_reference_on_the_networks_grid(gated, images, tmp_path):
+def test_case_has_the_gates_and_the_reference_on_the_networks_grid(gated_model, images, tmp_path):
     files = sorted(images.glob("b_*"))
     image = nib.load(files[0])
     labels = np.zeros(image.shape, dtype=np.uint8)
     labels[8:14, 10:16, 4:8] = 1
     write_volume(tmp_path / "b.nii.gz", Volume(labels, image.affine))
-    case = look_at_case(open_gated_model(gated), "b", files, reference=tmp_path / "b.nii.gz")
-    plans = PlansManager(json.loads((gated / "plans.json").read_text()))
+    case = look_at_case(GatedModel(gated_model), "b", files, reference=tmp_path / "b.nii.gz")
+    plans = PlansManager(json.loads((gated_model / "plans.json").read_text()))
     configuration = plans.get_configuration("3d_fullres")
     expected, reference, _ = configuration.preprocessor_class(verbose=False).run_case(
         list(map(str, files)),
         str(tmp_path / "b.nii.gz"),
         plans,
         configuration,
-        json.loads((gated / "dataset.json").read_text()),
+        json.loads((gated_model / "dataset.json").read_text()),
     )
     np.testing.assert_allclose(case.image, np.asarray(expected), atol=1e-5)
     assert case.reference.any()
@@ -59,7 +41,7 @@ def test_case_has_the_gates_and_the_reference_on_the_networks_grid(gated, images
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["place", "shape"])
-def test_reference_on_another_grid_is_refused(gated, images, tmp_path, change):
+def test_reference_on_another_grid_is_refused(gated_model, images, tmp_path, change):
     files = sorted(images.glob("b_*"))
     image = nib.load(files[0])
     affine, shape = image.affine.copy(), list(image.shape)
@@ -71,11 +53,38 @@ def test_reference_on_another_grid_is_refused(gated, images, tmp_path, change):
     labels[8:14, 10:16, 4:8] = 1
     write_volume(tmp_path / "b.nii.gz", Volume(labels, affine))
     with pytest.raises(InputFileError, match=r"b\.nii\.gz: is on another grid than the images"):
-        look_at_case(open_gated_model(gated), "b", files, reference=tmp_path / "b.nii.gz")
+        look_at_case(GatedModel(gated_model), "b", files, reference=tmp_path / "b.nii.gz")
 
 
 def test_network_without_gates_is_refused(model, images):
-    opened = open_gated_model(model)
+    opened = GatedModel(model)
     assert not opened.gate_names
     with pytest.raises(SGNetError, match="SGNetNoGateTrainer: its network has no gates"):
         look_at_case(opened, "a", sorted(images.glob("a_*")))
+
+
+def outline(gated_model, images, folder, values, *, labels=None):
+    """Return the reference that is drawn of a mask with these values on a grid of zeros."""
+    files = sorted(images.glob("a_*"))
+    mask = np.zeros(nib.load(files[0]).shape, dtype=np.uint8)
+    for number, value in enumerate(values):
+        mask[8 + 6 * number : 13 + 6 * number, 10:16, 4:8] = value
+    write_volume(folder / "a.nii.gz", Volume(mask, np.eye(4)))
+    if labels:
+        gated_model = shutil.copytree(gated_model, folder / "model")
+        description = json.loads((gated_model / "dataset.json").read_text())
+        (gated_model / "dataset.json").write_text(json.dumps(description | {"labels": labels}))
+    return look_at_case(GatedModel(gated_model), "a", files, reference=folder / "a.nii.gz").reference
+
+
+def test_ignored_voxels_are_not_drawn_as_reference(gated_model, images, tmp_path):
+    labels = {"background": 0, "whole_tumor": 1, "ignore": 2}
+    drawn = outline(gated_model, images, tmp_path, (1, 2), labels=labels)
+    (tmp_path / "without").mkdir()
+    expected = outline(gated_model, images, tmp_path / "without", (1, 0))
+    assert drawn.any()
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_reference_without_a_lesion_is_drawn_empty(gated_model, images, tmp_path):
+    assert not outline(gated_model, images, tmp_path, ()).any()

@@ -29,20 +29,6 @@ def with_plan(model, folder, **changes):
     return folder
 
 
-@pytest.fixture
-def foreign(model, tmp_path):
-    """Return a model whose plan resamples as nnU-Net's default does."""
-    options = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
-    return with_plan(
-        model,
-        tmp_path / "foreign",
-        resampling_fn_data="resample_data_or_seg_to_shape",
-        resampling_fn_data_kwargs=options,
-        resampling_fn_probabilities="resample_data_or_seg_to_shape",
-        resampling_fn_probabilities_kwargs=options,
-    )
-
-
 @pytest.mark.slow
 def test_plan_that_is_not_reproduced_gives_the_files_of_nnunet(foreign, images, tmp_path):
     expected = tmp_path / "stock"
@@ -108,7 +94,8 @@ def test_tiled_engine_is_nnunets_sliding_window_over_the_folds(model, images):
     opened = Predictor.open([model], options=options)
     engine = opened.models[0].engine
     assert isinstance(engine, TiledEngine)
-    assert opened.provenance.engine == "tiled"
+    provenance = opened.models[0].find_provenance()
+    assert (provenance.engine, provenance.step_size) == ("tiled", 1)
     predictor = nnUNetPredictor(1, use_mirroring=True, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), (0, 1), "checkpoint_final.pth")
     image = np.random.default_rng(0).random((2, 16, 32, 40), dtype=np.float32)

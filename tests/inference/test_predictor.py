@@ -118,17 +118,20 @@ def test_files_are_those_of_nnunet(open_predictor, make_plan, kind, cases, tmp_p
     assert set(arguments) == set(inspect.signature(nnUNetPredictor.predict_from_files).parameters) - {"self"}
 
 
-def test_probabilities_are_those_that_are_saved(open_predictor, cases, tmp_path):
+def test_probabilities_of_cases_are_those_that_are_saved(open_predictor, cases, tmp_path):
     predictor = open_predictor(save_probabilities=True)
     predictor.predict_folder(cases, tmp_path / "out")
-    files = sorted(cases.glob("b_*"))
-    probabilities, properties = predictor.probabilities(files)
+    files, used = sorted(cases.glob("b_*")), []
+    predictor.predict_cases({"b": files}, lambda *passed: used.append(passed))
+    ((case, logits, properties),) = used
+    probabilities = predictor.mean_probabilities(logits, properties)
+    assert case == "b"
     np.testing.assert_array_equal(np.load(tmp_path / "out/b.npz")["probabilities"], probabilities)
     assert (
         probabilities.shape[1:]
         == nib.load(files[0]).as_reoriented(nib.io_orientation(nib.load(files[0]).affine)).shape[::-1]
     )
-    np.testing.assert_allclose(properties["spacing"], (1.1, 0.9, 2.5), rtol=1e-6)
+    np.testing.assert_allclose(properties[0]["spacing"], (1.1, 0.9, 2.5), rtol=1e-6)
 
 
 def test_masks_are_thresholded_at_the_point(open_predictor, cases, tmp_path):
@@ -400,17 +403,21 @@ def test_command_reaches_the_network_through_few_modules(model, images, tmp_path
     assert len(ours) <= 8, sorted(ours)
 
 
+def provenance_of(model, options):
+    return Predictor.open([model], options=options).models[0].find_provenance()
+
+
 def test_provenance_names_the_networks_and_their_weights(model, tmp_path):
     options = PredictionOptions(device="cpu", mirroring=True)
-    both = Predictor.open([model], options=options).provenance
+    both = provenance_of(model, options)
     assert (both.model, both.folds, both.mirroring) == (f"Dataset501_Tiny/{model.name}", ("0", "1"), True)
-    one = Predictor.open([model], options=PredictionOptions(device="cpu", folds=("1",))).provenance
+    one = provenance_of(model, PredictionOptions(device="cpu", folds=("1",)))
     assert (one.folds, one.mirroring) == (("1",), False)
     other = tmp_path / model.name
     shutil.copytree(model, other)
-    assert Predictor.open([other], options=options).provenance == both
+    assert provenance_of(other, options) == both
     shutil.copy(other / "fold_1/checkpoint_final.pth", other / "fold_0")
-    assert Predictor.open([other], options=options).provenance.weights_sha256 != both.weights_sha256
+    assert provenance_of(other, options).weights_sha256 != both.weights_sha256
 
 
 def test_point_of_other_weights_is_refused(model, images, tmp_path):
@@ -418,7 +425,7 @@ def test_point_of_other_weights_is_refused(model, images, tmp_path):
     tuned_for = {"model": "Dataset501_Tiny/Other", "engine": "whole", "folds": ["0"], "weights_sha256": "1"}
     content = {"point": {"threshold": 0.4}, "tuned_for": tuned_for}
     point.write_text(json.dumps({"format": "sgnet operating point", "version": 2, **content}))
-    with pytest.raises(InputFileError, match="was tuned for Dataset501_Tiny/Other"):
+    with pytest.raises(InputFileError, match="was tuned with model Dataset501_Tiny/Other"):
         predict(images, tmp_path / "out", model_folders=[model], operating_point=str(point))
     assert not (tmp_path / "out").exists()
 
@@ -435,6 +442,80 @@ def test_what_is_not_there_is_named(model, images, tmp_path, options, message):
     with pytest.raises(SGNetError, match=message):
         predict(images, tmp_path / "out", model_folders=[model], options=PredictionOptions(**options))
     assert not (tmp_path / "out").exists()
+
+
+# --- what has no numbers, or nothing in it ------------------------------------------------------------------
+
+
+@pytest.fixture(params=["whole", "sparse", "tiled", "nnU-Net's processing", "exported", "several models"])
+def road(request, model, gated_model, exported_model, foreign):
+    """Return a predictor on each way from images to masks."""
+    torch_only = {"device": "cpu", "runtime": "torch", "folds": ("0",)}
+    models, options = {
+        "whole": ([model], torch_only),
+        "sparse": ([gated_model], torch_only | {"engine": "sparse"}),
+        "tiled": ([model], torch_only | {"engine": "tiled", "step_size": 1}),
+        "nnU-Net's processing": ([foreign], torch_only),
+        "exported": ([exported_model], {}),
+        "several models": ([model, gated_model], torch_only),
+    }[request.param]
+    return Predictor.open(models, options=PredictionOptions(**options))
+
+
+def damaged_copy(images, folder, path, change):
+    """Copy the images, the voxels of one of them changed, as float32."""
+    copies = shutil.copytree(images, folder)
+    image = nib.load(copies / path)
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    change(data)
+    nib.save(nib.Nifti1Image(data, image.affine), copies / path)
+    return copies
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_image_with_a_voxel_that_is_no_number_is_refused(road, images, tmp_path, rng, value):
+    for channel in range(2):
+        path = f"{rng.choice(['a', 'b'])}_{channel:04d}.nii.gz"
+        voxel = rng.random(3)
+
+        def change(data, voxel=voxel):
+            data[tuple((voxel * data.shape).astype(int))] = value
+
+        copies = damaged_copy(images, tmp_path / str(channel), path, change)
+        with pytest.raises(InputFileError, match=rf"{path}: 1 of \d+ voxels are NaN or infinite"):
+            road.predict_folder(copies, tmp_path / "out")
+        assert f"{path[0]}.nii.gz" not in masks_in(tmp_path / "out")
+
+
+def test_blank_channel_is_refused(road, images, tmp_path, rng):
+    for channel, value in enumerate((0, rng.integers(1, 900))):
+        path = f"a_{channel:04d}.nii.gz"
+        copies = damaged_copy(images, tmp_path / path, path, lambda data, value=value: data.fill(value))
+        with pytest.raises(InputFileError, match=rf"{path}: is blank: every voxel is {value};"):
+            road.predict_folder(copies, tmp_path / "out")
+        assert not masks_in(tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_refused_with_the_case(open_predictor, cases, tmp_path, rng, value):
+    class Overflowing(Brightness):
+        def logits(self, image):
+            logits = super().logits(image)
+            logits[tuple((rng.random(4) * logits.shape).astype(int))] = value
+            return logits
+
+    with pytest.raises(InputFileError, match=r"a_0000\.nii\.gz: logits: not finite"):
+        open_predictor(Overflowing()).predict_folder(cases, tmp_path / "out")
+    assert not masks_in(tmp_path / "out")
+
+
+def test_preprocessed_image_that_is_no_number_is_refused(open_predictor, cases, tmp_path, monkeypatch):
+    def normalise(channel, **_):
+        return np.full(channel.shape, np.nan, dtype=np.float32)
+
+    monkeypatch.setattr("sgnet_nnunet.inference.preprocessing.normalise", normalise)
+    with pytest.raises(InputFileError, match=r"a_0000\.nii\.gz: preprocessed image: not finite"):
+        open_predictor().predict_folder(cases, tmp_path / "out")
 
 
 # --- several models ----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Which engine a network gets, and what the engines of PyTorch compute."""
 
 import logging
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 from monai.networks.nets import UNet
 
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference import EngineName, torch_engines
+from sgnet_nnunet.inference.engines import finite_logits
 from sgnet_nnunet.inference.runtimes import OpenVINORuntime, supports_bf16
 from sgnet_nnunet.inference.sparse import BlockSparseEngine, input_shapes, stage_names
 from sgnet_nnunet.inference.torch_engines import (
@@ -226,3 +228,27 @@ def test_stages_take_the_shapes_that_the_engine_calls_them_with(make_network):
 
 def test_every_name_of_an_engine_is_that_of_a_kind():
     assert set(get_args(EngineName)) == {"auto", *torch_engines.KINDS}
+
+
+@pytest.mark.parametrize("engine", ["sparse", "whole"])
+def test_a_weight_that_is_no_number_never_gives_a_mask(make_network, rng, smooth_image, engine):
+    """It must reach the logits: a gate that it closed would make an empty mask of it."""
+    image, state = smooth_image(rng, (16, 24, 24)), make_network().state_dict()
+    # Those of a gate's own score open it, and hide nothing.
+    names = [name for name in state if state[name].is_floating_point() and "hard_gate" not in name]
+    for name in rng.choice(names, 6, replace=False):
+        network = make_network()
+        network.state_dict()[name].flatten()[rng.integers(state[name].numel())] = torch.nan
+        opened = build(network, requested=engine, runtime="torch")
+        with pytest.raises(InputFileError, match=r"a\.nii\.gz: logits: not finite"):
+            finite_logits(opened, image, path=Path("a.nii.gz"))
+
+
+def test_openvino_refuses_weights_that_are_no_numbers(make_network, rng, smooth_image):
+    """OpenVINO's maxima and minima turn NaN into numbers: it would not reach the logits."""
+    network = make_network()
+    names = [name for name, weights in network.state_dict().items() if weights.is_floating_point()]
+    network.state_dict()[rng.choice(names)].flatten()[0] = torch.nan
+    engine = build(network, runtime="openvino")
+    with pytest.raises(InputFileError, match=r"(stem|deep|up\d): holds weights that are not finite"):
+        engine.logits(smooth_image(rng, (16, 24, 24)))

@@ -121,3 +121,20 @@ def test_engine_is_built_from_all_folds_as_the_options_say(model, monkeypatch):
     mirrored = open_trained(model, PredictionOptions(device="cpu", mirroring=True)).engine
     assert isinstance(mirrored, Mirrored)
     assert len(mirrored._flips) == 8
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_in_every_fold(model, tmp_path, rng, value):
+    names = list(load_trained_model(model).weights[0])
+    for fold in ("0", "1"):
+        folder = shutil.copytree(model, tmp_path / fold)
+        path = folder / f"fold_{fold}" / CHECKPOINT
+        content = torch.load(path, weights_only=False)
+        name = rng.choice([name for name in names if content["network_weights"][name].is_floating_point()])
+        weights = content["network_weights"][name].flatten()
+        weights[rng.integers(weights.numel())] = value
+        torch.save(content, path)
+        with pytest.raises(
+            InputFileError, match=rf"fold_{fold}/{CHECKPOINT}: holds weights that are not finite \({name}\)"
+        ):
+            load_trained_model(folder)

@@ -61,6 +61,13 @@ class TestHardSpatialGate:
         assert not inside[..., 4:].any()
         assert not gate(spot(at=(2, 2, 4), size=6), parent).mask.any()  # its dilation would reach 3
 
+    def test_score_that_is_no_number_opens_the_gate(self):
+        feature = torch.full((1, 2, 3, 3, 3), -2.0)
+        feature[..., 1, 2, 0] = torch.nan
+        assert hard_gate()(feature).mask.nonzero().tolist() == [[0, 0, 1, 2, 0]]
+        parent = torch.zeros(1, 1, 3, 3, 3, dtype=torch.bool)
+        assert not hard_gate()(feature, parent).mask.any()
+
     def test_gate_that_is_not_nested_ignores_the_coarser_one(self):
         closed = torch.zeros(1, 1, 5, 5, 5, dtype=torch.bool)
         assert hard_gate(nested=False)(spot(at=(0, 0, 0)), closed).mask.any()

@@ -205,7 +205,7 @@ def load_network(monkeypatch):
 
     def load(*gates):
         model = SimpleNamespace(gate_names=gates)
-        monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.open_gated_model", lambda *_, **__: model)
+        monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.GatedModel", lambda *_, **__: model)
         monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.look_at_case", look)
 
     def look(model, name, images, *, reference):

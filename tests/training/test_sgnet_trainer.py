@@ -339,6 +339,30 @@ class TestValidationEngine:
             assert Path(trainer.output_folder, "validation", f"{case}.npz").is_file()
             assert Path(trainer.output_folder, "validation", f"{case}.pkl").is_file()
 
+    @pytest.mark.parametrize("what", ["image", "weights"])
+    def test_what_is_no_number_gives_no_mask(self, make_trainer, monkeypatch, what):
+        monkeypatch.setenv("SGNET_VALIDATION_ENGINE", "sparse")
+        trainer = make_trainer()
+        trainer.initialize()
+        trainer.sgnet.bypass_gates(False)
+        case = trainer.do_split()[1][0]
+        if what == "weights":
+            trainer.sgnet.encoder[0][0].weight.data[0, 0, 1, 1, 1] = torch.nan
+        else:
+            load_case = trainer.dataset_class.load_case
+
+            def without_numbers(dataset, name):
+                data, *others = load_case(dataset, name)
+                data = np.array(data[:])
+                data[0, 5, 5, 5] = np.nan
+                return data, *others
+
+            monkeypatch.setattr(trainer.dataset_class, "load_case", without_numbers)
+        problem = {"image": rf"{case}: preprocessed image: not finite", "weights": "not finite"}[what]
+        with pytest.raises(SGNetError, match=problem):
+            trainer.perform_actual_validation()
+        assert not list(Path(trainer.output_folder, "validation").glob("*.nii.gz"))
+
     def test_an_engine_that_the_network_does_not_support_is_refused_before_the_training(
         self, make_trainer, monkeypatch
     ):
