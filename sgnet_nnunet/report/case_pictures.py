@@ -156,9 +156,9 @@ def _load(folder: Path, fold: str) -> "GatedModel":
     # PyTorch takes seconds to import.
     import torch  # noqa: PLC0415
 
-    from sgnet_nnunet.inference.gate_maps import open_gated_model  # noqa: PLC0415
+    from sgnet_nnunet.inference.gate_maps import GatedModel  # noqa: PLC0415
 
-    return open_gated_model(folder, fold=fold, device="cuda" if torch.cuda.is_available() else "cpu")
+    return GatedModel(folder, fold=fold, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _gate_picture(case: PredictedCase, load: "Callable[[str], GatedModel]", colour: str) -> Picture:
