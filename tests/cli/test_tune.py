@@ -48,7 +48,7 @@ class SavedMasks:
 
     def predict_cases(self, cases, use, *, on_done):
         for case, paths in cases.items():
-            use(case, paths[0].name.removesuffix("_0000.nii.gz"), {})
+            use(case, paths[0].name.removesuffix("_0000.nii.gz"), [{}])
             on_done()
 
     def mean_probabilities(self, name, _):
