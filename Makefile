@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
 # Two tests at a time, one thread each; tests of one xdist_group share a worker.
 PYTEST := pytest -n 2 --dist loadgroup
-pytest fast newest: export OMP_NUM_THREADS := 1
+pytest fast newest lowest: export OMP_NUM_THREADS := 1
 
-.PHONY: help test lint typecheck pytest fast newest demo docs study speed clean
+.PHONY: help test lint typecheck pytest fast newest lowest audit release demo docs study speed clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,12 +38,36 @@ pytest: $(VENV)/installed ## All tests, with coverage
 fast: $(BIN)/pytest ## The tests that are not slow, on the checkout without installing it; for daily work
 	PYTHONPATH=$(CURDIR) $(BIN)/$(PYTEST) -m 'not slow'
 
-newest: ## All tests with nnU-Net's newest release, in an environment of their own
+newest: ## All tests with the newest nnU-Net, PyTorch and NumPy, in an environment of their own
 	rm -rf build
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet --disable-pip-version-check '.[test]'
-	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade nnunetv2
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --upgrade nnunetv2 torch numpy
 	.venv-newest/bin/$(PYTEST)
+
+# The oldest Python for which these releases have wheels.
+LOWEST_PYTHON ?= python3.10
+TEST_TOOLS := hypothesis panoptica playwright pymeshmetrics pytest pytest-xdist statsmodels
+lowest: ## The tests that are not slow with the lowest releases that are supported, tools/lowest.txt
+	test -x .venv-lowest/bin/python || $(LOWEST_PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -c tools/lowest.txt '.[all]' $(TEST_TOOLS)
+	PYTHONPATH=$(CURDIR) .venv-lowest/bin/$(PYTEST) -m 'not slow'
+
+TOOLS := .venv-tools
+$(TOOLS)/installed:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7' 'pip-audit>=2.9'
+	touch $@
+
+audit: $(VENV)/installed $(TOOLS)/installed ## Known vulnerabilities of everything that is installed; asks PyPI
+	$(BIN)/pip list --format=freeze --exclude sgnet-nnunet > $(TOOLS)/versions.txt
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps --requirement $(TOOLS)/versions.txt
+
+release: $(VENV)/installed $(TOOLS)/installed ## A wheel, the same bytes wherever it is built, its checksum and an SBOM, in dist/
+	rm -rf build dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(TOOLS)/bin/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json $(BIN)/python
+	cd dist && sha256sum * > SHA256SUMS
 
 demo: $(VENV)/installed ## The main job end to end on phantoms, about seven minutes
 	$(BIN)/sgnet demo demo_output
@@ -69,4 +93,4 @@ speed: $(VENV)/installed ## Time inference (of the demo's model) and training; a
 	$(BIN)/python benchmarks/training.py benchmarks/results --no-default --batches 8
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .venv-newest build dist *.egg-info demo_output study_output site .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-tools build dist *.egg-info demo_output study_output site .coverage .mypy_cache .pytest_cache .ruff_cache

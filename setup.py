@@ -1,5 +1,6 @@
 """Package metadata, and the shims that the wheel places inside nnU-Net's package."""
 
+import os
 import runpy
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+os.umask(0o022)  # the modes of files are part of a wheel: the same wherever it is built
 VERSION = runpy.run_path(str(ROOT / "sgnet_nnunet" / "__init__.py"))["__version__"]
 
 REQUIRED = [
@@ -14,17 +16,18 @@ REQUIRED = [
     "filelock>=3.12",
     "monai>=1.4",
     "psutil>=5.9",
-    "rich>=13",
+    "rich>=13.6",
+    "torch>=2.5",  # nnU-Net itself takes 2.1
     "typer>=0.19",
 ]
 """What converting, planning, training and predicting import; an extra is named where it is missing.
 
-What nnU-Net itself requires (PyTorch, NumPy, SciPy, NiBabel, SimpleITK) is not repeated;
-`tests/test_setup.py` checks that the installed nnU-Net does require it.
+What nnU-Net itself requires (NumPy, SciPy, NiBabel, SimpleITK) is not repeated, unless a later release is
+needed; `tests/test_setup.py` checks that the installed nnU-Net requires it. `make lowest` tests the lowest.
 """
 
 EXTRAS = {
-    "report": ["jinja2>=3.1", "matplotlib>=3.8", "pandas>=2", "pillow>=10", "scikit-image>=0.21"],
+    "report": ["jinja2>=3.1", "matplotlib>=3.8", "pandas>=2", "pillow>=10", "scikit-image>=0.22"],
     "phantom": ["nilearn>=0.11"],
     "cpu": ["openvino>=2025.0"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
@@ -49,6 +52,8 @@ class BuildWithShims(build_py):
         if not self.editable_mode:
             shims = runpy.run_path(str(ROOT / "sgnet_nnunet" / "plugin" / "shims.py"))
             shims["write_shims"](Path(self.build_lib, "nnunetv2"))
+            for path in Path(self.build_lib).rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 setup(
