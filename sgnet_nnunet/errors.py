@@ -12,6 +12,20 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_BYTES = 1 << 16
 
 
+def printable(text: str) -> str:
+    r"""Return text of a file or a name in one line, what is not printable escaped as in Python.
+
+    That is control and format characters (escape sequences, changes of direction), and bytes of a name
+    that are not UTF-8.
+
+    >>> print(printable("a\x1b[31m\n\udcffb"))
+    a\x1b[31m\n\udcffb
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 class SGNetError(Exception):
     """Something the user can fix. The message says what is wrong and what to do."""
 

@@ -14,9 +14,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
-from sgnet_nnunet.errors import InputFileError, SGNetError, disk_full
+from sgnet_nnunet.errors import InputFileError, SGNetError, disk_full, printable
+
+_Cell = TypeVar("_Cell")
+
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""What makes a cell a formula: https://owasp.org/www-community/attacks/CSV_Injection."""
 
 PARTIAL_PREFIX = ".partial-"
 
@@ -101,9 +106,20 @@ def inside(folder: Path, name: Path | str) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically, in UTF-8."""
+    """Write `text` to `path` atomically, in UTF-8; bytes of names that are not UTF-8 are escaped."""
     with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def csv_cell(value: _Cell) -> _Cell | str:
+    """Return a cell of a table such that no spreadsheet takes text for a formula; a number stays one.
+
+    Text is `printable`; an apostrophe is put before =, +, -, @ and their wide forms at its start.
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def write_json(path: Path, content: Any, *, indent: int = 2) -> None:  # noqa: ANN401 - what JSON can hold

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from glob import escape
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def find_cases(images: Path, *, file_ending: str, channels: int) -> dict[str, li
     Raises:
         InputFileError: If the folder has no case, or a case has too few channels or too many.
     """
-    pattern = re.compile(rf"([^.].*)_(\d{{4}}){re.escape(file_ending)}")
+    pattern = re.compile(rf"([^.].*)_(\d{{4}}){re.escape(file_ending)}", re.DOTALL)
     found: dict[str, dict[int, Path]] = {}
     for path in images.iterdir() if images.is_dir() else ():
         if match := pattern.fullmatch(path.name):
@@ -180,7 +181,7 @@ def find_mask(folder: Path, case: str) -> Path | None:
 
 def find_images(folder: Path, case: str) -> tuple[Path, ...]:
     """Return the images of a case in nnU-Net's order of channels; none if the folder has none."""
-    names = (f"{case}_[0-9][0-9][0-9][0-9]{suffix}" for suffix in NIFTI_SUFFIXES)
+    names = (f"{escape(case)}_[0-9][0-9][0-9][0-9]{suffix}" for suffix in NIFTI_SUFFIXES)
     return tuple(path for name in names for path in sorted(folder.glob(name)))
 
 

@@ -4,11 +4,10 @@ import logging
 from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
 
 from sgnet_nnunet import __version__
 from sgnet_nnunet.cli import data, evaluate, models, plugin, predict, tune
-from sgnet_nnunet.cli.console import ListCommand, err, out
+from sgnet_nnunet.cli.console import LineHandler, ListCommand, out
 
 COMMANDS = {
     "Data": (data.convert, data.phantom),
@@ -45,6 +44,4 @@ def _options(
         bool, typer.Option("--debug", help="Print the traceback of an error; anywhere on the line.")
     ] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
-    )
+    logging.basicConfig(level=logging.WARNING, handlers=[LineHandler()])

@@ -1,15 +1,24 @@
 """What the commands share: the consoles, one way to print a line, a progress bar, options that take lists."""
 
+import io
+import logging
+import sys
+import time
 from collections.abc import Collection, Iterator, Sequence
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperCommand
 
-out = Console()
-err = Console(stderr=True)
+from sgnet_nnunet.errors import printable
+
+# Text of files is text: rich's markup and emoji are off, and no character ends a command.
+for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+out = Console(markup=False, emoji=False)
+err = Console(stderr=True, markup=False, emoji=False)
 
 MODEL_FOLDER = "nnU-Net's folder of the training, TRAINER__PLANS__CONFIGURATION."
 MOST_WORKERS = 1024  # more than any machine that this runs on has processors
@@ -17,13 +26,27 @@ CHECKPOINT = "checkpoint_final.pth"  # nnU-Net's default
 
 
 def say(text: str, *, console: Console = out, style: str = "") -> None:
-    """Print one line as it is: paths and commands are neither wrapped, nor coloured, nor read as markup."""
-    console.print(escape(text), style=style, soft_wrap=True, highlight=False)
+    """Print one line, `printable`: paths are neither wrapped, nor coloured, nor read as markup."""
+    console.print(printable(text), style=style, soft_wrap=True, highlight=False)
+
+
+class LineHandler(logging.Handler):
+    """Prints each log record as one line on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the time, the level and the message."""
+        clock = time.strftime("%X", time.localtime(record.created))
+        say(f"[{clock}] {record.levelname:8} {record.getMessage()}", console=err)
 
 
 def progress_bar() -> Progress:
     """Return a progress bar with counts and the remaining time, drawn on standard error."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=err)
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sgnet_nnunet.cli.console import MOST_WORKERS, err, out, progress_bar, say
-from sgnet_nnunet.errors import needs_extra
+from sgnet_nnunet.errors import needs_extra, printable
 from sgnet_nnunet.evaluation.results import Results, results_of_folders, results_of_models
 from sgnet_nnunet.nnunet import find_dataset
 
@@ -85,12 +85,12 @@ def print_headline(comparison: "Comparison") -> None:
 
     for label in comparison.labels:
         found = headline_table(comparison, label=label)
-        cells = found.marked(escape, bold="[bold]{}[/bold]", detailed="{} [dim]({})[/dim]").T
-        table = Table("", title=found.title, caption=found.note, box=box.SIMPLE)
+        cells = found.marked(printable, bold="[bold]{}[/bold]", detailed="{} [dim]({})[/dim]").T
+        table = Table("", title=printable(found.title), caption=found.note, box=box.SIMPLE)
         for model in cells.iloc[0]:
             table.add_column(lines_of(model, width=18), overflow="fold")
         for metric, row in cells.iloc[1:].iterrows():
-            table.add_row(str(metric), *row)
+            table.add_row(str(metric), *map(Text.from_markup, row))  # numbers alone
         out.print(table)
 
 

@@ -60,7 +60,8 @@ def _report(error: Exception, arguments: list[str]) -> int:
 
     trace = "".join(traceback.format_exception(error))
     if "--debug" in arguments:
-        say(trace, console=err)
+        for line in trace.splitlines():
+            say(line, console=err)
     if isinstance(error, SGNetError):
         say(f"sgnet: {error}", console=err, style="bold red")
         return error.exit_status

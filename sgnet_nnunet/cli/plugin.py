@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sgnet_nnunet.cli.console import out, progress_bar, say
+from sgnet_nnunet.errors import printable
 
 
 def link() -> None:
@@ -44,11 +45,12 @@ def doctor() -> None:
 
     groups = examine()
     for group in groups:
-        mark = "[red]✗[/]" if group.problems else "[green]✓[/]"
+        mark = ("✗", "red") if group.problems else ("✓", "green")
         lines = [(f"{one.subject}: {one.state}", one.remedy) for one in group.problems]
         for state, remedy in lines or [(group.summary, None)]:
             # Whole lines: a path or a command that the terminal's width cut short is of no use.
-            out.print(f"{mark} [bold]{group.name}[/]: {escape(state)}", soft_wrap=True, highlight=False)
+            line = Text.assemble(mark, " ", (group.name, "bold"), f": {printable(state)}")
+            out.print(line, soft_wrap=True, highlight=False)
             if remedy:
                 say(f"    {remedy}")
     if any(group.problems for group in groups):
@@ -77,6 +79,6 @@ def demo(
         result = run_demo(folder, DemoPlan(epochs=epochs, iters=iters, device=device), report=report)
     table = Table("held-out case", "Dice", "precision", "recall", "HD95 (mm)")
     for name, dice, precision, recall, hd95 in result.scores.itertuples():
-        table.add_row(str(name), f"{dice:.3f}", f"{precision:.3f}", f"{recall:.3f}", f"{hd95:.1f}")
+        table.add_row(printable(str(name)), f"{dice:.3f}", f"{precision:.3f}", f"{recall:.3f}", f"{hd95:.1f}")
     out.print(table)
     say(f"picture: {result.overlay}")

@@ -124,6 +124,5 @@ def _table(tuning: "Tuning") -> Table:
         )
         estimate = tuning.improvement[name]
         low, high = estimate.interval.low, estimate.interval.high
-        # The backslash keeps rich from reading the bracket as a style.
-        table.add_row(title, default, tuned, f"{estimate.value:+.3f} \\[{low:+.3f}, {high:+.3f}]")
+        table.add_row(title, default, tuned, f"{estimate.value:+.3f} [{low:+.3f}, {high:+.3f}]")
     return table

@@ -19,7 +19,8 @@ Part = Literal["t1ce_img", "flair_img", "core_seg", "whole_seg"]
 
 PARTS: tuple[Part, ...] = get_args(Part)
 _FILE_NAME = re.compile(
-    rf"(?P<accession>[^.].*)_(?P<part>{'|'.join(PARTS)})({'|'.join(map(re.escape, NIFTI_SUFFIXES))})"
+    rf"(?P<accession>[^.].*)_(?P<part>{'|'.join(PARTS)})({'|'.join(map(re.escape, NIFTI_SUFFIXES))})",
+    re.DOTALL,
 )
 
 

@@ -24,7 +24,7 @@ from sgnet_nnunet.dataset.collection import Accession, scan_collection
 from sgnet_nnunet.dataset.records import FILE_ENDING, HIDDEN_FOLDER, IMAGE_FOLDERS, CaseRecord
 from sgnet_nnunet.dataset.splits import Subset, grouped_splits, paper_splits, paper_subsets
 from sgnet_nnunet.errors import InputFileError, SGNetError, disk_full
-from sgnet_nnunet.files import checksum_of, write_json, write_text
+from sgnet_nnunet.files import checksum_of, csv_cell, write_json, write_text
 from sgnet_nnunet.nifti import write_volume
 from sgnet_nnunet.nnunet import SPLITS, changed_folds, nnunet_folder
 from sgnet_nnunet.parallel import run_jobs
@@ -117,7 +117,7 @@ def report_csv(rows: Iterable[ReportRow]) -> str:
     writer.writeheader()
     for row in rows:
         cells = asdict(row).items()
-        writer.writerow({name: f"{it:.4f}" if isinstance(it, float) else it for name, it in cells})
+        writer.writerow({name: f"{it:.4f}" if isinstance(it, float) else csv_cell(it) for name, it in cells})
     return text.getvalue()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.files import read_bytes
+from sgnet_nnunet.files import csv_cell, read_bytes
 
 Subset = Literal["train", "val", "test"]
 Fold = Mapping[Literal["train", "val"], list[str]]
@@ -112,7 +112,7 @@ def patients_of(
             raise InputFileError(table, f"has no row for the case {absent[0]}", "add it")
         return {name: known[name] for name in names}
     recorded = _read(conversion_report) if conversion_report and conversion_report.is_file() else {}
-    return {name: recorded.get(name) or CONVERTED_NAME.sub(r"\g<patient>", name) for name in names}
+    return {name: recorded.get(csv_cell(name)) or CONVERTED_NAME.sub(r"\g<patient>", name) for name in names}
 
 
 def _read(path: Path) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sgnet_nnunet.dataset.splits import patients_of
-from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.errors import InputFileError, printable
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.nnunet import (
     SPLITS,
@@ -122,7 +122,7 @@ def read_labels_of(dataset_json: Path) -> Labels:
     labels = read_json(dataset_json).get("labels")
     if not isinstance(labels, dict):
         raise InputFileError(dataset_json, "has no labels", "name nnU-Net's dataset.json of the data set")
-    values = {str(name): _values(dataset_json, name, value) for name, value in labels.items()}
+    values = {printable(name): _values(dataset_json, name, value) for name, value in labels.items()}
     known = frozenset({0}.union(*values.values()))
     ignored = values.pop("ignore", (None,))
     targets = tuple(Target(name=name, values=found) for name, found in values.items() if set(found) != {0})
@@ -181,13 +181,13 @@ def results_of_folders(
     labels = labels or next((path for path in candidates if path.is_file()), None)
     patient = patients_of(expected, table=patients, conversion_report=references.parent / REPORT)
     return Results(
-        dataset=place.name,
-        models=tuple(Model(name=name) for name in folders),
+        dataset=printable(place.name),
+        models=tuple(Model(name=printable(name)) for name in folders),
         cases=tuple(
             PredictedCase(
-                model=model,
-                name=name,
-                patient=patient[name],
+                model=printable(model),
+                name=printable(name),
+                patient=printable(patient[name]),
                 reference=reference,
                 prediction=found[model].get(name),
                 images=find_images(images, name) if images else (),
@@ -257,8 +257,8 @@ def results_of_models(
             PredictedCase(
                 model=model.given,
                 fold=fold_of[name],
-                name=name,
-                patient=patient[name],
+                name=printable(name),
+                patient=printable(patient[name]),
                 reference=references[name],
                 prediction=_find_validation(folders, model, fold_of[name], name, required=not allow_missing),
                 images=find_images(folders.raw / "imagesTr", name) if folders.raw else (),

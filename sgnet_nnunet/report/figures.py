@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import needs_extra
+from sgnet_nnunet.errors import needs_extra, printable
 from sgnet_nnunet.evaluation.comparison import Comparison
 from sgnet_nnunet.evaluation.lesion_metrics import SIZE_CLASSES
 from sgnet_nnunet.evaluation.registry import Metric
@@ -60,8 +60,9 @@ FEWEST_LESIONS = 3  # of a bin that the curve shows
 
 
 def parts_of(name: str) -> list[str]:
-    """Return a name cut before its capitals, and after underscores, hyphens and spaces."""
-    return [part for part in re.split(r"(?<=[a-z])(?=[A-Z])|(?<=[_\- ])(?=[^_\- ])", name) if part]
+    """Return a name, `printable`, cut before its capitals, and after underscores, hyphens and spaces."""
+    cuts = r"(?<=[a-z])(?=[A-Z])|(?<=[_\- ])(?=[^_\- ])"
+    return [part for part in re.split(cuts, printable(name)) if part]
 
 
 def lines_of(name: str, *, width: int) -> str:
@@ -84,7 +85,7 @@ def breakable(text: str) -> "Markup":
     with needs_extra("report"):
         from markupsafe import Markup, escape  # noqa: PLC0415
 
-    return Markup("<wbr>").join(parts_of(text)) if text[:1].isalpha() else escape(text)
+    return Markup("<wbr>").join(parts_of(text)) if text[:1].isalpha() else escape(printable(text))
 
 
 def colours_of(models: Sequence[Model]) -> dict[str, str]:

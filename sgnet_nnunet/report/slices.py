@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import needs_extra
+from sgnet_nnunet.errors import needs_extra, printable
 from sgnet_nnunet.files import atomic_path
 from sgnet_nnunet.nifti import bounding_box
 from sgnet_nnunet.report.figures import (
@@ -239,4 +239,6 @@ def _write(image: Image.Image, panel: Panel) -> None:
         texts.append(((4, height - 4 - place * (size + 3)), contour.name, "lb", contour.colour))
     font = ImageFont.load_default(size=size)
     for at, text, anchor, colour in texts:
-        draw.text(at, text, anchor=anchor, fill=colour, font=font, stroke_width=1, stroke_fill="black")
+        draw.text(
+            at, printable(text), anchor=anchor, fill=colour, font=font, stroke_width=1, stroke_fill="black"
+        )

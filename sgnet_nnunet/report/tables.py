@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from sgnet_nnunet.errors import printable
 from sgnet_nnunet.evaluation.comparison import Comparison
 from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import CONFIDENCE
-from sgnet_nnunet.files import write_text
+from sgnet_nnunet.files import csv_cell, write_text
 
 NOTHING = "–"  # in a cell without a value
 SMALLEST_P = 0.001
@@ -328,12 +329,12 @@ _MINUS = re.compile(r"(?<!\w)-(?=\d|\$\\infty)")
 
 def escape_markdown(text: str) -> str:
     """Return text without characters that Markdown would read as markup."""
-    return _MARKDOWN.sub(lambda match: "".join(f"\\{character}" for character in match[0]), text)
+    return _MARKDOWN.sub(lambda match: "".join(f"\\{character}" for character in match[0]), printable(text))
 
 
 def escape_latex(text: str) -> str:
     """Return text without characters that LaTeX would read as commands."""
-    return _MINUS.sub("$-$", text.translate(_LATEX))
+    return _MINUS.sub("$-$", printable(text).translate(_LATEX))
 
 
 def table_to_markdown(table: Table) -> str:
@@ -382,5 +383,7 @@ def to_json(comparison: Comparison) -> str:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, atomically; a cell is empty where a value is not a number."""
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    """Write a table as CSV, atomically, text by `csv_cell`; a cell is empty where a value is not a number."""
+    texts = table.select_dtypes(exclude=["number", "bool"])
+    safe = table.assign(**{str(name): column.map(csv_cell) for name, column in texts.items()})
+    write_text(path, safe.to_csv(index=False, lineterminator="\n"))

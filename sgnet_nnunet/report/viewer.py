@@ -1,9 +1,11 @@
 """Pages from templates, and the page with the 3D viewer."""
 
 import json
+import re
 import shutil
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from importlib.resources import as_file, files
 from math import ceil
 from pathlib import Path
@@ -13,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import needs_extra
+from sgnet_nnunet.errors import needs_extra, printable
 from sgnet_nnunet.evaluation.results import Results
 from sgnet_nnunet.files import write_text
 from sgnet_nnunet.nifti import Grid, Volume, bounding_box, encode_volume
@@ -25,21 +27,30 @@ MOST_VOXELS = 2**26
 ASSETS = ("niivue.umd.js", "LICENSE.txt")
 
 
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+
 def render(template: str, **values: object) -> str:
-    """Return a page made from a file of `templates/`; every value is escaped for HTML."""
+    """Return a page made from a file of `templates/`; every value is `printable` and escaped for HTML.
+
+    The page allows the scripts of its template and no other: their checksums replace SCRIPTS in its
+    content security policy.
+    """
     with needs_extra("report"):
         from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
 
     environment = Environment(
         loader=PackageLoader("sgnet_nnunet.report"),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = breakable
-    page: Any = environment.get_template(template).render(**values)
-    return str(page)
+    page = str(environment.get_template(template).render(**values))
+    digests = (sha256(script.encode()).digest() for script in _INLINE_SCRIPT.findall(page))
+    return page.replace("SCRIPTS", " ".join(f"'sha256-{b64encode(each).decode()}'" for each in digests), 1)
 
 
 def write_viewer(results: Results, folder: Path, *, colours: dict[str, str]) -> None:

@@ -162,3 +162,30 @@ def test_a_case_that_is_not_there_is_said_to_be_missing(chromium, report, tmp_pa
     page.goto((tmp_path / "viewer" / "index.html").as_uri() + "#b")
     page.wait_for_function("document.getElementById('status').textContent.includes('is not there')")
     page.close()
+
+
+INJECT = """() => new Promise((resolve) => {
+    window.ran = "";
+    document.addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+    const script = document.createElement("script");
+    script.textContent = "window.ran = 'inline'";
+    document.body.append(script);
+    const image = document.createElement("img");
+    image.setAttribute("onerror", "window.ran = 'handler'");
+    image.src = "https://example.org/x.png";
+    document.body.append(image);
+    setTimeout(() => resolve(""), 2000);
+})"""
+
+
+@pytest.mark.parametrize("name", ["report.html", "viewer/index.html"])
+def test_a_script_that_is_not_of_the_page_does_not_run(chromium, report, name):
+    page = chromium.new_page()
+    requests = []
+    page.on("requestfinished", lambda request: requests.append(request.url))
+    page.goto((report / name).as_uri())
+    assert page.evaluate(INJECT).startswith("script-src")
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.ran") == ""
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
+    page.close()
