@@ -43,9 +43,7 @@ def tune(
     engine: Annotated[
         EngineName, _prediction(metavar="NAME", help="auto, tiled, whole or sparse, as for sgnet predict.")
     ] = "auto",
-    precision: Annotated[
-        PrecisionName, _prediction(metavar="NAME", help="f32 or bf16, as for sgnet predict.")
-    ] = "f32",
+    precision: Annotated[PrecisionName, _prediction(metavar="NAME", help="f32 or bf16.")] = "f32",
     mirroring: Annotated[
         bool,
         _prediction("--tta/--disable_tta", help="Average over mirrored images; then predict with --tta too."),

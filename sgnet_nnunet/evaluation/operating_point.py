@@ -21,13 +21,11 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "operating_point.json"
 FORMAT = "sgnet operating point"
 VERSION = 3
-VERSION_BEFORE = 2  # without precision and step size, the defaults of which `sgnet tune` then always used
 
 COPY = "sgnet_operating_point"
 """Key of the file's content in each fold's `KEPT_BY_ZIP`."""
 
 _TUNE_AGAIN = "run sgnet tune again, or predict with --operating-point none"
-_AS_TUNED = f"predict as it was tuned, {_TUNE_AGAIN}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +178,7 @@ def read_operating_point(path: Path) -> OperatingPointRecord:
     if version == 1:
         problem = "was tuned by version 0.1, for tiled and mirrored predictions of single folds"
         raise InputFileError(path, problem, _TUNE_AGAIN)
-    if version not in {VERSION_BEFORE, VERSION}:
+    if version not in {2, VERSION}:  # 2 lacks precision and step size: `sgnet tune` left them at the defaults
         raise InputFileError(path, f"has version {version}; this program reads {VERSION}", _TUNE_AGAIN)
     try:
         point = OperatingPoint(**{name: float(value) for name, value in content["point"].items()})
@@ -210,7 +208,7 @@ def find_operating_point(
         return None
     record = read_operating_point(path)
     if reason := record.why_not(provenance()):
-        raise InputFileError(path, reason, _AS_TUNED)
+        raise InputFileError(path, reason, f"predict as it was tuned, {_TUNE_AGAIN}")
     logger.info("operating point of %s: %s", path, record.point)
     if path.name == KEPT_BY_ZIP:
         logger.warning("that is a copy: nnU-Net's zip leaves out %s", model_folder / FILE_NAME)

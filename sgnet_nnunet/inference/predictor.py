@@ -291,7 +291,10 @@ class Predictor:
                 continue
             is_last = index == len(self.models) - 1
             own = channels if is_last else [channel.copy() for channel in channels]
-            inputs.append(model.processing.prepare(own, properties, pool=self._pool))
+            try:
+                inputs.append(model.processing.prepare(own, properties, pool=self._pool))
+            except SGNetError as error:
+                raise SGNetError(f"{paths[0]}: {error}") from error
         return inputs
 
     def run_engines(self, inputs: Sequence[Prepared], path: Path) -> Logits:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sgnet_nnunet.dataset.collection import part_path, scan_collection
 from sgnet_nnunet.errors import InputFileError, SGNetError
@@ -28,6 +30,26 @@ def test_files_are_paired_by_accession_and_sorted(tmp_path: Path):
     assert accessions[1].path("flair_img") == tmp_path / "YG_B" / "YG_1_flair_img.nii"
     assert accessions[1].path("t1ce_img") == part_path(tmp_path, "YG_B", "YG_1", "t1ce_img")
     assert accessions[1].missing(("t1ce_img", "core_seg", "flair_img")) == ("core_seg",)
+
+
+HIDDEN = st.builds(
+    "{}{}".format,
+    st.sampled_from((".", "..", "._", ".partial-", ".~")),
+    st.sampled_from(
+        ("YG_1_t1ce_img.nii.gz", "YG_1_t1ce_img.nii", "YG_2_core_seg.nii.gz", "DS_Store", "YG_A")
+    ),
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(in_root=st.lists(HIDDEN, unique=True), in_patient=st.lists(HIDDEN, unique=True))
+def test_no_hidden_file_or_folder_is_an_accession(tmp_path_factory, in_root, in_patient):
+    root = tmp_path_factory.mktemp("collection")
+    touch(root, "YG_A/YG_1_t1ce_img.nii.gz", "YG_A/YG_1_flair_img.nii.gz")
+    expected = scan_collection(root)
+    touch(root, *(f"YG_A/{name}" for name in in_patient))
+    touch(root, *(f"{name}/YG_1_t1ce_img.nii.gz" for name in in_root))
+    assert scan_collection(root) == expected
 
 
 def test_tables_slides_and_hidden_files_are_passed_over(tmp_path: Path):

@@ -509,6 +509,17 @@ def test_logits_that_are_no_numbers_are_refused_with_the_case(open_predictor, ca
     assert not masks_in(tmp_path / "out")
 
 
+def test_channel_that_cannot_be_scaled_is_refused_with_the_case(open_predictor, cases, tmp_path):
+    path = cases / "a_0000.nii.gz"
+    image = nib.load(path)
+    data = np.zeros(image.shape, dtype=np.float32)
+    data[5, 6, 7] = 1  # both percentiles are 0
+    nib.save(nib.Nifti1Image(data, image.affine), path)
+    with pytest.raises(SGNetError, match=r"a_0000\.nii\.gz: a channel .* percentiles are both 0"):
+        open_predictor().predict_folder(cases, tmp_path / "out")
+    assert not masks_in(tmp_path / "out")
+
+
 def test_preprocessed_image_that_is_no_number_is_refused(open_predictor, cases, tmp_path, monkeypatch):
     def normalise(channel, **_):
         return np.full(channel.shape, np.nan, dtype=np.float32)
