@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.operating_point import Provenance, combine_checksums, name_of_model
-from sgnet_nnunet.files import checksum_of
+from sgnet_nnunet.files import checksum_of, open_archive
 from sgnet_nnunet.inference.engines import Engine, Mirrored
 from sgnet_nnunet.inference.plan import (
     ModelDescription,
@@ -104,9 +105,10 @@ def load_trained_model(
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+        with open_archive(path) as file:
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
         missing = {"init_args", "trainer_name", "network_weights"} - set(content)
-    except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError, BadZipFile) as error:
         detail = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputFileError(path, f"cannot be read ({detail})", "copy it again, or train again") from error
     if missing:
