@@ -86,7 +86,7 @@ def _naming_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if full := disk_full(error, path):
+        if full := disk_full(error, str(path).replace(PARTIAL_PREFIX, "")):
             raise full from error
         raise
 

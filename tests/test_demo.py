@@ -36,6 +36,25 @@ def test_failure_names_the_log_and_quotes_its_end(tmp_path, scripts_are_python):
         run("import sys; print('oh no'); sys.exit(3)", tmp_path / "log")
 
 
+def test_log_that_is_a_link_is_replaced_and_not_followed(tmp_path, scripts_are_python):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "log").symlink_to(victim)
+    run("print('out')", tmp_path / "log")
+    assert (victim.read_text(), (tmp_path / "log").read_text()) == ("precious", "out\n")
+
+
+@pytest.mark.parametrize("name", ["logs", "nnUNet_raw", "nnUNet_results", "phantoms", "predictions"])
+def test_folder_that_is_a_link_to_elsewhere_is_refused(tmp_path, name):
+    folder, outside = tmp_path / "demo", tmp_path / "outside"
+    for each in (folder, outside):
+        each.mkdir()
+    (folder / name).symlink_to(outside)
+    with pytest.raises(SGNetError, match=f"{name}: leads out of"):
+        run_demo(folder, DemoPlan(), report=lambda *_: None)
+    assert list(outside.iterdir()) == []
+
+
 @pytest.fixture
 def predicted(tmp_path):
     """Return a raw data set of one test case, and a folder with its empty prediction."""

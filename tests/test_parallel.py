@@ -1,16 +1,21 @@
 """Workers neither hang nor hide what went wrong, and the stages of a pipeline overlap."""
 
 import math
+import multiprocessing
 import operator
 import os
+import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.errors import InputFileError, SGNetError, describe
 from sgnet_nnunet.files import read_json
-from sgnet_nnunet.parallel import ahead, behind, run_jobs
+from sgnet_nnunet.parallel import ahead, behind, run_jobs, run_until_we_end
 
 
 def out_of_memory(_: int) -> None:
@@ -39,6 +44,91 @@ def test_killed_worker_ends_the_run_with_advice():
 def test_lack_of_memory_ends_the_run_with_advice():
     with pytest.raises(SGNetError, match="out of memory"):
         list(run_jobs(out_of_memory, [1], workers=1))
+
+
+def fail_at_work(folder: Path) -> object:
+    return {}["a" * len([folder])]
+
+
+def test_error_of_a_worker_remembers_the_file_that_it_was_at_work_on(tmp_path: Path):
+    with pytest.raises(KeyError) as raised:
+        list(run_jobs(fail_at_work, [tmp_path, tmp_path], workers=2))
+    assert describe(raised.value) == f"{tmp_path}: KeyError: 'a'"
+
+
+def test_ctrl_c_ends_the_workers_at_once():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    started = time.monotonic()
+    try:
+        threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            list(run_jobs(time.sleep, [60, 60], workers=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - started < 30
+    assert multiprocessing.active_children() == []
+
+
+CHILD = (
+    "import time, subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until_gone(process: int) -> bool:
+    end = time.monotonic() + 10
+    while is_running(process) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not is_running(process)
+
+
+def run_child(report: Callable[[int], None]) -> None:
+    with run_until_we_end([sys.executable, "-c", CHILD], environment=os.environ) as process:
+        report(int(process.stdout.readline()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_command_and_its_children_end_with_an_error_of_the_block():
+    found = []
+
+    def fail(process: int) -> None:
+        found.append(process)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        run_child(fail)
+    assert wait_until_gone(found[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_command_and_its_children_end_with_their_parent_however_it_ends(tmp_path: Path):
+    path = tmp_path / "process"
+
+    def end(process: int) -> None:
+        path.write_text(str(process))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = multiprocessing.get_context("fork").Process(target=run_child, args=(end,))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert wait_until_gone(int(path.read_text()))
+
+
+@pytest.mark.parametrize("code", ["sys.exit(3)", "os.kill(os.getpid(), 9)"])
+def test_status_of_a_command_is_passed_on(code: str):
+    with run_until_we_end(
+        [sys.executable, "-c", f"import os, sys; print('out', file=sys.stderr); {code}"],
+        environment=os.environ,
+    ) as process:
+        assert process.stdout.read() == "out\n"
+    assert process.returncode == (3 if "exit" in code else 128 + 9)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 9])

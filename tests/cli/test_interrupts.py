@@ -5,10 +5,8 @@
     SGNET_INTERRUPTS=56 pytest -s tests/cli/test_interrupts.py
 """
 
-import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,18 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from sgnet_nnunet.cli.app import COMMANDS
-from sgnet_nnunet.nifti import Volume, write_volume
 
 SGNET = [sys.executable, "-c", "from sgnet_nnunet.cli.main import main; main()"]
 SECONDS = 3.0
 PATIENCE = 60
 STATUSES = {128 + each for each in (signal.SIGINT, signal.SIGTERM)}
 MARK = "SGNET_TEST_PROCESS"
-FEATURES = [4, 8, 8, 16]
 
 pytestmark = [
     pytest.mark.slow,
@@ -109,87 +104,7 @@ def interrupt(
                 os.kill(int(survivor), signal.SIGKILL)
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory, make_results, make_dataset, write_fingerprint):
-    """Return a folder with nnU-Net's paths, a collection, a model with gates, and results to evaluate."""
-    folder = tmp_path_factory.mktemp("workplace")
-    rng = np.random.default_rng(0)
-    make_results(folder, models=("SGNetTrainer", "BaselineUNetTrainer"), cases=12, shape=(64, 64, 64))
-    image = rng.integers(100, 1000, (96, 96, 64)).astype(np.int16)
-    for number in range(6):
-        patient = folder / f"collection/P{number}"
-        patient.mkdir(parents=True)
-        for part in ("t1ce_img", "flair_img", "core_seg", "whole_seg"):
-            data = (image > 900).astype(np.uint8) if part.endswith("seg") else image
-            write_volume(patient / f"A_{part}.nii.gz", Volume(data, np.eye(4)))
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            patch.setenv(name, str(folder / name))
-        write_model(folder, make_dataset, write_fingerprint)
-        yield folder
-
-
-def write_model(folder, make_dataset, write_fingerprint):
-    """Give each fold of the SG-Net in the results a network, and plans with small patches."""
-    import torch  # noqa: PLC0415 - takes seconds
-
-    from sgnet_nnunet.networks.sgnet import SGNet  # noqa: PLC0415
-    from sgnet_nnunet.planning.planner import SGNetPlanner  # noqa: PLC0415
-
-    raw = make_dataset(folder / "nnUNet_raw", name="Dataset502_Plans", cases=2, shape=(96, 96, 96))
-    write_fingerprint(folder / "nnUNet_preprocessed/Dataset502_Plans", cases=2)
-    plans = SGNetPlanner(502).plan_experiment() | {"dataset_name": "Dataset501_Tiny"}
-    settings = plans["configurations"]["3d_fullres"]
-    settings["patch_size"] = [32, 32, 32]
-    settings["architecture"]["arch_kwargs"] = {"features_per_stage": FEATURES, "gate_kwargs": {"groups": 2}}
-    network = SGNet(2, 2, features_per_stage=FEATURES, gate="hard_spatial", gate_kwargs={"groups": 2})
-    for model in (folder / "nnUNet_results/Dataset501_Tiny").iterdir():
-        (model / "plans.json").write_text(json.dumps(plans))
-        for fold in model.glob("fold_*"):
-            torch.save(
-                {
-                    "trainer_name": "SGNetTrainer",
-                    "init_args": {"configuration": "3d_fullres"},
-                    "inference_allowed_mirroring_axes": (0, 1, 2),
-                    "network_weights": network.state_dict(),
-                },
-                fold / "checkpoint_final.pth",
-            )
-    (folder / "nnUNet_preprocessed/Dataset501_Tiny/nnUNetPlans.json").write_text(json.dumps(plans))
-    shutil.copytree(raw / "imagesTr", folder / "images")
-
-
-def command_lines(place: Path, output: Path) -> dict[str, list[str]]:
-    """Return a long-running command line of each command; link and unlink are over at once."""
-    model = place / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres"
-    report = ["-o", output / "report", "-np", "2"]
-    masks = [place / "nnUNet_raw/Dataset501_Tiny/labelsTr"] * 2
-    lines = {
-        "convert": [place / "collection", "-d", "503", "--register", "rigid", "-np", "2"],
-        "phantom": [output / "phantoms", "-n", "40", "-np", "2"],
-        "predict": [
-            "-i",
-            place / "images",
-            "-o",
-            output / "masks",
-            "-m",
-            model,
-            "--engine",
-            "tiled",
-            "--tta",
-        ],
-        "export": [model, "-o", output / "exported", "-f", "0", "1", "2"],
-        "gates": [model, "-i", place / "images", "-o", output / "gates"],
-        "evaluate": [*masks, *report, "--viewer"],
-        "compare": ["--models", "SGNetTrainer", "BaselineUNetTrainer", "-f", "0", "1", "2", *report],
-        "tune": ["-d", "501", "-f", "0", "1", "2", "-o", output / "point.json"],
-        "demo": [output / "demo"],
-        "doctor": [],
-    }
-    return {name: [name, *map(str, arguments)] for name, arguments in lines.items()}
-
-
-def test_each_command_ends_at_any_moment(workplace, tmp_path):
+def test_each_command_ends_at_any_moment(command_lines, tmp_path):
     rng = random.Random(int(os.environ.get("SGNET_SEED", "0")))
     number = int(os.environ.get("SGNET_INTERRUPTS", "12"))
     names = [command.__name__ for commands in COMMANDS.values() for command in commands]
@@ -198,7 +113,7 @@ def test_each_command_ends_at_any_moment(workplace, tmp_path):
         importing = i % 2 == 0
         output = tmp_path / str(i)
         output.mkdir()
-        lines = command_lines(workplace, output)
+        lines = command_lines(output)
         name = (names if importing else list(lines))[i // 2 % len(names if importing else lines)]
         seconds = rng.uniform(0.15, 1.0) if importing else rng.uniform(1.5, 5.0)
         started = time.monotonic()
@@ -219,9 +134,9 @@ def test_each_command_ends_at_any_moment(workplace, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["convert", "phantom", "evaluate", "demo"])
-def test_workers_die_with_their_parent(workplace, tmp_path, name):
+def test_workers_die_with_their_parent(command_lines, tmp_path, name):
     ended = interrupt(
-        command_lines(workplace, tmp_path)[name],
+        command_lines(tmp_path)[name],
         lambda mark: len(processes(mark)) >= 4,  # the command, two workers, their resource tracker
         number=signal.SIGKILL,
         whole_group=False,

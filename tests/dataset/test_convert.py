@@ -429,7 +429,7 @@ def test_folder_that_cannot_be_made_is_named(collection, convert, raw: Path, blo
     collection.add_patients(1)
     (raw / blocked).parent.mkdir(exist_ok=True)
     (raw / blocked).touch()
-    with pytest.raises(SGNetError, match=r"Dataset501_BrainMetsLung.*: cannot be written \(.*\); free"):
+    with pytest.raises(SGNetError, match=r"Dataset501_BrainMetsLung.*: cannot be written \(.*\); check"):
         convert()
 
 

@@ -1,0 +1,99 @@
+"""Real work for each command, seconds of it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sgnet_nnunet.nifti import Volume, write_volume
+
+FEATURES = [4, 8, 8, 16]
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory, make_results, make_dataset, write_fingerprint):
+    """Return a folder with nnU-Net's paths, a collection, a model with gates, and results to evaluate."""
+    folder = tmp_path_factory.mktemp("workplace")
+    rng = np.random.default_rng(0)
+    make_results(folder, models=("SGNetTrainer", "BaselineUNetTrainer"), cases=12, shape=(64, 64, 64))
+    image = rng.integers(100, 1000, (96, 96, 64)).astype(np.int16)
+    for number in range(6):
+        patient = folder / f"collection/P{number}"
+        patient.mkdir(parents=True)
+        for part in ("t1ce_img", "flair_img", "core_seg", "whole_seg"):
+            data = (image > 900).astype(np.uint8) if part.endswith("seg") else image
+            write_volume(patient / f"A_{part}.nii.gz", Volume(data, np.eye(4)))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            patch.setenv(name, str(folder / name))
+        _write_model(folder, make_dataset, write_fingerprint)
+        yield folder
+
+
+def _write_model(folder, make_dataset, write_fingerprint):
+    """Give each fold of the SG-Net in the results a network, and plans with small patches."""
+    import torch  # noqa: PLC0415 - takes seconds
+
+    from sgnet_nnunet.networks.sgnet import SGNet  # noqa: PLC0415
+    from sgnet_nnunet.planning.planner import SGNetPlanner  # noqa: PLC0415
+
+    raw = make_dataset(folder / "nnUNet_raw", name="Dataset502_Plans", cases=2, shape=(96, 96, 96))
+    write_fingerprint(folder / "nnUNet_preprocessed/Dataset502_Plans", cases=2)
+    plans = SGNetPlanner(502).plan_experiment() | {"dataset_name": "Dataset501_Tiny"}
+    settings = plans["configurations"]["3d_fullres"]
+    settings["patch_size"] = [32, 32, 32]
+    settings["architecture"]["arch_kwargs"] = {"features_per_stage": FEATURES, "gate_kwargs": {"groups": 2}}
+    network = SGNet(2, 2, features_per_stage=FEATURES, gate="hard_spatial", gate_kwargs={"groups": 2})
+    for model in (folder / "nnUNet_results/Dataset501_Tiny").iterdir():
+        (model / "plans.json").write_text(json.dumps(plans))
+        for fold in model.glob("fold_*"):
+            torch.save(
+                {
+                    "trainer_name": "SGNetTrainer",
+                    "init_args": {"configuration": "3d_fullres"},
+                    "inference_allowed_mirroring_axes": (0, 1, 2),
+                    "network_weights": network.state_dict(),
+                },
+                fold / "checkpoint_final.pth",
+            )
+    (folder / "nnUNet_preprocessed/Dataset501_Tiny/nnUNetPlans.json").write_text(json.dumps(plans))
+    shutil.copytree(raw / "imagesTr", folder / "images")
+
+
+@pytest.fixture
+def command_lines(workplace: Path) -> Callable[[Path], dict[str, list[str]]]:
+    """Return a function that gives a line of each command but link and unlink, for an output folder."""
+    return partial(_command_lines, workplace)
+
+
+def _command_lines(place: Path, output: Path) -> dict[str, list[str]]:
+    model = place / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres"
+    report = ["-o", output / "report", "-np", "2"]
+    masks = [place / "nnUNet_raw/Dataset501_Tiny/labelsTr"] * 2
+    lines = {
+        "convert": [place / "collection", "-d", "503", "--register", "rigid", "-np", "2"],
+        "phantom": [output / "phantoms", "-n", "40", "-np", "2"],
+        "predict": [
+            "-i",
+            place / "images",
+            "-o",
+            output / "masks",
+            "-m",
+            model,
+            "--engine",
+            "tiled",
+            "--tta",
+        ],
+        "export": [model, "-o", output / "exported", "-f", "0", "1", "2"],
+        "gates": [model, "-i", place / "images", "-o", output / "gates"],
+        "evaluate": [*masks, *report, "--viewer"],
+        "compare": ["--models", "SGNetTrainer", "BaselineUNetTrainer", "-f", "0", "1", "2", *report],
+        "tune": ["-d", "501", "-f", "0", "1", "2", "-o", output / "point.json"],
+        "demo": [output / "demo"],
+        "doctor": [],
+    }
+    return {name: [name, *map(str, arguments)] for name, arguments in lines.items()}
