@@ -41,7 +41,7 @@ def _write_model(folder, make_dataset, write_fingerprint):
     from sgnet_nnunet.networks.sgnet import SGNet  # noqa: PLC0415
     from sgnet_nnunet.planning.planner import SGNetPlanner  # noqa: PLC0415
 
-    raw = make_dataset(folder / "nnUNet_raw", name="Dataset502_Plans", cases=2, shape=(96, 96, 96))
+    raw = make_dataset(folder / "nnUNet_raw", name="Dataset502_Plans", cases=2, shape=(64, 64, 64))
     write_fingerprint(folder / "nnUNet_preprocessed/Dataset502_Plans", cases=2)
     plans = SGNetPlanner(502).plan_experiment() | {"dataset_name": "Dataset501_Tiny"}
     settings = plans["configurations"]["3d_fullres"]
