@@ -15,9 +15,10 @@ REQUIRED = [
     "nnunetv2==2.8.*",  # the releases that are tested
     "filelock>=3.12",
     "monai>=1.4",
+    "msgspec>=0.18",
     "psutil>=5.9",
     "rich>=13.6",
-    "torch>=2.5",  # nnU-Net itself takes 2.1
+    "torch>=2.6",  # nnU-Net takes 2.1; before 2.6, weights_only is not safe (CVE-2025-32434)
     "typer>=0.19",
 ]
 """What converting, planning, training and predicting import; an extra is named where it is missing.

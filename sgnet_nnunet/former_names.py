@@ -43,6 +43,13 @@ def rename_weights(weights: MutableMapping[str, Any]) -> None:
                 break
 
 
+def present_geometry(content: Any) -> Any:  # noqa: ANN401 - what JSON can hold
+    """Return a part of `export.json` with the present names of its gates' fields."""
+    if isinstance(content, dict):
+        return {GEOMETRY.get(key, key): present_geometry(value) for key, value in content.items()}
+    return [present_geometry(value) for value in content] if isinstance(content, list) else content
+
+
 def present_trainer(name: str) -> str:
     """Return the present name of the trainer of a checkpoint."""
     return TRAINERS.get(name, name)

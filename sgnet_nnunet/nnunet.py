@@ -9,9 +9,10 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from glob import escape
+from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_bytes
+from sgnet_nnunet.schemas import Split, check
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +273,7 @@ def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[st
             raise SGNetError(f"fold {fold!r} is not a number; give -f 0 1 2 3 4, or all by itself")
         if int(fold) >= len(content):
             raise SGNetError(f"{splits}: has {len(content)} folds, no fold {fold}; give one of those")
-    cases = {fold: sorted(content[int(fold)]["val"]) for fold in requested}
+    cases = {fold: sorted(content[int(fold)].val) for fold in requested}
     for one, other in combinations(cases, 2):
         if shared := sorted(set(cases[one]) & set(cases[other])):
             raise SGNetError(
@@ -280,16 +282,14 @@ def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[st
     return cases
 
 
-def _read_splits(splits: Path) -> list[dict[str, list[str]]]:
+def _read_splits(splits: Path) -> list[Split]:
     remedy = "nnUNetv2_train writes it; give the fold all if there is no split"
     try:
         content = json.loads(read_bytes(splits))
     except (OSError, ValueError, RecursionError) as error:
         detail = getattr(error, "strerror", None) or error
         raise InputFileError(splits, f"cannot be read ({detail})", remedy) from error
-    if not isinstance(content, list) or not all(isinstance(f, dict) and "val" in f for f in content):
-        raise InputFileError(splits, "is not a list of folds with train and val", remedy)
-    return content
+    return check(splits, content, list[Split], remedy=remedy)
 
 
 def changed_folds(dataset: Path | str) -> InputFileError | None:
@@ -305,12 +305,11 @@ def changed_folds(dataset: Path | str) -> InputFileError | None:
     if not (in_use and copy.is_file() and original.is_file()):
         return None
     before, now = (
-        [{part: set(cases) for part, cases in fold.items()} for fold in _read_splits(path)]
-        for path in (copy, original)
+        [(set(fold.train), set(fold.val)) for fold in _read_splits(path)] for path in (copy, original)
     )
     if before[: len(now)] == now:
         return None
-    old, new = (set().union(*(cases for fold in folds for cases in fold.values())) for folds in (before, now))
+    old, new = (set().union(*(cases for fold in folds for cases in fold)) for folds in (before, now))
     problem = f"has other folds than {original} ({len(new - old)} cases are new, {len(old - new)} are gone)"
     remedy = "delete the file, then plan again with --clean"
     if trained := _trained_models(Path(results, raw.name)):
@@ -361,6 +360,7 @@ FRAGILE_NAMES: dict[str, tuple[str, ...]] = {
         "LocalLogger.plot_progress_png",
         "MetaLogger.get_value",
     ),
+    "nnunetv2.training.dataloading.nnunet_dataset": ("load_pickle",),
     "nnunetv2.training.dataloading.data_loader": ("nnUNetDataLoader.get_bbox",),
     "batchgeneratorsv2.transforms.spatial.spatial": (
         "SpatialTransform._apply_to_segmentation",
@@ -394,17 +394,25 @@ FRAGILE_ATTRIBUTES = (
 """The same for attributes of a trainer, `nnUNetTrainer`."""
 
 
-@contextmanager
-def replaced_data_loader(loader: type) -> Iterator[None]:
+def replaced_data_loader(loader: type) -> AbstractContextManager[None]:
     """Let nnU-Net's trainers make loaders of another class; its `get_dataloaders` names the class itself."""
-    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module  # noqa: N813, PLC0415
+    return _replaced("nnunetv2.training.nnUNetTrainer.nnUNetTrainer", "nnUNetDataLoader", loader)
 
-    stock = module.nnUNetDataLoader
-    module.nnUNetDataLoader = loader
+
+def without_pickles() -> AbstractContextManager[None]:
+    """Let nnU-Net's classes of preprocessed data sets load arrays alone, not the pickles next to them."""
+    return _replaced("nnunetv2.training.dataloading.nnunet_dataset", "load_pickle", lambda _: {})
+
+
+@contextmanager
+def _replaced(module: str, name: str, value: object) -> Iterator[None]:
+    found = import_module(module)
+    stock = getattr(found, name)
+    setattr(found, name, value)
     try:
         yield
     finally:
-        module.nnUNetDataLoader = stock
+        setattr(found, name, stock)
 
 
 def replace_local_logger(trainer: Any, make: Any) -> None:  # noqa: ANN401

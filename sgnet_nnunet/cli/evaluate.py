@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sgnet_nnunet.cli.console import MOST_WORKERS, err, out, progress_bar, say
+from sgnet_nnunet.cli.console import MOST_WORKERS, TRUST, err, out, progress_bar, say
 from sgnet_nnunet.errors import needs_extra, printable
 from sgnet_nnunet.evaluation.results import Results, results_of_folders, results_of_models
 from sgnet_nnunet.nnunet import find_dataset
@@ -165,6 +165,7 @@ def compare(
     device: Annotated[
         str, _models("-device", metavar="NAME", help="Where to time networks: cpu, cuda or mps.")
     ] = "cpu",
+    trust: Annotated[bool, _models("--trust", help=TRUST)] = False,
     patients: Patients = None,
     allow_missing: AllowMissing = False,
     presets: Presets = None,
@@ -183,8 +184,12 @@ def compare(
         with prints_to_log():
             return with_costs(results, preprocessed, time_cases=time_cases, device=device)
 
+    def find() -> Results:
+        found = results_of_models(dataset, models, folds, patients=patients, allow_missing=allow_missing)
+        return replace(found, trust=trust)
+
     make_report(
-        lambda: results_of_models(dataset, models, folds, patients=patients, allow_missing=allow_missing),
+        find,
         output,
         presets=presets or (),
         workers=workers,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sgnet_nnunet.cli.console import CHECKPOINT, MODEL_FOLDER, progress_bar, say
+from sgnet_nnunet.cli.console import CHECKPOINT, MODEL_FOLDER, TRUST, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 
 
@@ -19,6 +19,7 @@ def export(
         typer.Option("-f", metavar="FOLD...", help="Folds: numbers, or all (the fold of that name)."),
     ] = ["0"],  # noqa: B006 - Typer wants a list, and copies it
     checkpoint: Annotated[str, typer.Option("-chk", metavar="NAME", help="Checkpoint's name.")] = CHECKPOINT,
+    trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
 ) -> None:
     """Write a trained model as ONNX, or as a folder that `sgnet predict` runs without PyTorch."""
     if output.suffix not in {"", ".onnx"}:
@@ -30,12 +31,12 @@ def export(
     if output.suffix:
         from sgnet_nnunet.inference.trained_model import load_trained_model  # noqa: PLC0415
 
-        trained = load_trained_model(model, folds=folds, checkpoint=checkpoint)
+        trained = load_trained_model(model, folds=folds, checkpoint=checkpoint, trust=trust)
         channels = len(trained.description.channels)
         difference = export_onnx(trained.network, output, input_channels=channels)
         say(f"{output}: largest difference of a logit between onnxruntime and PyTorch: {difference:.1g}")
         return
-    difference = export_openvino(model, output, folds=folds, checkpoint=checkpoint)
+    difference = export_openvino(model, output, folds=folds, checkpoint=checkpoint, trust=trust)
     say(
         f"{output}: largest difference of a logit between OpenVINO and PyTorch: {difference:.1g}; "
         f"predict with sgnet predict -m {output}"
@@ -58,6 +59,7 @@ def gates(
     ] = "0",
     checkpoint: Annotated[str, typer.Option("-chk", metavar="NAME", help="Checkpoint's name.")] = CHECKPOINT,
     device: Annotated[str, typer.Option("-device", metavar="NAME", help="cpu, cuda or mps.")] = "cpu",
+    trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
 ) -> None:
     """Draw the gate masks of a trained SG-Net: T1ce, FLAIR, each gate, the prediction."""
     # PyTorch takes seconds to import.
@@ -65,7 +67,7 @@ def gates(
     from sgnet_nnunet.nnunet import find_cases  # noqa: PLC0415
     from sgnet_nnunet.report.slices import gate_panels, save_png  # noqa: PLC0415
 
-    gated = GatedModel(model, fold=fold, checkpoint=checkpoint, device=device)
+    gated = GatedModel(model, fold=fold, checkpoint=checkpoint, device=device, trust=trust)
     description = gated.trained.description
     ending = description.file_ending
     cases = find_cases(images, file_ending=ending, channels=len(description.channels))

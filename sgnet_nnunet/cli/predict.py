@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sgnet_nnunet.cli.console import CHECKPOINT, MOST_WORKERS, err, progress_bar, say
+from sgnet_nnunet.cli.console import CHECKPOINT, MOST_WORKERS, TRUST, err, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import EngineName, PrecisionName, RuntimeName
 from sgnet_nnunet.inference.predictor import PredictionOptions
@@ -42,6 +42,7 @@ def predict(
         list[str] | None, _model("-f", metavar="N", help="Folds to average; all that are trained by default.")
     ] = None,
     checkpoint: Annotated[str, _model("-chk", metavar="NAME", help="Checkpoint.")] = CHECKPOINT,
+    trust: Annotated[bool, _model("--trust", help=TRUST)] = False,
     operating_point: Annotated[
         str, _model(metavar="JSON", help="File of sgnet tune; none; or auto, the one in the model's folder.")
     ] = "auto",
@@ -121,6 +122,7 @@ def predict(
         max_memory=None if max_memory is None else round(max_memory * 1e9),
         step_size=step_size,
         mirroring=mirroring,
+        trust=trust,
         preprocessing_threads=preprocessing_threads,
         export_threads=export_threads,
         continue_prediction=continue_prediction,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from sgnet_nnunet.cli.console import CHECKPOINT, MOST_WORKERS, out, progress_bar, say
+from sgnet_nnunet.cli.console import CHECKPOINT, MOST_WORKERS, TRUST, out, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.operating_point import FILE_NAME
 from sgnet_nnunet.inference import EngineName, PrecisionName
@@ -36,6 +36,7 @@ def tune(
         list[str] | None, _model("-f", metavar="N", help="Folds; all that are trained by default.")
     ] = None,
     checkpoint: Annotated[str, _model("-chk", metavar="NAME", help="Checkpoint.")] = CHECKPOINT,
+    trust: Annotated[bool, _model("--trust", help=TRUST)] = False,
     device: Annotated[
         str | None,
         _prediction("-device", metavar="NAME", help="cpu, cuda or mps; cuda by default if there is one."),
@@ -99,7 +100,12 @@ def tune(
             folds=folds or (),
             sensitivity=sensitivity,
             options=PredictionOptions(
-                checkpoint=checkpoint, device=device, engine=engine, precision=precision, mirroring=mirroring
+                checkpoint=checkpoint,
+                device=device,
+                engine=engine,
+                precision=precision,
+                mirroring=mirroring,
+                trust=trust,
             ),
             patients=patients,
             threads=threads,

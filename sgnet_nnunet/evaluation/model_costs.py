@@ -1,7 +1,6 @@
 """What a trained model costs: its parameters and its time for a case."""
 
 import logging
-import pickle
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,12 +17,9 @@ from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.results import Results
 from sgnet_nnunet.inference.nnunet_adapter import TiledEngine
 from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_model
+from sgnet_nnunet.nnunet import without_pickles
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
-
-_FAILED = (OSError, RuntimeError, KeyError, AttributeError, ImportError, EOFError, pickle.PickleError)
-UNUSABLE = (SGNetError, *_FAILED)
-"""What a garbled checkpoint, or a network that is not installed here, raises."""
 
 STEP = 0.5
 """nnU-Net's own step of the sliding window, as a share of the patch."""
@@ -46,7 +42,8 @@ def with_costs(results: Results, preprocessed: Path, *, time_cases: int = 1, dev
     models = []
     for model in results.models:
         cases = [case for case in results.cases if case.model == model.name]
-        trained = _load(model.folder, cases[0].fold if cases else "0") if model.folder else None
+        fold = cases[0].fold if cases else "0"
+        trained = _load(model.folder, fold, trust=results.trust) if model.folder else None
         if trained is not None:
             model = replace(model, parameters=count_parameters(trained.network))  # noqa: PLW2901
             names = [case.name for case in cases[:time_cases]]
@@ -88,16 +85,15 @@ def seconds_per_case(
     return statistics.median(seconds)
 
 
-def _load(folder: Path, fold: str) -> TrainedModel | None:
+def _load(folder: Path, fold: str, *, trust: bool) -> TrainedModel | None:
     present = [name for name in CHECKPOINTS if (folder / f"fold_{fold}" / name).is_file()]
     if not present:
         logger.warning("%s: parameters unknown: fold_%s has no weights", folder, fold)
         return None
     try:
-        return load_trained_model(folder, folds=(fold,), checkpoint=present[0])
-    except UNUSABLE as error:
-        detail = " ".join(str(error).split())[:200]
-        logger.warning("%s: parameters unknown: its network cannot be built (%s)", folder, detail)
+        return load_trained_model(folder, folds=(fold,), checkpoint=present[0], trust=trust)
+    except SGNetError as error:
+        logger.warning("%s: parameters unknown: its network cannot be built (%s)", folder, error)
         return None
 
 
@@ -110,7 +106,8 @@ def _preprocessed(engine: TiledEngine, preprocessed: Path, case: str) -> NDArray
     folder = preprocessed / predictor.configuration_manager.data_identifier
     try:
         dataset = infer_dataset_class(str(folder))(str(folder), [case])
-        data = np.asarray(dataset.load_case(case)[0][:], dtype=np.float32)
+        with without_pickles():
+            data = np.asarray(dataset.load_case(case)[0][:], dtype=np.float32)
     except (OSError, RuntimeError, AssertionError, ValueError) as error:
         remedy = "run nnUNetv2_preprocess, or give --time-cases 0"
         raise SGNetError(f"{folder}: no preprocessed {case}; {remedy}") from error

@@ -15,6 +15,7 @@ from sgnet_nnunet.files import read_json
 from sgnet_nnunet.inference.plan import FEWEST_LABELS_OF_UINT16, Labels
 from sgnet_nnunet.nifti import at_least
 from sgnet_nnunet.nnunet import KEPT_BY_ZIP
+from sgnet_nnunet.schemas import Header, check
 
 logger = logging.getLogger(__name__)
 
@@ -172,20 +173,16 @@ def read_operating_point(path: Path) -> OperatingPointRecord:
     """
     content = read_json(path, remedy=_TUNE_AGAIN)
     content = content.get(COPY, content)
-    if content.get("format") != FORMAT:
+    header = check(path, content, Header, remedy=_TUNE_AGAIN)
+    version = header.version
+    if header.format != FORMAT:
         raise InputFileError(path, "is not an operating point of sgnet tune", "name the right file")
-    version = content.get("version")
     if version == 1:
         problem = "was tuned by version 0.1, for tiled and mirrored predictions of single folds"
         raise InputFileError(path, problem, _TUNE_AGAIN)
     if version not in {2, VERSION}:  # 2 lacks precision and step size: `sgnet tune` left them at the defaults
         raise InputFileError(path, f"has version {version}; this program reads {VERSION}", _TUNE_AGAIN)
-    try:
-        point = OperatingPoint(**{name: float(value) for name, value in content["point"].items()})
-        tuned_for = {**content["tuned_for"], "folds": tuple(content["tuned_for"]["folds"])}
-        return OperatingPointRecord(point=point, tuned_for=Provenance(**tuned_for))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputFileError(path, f"holds no usable operating point ({error})", _TUNE_AGAIN) from error
+    return check(path, content, OperatingPointRecord, remedy=_TUNE_AGAIN)
 
 
 def find_operating_point(
@@ -243,7 +240,7 @@ def name_of_model(model_folder: Path) -> str:
     """
     path = model_folder / "plans.json"
     dataset = read_json(path).get("dataset_name")
-    if not dataset:
+    if not dataset or not isinstance(dataset, str):
         raise InputFileError(path, "has no dataset_name", "name the folder of a trained model")
     # The folder may be named by a relative path, whose last part can be "." or "..".
     return f"{dataset}/{model_folder.resolve().name}"

@@ -106,11 +106,13 @@ class Results(Labels):
         dataset: Name of the data set, or of the reference folder.
         models: In the order they were named.
         cases: Model by model, then case by case in the order of their names.
+        trust: Allow the models to run code of their own, see `inference.trust`.
     """
 
     dataset: str
     models: tuple[Model, ...]
     cases: tuple[PredictedCase, ...]
+    trust: bool = False
 
 
 def read_labels_of(dataset_json: Path) -> Labels:

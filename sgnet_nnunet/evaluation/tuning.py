@@ -203,7 +203,7 @@ def tune(
     # Without weights anywhere, those of fold 0 will be missed.
     folds = tuple(folds) or trained_folds(folder, options.checkpoint) or ("0",)
     cases = results_of_models(folders.name, [model], folds, patients=patients, allow_missing=True).cases
-    _check(cases, folder, options.checkpoint)
+    _check(cases, folder, options)
     on_start(len(cases))
     predicted = _predict(cases, folder, options=options, grid=grid, threads=threads, on_done=on_done)
     return choose_operating_point(cases, *predicted, grid=grid, sensitivity=sensitivity)
@@ -250,12 +250,12 @@ def choose_operating_point(
     )
 
 
-def _check(cases: Sequence[PredictedCase], folder: Path, checkpoint: str) -> None:
+def _check(cases: Sequence[PredictedCase], folder: Path, options: PredictionOptions) -> None:
     """Check what can be checked before minutes of prediction."""
     from sgnet_nnunet.inference.trained_model import training_cases  # noqa: PLC0415 - PyTorch
 
     for fold in {case.fold: None for case in cases}:
-        weights = folder / f"fold_{fold}" / checkpoint
+        weights = folder / f"fold_{fold}" / options.checkpoint
         if fold == "all":
             raise SGNetError(
                 f"{folder.name}: fold all is validated on its own training cases, where every network is "
@@ -264,7 +264,8 @@ def _check(cases: Sequence[PredictedCase], folder: Path, checkpoint: str) -> Non
         if not weights.is_file():
             command = ModelName.parse(folder.name).train_command(folder.parent.name, fold)
             raise InputFileError(weights, "there is no such file", f"run {command}")
-        if seen := sorted(training_cases(weights) & {case.name for case in cases if case.fold == fold}):
+        trained_on = training_cases(weights, trust=options.trust)
+        if seen := sorted(trained_on & {case.name for case in cases if case.fold == fold}):
             problem = f"was trained on {seen[0]}, a validation case of the present {SPLITS}"
             raise InputFileError(weights, problem, "restore the former file, or train the fold again")
     description = read_description(folder)

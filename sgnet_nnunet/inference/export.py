@@ -4,6 +4,7 @@ Closed gates hide what the decoder computes: each export is compared a second ti
 """
 
 import copy
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from sgnet_nnunet.errors import InputFileError, SGNetError, needs_extra
 from sgnet_nnunet.evaluation.operating_point import COPY, name_of_model, point_file
 from sgnet_nnunet.evaluation.operating_point import FILE_NAME as OPERATING_POINT
 from sgnet_nnunet.files import atomic_folder, atomic_path, checksum_of, read_json, write_json
-from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, open_network
+from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, content_checksum, open_network
 from sgnet_nnunet.inference.runtimes import import_openvino
 from sgnet_nnunet.inference.torch_engines import runs_on_blocks, stage_models
 from sgnet_nnunet.inference.trained_model import TrainedModel, check_weights, load_trained_model
@@ -140,12 +141,17 @@ def _difference(network: nn.Module, file: bytes, image: torch.Tensor) -> float:
 
 
 def export_openvino(
-    model_folder: Path, output: Path, *, folds: Sequence[str], checkpoint: str = "checkpoint_final.pth"
+    model_folder: Path,
+    output: Path,
+    *,
+    folds: Sequence[str],
+    checkpoint: str = "checkpoint_final.pth",
+    trust: bool = False,
 ) -> float:
     """Write a trained model for OpenVINO, with nnU-Net's files next to the networks.
 
     The folder `output` is written whole or not at all; it must not exist yet, or be empty. Returns the
-    largest difference of a logit to PyTorch's.
+    largest difference of a logit to PyTorch's. For `trust` see `inference.trust`.
 
     Raises:
         InputFileError: If the weights are not there or not finite, or the folder is in use.
@@ -159,7 +165,7 @@ def export_openvino(
     checksums: dict[str, str] = {}
     with atomic_folder(output) as partial:
         for fold in folds:
-            trained = load_trained_model(model_folder, folds=(fold,), checkpoint=checkpoint)
+            trained = load_trained_model(model_folder, folds=(fold,), checkpoint=checkpoint, trust=trust)
             if not runs_on_blocks(trained.network):
                 raise SGNetError(
                     f"{type(trained.network).__name__} is not an SG-Net of three or more levels; write it as "
@@ -179,6 +185,13 @@ def _describe(
     folder: Path, trained: TrainedModel, *, networks: dict[str, SGNet], checksums: dict[str, str]
 ) -> None:
     """Write `export.json`, and copy the files of nnU-Net and `sgnet tune` that describe the model."""
+    for name in ("plans.json", "dataset.json"):
+        if (trained.folder / name).is_file():
+            shutil.copy(trained.folder / name, folder / name)
+    if point := point_file(trained.folder):
+        tuned = read_json(point)
+        write_json(folder / OPERATING_POINT, tuned.get(COPY, tuned))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -188,15 +201,10 @@ def _describe(
         "background_head": next(iter(networks.values())).background_head,
         "folds": {fold: network.geometry.as_dict() for fold, network in networks.items()},
         "weights_sha256": checksums,
-        "files_sha256": {p.relative_to(folder).as_posix(): checksum_of(p) for p in folder.glob("fold_*/*")},
+        "files_sha256": {path.relative_to(folder).as_posix(): checksum_of(path) for path in files},
     }
-    write_json(folder / FILE_NAME, content)
-    for name in ("plans.json", "dataset.json"):
-        if (trained.folder / name).is_file():
-            shutil.copy(trained.folder / name, folder / name)
-    if point := point_file(trained.folder):
-        tuned = read_json(point)
-        write_json(folder / OPERATING_POINT, tuned.get(COPY, tuned))
+    content = json.loads(json.dumps(content))  # tuples become lists, as they will be read
+    write_json(folder / FILE_NAME, content | {"content_sha256": content_checksum(content)})
 
 
 def _check(network: SGNet, folder: Path, fold: str) -> float:

@@ -1,16 +1,23 @@
 """The engine of an exported model, opened without PyTorch."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import checksum_of, read_json
 from sgnet_nnunet.inference.engines import NOT_SPARSE, ChunkedEngine, Engine, average_of
 from sgnet_nnunet.inference.runtimes import OpenVINORuntime, check_precision
 from sgnet_nnunet.inference.sparse import BlockSparseEngine, stage_names
 from sgnet_nnunet.networks.geometry import NetworkGeometry
+from sgnet_nnunet.schemas import Axis, Checksum, Header, check
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +26,11 @@ FORMAT = "sgnet export"
 VERSION = 1
 
 _REMEDY = "write it again with sgnet export"
+_LARGEST_XML = 1 << 26
+"""Bytes of a network's description; SG-Net's largest stage takes less than a thousandth."""
+
+_Fold = Annotated[str, Meta(pattern=r"^(\d+|all)$")]
+_Listed = Annotated[str, Meta(pattern=r"^(fold_(\d+|all)/)?\w[\w-]*(\.\w+)+$")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,24 +38,24 @@ class Export:
     """What `export.json` says.
 
     Attributes:
-        folder: The exported folder.
         model: The data set's name and the model folder's.
         configuration: nnU-Net's configuration.
         background_head: Whether head 0 is the background.
         mirroring_axes: Spatial axes that may be mirrored, 0 for z.
         folds: The geometry of each fold's network.
         weights_sha256: Checksum of each fold's checkpoint; empty for folders of version 0.1.0.
-        files_sha256: Checksum of each network's files, by their paths in the folder; empty for old folders.
+        files_sha256: Checksum of each file, by its path in the folder; empty for folders of version 0.1.0.
+        content_sha256: Checksum of all this, see `content_checksum`; None for such folders.
     """
 
-    folder: Path
     model: str
     configuration: str
     background_head: bool
-    mirroring_axes: tuple[int, ...]
-    folds: Mapping[str, NetworkGeometry]
-    weights_sha256: Mapping[str, str]
-    files_sha256: Mapping[str, str]
+    mirroring_axes: tuple[Axis, ...]
+    folds: Annotated[Mapping[_Fold, NetworkGeometry], Meta(min_length=1)]
+    weights_sha256: Mapping[_Fold, Checksum] = field(default_factory=dict)
+    files_sha256: Mapping[_Listed, Checksum] = field(default_factory=dict)
+    content_sha256: Checksum | None = None
 
 
 def is_exported(folder: Path) -> bool:
@@ -59,26 +71,33 @@ def read_export(folder: Path) -> Export:
     """
     path = folder / FILE_NAME
     content = read_json(path, remedy=_REMEDY)
-    if content.get("format") != FORMAT:
+    header = check(path, content, Header, remedy=_REMEDY)
+    if header.format != FORMAT:
         raise InputFileError(path, "is not a file of sgnet export", "name an exported folder")
-    if content.get("version") != VERSION:
-        raise InputFileError(path, f"has version {content.get('version')}, not {VERSION}", _REMEDY)
-    try:
-        return Export(
-            folder=folder,
-            model=content["model"],
-            configuration=content["configuration"],
-            background_head=content["background_head"],
-            mirroring_axes=tuple(content["mirroring_axes"]),
-            folds={name: NetworkGeometry.from_dict(values) for name, values in content["folds"].items()},
-            weights_sha256=content.get("weights_sha256", {}),
-            files_sha256=dict(content.get("files_sha256", {})),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputFileError(path, f"lacks or garbles {error}", _REMEDY) from error
+    if header.version != VERSION:
+        raise InputFileError(path, f"has version {header.version}, not {VERSION}", _REMEDY)
+    export = check(path, former_names.present_geometry(content), Export, remedy=_REMEDY)
+    if export.files_sha256 and export.content_sha256 != content_checksum(content):
+        raise InputFileError(path, "is not as sgnet export wrote it", _REMEDY)
+    return export
 
 
-def choose_exported_engine(export: Export, folds: Sequence[str], requested: str) -> str:
+def content_checksum(content: Mapping[str, Any]) -> str:
+    """Return the checksum of what `export.json` holds, its own `content_sha256` aside."""
+    others = {key: value for key, value in content.items() if key != "content_sha256"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
+def check_file(folder: Path, export: Export, name: str) -> None:
+    """Raise an InputFileError if a file of an exported folder is not the one that `sgnet export` wrote."""
+    path, checksum = folder / name, export.files_sha256.get(name)
+    if path.suffix == ".xml" and path.is_file() and path.stat().st_size > _LARGEST_XML:
+        raise InputFileError(path, f"is larger than {_LARGEST_XML >> 20} MB", _REMEDY)
+    if export.files_sha256 and (not path.is_file() or checksum_of(path) != checksum):
+        raise InputFileError(path, "is not the file that sgnet export wrote", _REMEDY)
+
+
+def choose_exported_engine(folder: Path, export: Export, folds: Sequence[str], requested: str) -> str:
     """Return the name of the engine that `open_exported` opens: `sparse` or `whole`.
 
     Raises:
@@ -88,7 +107,7 @@ def choose_exported_engine(export: Export, folds: Sequence[str], requested: str)
     for fold in folds:
         if fold not in export.folds:
             remedy = f"it has {', '.join(export.folds)}; name one of them by -f"
-            raise InputFileError(export.folder, f"has no fold {fold}", remedy)
+            raise InputFileError(folder, f"has no fold {fold}", remedy)
     can_skip = all(export.folds[fold].can_skip for fold in folds)
     if requested == "sparse" and not can_skip:
         raise SGNetError(f"--engine sparse: the network {NOT_SPARSE}")
@@ -114,16 +133,18 @@ def open_exported(
     """
     export = read_export(folder)
     folds = folds or tuple(export.folds)
-    name = choose_exported_engine(export, folds, engine)
+    name = choose_exported_engine(folder, export, folds, engine)
     check_precision(precision)
     engines: list[Engine] = []
     for fold in folds:
+        for stage in stage_names(export.folds[fold]):
+            for suffix in ("xml", "bin"):
+                check_file(folder, export, f"fold_{fold}/{stage}.{suffix}")
         own = folder / f"fold_{fold}"
         sparse = open_network(own, export.folds[fold], skip=name == "sparse", precision=precision)
-        for file, checksum in export.files_sha256.items():
-            if (path := folder / file).parent == own and checksum_of(path) != checksum:
-                raise InputFileError(path, "is not the file that sgnet export wrote", _REMEDY)
         engines.append(ChunkedEngine(sparse, max_memory=max_memory))
+    if not export.files_sha256:
+        logger.warning("%s: written without checksums: changes go unnoticed; %s", folder, _REMEDY)
     logger.info("engine: %s, runtime: openvino, precision: %s", name, precision)
     return average_of(engines)
 

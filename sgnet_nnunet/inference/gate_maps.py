@@ -49,9 +49,15 @@ class GatedModel:
     """
 
     def __init__(
-        self, folder: Path, *, fold: str = "0", checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
+        self,
+        folder: Path,
+        *,
+        fold: str = "0",
+        checkpoint: str = "checkpoint_final.pth",
+        device: str = "cpu",
+        trust: bool = False,
     ) -> None:
-        self.trained = trained = load_trained_model(folder, folds=(fold,), checkpoint=checkpoint)
+        self.trained = trained = load_trained_model(folder, folds=(fold,), checkpoint=checkpoint, trust=trust)
         self.device = find_device(device)
         options = PredictionOptions(device=device)
         self.predictor = Predictor([model_of(trained, options, self.device)], options=options)
@@ -75,7 +81,7 @@ def look_at_case(
     (logits,) = predictor.run_engines([prepared], images[0])
     settings = configuration_of(trained.folder / "plans.json", description.plans, trained.configuration)
     image = torch.from_numpy(prepared.image).to(model.device)
-    masks = gates_of_image(network.to(model.device), image, settings["patch_size"])
+    masks = gates_of_image(network.to(model.device), image, settings.patch_size)
     foreground = (logits > 0).any(0) if description.labels.has_regions else logits.argmax(0) > 0
     on_grid = None
     if reference is not None:
@@ -83,7 +89,7 @@ def look_at_case(
     return GatedCase(
         name=name,
         image=prepared.image,
-        spacing=tuple(map(float, settings["spacing"])),
+        spacing=settings.spacing,
         gates={key: mask[0, 0].numpy() for key, mask in zip(network.gate_names, masks, strict=True)},
         prediction=np.asarray(foreground),
         reference=on_grid,

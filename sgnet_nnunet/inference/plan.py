@@ -5,7 +5,7 @@ postprocessing, and refuses with `UnsupportedPlanError` what cannot be reproduce
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.files import read_json
+from sgnet_nnunet.schemas import Configuration, DatasetFile, PlansFile, check
 
 FEWEST_LABELS_OF_UINT16 = 255
 """From so many foreground labels on nnU-Net writes 16 bits, see its `export_prediction`."""
@@ -125,16 +126,18 @@ def read_description(folder: Path) -> ModelDescription:
     """
     path = folder / "plans.json"
     plans, dataset = (read_json(each, remedy=_REMEDY) for each in (path, folder / "dataset.json"))
-    with _usable(path):
-        names = dataset["channel_names"] if "channel_names" in dataset else dataset["modality"]
-        return ModelDescription(
-            plans=plans,
-            dataset=dataset,
-            reader=plans["image_reader_writer"],
-            file_ending=dataset["file_ending"],
-            channels=tuple(str(name) for name in names.values()),
-            labels=labels_of(dataset["labels"], dataset.get("regions_class_order")),
-        )
+    planned = check(path, plans, PlansFile, remedy=_REMEDY)
+    described = check(folder / "dataset.json", dataset, DatasetFile, remedy=_REMEDY)
+    with _usable(folder / "dataset.json"):
+        labels = labels_of(described.labels, described.regions_class_order)
+    return ModelDescription(
+        plans=plans,
+        dataset=dataset,
+        reader=planned.image_reader_writer,
+        file_ending=described.file_ending,
+        channels=described.channels,
+        labels=labels,
+    )
 
 
 def read_plan(folder: Path, configuration: str) -> Plan:
@@ -145,22 +148,20 @@ def read_plan(folder: Path, configuration: str) -> Plan:
         InputFileError: If a file cannot be read or lacks something.
     """
     path, description = folder / "plans.json", read_description(folder)
-    plans, channels = description.plans, description.channels
+    channels = len(description.channels)
+    plans = check(path, description.plans, PlansFile, remedy=_REMEDY)
+    settings = configuration_of(path, description.plans, configuration)
+    for reason in _unsupported(plans, settings):
+        raise UnsupportedPlanError(path, reason, "predict with the trained model's own folder")
     with _usable(path):
-        settings = configuration_of(path, plans, configuration)
-        for reason in _unsupported(plans, settings):
-            raise UnsupportedPlanError(path, reason, "predict with the trained model's own folder")
-        statistics = plans.get("foreground_intensity_properties_per_channel")
-        if statistics is None:
-            statistics = plans["foreground_intensity_properties_by_modality"]
         return Plan(
             **vars(description),
-            transpose_forward=_tuple(plans["transpose_forward"], int, DIMENSIONS),
-            transpose_backward=_tuple(plans["transpose_backward"], int, DIMENSIONS),
-            spacing=_tuple(settings["spacing"], float, DIMENSIONS),
-            normalisations=_tuple(settings["normalization_schemes"], str, len(channels)),
-            masked=_tuple(settings["use_mask_for_norm"], bool, len(channels)),
-            intensities=tuple(statistics[str(channel)] for channel in range(len(channels))),
+            transpose_forward=_of_length(plans.transpose_forward, DIMENSIONS),
+            transpose_backward=_of_length(plans.transpose_backward, DIMENSIONS),
+            spacing=_of_length(settings.spacing, DIMENSIONS),
+            normalisations=_of_length(settings.normalization_schemes, channels),
+            masked=_of_length(settings.use_mask_for_norm, channels),
+            intensities=tuple(plans.intensities[str(channel)] for channel in range(channels)),
         )
 
 
@@ -174,41 +175,43 @@ def _usable(path: Path) -> Iterator[None]:
         raise InputFileError(path, f"with dataset.json, holds no usable plan ({detail})", _REMEDY) from error
 
 
-def configuration_of(path: Path, plans: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+def configuration_of(path: Path, plans: Mapping[str, Any], name: str) -> Configuration:
     """Return a configuration's settings with what it inherits from others.
 
     Raises:
-        InputFileError: If the plans, read from `path`, have no such configuration.
+        InputFileError: If the plans, read from `path`, have no such configuration, or a garbled one.
     """
     configurations, chain = plans["configurations"], []
-    while name in configurations and name not in chain:
-        chain.append(name)
-        name = configurations[name].get("inherits_from")
-    if name is not None or not chain:
+    each: Any = name
+    while isinstance(each, str) and each in configurations and each not in chain:
+        chain.append(each)
+        each = configurations[each].get("inherits_from")
+    if each is not None or not chain:
         remedy = f"name one of these: {', '.join(configurations)}"
-        raise InputFileError(path, f"has no usable configuration {name}", remedy)
-    return {key: value for each in reversed(chain) for key, value in configurations[each].items()}
+        raise InputFileError(path, f"has no usable configuration {each}", remedy)
+    settings = {key: value for each in reversed(chain) for key, value in configurations[each].items()}
+    return check(path, settings, Configuration, remedy=_REMEDY, at=f"$.configurations.{name}")
 
 
-def _unsupported(plans: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+def _unsupported(plans: PlansFile, settings: Configuration) -> Iterator[str]:
     """Yield what would have to be approximated without PyTorch."""
-    if settings.get("previous_stage") is not None:
+    if settings.previous_stage is not None:
         yield "is the second stage of a cascade"
-    if len(settings["spacing"]) != DIMENSIONS:
+    if len(settings.spacing) != DIMENSIONS:
         yield "is a 2D configuration"
     for key, given, supported in (
-        ("preprocessor", settings.get("preprocessor_name", "DefaultPreprocessor"), "DefaultPreprocessor"),
-        ("label manager", plans.get("label_manager", "LabelManager"), "LabelManager"),
-        ("resampling of images", settings["resampling_fn_data"], RESAMPLING),
-        ("resampling of probabilities", settings["resampling_fn_probabilities"], RESAMPLING),
+        ("preprocessor", settings.preprocessor_name, "DefaultPreprocessor"),
+        ("label manager", plans.label_manager, "LabelManager"),
+        ("resampling of images", settings.resampling_fn_data, RESAMPLING),
+        ("resampling of probabilities", settings.resampling_fn_probabilities, RESAMPLING),
     ):
         if given != supported:
             yield f"{key} {given} needs PyTorch, {supported} does not"
-    for scheme in settings["normalization_schemes"]:
+    for scheme in settings.normalization_schemes:
         if not _is_known_normalisation(scheme):
             yield f"normalisation {scheme} is neither nnU-Net's own nor SG-Net's"
     for key in ("resampling_fn_data_kwargs", "resampling_fn_probabilities_kwargs"):
-        options = settings[key]
+        options = getattr(settings, key)
         if options.get("is_seg", False) or options.get("force_separate_z") is not False:
             yield f"{key} must say is_seg false and force_separate_z false; got {json.dumps(options)}"
 
@@ -221,7 +224,7 @@ def _is_known_normalisation(name: str) -> bool:
     return name in PERCENTILE_SCHEMES or hasattr(default_normalization_schemes, name)
 
 
-def _tuple(values: Sequence[object], kind: Callable[[Any], object], length: int) -> Any:  # noqa: ANN401
+def _of_length(values: Sequence[object], length: int) -> Any:  # noqa: ANN401
     if len(values) != length:
         raise ValueError(f"{length} values were expected, got {len(values)}: {values}")
-    return tuple(kind(value) for value in values)
+    return values

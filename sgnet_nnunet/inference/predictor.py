@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.evaluation.operating_point import FILE_NAME as POINT_FILE
 from sgnet_nnunet.evaluation.operating_point import (
     OperatingPoint,
     Provenance,
@@ -25,7 +26,13 @@ from sgnet_nnunet.evaluation.operating_point import (
     warn_of_unused_points,
 )
 from sgnet_nnunet.inference.engines import Engine, Mirrored, finite_logits
-from sgnet_nnunet.inference.exported import choose_exported_engine, is_exported, open_exported, read_export
+from sgnet_nnunet.inference.exported import (
+    check_file,
+    choose_exported_engine,
+    is_exported,
+    open_exported,
+    read_export,
+)
 from sgnet_nnunet.inference.plan import ModelDescription, Plan, read_description, read_plan
 from sgnet_nnunet.inference.postprocessing import (
     classes_of,
@@ -74,6 +81,7 @@ class PredictionOptions:
         max_memory: Memory that the network may take, in bytes; None to go by what is free.
         step_size: Step of the sliding window in patches.
         mirroring: Also predict mirrored images, and average: up to 8 times slower.
+        trust: Allow the model to run code of its own, see `inference.trust`.
         preprocessing_threads: Cases that are read and preprocessed at a time while the network works;
             None for 1, or 3 next to a GPU; 0 means 1. Likewise `export_threads`, for writing.
         num_parts: Parts that the cases are dealt out to, one a run; `part_id` counts from 0.
@@ -91,6 +99,7 @@ class PredictionOptions:
     max_memory: int | None = None
     step_size: float = 0.5
     mirroring: bool = False
+    trust: bool = False
     preprocessing_threads: int | None = None
     export_threads: int | None = None
     continue_prediction: bool = False
@@ -205,6 +214,10 @@ class Predictor:
         predictor = cls([open_model(folder, options) for folder in model_folders], options=options)
         if len(model_folders) == 1:
             provenance = predictor.models[0].find_provenance
+            if operating_point == "auto" and is_exported(model_folders[0]):
+                export = read_export(model_folders[0])
+                if POINT_FILE in export.files_sha256:  # else it was put there later
+                    check_file(model_folders[0], export, POINT_FILE)
             predictor.point = find_operating_point(operating_point, model_folders[0], provenance=provenance)
         return predictor
 
@@ -395,10 +408,12 @@ def open_model(folder: Path, options: PredictionOptions) -> Model:
 def _open_exported(folder: Path, options: PredictionOptions) -> Model:
     refuse_options(options)
     export = read_export(folder)
+    for name in ("plans.json", "dataset.json"):
+        check_file(folder, export, name)
     plan = read_plan(folder, export.configuration)
     folds = tuple(sorted(options.folds or export.folds))
     axes = export.mirroring_axes if options.mirroring else ()
-    engine_name = choose_exported_engine(export, folds, options.engine)
+    engine_name = choose_exported_engine(folder, export, folds, options.engine)
     settings = {name: getattr(options, name) for name in ("precision", "engine", "max_memory")}
     open_engine = partial(open_exported, folder, folds=folds, **settings)
     return Model(

@@ -5,12 +5,10 @@ the network: looking a trainer up imports Matplotlib, pandas and scikit-learn, w
 """
 
 import inspect
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from torch import nn
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.operating_point import Provenance, combine_checksums, name_of_model
-from sgnet_nnunet.files import checksum_of, open_archive
+from sgnet_nnunet.files import checksum_of
 from sgnet_nnunet.inference.engines import Engine, Mirrored
 from sgnet_nnunet.inference.plan import (
     ModelDescription,
@@ -30,8 +28,9 @@ from sgnet_nnunet.inference.plan import (
 )
 from sgnet_nnunet.inference.predictor import Model, PlanProcessing, PredictionOptions, Processing
 from sgnet_nnunet.inference.torch_engines import build_engine, choose_engine
+from sgnet_nnunet.inference.trust import check_names, find_trainer, read_checkpoint
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.nnunet import TRAINED_ON, trained_folds
+from sgnet_nnunet.nnunet import trained_folds
 
 PLANNED = "SGNetTrainer"
 """The trainer that trains the plan's SG-Net as it is; its subclasses change it."""
@@ -59,11 +58,16 @@ class TrainedModel:
 
 
 def load_trained_model(
-    folder: Path, *, folds: Sequence[str] = (), checkpoint: str = "checkpoint_final.pth"
+    folder: Path,
+    *,
+    folds: Sequence[str] = (),
+    checkpoint: str = "checkpoint_final.pth",
+    trust: bool = False,
 ) -> TrainedModel:
     """Load the networks of some folds, by default of all that are trained.
 
     The folder is nnU-Net's, such as `Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres`.
+    Without `trust`, nothing of it is run, see `inference.trust`.
 
     Raises:
         InputFileError: If weights, `plans.json` or `dataset.json` are missing or unusable, or not finite.
@@ -77,48 +81,35 @@ def load_trained_model(
         if not path.is_file():
             raise InputFileError(path, "there is no such file", "name a trained model, its -f and its -chk")
     description = read_description(folder)
-    loaded = [_read_checkpoint(path) for path in files.values()]
-    for path, content in zip(files.values(), loaded, strict=True):
-        check_weights(path, content["network_weights"])
-    configuration = loaded[0]["init_args"]["configuration"]
-    trainer = former_names.present_trainer(loaded[0]["trainer_name"])
-    network = _build_network(folder, description, configuration, trainer)
-    try:
-        network.load_state_dict(dict(loaded[0]["network_weights"]))
-    except RuntimeError as error:
-        raise InputFileError(
-            files[folds[0]],
-            f"does not fit the network of plans.json ({' '.join(str(error).split())[:200]})",
-            "name the folder that the checkpoint was trained in",
-        ) from error
+    loaded = [read_checkpoint(path, trust=trust) for path in files.values()]
+    configuration = loaded[0].init_args.configuration
+    trainer = former_names.present_trainer(loaded[0].trainer_name)
+    network = _build_network(folder, description, configuration, trainer, trust=trust)
+    for path, one in reversed(list(zip(files.values(), loaded, strict=True))):  # the first's stay
+        check_weights(path, one.network_weights)
+        try:
+            network.load_state_dict(dict(one.network_weights))
+        except RuntimeError as error:
+            raise InputFileError(
+                path,
+                f"does not fit the network of plans.json ({' '.join(str(error).split())[:200]})",
+                "name the folder that the checkpoint was trained in",
+            ) from error
     return TrainedModel(
         folder=folder,
         description=description,
         configuration=configuration,
         trainer=trainer,
         checkpoints=files,
-        weights=tuple(one["network_weights"] for one in loaded),
+        weights=tuple(one.network_weights for one in loaded),
         network=network.eval(),
-        mirroring_axes=tuple(loaded[0].get("inference_allowed_mirroring_axes") or ()),
+        mirroring_axes=loaded[0].inference_allowed_mirroring_axes or (),
     )
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        with open_archive(path) as file:
-            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
-        missing = {"init_args", "trainer_name", "network_weights"} - set(content)
-    except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError, BadZipFile) as error:
-        detail = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputFileError(path, f"cannot be read ({detail})", "copy it again, or train again") from error
-    if missing:
-        raise InputFileError(path, f"lacks {', '.join(sorted(missing))}", "name a checkpoint of nnU-Net v2")
-    return content
-
-
-def training_cases(checkpoint: Path) -> set[str]:
+def training_cases(checkpoint: Path, *, trust: bool = False) -> set[str]:
     """Return the cases that weights were trained on; none for trainers of other packages."""
-    return set(_read_checkpoint(checkpoint)["init_args"].get(TRAINED_ON, ()))
+    return set(read_checkpoint(checkpoint, trust=trust).init_args.training_cases)
 
 
 def check_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
@@ -130,25 +121,31 @@ def check_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def _build_network(
-    folder: Path, description: ModelDescription, configuration: str, trainer: str
+    folder: Path, description: ModelDescription, configuration: str, trainer: str, *, trust: bool
 ) -> nn.Module:
     """Build the plan's SG-Net, or any network as nnU-Net's `initialize_from_trained_model_folder` does."""
-    planned_settings = configuration_of(folder / "plans.json", description.plans, configuration)
-    architecture = planned_settings.get("architecture", {})
-    if trainer == PLANNED and architecture.get("network_class_name") == f"{SGNet.__module__}.SGNet":
-        return SGNet(len(description.channels), description.labels.heads, **architecture["arch_kwargs"])
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name  # noqa: PLC0415
+    path = folder / "plans.json"
+    planned = configuration_of(path, description.plans, configuration)
+    check_names(path, description.plans, planned, trust=trust)
+    network = planned.architecture
+    try:
+        if trainer == PLANNED and network and network.network_class_name == f"{SGNet.__module__}.SGNet":
+            return SGNet(len(description.channels), description.labels.heads, **network.arch_kwargs)
+        return _build_by_trainer(find_trainer(folder, trainer, trust=trust), description, configuration)
+    except SGNetError:
+        raise
+    except Exception as error:  # constructors raise anything
+        detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        problem = f"$.configurations.{configuration}.architecture makes no network of {trainer} ({detail})"
+        raise InputFileError(path, problem, "copy the model's folder again") from error
+
+
+def _build_by_trainer(kind: Any, description: ModelDescription, configuration: str) -> nn.Module:  # noqa: ANN401
     from nnunetv2.utilities.label_handling import label_handling  # noqa: PLC0415
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: PLC0415
 
     plans = PlansManager(description.plans)
     settings = plans.get_configuration(configuration)
-    try:
-        kind = recursive_find_trainer_class_by_name(trainer)
-    except RuntimeError as error:
-        raise SGNetError(
-            f"{folder}: its trainer {trainer} is not installed; install its package, or run sgnet doctor"
-        ) from error
     planned: tuple[Any, ...] = (plans, settings)
     if "plans_manager" not in inspect.signature(kind.build_network_architecture).parameters:
         # The signature of nnU-Net before 2.8.
@@ -171,7 +168,9 @@ def open_trained(folder: Path, options: PredictionOptions) -> Model:
         SGNetError: If the device is not there, or the network does not allow the engine.
     """
     device = find_device(options.device)
-    trained = load_trained_model(folder, folds=options.folds, checkpoint=options.checkpoint)
+    trained = load_trained_model(
+        folder, folds=options.folds, checkpoint=options.checkpoint, trust=options.trust
+    )
     return model_of(trained, options, device)
 
 

@@ -1,18 +1,17 @@
 """What an engine has to know of an SG-Net besides its stages: numbers alone, readable without PyTorch."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from sgnet_nnunet import former_names
+from msgspec import Meta
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateGeometry:
     """A hard spatial gate; see `networks.gates.HardSpatialGate`. The threshold is one on logits."""
 
-    score_threshold: float
-    dilation: int
+    score_threshold: Annotated[float, Meta(ge=-1e3, le=1e3)]
+    dilation: Annotated[int, Meta(ge=0, le=64)]
     nested: bool
     bypassed: bool = False
 
@@ -21,11 +20,18 @@ class GateGeometry:
 class NetworkGeometry:
     """The sizes of an SG-Net, and its gates."""
 
-    channels: int
-    heads: int
-    features: tuple[int, ...]  # channels of each encoder level, full resolution first
+    channels: Annotated[int, Meta(ge=1, le=4096)]
+    heads: Annotated[int, Meta(ge=1, le=65536)]
+    features: Annotated[  # channels of each encoder level, full resolution first
+        tuple[Annotated[int, Meta(ge=1, le=4096)], ...], Meta(min_length=2, max_length=12)
+    ]
     gates: tuple[GateGeometry | None, ...]  # of each decoder level, coarsest first
-    background: tuple[float, ...]  # logits of the heads outside the finest gate
+    background: tuple[Annotated[float, Meta(ge=-1e3, le=1e3)], ...]  # logits outside the finest gate
+
+    def __post_init__(self) -> None:
+        """Require a gate, or None, for each level of the decoder, and a logit for each head."""
+        if len(self.gates) != len(self.features) - 1 or len(self.background) != self.heads:
+            raise ValueError("`gates`, `features`, `background` and `heads` do not fit each other")
 
     @property
     def divisor(self) -> int:
@@ -55,14 +61,3 @@ class NetworkGeometry:
     def as_dict(self) -> dict[str, Any]:
         """Return the geometry as JSON can hold it."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "NetworkGeometry":
-        """Return the geometry from what `as_dict` gave, of version 0.1.0 too."""
-
-        def gate_of(gate: Mapping[str, Any]) -> GateGeometry:
-            return GateGeometry(**{former_names.GEOMETRY.get(key, key): value for key, value in gate.items()})
-
-        gates = tuple(None if gate is None else gate_of(gate) for gate in values["gates"])
-        lists = {name: tuple(values[name]) for name in ("features", "background")}
-        return cls(**{**values, **lists, "gates": gates})

@@ -143,7 +143,7 @@ def gates_of(
         if model.folder is None or "SGNet" not in model.folder.name:
             continue
         chosen = {choice.case for choice in choices if choice.model == model.name}
-        load = lru_cache(partial(_load, model.folder))
+        load = lru_cache(partial(_load, model.folder, trust=results.trust))
         for case in results.cases:
             if case.model == model.name and case.name in chosen:
                 picture = attempt(partial(_gate_picture, case, load, colours[model.name]))
@@ -152,13 +152,14 @@ def gates_of(
     return pictures
 
 
-def _load(folder: Path, fold: str) -> "GatedModel":
+def _load(folder: Path, fold: str, *, trust: bool) -> "GatedModel":
     # PyTorch takes seconds to import.
     import torch  # noqa: PLC0415
 
     from sgnet_nnunet.inference.gate_maps import GatedModel  # noqa: PLC0415
 
-    return GatedModel(folder, fold=fold, device="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return GatedModel(folder, fold=fold, device=device, trust=trust)
 
 
 def _gate_picture(case: PredictedCase, load: "Callable[[str], GatedModel]", colour: str) -> Picture:

@@ -64,7 +64,13 @@ def model(nnunet_paths, make_results, monkeypatch):
         (nnunet_paths / name).rmdir()
     make_results(nnunet_paths, models=("BaselineUNetTrainer", "SGNetTrainer"))
     folder = nnunet_paths / "nnUNet_results/Dataset501_Tiny" / MODEL
-    plans = {"dataset_name": "Dataset501_Tiny", "image_reader_writer": "NibabelIO"}
+    plans = {
+        "dataset_name": "Dataset501_Tiny",
+        "image_reader_writer": "NibabelIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {},
+    }
     (folder / "plans.json").write_text(json.dumps(plans))
     for fold in range(3):
         write_weights(folder / f"fold_{fold}/checkpoint_final.pth", fold)
@@ -74,7 +80,11 @@ def model(nnunet_paths, make_results, monkeypatch):
 
 
 def write_weights(path, fold, **init_args):
-    content = {"init_args": init_args, "trainer_name": "SGNetTrainer", "network_weights": {"fold": fold}}
+    content = {
+        "init_args": {"configuration": "3d_fullres"} | init_args,
+        "trainer_name": "SGNetTrainer",
+        "network_weights": {"fold": torch.tensor([fold])},
+    }
     torch.save(content, path)
 
 

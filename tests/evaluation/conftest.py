@@ -62,6 +62,7 @@ def make_model(tmp_path) -> Callable[..., Path]:
         folder.mkdir(parents=True)
         plans = {"dataset_name": "Dataset501_Tiny", "plans_name": "nnUNetPlans", "configurations": {}}
         plans |= {"image_reader_writer": reader, "label_manager": "LabelManager"}
+        plans |= {"transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2]}
         (folder / "plans.json").write_text(json.dumps(plans))
         description = {
             "channel_names": {"0": "T1ce"},

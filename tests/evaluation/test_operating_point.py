@@ -240,10 +240,10 @@ def test_without_a_point_none_is_applied(model_folder, caplog):
         ({"format": "other"}, "is not an operating point of sgnet tune"),
         ({"version": 1}, r"version 0\.1, for tiled and mirrored .*run sgnet tune again"),
         ({"version": 4}, "has version 4; this program reads 3"),
-        ({"point": None}, "no usable operating point"),
-        ({"point": {"threshold": 2}}, r"no usable operating point \(threshold must be between"),
-        ({"point": {"thresh": 0.2}}, "no usable operating point"),
-        ({"tuned_for": {"model": MODEL}}, "no usable operating point"),
+        ({"point": None}, r"\$\.point: expected object, got None"),
+        ({"point": {"threshold": 2}}, r"\$\.point: threshold must be between"),
+        ({"point": {"thresh": 0.2}}, r"\$\.point: object missing required field threshold"),
+        ({"tuned_for": {"model": MODEL}}, r"\$\.tuned_for: object missing required field engine"),
     ],
 )
 def test_files_that_hold_no_point_are_refused(tmp_path, changes, message):

@@ -3,14 +3,20 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from sgnet_nnunet.evaluation.model_costs import with_costs
+from sgnet_nnunet.evaluation.results import results_of_models
+from sgnet_nnunet.evaluation.tuning import tune
 from sgnet_nnunet.inference.export import export_openvino
+from sgnet_nnunet.inference.gate_maps import GatedModel
 from sgnet_nnunet.inference.plan import read_plan
+from sgnet_nnunet.inference.predictor import PredictionOptions, predict
 from sgnet_nnunet.inference.torch_engines import TorchRuntime, stages_of
 from sgnet_nnunet.networks.gates import HardSpatialGate
 from sgnet_nnunet.networks.sgnet import SGNet
@@ -19,6 +25,7 @@ from sgnet_nnunet.planning.planner import SGNetPlanner
 from sgnet_nnunet.training.sgnet_trainer import SGNetNoGateTrainer
 
 FEATURES = (4, 8, 8, 16)
+CHECKPOINT = "checkpoint_final.pth"
 
 
 @pytest.fixture
@@ -327,3 +334,64 @@ def write_case(folder, name, *, shape=(24, 22, 14), affine=None, channels=2, see
         files.append(folder / f"{name}_{channel:04d}.nii.gz")
         write_volume(files[-1], Volume(data, np.eye(4) if affine is None else affine))
     return files
+
+
+@pytest.fixture(scope="session")
+def study(gated_model, make_results, tmp_path_factory):
+    """Return nnU-Net's three folders of a data set on which that model is trained, two folds of it."""
+    root = tmp_path_factory.mktemp("study")
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (root / name).mkdir()
+    make_results(root, models=("SGNetTrainer",), cases=2, folds=2)
+    folder = root / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres"
+    shutil.copy(gated_model / "plans.json", folder)
+    for fold in range(2):
+        shutil.copy(gated_model / f"fold_0/{CHECKPOINT}", folder / f"fold_{fold}")
+    return root
+
+
+@pytest.fixture
+def commands(study, tmp_path, monkeypatch):
+    """Return each command that loads a model as a function, and a copy of the model that they load."""
+    root = shutil.copytree(study, tmp_path / "study")
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(root / name))
+    return Commands(root / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres", root)
+
+
+class Commands:
+    """What the commands do with a model's folder, as functions of it."""
+
+    NAMES = ("predict", "average", "tiled", "export", "gates", "tune", "compare")
+
+    def __init__(self, folder, root):
+        self.folder, self.root, self.images = folder, root, root / "nnUNet_raw/Dataset501_Tiny/imagesTr"
+
+    def predict(self, *, trust=False, **options):
+        options = PredictionOptions(device="cpu", folds=("0",), trust=trust, **options)
+        return predict(self.images, self.root / "masks", model_folders=[self.folder], options=options)
+
+    def average(self, *, trust=False):
+        options = PredictionOptions(device="cpu", trust=trust)
+        return predict(self.images, self.root / "masks", model_folders=[self.folder] * 2, options=options)
+
+    def tiled(self, *, trust=False):
+        return self.predict(trust=trust, engine="tiled")
+
+    def export(self, *, trust=False):
+        return export_openvino(self.folder, self.root / "openvino", folds=["0"], trust=trust)
+
+    def gates(self, *, trust=False):
+        return GatedModel(self.folder, trust=trust)
+
+    def tune(self, *, trust=False):
+        options = PredictionOptions(device="cpu", trust=trust)
+        return tune("501", model=self.folder.name, folds=("0", "1"), options=options)
+
+    def compare(self, *, trust=False):
+        """Warn of what the others refuse: masks are evaluated without the model."""
+        results = results_of_models("501", ["SGNetTrainer"], ["0", "1"])
+        found = with_costs(
+            replace(results, trust=trust), self.root / "nnUNet_preprocessed/Dataset501_Tiny", time_cases=0
+        )
+        return found.models[0].parameters

@@ -7,6 +7,7 @@ import torch
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.exported import FILE_NAME, open_exported, read_export
+from sgnet_nnunet.inference.predictor import Predictor
 from sgnet_nnunet.inference.runtimes import import_openvino
 from sgnet_nnunet.inference.torch_engines import stage_models
 
@@ -58,15 +59,25 @@ def test_fold_that_is_not_there_is_named(folder):
 
 
 def test_file_that_was_changed_or_moved_since_the_export_is_refused(exported_model, tmp_path, rng):
-    names = sorted(path.name for path in (exported_model / "fold_0").iterdir())
-    assert set(read_export(exported_model).files_sha256) == {f"fold_0/{name}" for name in names}
-    for name in names:
-        folder = shutil.copytree(exported_model, tmp_path / name)
-        content = bytearray((folder / "fold_0" / name).read_bytes())
+    every = {p.relative_to(exported_model).as_posix() for p in exported_model.rglob("*") if p.is_file()}
+    names = sorted(read_export(exported_model).files_sha256)
+    assert set(names) == every - {FILE_NAME}
+    for index, name in enumerate(names):
+        folder = shutil.copytree(exported_model, tmp_path / str(index))
+        content = bytearray((folder / name).read_bytes())
         content[rng.integers(len(content))] ^= 1 << rng.integers(8)
-        (folder / "fold_0" / name).write_bytes(content)
+        (folder / name).write_bytes(content)
         with pytest.raises(InputFileError, match=rf"{name}: is not the file that sgnet export wrote"):
-            open_exported(folder)
+            _ = Predictor.open([folder]).models[0].engine
+
+
+def test_description_that_was_changed_since_the_export_is_refused(exported_model, tmp_path):
+    folder = shutil.copytree(exported_model, tmp_path / "model")
+    content = json.loads((folder / FILE_NAME).read_text())
+    content["folds"]["0"]["gates"][0]["score_threshold"] += 0.5
+    (folder / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(InputFileError, match=r"export\.json: is not as sgnet export wrote it"):
+        read_export(folder)
 
 
 def test_weights_of_an_old_export_that_are_no_numbers_are_refused(folder, make_network, rng, smooth_image):
@@ -96,8 +107,14 @@ def test_damaged_stage_is_named(folder, rng, smooth_image):
         (lambda _: "{", "is not JSON"),
         (lambda _: json.dumps({}), "is not a file of sgnet export"),
         (lambda content: json.dumps(content | {"version": 9}), "has version 9, not 1"),
-        (lambda content: json.dumps({**content, "mirroring_axes": None}), "lacks or garbles"),
-        (lambda content: json.dumps(content | {"folds": {"0": {"channels": 2}}}), "lacks or garbles"),
+        (
+            lambda content: json.dumps({**content, "mirroring_axes": None}),
+            r"\$\.mirroring_axes: expected array, got None",
+        ),
+        (
+            lambda content: json.dumps(content | {"folds": {"0": {"channels": 2}}}),
+            r"\$\.folds.*: object missing required",
+        ),
     ],
     ids=["no JSON", "another file", "another version", "no axes", "no geometry"],
 )

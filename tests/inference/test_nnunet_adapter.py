@@ -72,11 +72,15 @@ def test_images_are_read_strictly(foreign, images, tmp_path):
 
 
 def test_unknown_normalisation_and_2d_plans_are_left_to_nnunet(model, tmp_path):
+    options = replace(TILED, trust=True)  # the class is not nnU-Net's
     for index, changes in enumerate(
-        [{"normalization_schemes": ["TheirNormalization"] * 2}, {"spacing": [1.0, 1.0]}]
+        [
+            {"normalization_schemes": ["TheirNormalization"] * 2},
+            {"spacing": [1.0, 1.0], "patch_size": [32, 32]},
+        ]
     ):
         folder = with_plan(model, tmp_path / str(index), **changes)
-        processing = Predictor.open([folder], options=TILED).models[0].processing
+        processing = Predictor.open([folder], options=options).models[0].processing
         assert isinstance(processing, NnunetProcessing)
     assert isinstance(Predictor.open([model], options=TILED).models[0].processing, PlanProcessing)
 

@@ -41,19 +41,26 @@ def test_configuration_inherits(make_model):
         ({"configuration": {"resampling_fn_probabilities": "no_resampling"}}, "probabilities no_resampling"),
         ({"configuration": {"resampling_fn_data_kwargs": {"force_separate_z": None}}}, "force_separate_z"),
         ({"configuration": {"previous_stage": "3d_lowres"}}, "cascade"),
-        ({"configuration": {"spacing": [1.0, 1.0]}}, "2D"),
-        ({"configuration": {"normalization_schemes": ["NoNormalization"]}}, "2 values were expected, got 1"),
+        ({"configuration": {"spacing": [1.0, 1.0], "patch_size": [32, 32]}}, "2D"),
+        (
+            {"configuration": {"normalization_schemes": ["NoNormalization"], "use_mask_for_norm": [False]}},
+            "2 values were expected, got 1",
+        ),
         ({"configuration": {"inherits_from": "3d_fullres"}}, "configuration 3d_fullres"),
         ({"top": {"label_manager": "MyLabels"}}, "MyLabels"),
-        ({"top": {"transpose_forward": [0, 1]}}, "no usable plan"),
+        (
+            {"top": {"transpose_forward": [0, 1]}},
+            r"plans\.json: \$\.transpose_forward: expected array of length 3",
+        ),
+        ({"top": {"transpose_forward": [0, 2, 1], "transpose_backward": [1, 0, 2]}}, "does not undo"),
         ({"dataset": {"labels": {"background": 0, "core": [1, 2]}}}, "regions_class_order has 0"),
-        ({"dataset": {"labels": 5}}, "no usable plan"),
+        ({"dataset": {"labels": 5}}, r"dataset\.json: \$\.labels: expected object, got 5"),
     ],
 )
 def test_what_cannot_be_exact_is_refused(make_model, changes, words):
     with pytest.raises(InputFileError, match=words) as caught:
         read_plan(make_model(**changes), "3d_fullres")
-    assert "plans.json" in str(caught.value)
+    assert caught.value.path.name == ("dataset.json" if "dataset" in changes else "plans.json")
     assert "\n" not in str(caught.value)
 
 
@@ -76,7 +83,7 @@ def test_missing_key_is_named(make_model):
     plans = json.loads((folder / "plans.json").read_text())
     del plans["configurations"]["3d_fullres"]["resampling_fn_data"]
     (folder / "plans.json").write_text(json.dumps(plans))
-    with pytest.raises(InputFileError, match="nothing called 'resampling_fn_data'"):
+    with pytest.raises(InputFileError, match="fullres: object missing required field resampling_fn_data"):
         read_plan(folder, "3d_fullres")
 
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from msgspec import convert
 
 from sgnet_nnunet.networks.geometry import GateGeometry, NetworkGeometry
 from sgnet_nnunet.networks.sgnet import SGNet
@@ -58,4 +59,4 @@ def test_only_nested_gates_at_every_level_let_blocks_be_left_out():
 def test_geometry_survives_json():
     for options in ({}, {"gated_levels": [0, 2]}, {"heads": 3, "background_head": False}):
         written = SGNet(2, options.pop("heads", 2), **options).geometry
-        assert NetworkGeometry.from_dict(json.loads(json.dumps(written.as_dict()))) == written
+        assert convert(json.loads(json.dumps(written.as_dict())), NetworkGeometry) == written
