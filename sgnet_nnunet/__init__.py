@@ -8,9 +8,7 @@ The public names are imported when they are first used, since PyTorch and nnU-Ne
 668673
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in `typing`, whose import is a time in which Ctrl-C ends in a traceback
 if TYPE_CHECKING:
     from sgnet_nnunet.dataset.convert import convert
     from sgnet_nnunet.evaluation.comparison import compare
@@ -49,8 +47,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - classes and functions
+def __getattr__(name: str) -> object:
     """Import a public name on its first use."""
+    from importlib import import_module  # noqa: PLC0415
+
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -97,11 +97,15 @@ def _end_on_signals() -> None:
     threading.Thread(target=_end_in_time, args=(receiver,), daemon=True).start()
 
 
-def _end(number: int, _: FrameType | None) -> None:
+def _end(number: int, frame: FrameType | None) -> None:
     """Let the command remove its unfinished files; a second signal does not wait for that."""
     for each in SIGNALS:
         signal.signal(each, lambda again, _: os._exit(128 + again))
     _fall_silent()
+    while frame:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os._exit(128 + number)  # an exception aborts the process in the midst of a C++ module
+        frame = frame.f_back
     sys.exit(128 + number)
 
 
