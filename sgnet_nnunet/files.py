@@ -24,20 +24,12 @@ _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """What makes a cell a formula: https://owasp.org/www-community/attacks/CSV_Injection."""
 
 PARTIAL_PREFIX = ".partial-"
-
-MOST_TEXT = 64 << 20
-"""Bytes of a JSON file or a table at most; a split of 100,000 cases takes less than a tenth."""
-
 GZIP_MAGIC = b"\x1f\x8b"
 
-_MOST_DEFLATE = 1032
-"""Bytes that one byte of deflate can stand for: https://www.zlib.net/zlib_tech.html."""
-
-_BYTES_A_VOXEL = 8
-"""Memory that checking and converting takes beside the stored voxels: two copies in 32 bits."""
-
-_MOST_PADDING = 1 << 20
-"""Bytes that a file may hold after the last that its header announces."""
+MOST_TEXT = 64 << 20  # bytes of a JSON file or a table; a split of 100,000 cases takes less than a tenth
+_MOST_PADDING = 1 << 20  # bytes of a file after the last that its header announces
+_MOST_DEFLATE = 1032  # bytes that one byte of deflate can stand for: https://www.zlib.net/zlib_tech.html
+_BYTES_A_VOXEL = 8  # that checking and converting takes beside the stored voxels: two copies in 32 bits
 
 
 @contextmanager
@@ -165,11 +157,7 @@ def free_memory() -> int:
 
 
 def check_memory(path: Path, size: int, *, voxels: int = 0) -> None:
-    """Refuse a file that announces more bytes, `size`, than memory has room for, before any is reserved.
-
-    Raises:
-        InputFileError: If fewer are free than reading the file and checking its voxels takes.
-    """
+    """Raise an InputFileError if a file announces more bytes, `size`, than memory has room for."""
     if (needed := size + voxels * _BYTES_A_VOXEL) > (free := free_memory()):
         problem = f"needs {needed / 1e9:.3g} GB of memory by its header, {free / 1e9:.3g} GB are free"
         raise InputFileError(path, problem, "check its header, crop it, or close other programs")
@@ -177,12 +165,7 @@ def check_memory(path: Path, size: int, *, voxels: int = 0) -> None:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a zip file (`.npz`, a checkpoint), opened for reading.
-
-    Raises:
-        OSError, zipfile.BadZipFile: If it is no regular file, or no zip file.
-        InputFileError: If what it holds is larger than the memory that is free.
-    """
+    """Yield a zip file (`.npz`, a checkpoint), opened for reading; refuse it as `check_memory` does."""
     with open_file(path) as file:
         with zipfile.ZipFile(file) as archive:
             check_memory(path, sum(entry.file_size for entry in archive.infolist()))
@@ -204,11 +187,9 @@ def open_stream(path: Path) -> Iterator[tuple[gzip.GzipFile, int]]:
 
 
 def read_announced(stream: gzip.GzipFile, size: int) -> bytearray:
-    """Return the first `size` bytes of a stream. All of it is read, so that gzip's checksum is verified.
+    """Return the first `size` bytes of a stream; EOFError if it is shorter, ValueError if much longer.
 
-    Raises:
-        EOFError: If it is shorter.
-        ValueError: If much more follows.
+    All of it is read, so that gzip's checksum is verified.
     """
     content, found = bytearray(size), 0
     while found < size and (number := stream.readinto(memoryview(content)[found:])):
@@ -216,9 +197,7 @@ def read_announced(stream: gzip.GzipFile, size: int) -> bytearray:
     if found < size:
         raise EOFError(f"truncated: {size} bytes announced, {found} in the file")
     if len(stream.read(_MOST_PADDING + 1)) > _MOST_PADDING:
-        raise ValueError(
-            f"more than {_MOST_PADDING / 1e6:.0f} MB follow the {size} bytes that its header announces"
-        )
+        raise ValueError(f"more than 1 MB follows the {size} bytes that its header announces")
     return content
 
 
@@ -228,19 +207,12 @@ _LOCAL = {
 }
 """What ends the header of a format if voxels follow, and what in it says that they are compressed."""
 
-_DETACHED = re.compile(rb"^data ?file:", re.MULTILINE | re.IGNORECASE)
-"""NRRD's field for voxels in another file."""
-
 
 def check_voxels(path: Path) -> None:
-    """Refuse a file of which ITK would read wrong voxels without an error, or more than memory has room for.
+    """Refuse a file of which ITK would read wrong voxels, or more than memory has room for.
 
-    ITK ignores the checksums of MetaImage and NRRD; GIPL has neither a checksum nor an orientation.
-
-    Raises:
-        ValueError, zlib.error: If the file is damaged, or its voxels are complex or in another file.
-        RuntimeError: If ITK cannot read its header.
-        InputFileError: As for `check_memory`.
+    That is a ValueError, EOFError, RuntimeError or zlib.error, or the InputFileError of `check_memory`. ITK
+    ignores the checksums of MetaImage and NRRD; GIPL has neither a checksum nor an orientation.
     """
     import SimpleITK  # noqa: PLC0415 - half a second, for formats that few use
 
@@ -257,7 +229,7 @@ def check_voxels(path: Path) -> None:
         end, is_compressed = _LOCAL[path.suffix]
         found = end.search(content)
         header = content[: found.end()] if found else b""
-        if not header or _DETACHED.search(header):
+        if not header or re.search(rb"(?im)^data ?file:", header):  # NRRD's field
             raise ValueError("its voxels are in another file; convert it to .nii.gz")
         engine = zlib.decompressobj(wbits=47)  # zlib's or gzip's stream
         if is_compressed in header and not (engine.decompress(content[len(header) :], most) and engine.eof):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sgnet_nnunet.cli.console import MOST_WORKERS, err, progress_bar, say
+from sgnet_nnunet.cli.console import err, progress_bar, say
 from sgnet_nnunet.phantom.config import MOST_PATIENTS
 
 
@@ -29,8 +29,7 @@ def convert(
     ] = "cv",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad file.")] = False,
     workers: Annotated[
-        int,
-        typer.Option("-np", min=1, max=MOST_WORKERS, metavar="N", help="Processes; each needs 1 to 2 GB."),
+        int, typer.Option("-np", min=1, max=1024, metavar="N", help="Processes; each needs 1 to 2 GB.")
     ] = 2,
 ) -> None:
     """Convert Brain-Mets-Lung-MRI-Path-Segs into an nnU-Net data set.
@@ -68,7 +67,7 @@ def phantom(
     ] = 8,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed; the same seed gives the same files.")] = 0,
     workers: Annotated[
-        int, typer.Option("-np", min=1, max=MOST_WORKERS, metavar="N", help="Processes.")
+        int, typer.Option("-np", min=1, max=1024, metavar="N", help="Processes.")
     ] = os.cpu_count() or 1,
 ) -> None:
     """Write synthetic patients in the layout of Brain-Mets-Lung-MRI-Path-Segs."""

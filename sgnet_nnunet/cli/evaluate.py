@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sgnet_nnunet.cli.console import MOST_WORKERS, TRUST, err, out, progress_bar, say
+from sgnet_nnunet.cli.console import TRUST, err, out, progress_bar, say
 from sgnet_nnunet.errors import needs_extra, printable
 from sgnet_nnunet.evaluation.results import Results, results_of_folders, results_of_models
 from sgnet_nnunet.nnunet import find_dataset
@@ -103,9 +103,7 @@ Viewer = Annotated[bool, _report("--viewer", help="Add a page to scroll through 
 Presets = Annotated[
     list[Preset] | None, _report(metavar="NAME", help="Add BraTS scores: brats2023, brats2026.")
 ]
-Workers = Annotated[
-    int, _report("-np", min=1, max=MOST_WORKERS, metavar="N", help="Processes; each needs less than 1 GB.")
-]
+Workers = Annotated[int, _report("-np", min=1, max=1024, metavar="N", help="Processes; each needs 1 GB.")]
 Patients = Annotated[
     Path | None,
     _cases(metavar="CSV", help="Columns case and patient; the report of sgnet convert by default."),

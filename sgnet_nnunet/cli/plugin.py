@@ -61,9 +61,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Folder to work in.")] = Path("demo_output"),
     device: Annotated[str, typer.Option("-device", metavar="NAME", help="cpu, cuda or mps.")] = "cpu",
     epochs: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Training epochs.")] = 10,
-    iters: Annotated[
-        int, typer.Option(min=1, max=100_000, metavar="N", help="Training batches an epoch.")
-    ] = 16,
+    iters: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Batches an epoch.")] = 16,
 ) -> None:
     """Run the main job on phantoms: convert, plan, train, predict, evaluate, draw."""
     from sgnet_nnunet.demo import DemoPlan, run_demo  # noqa: PLC0415

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sgnet_nnunet.cli.console import CHECKPOINT, MOST_WORKERS, TRUST, err, progress_bar, say
+from sgnet_nnunet.cli.console import CHECKPOINT, TRUST, err, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import EngineName, PrecisionName, RuntimeName
 from sgnet_nnunet.inference.predictor import PredictionOptions
@@ -90,22 +90,12 @@ def predict(
     preprocessing_threads: Annotated[
         int | None,
         _cases(
-            "-npp",
-            min=0,
-            max=MOST_WORKERS,
-            metavar="N",
-            help="Cases to preprocess at the same time; 1, or 3 with a GPU.",
+            "-npp", min=0, max=1024, metavar="N", help="Cases to preprocess at a time; 1, or 3 with a GPU."
         ),
     ] = None,
     export_threads: Annotated[
         int | None,
-        _cases(
-            "-nps",
-            min=0,
-            max=MOST_WORKERS,
-            metavar="N",
-            help="Cases to write at the same time; 1, or 3 with a GPU.",
-        ),
+        _cases("-nps", min=0, max=1024, metavar="N", help="Cases to write at a time; 1, or 3 with a GPU."),
     ] = None,
 ) -> None:
     """Predict a folder of images, as nnUNetv2_predict does, at the model's operating point."""

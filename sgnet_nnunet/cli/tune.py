@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from sgnet_nnunet.cli.console import CHECKPOINT, MOST_WORKERS, TRUST, out, progress_bar, say
+from sgnet_nnunet.cli.console import CHECKPOINT, TRUST, out, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.operating_point import FILE_NAME
 from sgnet_nnunet.inference import EngineName, PrecisionName
@@ -51,13 +51,7 @@ def tune(
     ] = False,
     threads: Annotated[
         int,
-        _prediction(
-            "-np",
-            min=1,
-            max=MOST_WORKERS,
-            metavar="N",
-            help="Cases whose lesions are counted at the same time.",
-        ),
+        _prediction("-np", min=1, max=1024, metavar="N", help="Cases whose lesions are counted at a time."),
     ] = 1,
     sensitivity: Annotated[
         float | None,
