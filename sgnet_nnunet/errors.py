@@ -68,8 +68,10 @@ def disk_full(error: BaseException, path: Path | str) -> SGNetError | None:
 def describe(error: BaseException) -> str:
     """Return an error that nobody expected as one line, with the file that it is about, if that is known."""
     path = getattr(error, "filename2", None) or getattr(error, "filename", None) or path_in_hand(error)
-    if path and getattr(error, "errno", None) in _DISK_FULL:
-        return str(disk_full(error, path))
+    if getattr(error, "errno", None) in _DISK_FULL:
+        return str(disk_full(error, path)) if path else "standard output: cannot be written, its disk is full"
+    if isinstance(error, MemoryError):
+        error = MemoryError("close other programs, or use fewer workers")
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     problem = " ".join(f"{type(error).__name__}: {text}".split())
     return f"{path}: {problem}" if path else problem
@@ -86,7 +88,10 @@ def path_in_hand(error: BaseException) -> Path | None:
     trace: TracebackType | None = error.__traceback__
     while trace:
         frame, trace = trace.tb_frame, trace.tb_next
-        if frame.f_globals.get("__name__", "").startswith("sgnet_nnunet."):
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("rich."):
+            return None  # printing
+        if module.startswith("sgnet_nnunet."):
             paths = [value for value in frame.f_locals.values() if isinstance(value, Path)]
             found = next((path for path in paths if path.is_file()), paths[0] if paths else found)
     return found

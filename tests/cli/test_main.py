@@ -1,9 +1,11 @@
 import errno
+import io
 
 import pytest
 
 from sgnet_nnunet import __version__
 from sgnet_nnunet.cli import main as module
+from sgnet_nnunet.cli.console import out
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.plugin import link
 from sgnet_nnunet.plugin.doctor import Finding, Group
@@ -53,7 +55,7 @@ def fail(monkeypatch, tmp_path):
         (ValueError("not [a]\nnumber"), "ValueError: not [a] number"),
         (EOFError("ends"), "ValueError: a file ends too early (ends)"),
         (PermissionError(13, "Permission denied", "/a/b"), "/a/b: PermissionError: Permission denied"),
-        (MemoryError(), "MemoryError:"),
+        (MemoryError(), "MemoryError: close other programs, or use fewer workers"),
     ],
 )
 def test_unexpected_error_is_one_line_and_the_traceback_in_a_private_log(fail, capsys, tmp_path, error, line):
@@ -76,6 +78,18 @@ def test_full_disk_is_named_with_the_file(fail, capsys, tmp_path):
     shown = capsys.readouterr().err
     assert shown.startswith(f"sgnet: {tmp_path}/b: cannot be written, the disk of /")
     assert "is full" in shown
+
+
+class FullFile(io.StringIO):
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_output_that_cannot_be_printed_is_named_and_no_folder_blamed(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sgnet_nnunet.phantom.population.write_phantoms", lambda *_, **__: None)
+    monkeypatch.setattr(out, "_file", FullFile())
+    assert run("phantom", str(tmp_path), "-n", "1") == 1
+    assert "sgnet: standard output: cannot be written" in capsys.readouterr().err
 
 
 def test_no_command_shows_the_help(capsys):
