@@ -5,7 +5,7 @@ Fields that are not named here are left as they are: nnU-Net and others add thei
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -61,6 +61,20 @@ class Architecture(Struct):
     network_class_name: str
     arch_kwargs: dict[str, Any]
     requires_import: list[str] = msgspec.field(name="_kw_requires_import", default_factory=list)
+
+
+class Resampling(Struct):
+    """Arguments of nnU-Net's resampling functions."""
+
+    is_seg: bool = False
+    force_separate_z: bool | None = None
+    separate_z_anisotropy_threshold: Finite = 3
+    num_threads: Annotated[int, Meta(ge=1, le=1024)] = 4
+    memefficient_seg_resampling: bool = False
+    mode: Literal["linear"] = "linear"
+    aniso_axis_mode: Literal["nearest-exact", "nearest", "linear"] = "nearest-exact"
+    order: Annotated[int, Meta(ge=0, le=5)] = 3
+    order_z: Annotated[int, Meta(ge=0, le=5)] = 0
 
 
 class Configuration(Struct):

@@ -127,7 +127,10 @@ def _build_network(
     path = folder / "plans.json"
     planned = configuration_of(path, description.plans, configuration)
     check_names(path, description.plans, planned, trust=trust)
-    network = planned.architecture
+    network, schemes = planned.architecture, len(planned.normalization_schemes)
+    if schemes != len(description.channels):
+        problem = f"has normalisations for {schemes} channels, dataset.json has {len(description.channels)}"
+        raise InputFileError(path, problem, "copy the model's folder again")
     try:
         if trainer == PLANNED and network and network.network_class_name == f"{SGNet.__module__}.SGNet":
             return SGNet(len(description.channels), description.labels.heads, **network.arch_kwargs)

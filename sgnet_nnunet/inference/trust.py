@@ -22,7 +22,7 @@ from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import open_archive
 from sgnet_nnunet.nnunet import TRAINED_ON
 from sgnet_nnunet.plugin.shims import SHIMS, TRAINERS
-from sgnet_nnunet.schemas import Axis, Configuration, PlansFile, check
+from sgnet_nnunet.schemas import Architecture, Axis, Configuration, PlansFile, Resampling, check
 
 _REMEDY = "it could run any program: pass --trust if you trust whoever made the model"
 _COPY = "copy the model's folder again, or train again"
@@ -46,10 +46,15 @@ _NETWORKS = re.compile(
 _LAYERS = re.compile(
     rf"torch\.nn\.(modules\.\w+\.)?[A-Z]\w*|dynamic_network_architectures\.building_blocks\.\w+\.{_CLASS}"
 )
-_RESAMPLINGS = {
-    *("resample_torch_fornnunet", "resample_torch_simple"),
-    *("resample_data_or_seg_to_shape", "no_resampling_hack"),
+_BY_EITHER = {"is_seg", "force_separate_z", "separate_z_anisotropy_threshold"}
+RESAMPLINGS = {
+    "resample_torch_fornnunet": _BY_EITHER
+    | {"num_threads", "memefficient_seg_resampling", "mode", "aniso_axis_mode"},
+    "resample_data_or_seg_to_shape": _BY_EITHER | {"order", "order_z"},
+    "no_resampling_hack": set(),
 }
+"""nnU-Net's resampling functions, and the arguments that plans may give them."""
+
 _NAMES = {
     "image_reader_writer": {
         *("NibabelIO", "NibabelIOWithReorient", "SimpleITKIO", "SimpleITKIOWithReorient"),
@@ -62,8 +67,8 @@ _NAMES = {
         *("RescaleTo01Normalization", "RGBTo01Normalization"),
         *(name for shim in SHIMS for name in shim.names if "Normalization" in name),
     },
-    "resampling_fn_data": _RESAMPLINGS,
-    "resampling_fn_probabilities": _RESAMPLINGS,
+    "resampling_fn_data": set(RESAMPLINGS),
+    "resampling_fn_probabilities": set(RESAMPLINGS),
 }
 """The classes and functions that plans may name: nnU-Net's own and this package's."""
 
@@ -132,7 +137,7 @@ def check_names(
     """Refuse plans that name classes or functions which are neither nnU-Net's own nor this package's.
 
     Raises:
-        InputFileError: If they do and `trust` is not given, or a network's argument is out of range.
+        InputFileError: If they do and `trust` is not given, or an argument is out of range.
     """
     plans = check(path, content, PlansFile, remedy=_COPY)
     architecture = settings.architecture
@@ -147,8 +152,17 @@ def check_names(
             if name not in allowed:
                 problem = f"{key} {name} is neither nnU-Net's own nor this package's"
                 raise InputFileError(path, problem, _REMEDY)
-    if architecture is None:
-        return
+    for key in ("resampling_fn_data", "resampling_fn_probabilities"):
+        given = getattr(settings, f"{key}_kwargs")
+        check(path, given, Resampling, remedy=_COPY, at=f"{key}_kwargs")
+        if unknown := set(given) - RESAMPLINGS[getattr(settings, key)]:
+            problem = f"{key}_kwargs holds {min(unknown)}, which {getattr(settings, key)} does not take"
+            raise InputFileError(path, problem, _COPY)
+    if architecture:
+        _check_architecture(path, architecture)
+
+
+def _check_architecture(path: Path, architecture: Architecture) -> None:
     if not _NETWORKS.fullmatch(architecture.network_class_name):
         problem = f"network_class_name {architecture.network_class_name} is not on the list of networks"
         raise InputFileError(path, problem, _REMEDY)

@@ -359,10 +359,18 @@ def commands(study, tmp_path, monkeypatch):
     return Commands(root / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres", root)
 
 
+@pytest.fixture(scope="module")
+def shared_commands(study, tmp_path_factory):
+    """Return the same for tests that restore what they change."""
+    root = shutil.copytree(study, tmp_path_factory.mktemp("doors") / "study")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            patch.setenv(name, str(root / name))
+        yield Commands(root / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres", root)
+
+
 class Commands:
     """What the commands do with a model's folder, as functions of it."""
-
-    NAMES = ("predict", "average", "tiled", "export", "gates", "tune", "compare")
 
     def __init__(self, folder, root):
         self.folder, self.root, self.images = folder, root, root / "nnUNet_raw/Dataset501_Tiny/imagesTr"

@@ -1,5 +1,6 @@
 """A stranger's model runs no code of its own in any command, unless it is trusted."""
 
+import inspect
 import json
 import os
 import pickle
@@ -13,13 +14,14 @@ import nnunetv2
 import numpy as np
 import pytest
 import torch
+from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.froc import read_probabilities
 from sgnet_nnunet.evaluation.model_costs import seconds_per_case
 from sgnet_nnunet.inference.trained_model import load_trained_model
-from sgnet_nnunet.inference.trust import find_trainer, read_checkpoint
+from sgnet_nnunet.inference.trust import RESAMPLINGS, find_trainer, read_checkpoint
 
 CHECKPOINT = "checkpoint_final.pth"
 SGNET = (sys.executable, "-c", "from sgnet_nnunet.cli.main import main; main()")
@@ -162,6 +164,12 @@ def test_names_and_numbers_in_plans_are_checked(commands, changes, words):
     with pytest.raises(InputFileError, match=r"plans\.json: ") as caught:
         load_trained_model(commands.folder)
     assert words in str(caught.value)
+
+
+def test_arguments_of_resamplings_are_those_of_nnunets_functions():
+    for name, arguments in RESAMPLINGS.items():
+        taken = inspect.signature(recursive_find_resampling_fn_by_name(name)).parameters
+        assert arguments == set(list(taken)[4:]) - {"device"}
 
 
 def test_what_is_trusted_is_loaded_as_before(commands, tmp_path):
