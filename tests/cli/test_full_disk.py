@@ -95,7 +95,7 @@ def test_full_disk_is_one_line_and_nothing_is_half_written(command_lines, tmp_pa
     work = {
         "disk": str(disk),
         "lines": lines,
-        "rows": ROWS[: int(os.environ.get("SGNET_FULL_DISKS", "6"))],
+        "rows": ROWS[: int(os.environ.get("SGNET_FULL_DISKS", "5"))],
         "environment": {name: value for name, value in os.environ.items() if name.startswith("nnUNet_")},
     }
     shown = ""
