@@ -553,7 +553,7 @@ def _locate(header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[NDArray[n
     if apart > LARGEST_DISAGREEMENT:
         raise ValueError(f"has a qform and a sform that are up to {apart:.3g} voxels apart")
     is_coded = bool(header["sform_code"] or header["qform_code"]) and header["dim"][0] == DIMENSIONS
-    agrees = apart <= LARGEST_SHIFT and np.allclose(header["pixdim"][1:4], grid.spacing)
+    agrees = Grid(shape, rotated).same_place_as(grid) and np.allclose(header["pixdim"][1:4], grid.spacing)
     return affine, is_coded and bool(agrees) and not isinstance(header, nib.Nifti2Header)
 
 
