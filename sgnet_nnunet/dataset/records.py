@@ -16,6 +16,7 @@ from sgnet_nnunet.dataset.accession import Findings
 from sgnet_nnunet.dataset.collection import Part
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import PARTIAL_PREFIX, checksum_of, inside, read_json, write_json
+from sgnet_nnunet.schemas import check
 
 HIDDEN_FOLDER = ".sgnet_conversion"
 IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -81,14 +82,7 @@ def read_record(folder: Path, case: str) -> CaseRecord | None:
     path = _record_path(folder, case)
     if not path.exists():
         return None
-    content = read_json(path, remedy=_REMEDY)
-    try:
-        findings = content["findings"]
-        if findings is not None:
-            findings = Findings(**{**findings, "notes": tuple(findings["notes"])})
-        record = CaseRecord(dict(content["sources"]), dict(content["files"]), findings)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputFileError(path, f"is not a record of a case ({error!r})", _REMEDY) from error
+    record = check(path, read_json(path, remedy=_REMEDY), CaseRecord, remedy=_REMEDY)
     own = re.compile(rf"(images|labels)T[rs]/{re.escape(case)}(_\d{{4}})?{re.escape(FILE_ENDING)}")
     for name in record.files:
         # Its files are deleted if the sources have changed.

@@ -206,10 +206,13 @@ def test_drawn_names_are_refused_or_of_the_case(folder: Path, name: str):
     assert (folder / name).parent == folder / "imagesTr"
 
 
-@pytest.mark.parametrize("content", [{}, {"files": [1], "sources": {}, "findings": None}, {"findings": 3}])
+@pytest.mark.parametrize(
+    "content",
+    [{"sources": 5}, {"files": [1], "sources": {}, "findings": None}, {"findings": 3}, {"files": {"a": 1}}],
+)
 def test_record_of_another_shape_is_named(folder: Path, content: dict):
     write_json(folder / HIDDEN_FOLDER / "cases/P_A.json", {"files": {}, "sources": {}} | content)
-    with pytest.raises(InputFileError, match=r"P_A\.json: is not a record of a case"):
+    with pytest.raises(InputFileError, match=r"P_A\.json: \$\.(sources|files|findings).*: expected"):
         read_record(folder, "P_A")
 
 
