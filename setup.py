@@ -28,7 +28,7 @@ needed; `tests/test_setup.py` checks that the installed nnU-Net requires it. `ma
 """
 
 EXTRAS = {
-    "report": ["jinja2>=3.1", "matplotlib>=3.8", "pandas>=2", "pillow>=10", "scikit-image>=0.22"],
+    "report": ["jinja2>=3.1.2", "matplotlib>=3.10", "pandas>=2.2", "pillow>=10.1", "scikit-image>=0.22"],
     "phantom": ["nilearn>=0.11"],
     "cpu": ["openvino>=2025.0"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],

@@ -17,6 +17,9 @@ SHAPE = (9, 20, 30)
 VALUES = ("integers", "fractions", "few fractions", "wide")
 USELESS = ("one NaN", "one infinity", "constant", "nearly constant")
 
+# NumPy 1 rounds the percentiles of single precision otherwise.
+ROUNDING = 0 if np.__version__ >= "2" else 1e-6
+
 
 def values(kind, rng):
     """Return a channel of some kind of values."""
@@ -57,14 +60,14 @@ class TestPercentileSchemes:
         before = channel.copy()
         normaliser = PERCENTILE_SCHEMES[name](use_mask_for_norm=masked, intensityproperties={})
         actual = normaliser.run(channel, np.where(inside, 0, -1) if masked else None)
-        np.testing.assert_array_equal(actual, expected)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=ROUNDING)
         assert actual.dtype == np.float32
         np.testing.assert_array_equal(channel, before)
 
     def test_the_torch_free_runtime_equals_it(self, name, kind, masked):
         channel, inside, expected = self.case(name, kind, masked)
         actual = normalise(channel, scheme=name, inside=inside if masked else None, intensities=STATISTICS)
-        np.testing.assert_array_equal(actual, expected)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("scheme", NNUNETS)
