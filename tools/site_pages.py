@@ -22,6 +22,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CITATION.cff": "CITATION.cff",
     "LICENSE": "LICENSE",
+    "SECURITY.md": "security.md",
 }
 FOLDERS = {"docs/": "", "benchmarks/results/": "results/"}
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
