@@ -50,7 +50,10 @@ def fail_at_work(folder: Path) -> object:
     return {}["a" * len([folder])]
 
 
-def test_error_of_a_worker_remembers_the_file_that_it_was_at_work_on(tmp_path: Path):
+def test_error_of_a_worker_remembers_the_file_that_it_was_at_work_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # for the workers, which import this module
     with pytest.raises(KeyError) as raised:
         list(run_jobs(fail_at_work, [tmp_path, tmp_path], workers=2))
     assert describe(raised.value) == f"{tmp_path}: KeyError: 'a'"
@@ -58,12 +61,15 @@ def test_error_of_a_worker_remembers_the_file_that_it_was_at_work_on(tmp_path: P
 
 def test_ctrl_c_ends_the_workers_at_once():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A command that another test ran in this process may listen, to end the process.
+    listening = signal.set_wakeup_fd(-1)
     started = time.monotonic()
     try:
         threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
         with pytest.raises(KeyboardInterrupt):
             list(run_jobs(time.sleep, [60, 60], workers=2))
     finally:
+        signal.set_wakeup_fd(listening)
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 30
     assert multiprocessing.active_children() == []
