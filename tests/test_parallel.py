@@ -1,10 +1,9 @@
 """Workers neither hang nor hide what went wrong, and the stages of a pipeline overlap."""
 
 import math
-import multiprocessing
 import operator
 import os
-import signal
+import subprocess
 import sys
 import threading
 import time
@@ -59,20 +58,24 @@ def test_error_of_a_worker_remembers_the_file_that_it_was_at_work_on(
     assert describe(raised.value) == f"{tmp_path}: KeyError: 'a'"
 
 
+INTERRUPTED = """
+import multiprocessing, os, signal, threading, time
+from sgnet_nnunet.parallel import run_jobs
+threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
+try:
+    list(run_jobs(time.sleep, [60, 60], workers=2))
+except KeyboardInterrupt:
+    print(multiprocessing.active_children())
+"""
+
+
 def test_ctrl_c_ends_the_workers_at_once():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A command that another test ran in this process may listen, to end the process.
-    listening = signal.set_wakeup_fd(-1)
     started = time.monotonic()
-    try:
-        threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
-        with pytest.raises(KeyboardInterrupt):
-            list(run_jobs(time.sleep, [60, 60], workers=2))
-    finally:
-        signal.set_wakeup_fd(listening)
-        signal.signal(signal.SIGINT, before)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], check=False, stdout=subprocess.PIPE, text=True, timeout=50
+    )
+    assert done.stdout == "[]\n"
     assert time.monotonic() - started < 30
-    assert multiprocessing.active_children() == []
 
 
 CHILD = (
@@ -112,19 +115,22 @@ def test_command_and_its_children_end_with_an_error_of_the_block():
     assert wait_until_gone(found[0])
 
 
+KILLED = f"""
+import os, signal, sys
+from sgnet_nnunet.parallel import run_until_we_end
+with run_until_we_end([sys.executable, "-c", {CHILD!r}], environment=os.environ) as process:
+    print(process.stdout.readline(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_command_and_its_children_end_with_their_parent_however_it_ends(tmp_path: Path):
-    path = tmp_path / "process"
-
-    def end(process: int) -> None:
-        path.write_text(str(process))
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    child = multiprocessing.get_context("fork").Process(target=run_child, args=(end,))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
-    assert wait_until_gone(int(path.read_text()))
+def test_command_and_its_children_end_with_their_parent_however_it_ends():
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], check=False, stdout=subprocess.PIPE, text=True, timeout=50
+    )
+    assert done.returncode == -9
+    assert wait_until_gone(int(done.stdout))
 
 
 @pytest.mark.parametrize("code", ["sys.exit(3)", "os.kill(os.getpid(), 9)"])
