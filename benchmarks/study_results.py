@@ -112,7 +112,7 @@ def _score_gates(
     """Return each gate's figures on the network's grid, and the lesions that the finest gate suppresses."""
     import torch  # noqa: PLC0415
 
-    from sgnet_nnunet.evaluation.lesion_metrics import find_lesions  # noqa: PLC0415
+    from sgnet_nnunet.lesions import find_lesions  # noqa: PLC0415
     from sgnet_nnunet.training.gate_monitor import count_gates, gates_of_image  # noqa: PLC0415
 
     manager = predictor.configuration_manager

@@ -193,6 +193,18 @@ LABEL = "tumour"
 
 
 @pytest.fixture(scope="session")
+def label_managers() -> dict[str, Any]:
+    """Return nnU-Net's manager of each kind of labels."""
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    return {
+        "one label": LabelManager({"background": 0, "tumour": 1}, None),
+        "three labels": LabelManager({"background": 0, "oedema": 1, "core": 2, "cyst": 3}, None),
+        "regions": LabelManager({"background": 0, "whole": [1, 2], "core": [2]}, [1, 2]),
+    }
+
+
+@pytest.fixture(scope="session")
 def rows() -> Callable[..., Any]:
     """Return a function that writes rows of `per_case` for one model, a case for each value."""
     import pandas as pd

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from sgnet_nnunet.cli.console import CHECKPOINT, TRUST, out, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.evaluation.operating_point import FILE_NAME
 from sgnet_nnunet.inference import EngineName, PrecisionName
+from sgnet_nnunet.inference.operating_point import FILE_NAME
 
 if TYPE_CHECKING:
     from sgnet_nnunet.evaluation.tuning import Tuning

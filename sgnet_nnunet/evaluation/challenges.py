@@ -38,11 +38,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from sgnet_nnunet.evaluation.lesion_metrics import CONNECTIVITY, Lesions, lesions_of, pair_of_lesion
+from sgnet_nnunet.evaluation.lesion_metrics import lesions_of, pair_of_lesion
 from sgnet_nnunet.evaluation.mask_metrics import dice
 from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
 from sgnet_nnunet.evaluation.registry import DISTANCE, SHARE, register_metric
 from sgnet_nnunet.evaluation.surface_metrics import hd95_pooled, hd95_surface_weighted, surface_distances
+from sgnet_nnunet.lesions import CONNECTIVITY, Lesions
 from sgnet_nnunet.nifti import at_least
 
 IGNORED_MM3 = 2.0

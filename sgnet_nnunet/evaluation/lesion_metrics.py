@@ -1,59 +1,20 @@
-"""Lesions: the connected components of a mask, and which of them two masks have in common."""
+"""Lesion metrics: which lesions two masks have in common, counts of these, and a row for each lesion."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import compress
 from math import inf, nan
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from sgnet_nnunet.evaluation.mask_metrics import dice
 from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
 from sgnet_nnunet.evaluation.registry import FALSE_LESIONS, LESION_COUNT, SHARE, Kind, Metric, register_metric
 from sgnet_nnunet.evaluation.surface_metrics import hd95_directed
-from sgnet_nnunet.nifti import at_least, bounding_box
-
-CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
-"""Voxels that share a face, an edge or a corner belong to one lesion (26-connectivity)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Lesions:
-    """The connected components of a mask.
-
-    Attributes:
-        labels: 0 for background, then 1 to `number`; shape of the mask.
-        voxels: Voxels of each lesion, shape (number,).
-        voxel_mm3: Volume of a voxel in mm3.
-    """
-
-    labels: NDArray[np.int32]
-    voxels: NDArray[np.intp]
-    voxel_mm3: float
-
-    @property
-    def number(self) -> int:
-        """How many lesions there are."""
-        return self.voxels.size
-
-    @property
-    def volumes_mm3(self) -> NDArray[np.float64]:
-        """Volume of each lesion in mm3, shape (number,)."""
-        return np.asarray(self.voxels * self.voxel_mm3, dtype=np.float64)
-
-    @property
-    def diameters_mm(self) -> NDArray[np.float64]:
-        """Diameter in mm of the sphere of each lesion's volume, shape (number,)."""
-        return np.asarray(np.cbrt(6 * self.volumes_mm3 / np.pi), dtype=np.float64)
-
-    @cached_property
-    def boxes(self) -> list[tuple[slice, slice, slice]]:
-        """Bounding box of each lesion."""
-        return ndimage.find_objects(self.labels)
+from sgnet_nnunet.lesions import Lesions, label_components
+from sgnet_nnunet.nifti import at_least
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +54,6 @@ class LesionMatch:
         return 2 * self.common / (self.prediction.voxels[self.predicted] + self.reference.voxels[self.actual])
 
 
-def find_lesions(mask: NDArray[np.bool_], *, spacing: tuple[float, ...]) -> Lesions:
-    """Return the lesions of a mask of three axes in any order; voxel size in mm along each."""
-    return _label(mask, float(np.prod(spacing)))
-
-
 def match_lesions(prediction: Lesions, reference: Lesions) -> LesionMatch:
     """Match two masks' lesions by any common voxel.
 
@@ -119,16 +75,10 @@ def match_lesions(prediction: Lesions, reference: Lesions) -> LesionMatch:
 @once_per_pair
 def lesions_of(pair: MaskPair) -> LesionMatch:
     """Return the lesions of a pair of masks, matched; the labels' shape is that of the pair's box."""
-    prediction, reference = (_label(m, pair.grid.voxel_mm3) for m in (pair.prediction, pair.reference))
+    prediction, reference = (
+        label_components(m, pair.grid.voxel_mm3) for m in (pair.prediction, pair.reference)
+    )
     return match_lesions(prediction, reference)
-
-
-def _label(mask: NDArray[np.bool_], voxel_mm3: float) -> Lesions:
-    labels = np.zeros(mask.shape, dtype=np.int32)
-    box = bounding_box(mask)
-    number = ndimage.label(mask[box], structure=CONNECTIVITY, output=labels[box])
-    voxels = np.bincount(labels[mask], minlength=number + 1)[1:]
-    return Lesions(labels, voxels, voxel_mm3)
 
 
 Status = Literal["detected", "missed", "false positive"]

@@ -23,7 +23,10 @@ from sgnet_nnunet.evaluation.froc import (
     froc_at,
     has_ignore_label,
 )
-from sgnet_nnunet.evaluation.operating_point import (
+from sgnet_nnunet.evaluation.results import PredictedCase, results_of_models
+from sgnet_nnunet.evaluation.statistics import Estimate, Resampling, estimate
+from sgnet_nnunet.files import checksum_of, read_json, write_json
+from sgnet_nnunet.inference.operating_point import (
     COPY,
     FILE_NAME,
     FORMAT,
@@ -32,9 +35,6 @@ from sgnet_nnunet.evaluation.operating_point import (
     Provenance,
     combine_checksums,
 )
-from sgnet_nnunet.evaluation.results import PredictedCase, results_of_models
-from sgnet_nnunet.evaluation.statistics import Estimate, Resampling, estimate
-from sgnet_nnunet.files import checksum_of, read_json, write_json
 from sgnet_nnunet.inference.plan import read_description
 from sgnet_nnunet.inference.predictor import Logits, PredictionOptions, Predictor
 from sgnet_nnunet.nnunet import KEPT_BY_ZIP, SPLITS, ModelName, find_dataset, trained_folds

@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from sgnet_nnunet.errors import InputFileError, SGNetError, needs_extra
-from sgnet_nnunet.evaluation.operating_point import COPY, name_of_model, point_file
-from sgnet_nnunet.evaluation.operating_point import FILE_NAME as OPERATING_POINT
 from sgnet_nnunet.files import atomic_folder, atomic_path, checksum_of, read_json, write_json
 from sgnet_nnunet.inference.exported import FILE_NAME, FORMAT, VERSION, content_checksum, open_network
+from sgnet_nnunet.inference.operating_point import COPY, name_of_model, point_file
+from sgnet_nnunet.inference.operating_point import FILE_NAME as OPERATING_POINT
 from sgnet_nnunet.inference.runtimes import import_openvino
 from sgnet_nnunet.inference.torch_engines import runs_on_blocks, stage_models
 from sgnet_nnunet.inference.trained_model import TrainedModel, check_weights, load_trained_model

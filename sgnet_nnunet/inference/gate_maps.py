@@ -1,5 +1,6 @@
-"""Where the gates of a trained SG-Net are enabled in one case, and what the network predicts there."""
+"""Gate masks and prediction of a trained SG-Net in one case, from one pass over the whole image."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,26 +9,36 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference.engines import ChunkedEngine, Engine, finite_logits
 from sgnet_nnunet.inference.plan import configuration_of
 from sgnet_nnunet.inference.postprocessing import HALF
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
 from sgnet_nnunet.inference.preprocessing import grid_weights, resample
+from sgnet_nnunet.inference.torch_engines import (
+    DenseEngine,
+    activation_memory,
+    free_device_memory,
+    torch_run,
+)
 from sgnet_nnunet.inference.trained_model import find_device, load_trained_model, model_of
+from sgnet_nnunet.networks.gates import on_grid_of
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.nifti import grid_of, read_channel
-from sgnet_nnunet.training.gate_monitor import gates_of_image
 
 
 @dataclass(frozen=True)
 class GatedCase:
     """A case on the network's own grid, every array of shape (z, y, x).
 
+    Gates and prediction are of one pass of one fold over the whole image, without mirroring.
+
     Attributes:
         image: Preprocessed image, shape (channels, z, y, x).
         spacing: Voxel size in mm along z, y, x.
-        gates: Where each gate is enabled, by the resolution it decides at, coarsest first.
+        gates: Where each gate is open, by the resolution it decides at, coarsest first.
         prediction: Where the network predicts foreground of any class.
         reference: Where the reference has any; None without a reference.
     """
@@ -63,6 +74,43 @@ class GatedModel:
         self.predictor = Predictor([model_of(trained, options, self.device)], options=options)
         self.gate_names: Sequence[str] = getattr(trained.network, "gate_names", ())
 
+    def gated_engine(self) -> Engine:
+        """Return an engine whose heads are the logits, then each gate's mask as 0 or 1, coarsest first.
+
+        Raises:
+            SGNetError: If the model's network has no gates.
+        """
+        network = self.trained.network
+        if not isinstance(network, SGNet) or not network.gate_names:
+            raise SGNetError(
+                f"{self.trained.trainer}: its network has no gates; name a model of SGNetTrainer"
+            )
+        both = _LogitsAndGates(network)
+        memory = activation_memory(both, self.device)
+        dense = DenseEngine(torch_run(both, self.device), both, memory)
+        return ChunkedEngine(dense, free_memory=free_device_memory(self.device))
+
+
+class _LogitsAndGates(nn.Module):
+    """A gated network whose result holds the gate masks after the logits."""
+
+    def __init__(self, network: SGNet) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).eval()
+        self.network.return_gates = True
+        self.input_channels, self.divisor, self.margin = (
+            network.input_channels,
+            network.divisor,
+            network.margin,
+        )
+        self.num_classes = network.num_classes + len(network.gate_names)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits and masks, shape (batch, heads and gates, z, y, x)."""
+        found = self.network(image)
+        masks = [on_grid_of(decision.mask, image).to(found.logits.dtype) for decision in found.decisions]
+        return torch.cat([found.logits, *masks], dim=1)
+
 
 def look_at_case(
     model: GatedModel, name: str, images: Sequence[Path], *, reference: Path | None = None
@@ -73,15 +121,12 @@ def look_at_case(
         InputFileError: If an image cannot be used, or the reference is not on the images' grid.
         SGNetError: If the model's network has no gates.
     """
-    trained, predictor = model.trained, model.predictor
-    network, description = trained.network, trained.description
-    if not isinstance(network, SGNet) or not network.gate_names:
-        raise SGNetError(f"{trained.trainer}: its network has no gates; name a model of SGNetTrainer")
-    (prepared,) = predictor.preprocess(images)
-    (logits,) = predictor.run_engines([prepared], images[0])
-    settings = configuration_of(trained.folder / "plans.json", description.plans, trained.configuration)
-    image = torch.from_numpy(prepared.image).to(model.device)
-    masks = gates_of_image(network.to(model.device), image, settings.patch_size)
+    engine, description = model.gated_engine(), model.trained.description
+    (prepared,) = model.predictor.preprocess(images)
+    found = finite_logits(engine, prepared.image, path=images[0])
+    logits, masks = np.split(found, [description.labels.heads])
+    plans = model.trained.folder / "plans.json"
+    settings = configuration_of(plans, description.plans, model.trained.configuration)
     foreground = (logits > 0).any(0) if description.labels.has_regions else logits.argmax(0) > 0
     on_grid = None
     if reference is not None:
@@ -90,7 +135,7 @@ def look_at_case(
         name=name,
         image=prepared.image,
         spacing=settings.spacing,
-        gates={key: mask[0, 0].numpy() for key, mask in zip(network.gate_names, masks, strict=True)},
+        gates={key: mask > 0 for key, mask in zip(model.gate_names, masks, strict=True)},
         prediction=np.asarray(foreground),
         reference=on_grid,
     )

@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
+from sgnet_nnunet.inference.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.predictor import Prediction
 from sgnet_nnunet.inference.preprocessing import Prepared
 from sgnet_nnunet.inference.trained_model import TrainedModel

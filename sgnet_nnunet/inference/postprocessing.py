@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.files import atomic_path, write_text
+from sgnet_nnunet.inference.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, Plan
 from sgnet_nnunet.inference.preprocessing import Box, Weights, grid_weights, resample
 from sgnet_nnunet.nifti import reader_class

@@ -16,15 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.operating_point import FILE_NAME as POINT_FILE
-from sgnet_nnunet.evaluation.operating_point import (
-    OperatingPoint,
-    Provenance,
-    apply_operating_point,
-    combine_checksums,
-    find_operating_point,
-    warn_of_unused_points,
-)
 from sgnet_nnunet.inference.engines import Engine, Mirrored, finite_logits
 from sgnet_nnunet.inference.exported import (
     check_file,
@@ -32,6 +23,15 @@ from sgnet_nnunet.inference.exported import (
     is_exported,
     open_exported,
     read_export,
+)
+from sgnet_nnunet.inference.operating_point import FILE_NAME as POINT_FILE
+from sgnet_nnunet.inference.operating_point import (
+    OperatingPoint,
+    Provenance,
+    apply_operating_point,
+    combine_checksums,
+    find_operating_point,
+    warn_of_unused_points,
 )
 from sgnet_nnunet.inference.plan import ModelDescription, Plan, read_description, read_plan
 from sgnet_nnunet.inference.postprocessing import (

@@ -16,9 +16,9 @@ from torch import nn
 
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.operating_point import Provenance, combine_checksums, name_of_model
 from sgnet_nnunet.files import checksum_of
 from sgnet_nnunet.inference.engines import Engine, Mirrored
+from sgnet_nnunet.inference.operating_point import Provenance, combine_checksums, name_of_model
 from sgnet_nnunet.inference.plan import (
     ModelDescription,
     UnsupportedPlanError,

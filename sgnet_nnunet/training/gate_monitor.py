@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sgnet_nnunet import former_names
-from sgnet_nnunet.evaluation.lesion_metrics import find_lesions
 from sgnet_nnunet.files import write_json
+from sgnet_nnunet.lesions import find_lesions
 from sgnet_nnunet.networks.gates import on_grid_of
 from sgnet_nnunet.networks.sgnet import SGNet
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sgnet_nnunet.cli.main import main
-from sgnet_nnunet.evaluation.operating_point import Provenance, combine_checksums
 from sgnet_nnunet.files import checksum_of
+from sgnet_nnunet.inference.operating_point import Provenance, combine_checksums
 
 MODEL = "SGNetTrainer__nnUNetPlans__3d_fullres"
 

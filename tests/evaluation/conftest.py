@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 
 from sgnet_nnunet.evaluation.pairs import MaskPair
@@ -42,15 +41,6 @@ def make_pair(boxes) -> Callable[..., MaskPair]:
 
 ONE_LABEL = {"background": 0, "tumour": 1}
 MODEL = "SGNetTrainer__nnUNetPlans__3d_fullres"
-
-
-@pytest.fixture(scope="session")
-def label_managers() -> dict[str, LabelManager]:
-    return {
-        "one label": LabelManager(ONE_LABEL, None),
-        "three labels": LabelManager({"background": 0, "oedema": 1, "core": 2, "cyst": 3}, None),
-        "regions": LabelManager({"background": 0, "whole": [1, 2], "core": [2]}, [1, 2]),
-    }
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from sgnet_nnunet.evaluation.froc import (
     froc_of,
     read_probabilities,
 )
-from sgnet_nnunet.evaluation.lesion_metrics import find_lesions
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
+from sgnet_nnunet.inference.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.plan import labels_of, read_description
+from sgnet_nnunet.lesions import find_lesions
 from sgnet_nnunet.nifti import Volume, read_channel, reader_class, write_volume
 
 MODEL = "SGNetTrainer__nnUNetPlans__3d_fullres"

@@ -10,7 +10,6 @@ from sgnet_nnunet.evaluation.lesion_metrics import (
     SIZE_CLASSES,
     SizeClass,
     false_positives,
-    find_lesions,
     lesion_f1,
     lesion_precision,
     lesion_rows,
@@ -19,6 +18,7 @@ from sgnet_nnunet.evaluation.lesion_metrics import (
     match_lesions,
 )
 from sgnet_nnunet.evaluation.pairs import MaskPair
+from sgnet_nnunet.lesions import find_lesions
 
 
 def mask(*voxels, shape=(6, 6, 6)):
@@ -30,20 +30,6 @@ def mask(*voxels, shape=(6, 6, 6)):
 
 def lesions(*voxels, **kwargs):
     return find_lesions(mask(*voxels, **kwargs), spacing=(1.0, 1.0, 2.0))
-
-
-def test_voxels_that_touch_by_a_corner_are_one_lesion():
-    assert lesions((0, 0, 0), (1, 1, 1), (3, 3, 3)).number == 2
-
-
-def test_volume_and_diameter_are_in_mm():
-    found = lesions((0, 0, 0), (0, 0, 1))
-    assert found.volumes_mm3.tolist() == [4.0]
-    assert found.diameters_mm[0] == pytest.approx(2 * (4 / (4 / 3 * np.pi)) ** (1 / 3))
-
-
-def test_empty_mask_has_no_lesion():
-    assert lesions().number == 0
 
 
 def test_one_common_voxel_detects_a_lesion_and_the_rest_are_false():

@@ -9,7 +9,6 @@ import pytest
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.froc import LesionCounts, SearchGrid, count_lesions
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint, Provenance, read_operating_point
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.evaluation.tuning import (
     choose,
@@ -18,6 +17,7 @@ from sgnet_nnunet.evaluation.tuning import (
     improvement_of,
     write_tuning,
 )
+from sgnet_nnunet.inference.operating_point import OperatingPoint, Provenance, read_operating_point
 from sgnet_nnunet.inference.plan import labels_of
 from sgnet_nnunet.report.figures import draw_tuning
 

@@ -88,3 +88,18 @@ def test_ignored_voxels_are_not_drawn_as_reference(gated_model, images, tmp_path
 
 def test_reference_without_a_lesion_is_drawn_empty(gated_model, images, tmp_path):
     assert not outline(gated_model, images, tmp_path, ()).any()
+
+
+def test_prediction_and_gates_are_of_one_pass(gated_model, images, dense_logits):
+    files = sorted(images.glob("a_*"))
+    model = GatedModel(gated_model)
+    network = model.trained.network
+    before = look_at_case(model, "a", files)
+    logits = dense_logits(network, before.image)
+    # Half of what the finest gate lets through becomes foreground.
+    network.head.bias.data[1] -= float(np.median((logits[1] - logits[0])[before.gates["1/2"]]))
+    case = look_at_case(model, "a", files)
+    expected = dense_logits(network, case.image).argmax(0) > 0
+    assert 0.4 < case.prediction.sum() / case.gates["1/2"].sum() < 0.6
+    np.testing.assert_array_equal(case.prediction, expected)
+    assert not case.prediction[~case.gates["1/2"]].any()

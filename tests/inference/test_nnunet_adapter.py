@@ -11,8 +11,8 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint
 from sgnet_nnunet.inference.nnunet_adapter import NnunetProcessing, TiledEngine
+from sgnet_nnunet.inference.operating_point import OperatingPoint
 from sgnet_nnunet.inference.plan import read_description
 from sgnet_nnunet.inference.predictor import PlanProcessing, PredictionOptions, Predictor, predict
 from sgnet_nnunet.inference.trained_model import load_trained_model

@@ -9,9 +9,9 @@ from nnunetv2.inference.export_prediction import (
 )
 from scipy import ndimage
 
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.files import PARTIAL_PREFIX
 from sgnet_nnunet.inference import postprocessing as segmentation
+from sgnet_nnunet.inference.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.postprocessing import probabilities_on_image, segment, write_mask
 from sgnet_nnunet.nifti import read_channels, reader_class
 

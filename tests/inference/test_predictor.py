@@ -19,12 +19,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.operating_point import (
+from sgnet_nnunet.inference import predictor as module
+from sgnet_nnunet.inference.operating_point import (
     OperatingPoint,
     apply_operating_point,
     foreground_probability,
 )
-from sgnet_nnunet.inference import predictor as module
 from sgnet_nnunet.inference.predictor import (
     Model,
     PlanProcessing,
@@ -262,7 +262,7 @@ from pathlib import Path
 import numpy as np
 import sgnet_nnunet.cli.predict
 from sgnet_nnunet.inference import predictor
-from sgnet_nnunet.evaluation.operating_point import OperatingPoint
+from sgnet_nnunet.inference.operating_point import OperatingPoint
 
 class Engine:
     channels = heads = 2

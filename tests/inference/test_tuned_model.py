@@ -13,8 +13,8 @@ from nnunetv2.utilities import file_path_utilities
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.froc import SearchGrid
-from sgnet_nnunet.evaluation.operating_point import apply_operating_point
 from sgnet_nnunet.evaluation.tuning import tune, write_tuning
+from sgnet_nnunet.inference.operating_point import apply_operating_point
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
 
 OPTIONS = PredictionOptions(device="cpu", runtime="torch")

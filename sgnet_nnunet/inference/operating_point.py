@@ -86,7 +86,7 @@ def apply_operating_point(
         spacing: Voxel size in mm along z, y, x.
     """
     # SciPy behind it takes a fifth of a second to import.
-    from sgnet_nnunet.evaluation.lesion_metrics import find_lesions  # noqa: PLC0415
+    from sgnet_nnunet.lesions import find_lesions  # noqa: PLC0415
 
     lesions = find_lesions(foreground_probability(probabilities, labels) > point.threshold, spacing=spacing)
     kept = np.concatenate([[False], at_least(lesions.volumes_mm3, point.min_lesion_volume_mm3)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.operating_point import (
+from sgnet_nnunet.inference.operating_point import (
     OperatingPoint,
     OperatingPointRecord,
     Provenance,
