@@ -18,6 +18,25 @@ PACKAGE = "sgnet_nnunet"
 BENCHMARKS = "benchmarks"
 ENTRY_POINT = "sgnet_nnunet.cli.app"
 
+LAYERS: dict[str, frozenset[str]] = {
+    "networks": frozenset(),
+    "planning": frozenset({"networks"}),
+    "plugin": frozenset(),
+    "dataset": frozenset(),
+    "phantom": frozenset({"dataset"}),
+    "inference": frozenset({"networks", "planning", "plugin"}),
+    "training": frozenset({"networks", "inference"}),
+    "evaluation": frozenset({"dataset", "inference"}),
+    "report": frozenset({"evaluation", "inference"}),
+    "demo": frozenset({"dataset", "phantom", "evaluation", "report"}),
+    "cli": frozenset({"dataset", "phantom", "inference", "evaluation", "report", "plugin", "demo"}),
+}
+"""Folders of the package, and modules next to them, with those of this table that each may import.
+
+The other modules next to the folders, such as `nifti`, import none of the table's, and are imported by all.
+`__init__`, which has the public names, imports any.
+"""
+
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case)
 
@@ -96,6 +115,7 @@ def measure(root: Path) -> list[Measure]:
     untyped = [place for place, node in functions if not _typed(node)]
     documented = list(_public(sources))
     bare = [place for place, has in documented if not has]
+    against = imports_against_layers(sources)
     stars, prints = _found(sources, _is_star_import), _found(sources, _is_print)
     longest = {str(source.path): source.lines for source in modules}
     benchmark_lines = sum(
@@ -112,6 +132,7 @@ def measure(root: Path) -> list[Measure]:
         Measure("public things documented, %", _share(bare, documented), 95, at_least=True, places=bare),
         Measure("lines of the longest function", max(lengths.values()), 60, places=_over(lengths, 60)),
         Measure("complexity", max(complexities.values()), 15, places=_over(complexities, 15)),
+        Measure("imports against the layers", len(against), 0, places=against),
         Measure("star imports", len(stars), 0, places=stars),
         Measure("prints", len(prints), 0, places=prints),
     ]
@@ -128,6 +149,31 @@ def single_clients(sources: list[Source]) -> list[str]:
                     clients[imported].add(source.name)
     single = {name: min(users) for name, users in clients.items() if len(users) == 1}
     return sorted(f"{name} <- {client}" for name, client in single.items() if client != ENTRY_POINT)
+
+
+def imports_against_layers(sources: list[Source]) -> list[str]:
+    """Return "file:line module" for each import that `LAYERS` does not allow, those inside functions too.
+
+    A folder that is not in the table is returned as well.
+    """
+    names = {source.name for source in sources}
+    folders = [source for source in sources if source.is_package and source.name != PACKAGE]
+    places = [f"{each.path} not in LAYERS" for each in folders if _layer(each.name) not in LAYERS]
+    for source in sources:
+        own = _layer(source.name)
+        allowed = LAYERS if source.name == PACKAGE else {own, *LAYERS.get(own, ())}
+        places += [
+            f"{source.path}:{getattr(node, 'lineno', 0)} {name}"
+            for node in ast.walk(source.tree)
+            for name in _imported(node, names)
+            if _layer(name) in LAYERS and _layer(name) not in allowed
+        ]
+    return places
+
+
+def _layer(module: str) -> str:
+    """Return the first part of a module's name below the package."""
+    return module.removeprefix(PACKAGE).lstrip(".").partition(".")[0]
 
 
 def _imported(node: ast.AST, names: set[str]) -> Iterator[str]:

@@ -59,6 +59,7 @@ def test_every_measure_names_the_places_it_found(root):
     ]  # fmt: skip
     assert found["lines of the longest function"].value == 4
     assert found["complexity"].value == 2
+    assert found["imports against the layers"].places == []
     assert found["star imports"].places == ["package/networks/gates.py:4"]
     assert found["prints"].places == ["package/networks/gates.py:9"]
 
@@ -72,3 +73,35 @@ def test_the_exit_status_says_whether_a_limit_is_broken(root, capsys):
         '"""Documented."""\n\n\ndef gate() -> None:\n    """Do."""\n'
     )
     assert structure.main(root) == 0
+
+
+def test_an_import_of_a_higher_layer_is_found_wherever_it_stands(root):
+    against = "from package.training import gates\nfrom package import nifti\n"
+    texts = {
+        "package/nifti.py": "import package.networks.gates\n",
+        "package/networks/lazy.py": f"def load():\n    {against.partition(chr(10))[0]}\n",
+        "package/training/allowed.py": f"{against}from package.networks.gates import decide\n",
+        "package/cli/main.py": against,
+        "package/training/__init__.py": "",
+        "package/new/__init__.py": "",
+        "package/__init__.py": against,
+    }
+    for name, text in texts.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    assert structure.imports_against_layers(structure.read_sources(root)) == [
+        "package/new/__init__.py not in LAYERS",
+        "package/cli/main.py:1 package.training.gates",
+        "package/networks/lazy.py:2 package.training.gates",
+        "package/nifti.py:1 package.networks.gates",
+    ]
+
+
+def test_no_layer_reaches_itself():
+    def reached(layer, seen=()):
+        assert layer not in seen
+        for lower in structure.LAYERS[layer]:
+            reached(lower, (*seen, layer))
+
+    for layer in structure.LAYERS:
+        reached(layer)
