@@ -32,6 +32,9 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 DEFAULT_PLANS, DEFAULT_CONFIGURATION = "nnUNetPlans", "3d_fullres"
 """nnU-Net's default plans, and the configuration that SGNetPlanner makes."""
 
+CHECKPOINT = "checkpoint_final.pth"
+"""nnU-Net's file of a fold's weights at the end of the training."""
+
 ALL = "all"
 """nnU-Net's fold that is trained, and validated, on every case."""
 

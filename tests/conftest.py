@@ -231,7 +231,7 @@ def figures_of() -> Callable[..., Any]:
     """Return a function that makes figures out of rows of cases and lesions."""
     import pandas as pd
 
-    from sgnet_nnunet.evaluation.measurement import LESION_COLUMNS, Figures
+    from sgnet_nnunet.evaluation.measurement import LESION_COLUMNS, Measurements
     from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results, Target
 
     def make(per_case, per_lesion=None, **model):
@@ -253,7 +253,7 @@ def figures_of() -> Callable[..., Any]:
             ),
         )
         lesions = pd.DataFrame(columns=list(LESION_COLUMNS)) if per_lesion is None else per_lesion
-        return Figures(results=results, per_case=per_case, per_lesion=lesions)
+        return Measurements(results=results, per_case=per_case, per_lesion=lesions)
 
     return make
 
@@ -304,6 +304,7 @@ def random_figures(figures_of) -> Callable[..., Any]:
             pd.concat(lesions, ignore_index=True),
             parameters=670_000,
             seconds_per_case=1.5,
+            engine="sparse",
         )
 
     return draw

@@ -21,7 +21,6 @@ out = Console(markup=False, emoji=False)
 err = Console(stderr=True, markup=False, emoji=False)
 
 MODEL_FOLDER = "nnU-Net's folder of the training, TRAINER__PLANS__CONFIGURATION."
-CHECKPOINT = "checkpoint_final.pth"  # nnU-Net's default
 TRUST = "Allow the model to run code of its own: pickles, other packages' trainers and networks."
 
 

@@ -51,7 +51,7 @@ def make_report(
         import pandas  # noqa: F401, PLC0415
         import PIL  # noqa: F401, PLC0415
 
-    from sgnet_nnunet.evaluation import comparison as statistics  # noqa: PLC0415
+    from sgnet_nnunet.evaluation.comparison import compare  # noqa: PLC0415
     from sgnet_nnunet.evaluation.measurement import describe_empty, measure_results  # noqa: PLC0415
     from sgnet_nnunet.report.page import check_report_folder, write_report  # noqa: PLC0415
 
@@ -59,7 +59,7 @@ def make_report(
     results = find_results()
     with progress_bar() as progress:
         task = progress.add_task("measuring", total=len(results.cases))
-        figures = measure_results(
+        measured = measure_results(
             results,
             presets=[preset.value for preset in presets],
             workers=workers,
@@ -67,12 +67,12 @@ def make_report(
         )
     if complete:
         with err.status("counting parameters, timing networks"):
-            figures = replace(figures, results=complete(results))
+            measured = replace(measured, results=complete(results))
     with err.status("writing the report"):
-        results = figures.results
-        comparison = statistics.compare(figures.per_case, models=results.models, dataset=results.dataset)
-        write_report(comparison, folder, figures=figures, viewer=viewer, gates=gates, workers=workers)
-    for line in describe_empty(figures.per_case):
+        results = measured.results
+        comparison = compare(measured.per_case, models=results.models, dataset=results.dataset)
+        write_report(comparison, folder, measurements=measured, viewer=viewer, gates=gates, workers=workers)
+    for line in describe_empty(measured.per_case):
         say(line, console=err)
     print_headline(comparison)
     say(str(folder / "report.html"))

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from sgnet_nnunet.cli.console import CHECKPOINT, TRUST, err, progress_bar, say
+from sgnet_nnunet.cli.console import TRUST, err, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import EngineName, PrecisionName, RuntimeName
 from sgnet_nnunet.inference.predictor import PredictionOptions
 from sgnet_nnunet.inference.predictor import predict as predict_folder
-from sgnet_nnunet.nnunet import find_model_folder, prints_to_log
+from sgnet_nnunet.nnunet import CHECKPOINT, find_model_folder, prints_to_log
 
 _model = partial(typer.Option, rich_help_panel="Model")
 _network = partial(typer.Option, rich_help_panel="Network")
@@ -55,7 +55,7 @@ def predict(
         _network(
             metavar="NAME",
             help="tiled (nnU-Net's sliding window), whole (the image at once), sparse (only where gates "
-            "are enabled), or auto: the fastest that is exact for the network.",
+            "are open), or auto: the fastest that is exact for the network.",
         ),
     ] = "auto",
     runtime: Annotated[

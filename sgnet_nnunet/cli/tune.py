@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from sgnet_nnunet.cli.console import CHECKPOINT, TRUST, out, progress_bar, say
+from sgnet_nnunet.cli.console import TRUST, out, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import EngineName, PrecisionName
 from sgnet_nnunet.inference.operating_point import FILE_NAME
+from sgnet_nnunet.nnunet import CHECKPOINT
 
 if TYPE_CHECKING:
     from sgnet_nnunet.evaluation.tuning import Tuning

@@ -15,14 +15,12 @@ from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.lesion_metrics import match_lesions
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.files import open_archive
-from sgnet_nnunet.inference.operating_point import OperatingPoint, foreground_probability
+from sgnet_nnunet.inference.operating_point import DEFAULT_THRESHOLD, OperatingPoint, foreground_probability
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, read_description
 from sgnet_nnunet.inference.postprocessing import classes_of
 from sgnet_nnunet.lesions import Lesions, find_lesions
 from sgnet_nnunet.nifti import at_least, bounding_box, grid_of, read_channel
 from sgnet_nnunet.parallel import run_jobs
-
-DEFAULT_THRESHOLD = 0.5
 
 BELOW_DEFAULT = 0.49
 """nnU-Net's own foreground has a higher foreground probability than this: it takes the largest of all."""

@@ -108,7 +108,7 @@ class LesionRow:
 def lesion_rows(pair: MaskPair) -> tuple[LesionRow, ...]:
     """Return the reference's lesions, then the false positives, the largest first."""
     match = lesions_of(pair)
-    worst = dice.missed(pair.grid), hd95_directed.missed(pair.grid)
+    worst = dice.value_if_one_empty(pair.grid), hd95_directed.value_if_one_empty(pair.grid)
     scores: list[_Scores] = []
     for lesion in range(match.reference.number):
         partners = match.predicted[match.actual == lesion]

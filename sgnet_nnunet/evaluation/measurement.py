@@ -33,8 +33,8 @@ Row = dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What was measured.
+class Measurements:
+    """The measured tables and what they were measured on.
 
     Attributes:
         results: Where the masks came from.
@@ -110,7 +110,7 @@ def measure_results(
     presets: Sequence[str] = (),
     workers: int = 1,
     on_done: Callable[[int], object] = lambda _: None,
-) -> Figures:
+) -> Measurements:
     """Measure every model's prediction of every case; the rows come in the order of `results.cases`.
 
     Args:
@@ -138,7 +138,7 @@ def measure_results(
     ordered = [measured[case] for case in results.cases]
     per_lesion = pd.DataFrame([row for _, rows in ordered for row in rows], columns=list(LESION_COLUMNS))
     # Without a lesion there is nothing to tell pandas which columns are numbers.
-    return Figures(
+    return Measurements(
         results=results,
         per_case=pd.DataFrame([row for rows, _ in ordered for row in rows], columns=[*CASE_COLUMNS, *names]),
         per_lesion=per_lesion.astype(dict.fromkeys(LESION_COLUMNS[len(KEYS) + 1 :], float)),

@@ -10,19 +10,19 @@ from time import perf_counter
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.results import Results
 from sgnet_nnunet.inference.nnunet_adapter import TiledEngine
-from sgnet_nnunet.inference.trained_model import TrainedModel, load_trained_model
-from sgnet_nnunet.nnunet import without_pickles
+from sgnet_nnunet.inference.plan import configuration_of
+from sgnet_nnunet.inference.predictor import PredictionOptions
+from sgnet_nnunet.inference.torch_engines import build_engine, choose_engine
+from sgnet_nnunet.inference.trained_model import TrainedModel, find_device, load_trained_model
+from sgnet_nnunet.nnunet import CHECKPOINT, without_pickles
+from sgnet_nnunet.schemas import Configuration
 
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
-
-STEP = 0.5
-"""nnU-Net's own step of the sliding window, as a share of the patch."""
+CHECKPOINTS = (CHECKPOINT, "checkpoint_best.pth")
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,9 @@ def with_costs(results: Results, preprocessed: Path, *, time_cases: int = 1, dev
             model = replace(model, parameters=count_parameters(trained.network))  # noqa: PLW2901
             names = [case.name for case in cases[:time_cases]]
             try:
-                seconds = seconds_per_case(trained, preprocessed, names, device=device) if names else None
-                model = replace(model, seconds_per_case=seconds)  # noqa: PLW2901
+                if names:
+                    seconds, engine = seconds_per_case(trained, preprocessed, names, device=device)
+                    model = replace(model, seconds_per_case=seconds, engine=engine)  # noqa: PLW2901
             except SGNetError as error:
                 logger.warning("%s: not timed: %s", model.name, error)
         models.append(model)
@@ -63,26 +64,36 @@ def count_parameters(network: torch.nn.Module) -> int:
 
 def seconds_per_case(
     trained: TrainedModel, preprocessed: Path, cases: Sequence[str], *, device: str = "cpu"
-) -> float:
-    """Measure the time of nnU-Net's sliding window, step 0.5 and no mirroring: median over the cases.
+) -> tuple[float, str]:
+    """Measure the time of a network with the engine that `sgnet predict` chooses for it, without mirroring.
 
-    Reading, preprocessing and export are left out, since they are the same for all models. See `with_costs`.
+    Reading, preprocessing and writing are left out. See `with_costs`.
+
+    Returns:
+        The median over the cases in seconds, and the engine: `sparse`, `whole` or `tiled, step 0.5`.
 
     Raises:
-        SGNetError: If a case has not been preprocessed for the model's configuration.
+        SGNetError: If a case has not been preprocessed for the model's configuration, or there is no such
+            device.
     """
-    engine = TiledEngine(trained, device=torch.device(device), step_size=STEP)
+    options, where = PredictionOptions(device=device), find_device(device)
+    plans = trained.folder / "plans.json"
+    settings = configuration_of(plans, trained.description.plans, trained.configuration)
+    engine = build_engine(trained.network, trained.weights, device=where)
+    name = choose_engine(trained.network, options.engine, where)
+    if engine is None:
+        engine = TiledEngine(trained, device=where, step_size=options.step_size)
+        name = f"{name}, step {options.step_size:g}"
     # The first pass chooses kernels and reserves memory.
-    patch = engine.predictor.configuration_manager.patch_size
-    corner = (slice(None), *(slice(size) for size in (1, *patch)[-3:]))
-    engine.logits(_preprocessed(engine, preprocessed, cases[0])[corner])
+    corner = (slice(None), *(slice(size) for size in (1, *settings.patch_size)[-3:]))
+    engine.logits(np.ascontiguousarray(_preprocessed(trained, settings, preprocessed, cases[0])[corner]))
     seconds = []
     for case in cases:
-        image = _preprocessed(engine, preprocessed, case)
+        image = _preprocessed(trained, settings, preprocessed, case)
         start = perf_counter()
         engine.logits(image)
         seconds.append(perf_counter() - start)
-    return statistics.median(seconds)
+    return statistics.median(seconds), name
 
 
 def _load(folder: Path, fold: str, *, trust: bool) -> TrainedModel | None:
@@ -97,13 +108,14 @@ def _load(folder: Path, fold: str, *, trust: bool) -> TrainedModel | None:
         return None
 
 
-def _preprocessed(engine: TiledEngine, preprocessed: Path, case: str) -> NDArray[np.float32]:
+def _preprocessed(
+    trained: TrainedModel, settings: Configuration, preprocessed: Path, case: str
+) -> NDArray[np.float32]:
     """Return a preprocessed image as the network takes it, shape (channels, z, y, x).
 
     A cascade's second stage gets an empty first stage, which takes as long as any other.
     """
-    predictor = engine.predictor
-    folder = preprocessed / predictor.configuration_manager.data_identifier
+    folder = preprocessed / settings.data_identifier
     try:
         dataset = infer_dataset_class(str(folder))(str(folder), [case])
         with without_pickles():
@@ -111,7 +123,7 @@ def _preprocessed(engine: TiledEngine, preprocessed: Path, case: str) -> NDArray
     except (OSError, RuntimeError, AssertionError, ValueError) as error:
         remedy = "run nnUNetv2_preprocess, or give --time-cases 0"
         raise SGNetError(f"{folder}: no preprocessed {case}; {remedy}") from error
-    managers = predictor.plans_manager, predictor.configuration_manager
-    channels = determine_num_input_channels(*managers, predictor.dataset_json)
-    stage = np.zeros((channels - len(data), *data.shape[1:]), dtype=np.float32)
-    return np.concatenate([data, stage])
+    if settings.previous_stage is None:
+        return data
+    classes = len(trained.description.labels.foreground_labels)
+    return np.concatenate([data, np.zeros((classes, *data.shape[1:]), dtype=np.float32)])

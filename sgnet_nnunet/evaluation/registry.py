@@ -81,7 +81,7 @@ class Metric(Kind):
         """Decimals that it is shown with."""
         return DECIMALS[self.unit]
 
-    def missed(self, grid: Grid) -> float:
+    def value_if_one_empty(self, grid: Grid) -> float:
         """Return the value for one empty mask on an image's grid; NaN if that has to be measured."""
         if isinstance(self.one_empty, float):
             return self.one_empty
@@ -92,7 +92,7 @@ class Metric(Kind):
         if pair.empty == "both" and not isinstance(self.both_empty, str):
             return self.both_empty
         if pair.empty in {"prediction", "reference"} and self.one_empty != "measured":
-            return self.missed(pair.grid)
+            return self.value_if_one_empty(pair.grid)
         return self.function(pair)
 
     def as_dict(self) -> dict[str, object]:

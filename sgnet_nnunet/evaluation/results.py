@@ -9,6 +9,7 @@ from sgnet_nnunet.dataset.splits import patients_of
 from sgnet_nnunet.errors import InputFileError, printable
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.nnunet import (
+    CHECKPOINT,
     SPLITS,
     DatasetFolders,
     ModelName,
@@ -68,12 +69,14 @@ class Model:
         name: Unique within a comparison.
         parameters: Number of trained parameters.
         seconds_per_case: Measured time of its network on one case.
+        engine: Engine that this time was measured with, such as `sparse` or `tiled, step 0.5`.
         folder: nnU-Net's folder of its training; None for a plain folder of masks.
     """
 
     name: str
     parameters: int | None = None
     seconds_per_case: float | None = None
+    engine: str = ""
     folder: Path | None = None
 
 
@@ -302,7 +305,7 @@ def _find_validation(
     prediction = find_mask(validation, name)
     if prediction is None and required:
         folder = validation.parent
-        trained = (folder / "checkpoint_final.pth").is_file() or validation.is_dir()
+        trained = (folder / CHECKPOINT).is_file() or validation.is_dir()
         command = model.train_command(folders.name, fold, validate=trained)
         path, problem = validation / f"{name}.nii.gz", "there is no such prediction"
         if not trained:

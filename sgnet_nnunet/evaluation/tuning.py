@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.froc import (
-    DEFAULT_THRESHOLD,
     MIN_TRUE_SHARE,
     RATES,
     Froc,
@@ -28,6 +27,7 @@ from sgnet_nnunet.evaluation.statistics import Estimate, Resampling, estimate
 from sgnet_nnunet.files import checksum_of, read_json, write_json
 from sgnet_nnunet.inference.operating_point import (
     COPY,
+    DEFAULT_THRESHOLD,
     FILE_NAME,
     FORMAT,
     VERSION,

@@ -25,6 +25,7 @@ from sgnet_nnunet.inference.torch_engines import runs_on_blocks, stage_models
 from sgnet_nnunet.inference.trained_model import TrainedModel, check_weights, load_trained_model
 from sgnet_nnunet.networks.gates import HardSpatialGate, on_grid_of
 from sgnet_nnunet.networks.sgnet import SGNet
+from sgnet_nnunet.nnunet import CHECKPOINT
 
 OPSET = 18  # the lowest that PyTorch's exporter writes without converting
 DIVISOR = 16  # every network here takes spatial sizes that are multiples of it; SG-Net of 8 too
@@ -145,7 +146,7 @@ def export_openvino(
     output: Path,
     *,
     folds: Sequence[str],
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str = CHECKPOINT,
     trust: bool = False,
 ) -> float:
     """Write a trained model for OpenVINO, with nnU-Net's files next to the networks.

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.engines import ChunkedEngine, Engine, finite_logits
-from sgnet_nnunet.inference.plan import configuration_of
-from sgnet_nnunet.inference.postprocessing import HALF
+from sgnet_nnunet.inference.plan import configuration_of, read_description
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
 from sgnet_nnunet.inference.preprocessing import grid_weights, resample
 from sgnet_nnunet.inference.torch_engines import (
@@ -23,10 +23,14 @@ from sgnet_nnunet.inference.torch_engines import (
     free_device_memory,
     torch_run,
 )
-from sgnet_nnunet.inference.trained_model import find_device, load_trained_model, model_of
+from sgnet_nnunet.inference.trained_model import build_network, find_device, load_trained_model, model_of
 from sgnet_nnunet.networks.gates import on_grid_of
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.nifti import grid_of, read_channel
+from sgnet_nnunet.nnunet import CHECKPOINT, ModelName
+
+MAJORITY = 0.5
+"""Share of a voxel above which it belongs to a resampled reference, as in nnU-Net's preprocessing."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,20 @@ class GatedCase:
     reference: NDArray[np.bool_] | None
 
 
+def has_gates(folder: Path, *, trust: bool = False) -> bool:
+    """Whether a training's network has gates, by its plan and the trainer of the folder's name.
+
+    The network is built, and no weights are read: the folder need not have any.
+
+    Raises:
+        InputFileError: If the model's files cannot be used, or without `trust` the trainer is not known.
+    """
+    named = ModelName.parse(folder.name)
+    trainer = former_names.present_trainer(named.trainer)
+    network = build_network(folder, read_description(folder), named.configuration, trainer, trust=trust)
+    return bool(getattr(network, "gate_names", ()))
+
+
 class GatedModel:
     """One fold, a number or `all`, of a trained model, on a device by nnU-Net's name for it.
 
@@ -64,7 +82,7 @@ class GatedModel:
         folder: Path,
         *,
         fold: str = "0",
-        checkpoint: str = "checkpoint_final.pth",
+        checkpoint: str = CHECKPOINT,
         device: str = "cpu",
         trust: bool = False,
     ) -> None:
@@ -160,4 +178,4 @@ def _on_grid(
     labels = labels[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
     foreground = (labels > 0) & (labels != description.dataset["labels"].get("ignore", 0))
     share = resample(foreground.astype(np.float32), grid_weights(labels.shape, shape))
-    return np.asarray(share > HALF)
+    return np.asarray(share > MAJORITY)

@@ -23,6 +23,9 @@ FILE_NAME = "operating_point.json"
 FORMAT = "sgnet operating point"
 VERSION = 3
 
+DEFAULT_THRESHOLD = 0.5
+"""Probability above which nnU-Net's own segmentation is foreground, of one label or a region."""
+
 COPY = "sgnet_operating_point"
 """Key of the file's content in each fold's `KEPT_BY_ZIP`."""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.files import atomic_path, write_text
-from sgnet_nnunet.inference.operating_point import OperatingPoint, apply_operating_point
+from sgnet_nnunet.inference.operating_point import DEFAULT_THRESHOLD, OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, Plan
 from sgnet_nnunet.inference.preprocessing import Box, Weights, grid_weights, resample
 from sgnet_nnunet.nifti import reader_class
@@ -27,8 +27,6 @@ BLOCK = 32
 
 MARGIN = 1e-3
 """In logits: voxels this close to an operating point's threshold count as foreground until resampled."""
-
-HALF = 0.5
 
 
 def segment(
@@ -162,7 +160,7 @@ def classes_of(scores: NDArray[np.floating], labels: Labels) -> NDArray[np.uint1
     classes = np.zeros(scores.shape[1:], dtype=np.uint16)
     if labels.has_regions:
         for region, value in zip(scores, labels.regions_class_order, strict=True):
-            classes[region > HALF] = value
+            classes[region > DEFAULT_THRESHOLD] = value
         return classes
     best = scores[0].copy()
     for label in range(1, labels.heads):

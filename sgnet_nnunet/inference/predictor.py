@@ -44,7 +44,7 @@ from sgnet_nnunet.inference.postprocessing import (
 )
 from sgnet_nnunet.inference.preprocessing import Prepared, prepare
 from sgnet_nnunet.nifti import read_channels
-from sgnet_nnunet.nnunet import find_cases
+from sgnet_nnunet.nnunet import CHECKPOINT, find_cases
 from sgnet_nnunet.parallel import ahead, behind
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class PredictionOptions:
     """
 
     folds: tuple[str, ...] = ()
-    checkpoint: str = "checkpoint_final.pth"
+    checkpoint: str = CHECKPOINT
     device: str | None = None
     engine: str = "auto"
     runtime: str = "auto"

@@ -30,7 +30,7 @@ from sgnet_nnunet.inference.predictor import Model, PlanProcessing, PredictionOp
 from sgnet_nnunet.inference.torch_engines import build_engine, choose_engine
 from sgnet_nnunet.inference.trust import check_names, find_trainer, read_checkpoint
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.nnunet import trained_folds
+from sgnet_nnunet.nnunet import CHECKPOINT, trained_folds
 
 PLANNED = "SGNetTrainer"
 """The trainer that trains the plan's SG-Net as it is; its subclasses change it."""
@@ -61,7 +61,7 @@ def load_trained_model(
     folder: Path,
     *,
     folds: Sequence[str] = (),
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str = CHECKPOINT,
     trust: bool = False,
 ) -> TrainedModel:
     """Load the networks of some folds, by default of all that are trained.
@@ -84,7 +84,7 @@ def load_trained_model(
     loaded = [read_checkpoint(path, trust=trust) for path in files.values()]
     configuration = loaded[0].init_args.configuration
     trainer = former_names.present_trainer(loaded[0].trainer_name)
-    network = _build_network(folder, description, configuration, trainer, trust=trust)
+    network = build_network(folder, description, configuration, trainer, trust=trust)
     for path, one in reversed(list(zip(files.values(), loaded, strict=True))):  # the first's stay
         check_weights(path, one.network_weights)
         try:
@@ -120,7 +120,7 @@ def check_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
         raise InputFileError(path, f"holds weights that are not finite ({', '.join(bad[:3])})", remedy)
 
 
-def _build_network(
+def build_network(
     folder: Path, description: ModelDescription, configuration: str, trainer: str, *, trust: bool
 ) -> nn.Module:
     """Build the plan's SG-Net, or any network as nnU-Net's `initialize_from_trained_model_folder` does."""

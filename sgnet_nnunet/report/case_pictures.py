@@ -1,5 +1,6 @@
 """The pictures of one case: its volumes on one grid, thumbnails, large pictures and gates."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
     from sgnet_nnunet.inference.gate_maps import GatedModel
 
+logger = logging.getLogger(__name__)
 
-NO_GATES = Picture()  # of a network without gates
 REFERENCE_GREY = 90  # of the reference's inside where there is no image, on black
 
 
@@ -93,7 +94,7 @@ def load_case(answers: Sequence[PredictedCase]) -> CaseVolumes:
 def channel_names(images: Sequence[Path]) -> tuple[str, ...]:
     """Return the channels' names in the data set's `dataset.json`, else their numbers; no name twice."""
     names: dict[str, Any] = {}
-    # Names are a courtesy; what depends on the file has refused it before.
+    # The names are titles only: a file that cannot be read is reported by what needs its labels.
     with suppress(InputFileError, IndexError):
         names = read_json(images[0].parent.parent / "dataset.json").get("channel_names", {})
     found = [str(names.get(str(i), f"channel {i}")) for i in range(len(images))]
@@ -135,21 +136,30 @@ def gates_of(
 ) -> dict[tuple[str, str], Picture]:
     """Draw the gates of every gated model on its chosen cases, with the weights of the case's fold.
 
-    This takes the network's time on a CPU for each case, or less on a GPU if there is one. The pictures
-    are by model and case.
+    A model whose network cannot be built is left out with a warning. Each case takes the network's time on
+    a CPU, or less on a GPU if there is one. The pictures are by model and case.
     """
     pictures: dict[tuple[str, str], Picture] = {}
     for model in results.models:
-        if model.folder is None or "SGNet" not in model.folder.name:
-            continue
         chosen = {choice.case for choice in choices if choice.model == model.name}
+        if not (chosen and model.folder and _has_gates(model.folder, trust=results.trust)):
+            continue
         load = lru_cache(partial(_load, model.folder, trust=results.trust))
         for case in results.cases:
             if case.model == model.name and case.name in chosen:
                 picture = attempt(partial(_gate_picture, case, load, colours[model.name]))
-                if picture is not NO_GATES:
-                    pictures[model.name, case.name] = picture
+                pictures[model.name, case.name] = picture
     return pictures
+
+
+def _has_gates(folder: Path, *, trust: bool) -> bool:
+    from sgnet_nnunet.inference.gate_maps import has_gates  # noqa: PLC0415 - PyTorch
+
+    try:
+        return has_gates(folder, trust=trust)
+    except SGNetError as error:
+        logger.warning("%s: gates are not drawn: %s", folder.name, error)
+        return False
 
 
 def _load(folder: Path, fold: str, *, trust: bool) -> "GatedModel":
@@ -167,10 +177,7 @@ def _gate_picture(case: PredictedCase, load: "Callable[[str], GatedModel]", colo
 
     if not case.images:
         raise SGNetError(f"{case.name} has no images")
-    model = load(case.fold)
-    if not model.gate_names:
-        return NO_GATES
-    found = look_at_case(model, case.name, case.images, reference=case.reference)
+    found = look_at_case(load(case.fold), case.name, case.images, reference=case.reference)
     return encode(gate_panels(found, colour=colour))
 
 

@@ -18,6 +18,7 @@ from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import Floats, rows_of
 from sgnet_nnunet.files import atomic_path
+from sgnet_nnunet.inference.operating_point import DEFAULT_THRESHOLD
 from sgnet_nnunet.nifti import at_least
 from sgnet_nnunet.report.tables import rows_of_label, verdict
 
@@ -50,7 +51,6 @@ COLUMNS = 3
 WIDEST, TALLEST = 11.0, 40.0  # inches
 
 SHARE_LIMITS = (-0.03, 1.03)
-ARGMAX_THRESHOLD = 0.5
 DICE_LEVELS = (0.2, 0.4, 0.6, 0.8)
 EDGES_MM = (0.0, 3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 13.0, 17.0, 22.0, 30.0, np.inf)
 """Limits of the bins of the curve over diameters; finer where metastases are many."""
@@ -156,7 +156,8 @@ def plots_of(
         yield Plot(
             name="froc",
             title="FROC curve",
-            caption="All thresholds on the probability, no lesion removed, all labels; large point: 0.5.",
+            caption="All thresholds on the probability, no lesion removed, all labels; large point: "
+            f"{DEFAULT_THRESHOLD:g}.",
             draw=lambda: froc_plot(froc, look=look),
         )
     if per_lesion is not None:
@@ -283,7 +284,7 @@ def froc_plot(curves: "Mapping[str, Froc]", *, look: Look) -> "Figure":
     for model, curve in curves.items():
         points = curve.false_positives_per_case, curve.sensitivity
         axes.plot(*points, color=look[model]["color"], linewidth=1.8, label=short(model, width=60))
-        place = int(np.argmin(np.abs(curve.thresholds - ARGMAX_THRESHOLD)))
+        place = int(np.argmin(np.abs(curve.thresholds - DEFAULT_THRESHOLD)))
         axes.plot(*(values[place] for values in points), ms=9, mec=INK, **look[model])
     _frame_froc(axes)
     return figure

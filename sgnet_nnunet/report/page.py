@@ -20,7 +20,7 @@ import pandas as pd
 from sgnet_nnunet import __version__
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.comparison import Comparison, compare
-from sgnet_nnunet.evaluation.measurement import Figures, count_of
+from sgnet_nnunet.evaluation.measurement import Measurements, count_of
 from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
 from sgnet_nnunet.files import atomic_folder, read_bytes, write_json, write_text
@@ -62,7 +62,7 @@ def write_report(
     source: Comparison | pd.DataFrame,
     folder: Path,
     *,
-    figures: Figures | None = None,
+    measurements: Measurements | None = None,
     viewer: bool = False,
     gates: bool = True,
     workers: int | None = None,
@@ -75,7 +75,8 @@ def write_report(
     Args:
         source: A comparison, or a table of cases as `evaluate` returns it.
         folder: Made if missing; else it must be empty or hold an earlier report.
-        figures: What was measured. Without it there are no pictures of cases and no table of lesions.
+        measurements: The measured tables and masks; without them there are no pictures of cases and no
+            table of lesions.
         viewer: Whether to add the 3D viewer, which holds every case's images and masks.
         gates: Whether to draw the gates of the cases that are shown enlarged: seconds for each on a CPU.
         workers: Processes, each with one case in memory; as many as there are processors by default.
@@ -86,14 +87,14 @@ def write_report(
     if isinstance(source, pd.DataFrame):
         comparison, per_case = compare(source), source
     else:
-        comparison, per_case = source, pd.DataFrame() if figures is None else figures.per_case
+        comparison, per_case = source, pd.DataFrame() if measurements is None else measurements.per_case
     with report_folder(folder) as partial_folder:
         if not per_case.empty:
             write_csv(per_case, partial_folder / "per_case.csv")
-        if figures is not None:
-            write_csv(figures.per_lesion, partial_folder / "per_lesion.csv")
+        if measurements is not None:
+            write_csv(measurements.per_lesion, partial_folder / "per_lesion.csv")
         write_summary(comparison, partial_folder)
-        page = _Page(comparison, per_case, figures, partial_folder, workers or os.cpu_count() or 1)
+        page = _Page(comparison, per_case, measurements, partial_folder, workers or os.cpu_count() or 1)
         write_text(partial_folder / "report.html", page.draw(viewer=viewer, gates=gates))
 
 
@@ -153,21 +154,21 @@ class _Page:
 
     comparison: Comparison
     per_case: pd.DataFrame
-    figures: Figures | None
+    measurements: Measurements | None
     folder: Path
     workers: int
 
     def __post_init__(self) -> None:
         self.colours = colours_of(self.comparison.models)
-        drawn = self.figures is not None and "dice" in self.per_case
+        drawn = self.measurements is not None and "dice" in self.per_case
         self.choices = choose(self.comparison, self.per_case) if drawn else ()
         self.curves: dict[str, Froc] = {}
 
     def draw(self, *, viewer: bool, gates: bool) -> str:
         """Draw everything and return the page."""
         of_cases: dict[str, Any] = {"pictures": {}, "gates": {}, "no_curves": [], "targets": []}
-        if self.figures is not None:
-            results = self.figures.results
+        if self.measurements is not None:
+            results = self.measurements.results
             self.curves, problems = _froc(results, workers=self.workers)
             if viewer:
                 write_viewer(results, self.folder / "viewer", colours=self.colours)
@@ -191,14 +192,14 @@ class _Page:
             better=_better,
             table=partial(table_to_html, escape=breakable),
             uri=_uri,
-            viewer=viewer and self.figures is not None,
+            viewer=viewer and self.measurements is not None,
             **of_cases,
         )
 
     def _section(self, place: int, label: str) -> dict[str, Any]:
         prefix = f"{place}_" if len(self.comparison.labels) > 1 else ""
         plots = []
-        lesions = None if self.figures is None else self.figures.per_lesion
+        lesions = None if self.measurements is None else self.measurements.per_lesion
         for plot in plots_of(
             self.comparison, self.per_case, label=label, per_lesion=lesions, froc=self.curves
         ):

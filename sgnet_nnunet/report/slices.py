@@ -171,7 +171,8 @@ def to_grey(volume: NDArray[Any]) -> NDArray[np.uint8]:
 def gate_panels(case: "GatedCase", *, colour: str = PREDICTION_COLOUR) -> Image.Image:
     """Draw a case's channels, every gate and the prediction, on the axial slice with the most tumour.
 
-    A gate is drawn over the first channel: dark where it suppresses, outlined; `colour` is the prediction's.
+    A gate is drawn over the first channel: dark where it suppresses, outlined. Gates and prediction are of
+    one pass over the whole image. `colour` is the prediction's.
     """
     scans = [to_grey(channel.transpose(2, 1, 0)) for channel in case.image]
     prediction = case.prediction.transpose(2, 1, 0)
@@ -183,9 +184,9 @@ def gate_panels(case: "GatedCase", *, colour: str = PREDICTION_COLOUR) -> Image.
     titles = ("T1ce", "FLAIR") if len(scans) == 2 else [f"channel {i}" for i in range(len(scans))]  # noqa: PLR2004
     panels = [Panel(grey=scan, k=k, title=title) for title, scan in zip(titles, scans, strict=True)]
     for name, gate in case.gates.items():
-        enabled, title = gate.transpose(2, 1, 0), f"gate {name}, {gate.mean():.1%} enabled"
-        outline = [Contour(mask=enabled, colour=GATE_COLOUR)]
-        panels.append(Panel(grey=scans[0], k=k, title=title, contours=outline, lit=enabled))
+        is_open, title = gate.transpose(2, 1, 0), f"gate {name}, {gate.mean():.1%} open"
+        outline = [Contour(mask=is_open, colour=GATE_COLOUR)]
+        panels.append(Panel(grey=scans[0], k=k, title=title, contours=outline, lit=is_open))
     panels.append(Panel(grey=scans[0], k=k, title=case.name, contours=contours))
     shown = np.logical_or.reduce([scans[0] > 0, *(contour.mask for contour in contours)])
     view = view_of(shown, spacing=case.spacing[::-1], pixels_per_mm=2)

@@ -21,6 +21,11 @@ NOTHING = "–"  # in a cell without a value
 SMALLEST_P = 0.001
 SIGNIFICANT = 0.05
 INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
+TIMED = "Seconds per case"
+TIME = (
+    "Seconds: one fold's network with the engine (in brackets) that sgnet predict chooses for it, without "
+    "mirroring, reading and writing."
+)
 WIDEST = 7  # columns of a printed table; a wider one is cut into several
 
 Row = dict[Any, Any]
@@ -155,12 +160,14 @@ def headline_table(comparison: Comparison, *, label: str) -> Table:
         # As printed, so that two models that look the same are both bold.
         means = pd.Series([row["mean"] for row in rows], dtype="float64").round(metric.decimals)
         best[metric.title] = means == (means.max() if metric.higher_is_better else means.min())
+    costs = _costs(models)
     return Table(
         title=f"{label}: headline metrics",
-        frame=pd.DataFrame(cells | _costs(models)),
+        frame=pd.DataFrame(cells | costs),
         details=pd.DataFrame(details),
         best=pd.DataFrame(best if len(models) > 1 else {}),
-        note=f"Mean ± standard deviation over cases, and the {INTERVAL} of the mean over patients.",
+        note=f"Mean ± standard deviation over cases, and the {INTERVAL} of the mean over patients."
+        + (f" {TIME}" if TIMED in costs else ""),
     )
 
 
@@ -168,8 +175,12 @@ def _costs(models: Sequence[Model]) -> dict[str, list[str]]:
     """Return the columns of the models' parameters and time, those that are known."""
     parameters = [NOTHING if model.parameters is None else f"{model.parameters:,}" for model in models]
     times = [model.seconds_per_case for model in models]
-    seconds = [NOTHING if time is None else f"{time:,.2f}" for time in times]
-    columns = {"Parameters": parameters, "Seconds per case": seconds}
+    engines = [model.engine and f" ({model.engine})" for model in models]
+    seconds = [
+        NOTHING if time is None else f"{time:,.2f}{engine}"
+        for time, engine in zip(times, engines, strict=True)
+    ]
+    columns = {"Parameters": parameters, TIMED: seconds}
     return {title: texts for title, texts in columns.items() if set(texts) != {NOTHING}}
 
 

@@ -64,7 +64,7 @@ def test_compare_prints_its_headline_table_and_the_report(tree, written, capsys)
     for name in ("SGNetTrainer", "BaselineUNet", "Dice", "Lesion F1"):
         assert name in printed
     comparison, options = written[-1]
-    assert len(options["figures"].per_case) == 12
+    assert len(options["measurements"].per_case) == 12
     assert comparison.baseline == "SGNetTrainer"
 
 
@@ -77,7 +77,7 @@ def test_compare_passes_its_options_on(tree, written):
     costs, (comparison, passed) = written
     assert costs == ("Dataset501_Tiny", {"time_cases": 2, "device": "mps"})
     assert [model.name for model in comparison.models] == ["SGNetTrainer", "BaselineUNetTrainer"]
-    assert {"brats2023_dice", "brats2026_small_f1"} <= set(passed.pop("figures").per_case.columns)
+    assert {"brats2023_dice", "brats2026_small_f1"} <= set(passed.pop("measurements").per_case.columns)
     assert passed == {"viewer": True, "gates": False, "workers": 1}
 
 
@@ -129,7 +129,7 @@ def folders(tmp_path):
 
 def test_evaluate_takes_everything_above_zero(folders, written):
     assert run("evaluate", folders / "pred", folders / "ref", "-o", folders / "out") == 0
-    table = written[-1][1]["figures"].per_case
+    table = written[-1][1]["measurements"].per_case
     assert table.loc[0, ["model", "fold", "case", "patient", "label", "empty"]].tolist() == [
         "pred",
         "",
@@ -146,7 +146,7 @@ def test_evaluate_takes_labels_and_patients(folders, written):
     (folders / "patients.csv").write_text("case,patient\na,Ada\n")
     options = ("--labels", folders / "dataset.json", "--patients", folders / "patients.csv")
     assert run("evaluate", folders / "pred", folders / "ref", "-o", folders / "out", *options) == 0
-    results = written[-1][1]["figures"].results
+    results = written[-1][1]["measurements"].results
     assert isinstance(results, Results)
     assert (results.targets[0].name, results.cases[0].patient) == ("core", "Ada")
 

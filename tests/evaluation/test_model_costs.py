@@ -65,6 +65,13 @@ def test_parameters_are_counted_and_a_case_is_timed(trained):
     model = costs_of(folder, preprocessed)
     assert model.parameters == parameters > 600_000
     assert 0 < model.seconds_per_case < 60
+    assert model.engine == "sparse"
+
+
+def test_a_network_that_needs_tiles_is_timed_with_nnunets_sliding_window(trained, monkeypatch):
+    monkeypatch.setattr("sgnet_nnunet.inference.torch_engines.runs_on_blocks", lambda _network: False)
+    monkeypatch.setattr("sgnet_nnunet.inference.torch_engines.allows_whole_image", lambda _network: False)
+    assert costs_of(*trained[:2]).engine == "tiled, step 0.5"
 
 
 def test_nothing_is_timed_if_not_asked_for(trained):

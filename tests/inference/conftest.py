@@ -169,7 +169,7 @@ def checkpoint(plans, *, seed):
 
 @pytest.fixture(scope="session")
 def gated_model(model, make_network, tmp_path_factory):
-    """Return the folder of a model with gates that are enabled in places, one fold of it."""
+    """Return the folder of a model with gates that are open in places, one fold of it."""
     folder = shutil.copytree(model, tmp_path_factory.mktemp("gated") / "model")
     shutil.rmtree(folder / "fold_1")
     plans = json.loads((folder / "plans.json").read_text())

@@ -9,7 +9,7 @@ import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.inference.gate_maps import GatedModel, look_at_case
+from sgnet_nnunet.inference.gate_maps import GatedModel, has_gates, look_at_case
 from sgnet_nnunet.nifti import Volume, write_volume
 
 
@@ -54,6 +54,21 @@ def test_reference_on_another_grid_is_refused(gated_model, images, tmp_path, cha
     write_volume(tmp_path / "b.nii.gz", Volume(labels, affine))
     with pytest.raises(InputFileError, match=r"b\.nii\.gz: is on another grid than the images"):
         look_at_case(GatedModel(gated_model), "b", files, reference=tmp_path / "b.nii.gz")
+
+
+def test_the_plan_and_the_trainer_say_whether_a_network_has_gates(gated_model, tmp_path):
+    for trainer, gated in (
+        ("SGNetTrainer", True),
+        ("SGNetNoGateTrainer", False),
+        ("BaselineUNetTrainer", False),
+    ):
+        folder = tmp_path / f"{trainer}__nnUNetPlans__3d_fullres"
+        folder.mkdir()
+        for name in ("plans.json", "dataset.json"):
+            shutil.copy(gated_model / name, folder)
+        assert has_gates(folder) is gated
+    with pytest.raises(InputFileError, match="its trainer OtherTrainer is neither"):
+        has_gates(shutil.copytree(folder, tmp_path / "OtherTrainer__nnUNetPlans__3d_fullres"))
 
 
 def test_network_without_gates_is_refused(model, images):

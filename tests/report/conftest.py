@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.evaluation.comparison import compare
-from sgnet_nnunet.evaluation.measurement import Figures, measure_results
+from sgnet_nnunet.evaluation.measurement import Measurements, measure_results
 from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results, Target
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.report.page import write_report
@@ -94,23 +94,23 @@ def write_results(tmp_path: Path) -> Callable[..., Results]:
 
 
 @pytest.fixture
-def write_figures(tmp_path: Path) -> Callable[..., Figures]:
+def write_figures(tmp_path: Path) -> Callable[..., Measurements]:
     """Return a function that writes answers to a temporary folder, and measures them."""
     return lambda **options: measure_results(written(tmp_path, **options))
 
 
-def report_on(figures: Figures, folder: Path, **options: object) -> None:
+def report_on(figures: Measurements, folder: Path, **options: object) -> None:
     """Write the report of figures, with few resamples."""
     results = figures.results
     comparison = compare(figures.per_case, models=results.models, dataset=results.dataset, resamples=50)
-    write_report(comparison, folder, figures=figures, **options)
+    write_report(comparison, folder, measurements=figures, **options)
 
 
 @pytest.fixture
 def write_page() -> Callable[..., str]:
     """Return a function that writes the report of figures to a folder, and returns its page."""
 
-    def write(figures: Figures, folder: Path, **options: object) -> str:
+    def write(figures: Measurements, folder: Path, **options: object) -> str:
         report_on(figures, folder, **options)
         return (folder / "report.html").read_text(encoding="utf-8")
 

@@ -194,9 +194,13 @@ def gates(figures, folder=None):
     return gates_of(results, choices, colours=colours_of(results.models))
 
 
-def test_a_model_without_a_folder_or_of_another_network_has_no_gates(write_figures, tmp_path):
+def test_a_model_without_a_folder_has_no_gates(write_figures):
     assert gates(write_figures()) == {}
-    assert gates(write_figures(), tmp_path / "BaselineUNetTrainer__nnUNetPlans__3d_fullres") == {}
+
+
+def test_a_model_whose_network_cannot_be_built_is_warned_of(write_figures, tmp_path, caplog):
+    assert gates(write_figures(), tmp_path / SGNET) == {}
+    assert f"{SGNET}: gates are not drawn: " in caplog.text
 
 
 @pytest.fixture
@@ -204,6 +208,7 @@ def load_network(monkeypatch):
     """Return a function that lets every model's folder hold a network with these gates."""
 
     def load(*gates):
+        monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.has_gates", lambda *_, **__: bool(gates))
         model = SimpleNamespace(gate_names=gates)
         monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.GatedModel", lambda *_, **__: model)
         monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.look_at_case", look)
@@ -235,7 +240,8 @@ def test_an_ungated_network_has_no_gates(write_figures, tmp_path, load_network):
     assert gates(write_figures(), tmp_path / SGNET) == {}
 
 
-def test_weights_that_are_missing_cost_the_picture(write_figures, tmp_path):
+def test_weights_that_are_missing_cost_the_picture(write_figures, tmp_path, monkeypatch):
+    monkeypatch.setattr("sgnet_nnunet.inference.gate_maps.has_gates", lambda *_, **__: True)
     found = gates(write_figures(), tmp_path / SGNET)
     assert str(Path("fold_0") / "checkpoint_final.pth") in found["first", "a"].problem
 

@@ -219,8 +219,8 @@ def test_nothing_predicted_and_no_reference_draws_no_outline():
 
 def test_what_a_gate_suppresses_is_darker():
     suppressed = gate_picture(gates={"1/2": box((0, 0), (0, 0), (0, 0))}).mean()
-    enabled = gate_picture(gates={"1/2": box((0, 8), (0, 24), (0, 20))}).mean()
-    assert suppressed < enabled
+    is_open = gate_picture(gates={"1/2": box((0, 8), (0, 24), (0, 20))}).mean()
+    assert suppressed < is_open
 
 
 @pytest.mark.parametrize("channels", [1, 3])

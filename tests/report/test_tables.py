@@ -146,7 +146,7 @@ def test_models_that_print_alike_are_both_best_and_one_without_values_is_none(ro
 
 def test_parameters_and_seconds_are_shown_if_known(rows, comparison):
     known = headline_table(comparison, label=LABEL).frame.iloc[0]
-    assert (known["Parameters"], known["Seconds per case"]) == ("670,000", "1.50")
+    assert (known["Parameters"], known["Seconds per case"]) == ("670,000", "1.50 (sparse)")
     assert "Parameters" not in headline_table(compared(rows(dice=[0.2, 0.6])), label=LABEL).frame
 
 
