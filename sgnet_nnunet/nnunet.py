@@ -44,6 +44,9 @@ SPLITS = "splits_final.json"
 TRAINED_ON = "sgnet_training_cases"
 """Key, in the `init_args` of a checkpoint, of the cases that its weights were trained on."""
 
+CHECKPOINT_LATEST, CHECKPOINT_BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
+"""The files that a training which is killed goes on from: of every few epochs, and of the best score."""
+
 KEPT_BY_ZIP = "debug.json"
 """A file of each fold that nnU-Net writes, never reads, and keeps in the zip of a model."""
 
@@ -405,6 +408,11 @@ def replaced_data_loader(loader: type) -> AbstractContextManager[None]:
 def without_pickles() -> AbstractContextManager[None]:
     """Let nnU-Net's classes of preprocessed data sets load arrays alone, not the pickles next to them."""
     return _replaced("nnunetv2.training.dataloading.nnunet_dataset", "load_pickle", lambda _: {})
+
+
+def loading(checkpoint: dict[str, Any]) -> AbstractContextManager[None]:
+    """Let `torch.load` return a checkpoint that was read before; nnU-Net's trainers read any pickle."""
+    return _replaced("torch", "load", lambda *_, **__: checkpoint)
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import nnunetv2
 import numpy as np
 import torch
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 from torch import Tensor
 from torch.serialization import safe_globals
 
@@ -24,7 +24,10 @@ from sgnet_nnunet.nnunet import TRAINED_ON
 from sgnet_nnunet.plugin.shims import SHIMS, TRAINERS
 from sgnet_nnunet.schemas import Architecture, Axis, Configuration, PlansFile, Resampling, check
 
-_REMEDY = "it could run any program: pass --trust if you trust whoever made the model"
+_REMEDY = (
+    "it could run any program: pass --trust (in a training: set SGNET_TRUST=1) if you trust whoever made "
+    "the model"
+)
 _COPY = "copy the model's folder again, or train again"
 
 _MULTIARRAY = import_module(np.float32(0).__reduce__()[0].__module__)
@@ -95,6 +98,15 @@ class Checkpoint(Struct):
     init_args: Arguments
     network_weights: dict[str, Tensor]
     inference_allowed_mirroring_axes: tuple[Axis, ...] | None = None
+
+
+class TrainingState(Checkpoint, kw_only=True):
+    """What a training that is continued needs of a checkpoint; the log has a list of values for each key."""
+
+    optimizer_state: dict[str, Any]
+    logging: dict[str, list[Any]]
+    current_epoch: Annotated[int, Meta(ge=0)]
+    best_score: Any = field(name="_best_ema")
 
 
 def read_checkpoint(path: Path, *, trust: bool = False) -> Checkpoint:

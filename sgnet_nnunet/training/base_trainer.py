@@ -3,7 +3,6 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,16 +17,30 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.files import atomic_path
-from sgnet_nnunet.nnunet import SPLITS, TRAINED_ON, add_to_checkpoints, changed_folds, replaced_data_loader
+from sgnet_nnunet.files import PARTIAL_PREFIX, atomic_path
+from sgnet_nnunet.inference.trust import TrainingState, load_pickle
+from sgnet_nnunet.nnunet import (
+    CHECKPOINT_BEST,
+    CHECKPOINT_LATEST,
+    SPLITS,
+    TRAINED_ON,
+    add_to_checkpoints,
+    changed_folds,
+    loading,
+    replaced_data_loader,
+)
+from sgnet_nnunet.schemas import check
 from sgnet_nnunet.training.data_loading import FastDataLoader, use_fast_loading
 from sgnet_nnunet.training.losses import EVEN, DiceBCELoss, ForegroundLoss
 from sgnet_nnunet.training.settings import (
     MIRRORING,
+    TRUST,
     Precision,
     TrainingSchedule,
     keep_freed_memory,
     read_flag,
+    read_seed,
+    seed_generators,
 )
 
 SCHEDULE_KEY = "sgnet_schedule"
@@ -43,6 +56,9 @@ class BaseTrainer(nnUNetTrainer):
 
     The schedule, a CPU's precision and whether inference mirrors come from environment variables (see
     `training.settings`). The schedule is kept in every checkpoint, and `--c` continues with it.
+
+    With `SGNET_SEED` the generators are seeded anew at the start of each epoch, and patches are loaded by the
+    process itself: on a CPU, two trainings have the same weights bit for bit, also if one was continued.
 
     The trainer changes two settings of its process: with `-device cuda` and no CUDA device it gives PyTorch
     all cores in place of the one thread that `nnUNetv2_train` leaves it, and on a CPU it keeps freed memory
@@ -88,6 +104,7 @@ class BaseTrainer(nnUNetTrainer):
         self._fell_back = device.type == "cuda" and not torch.cuda.is_available()
         if self._fell_back:
             device = torch.device("cpu")
+        self._continued = bool(plans.get("continue_training"))  # by `--c`; nnU-Net takes it out of the plans
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self._fell_back:
             remedy = "Pass `-device cpu` to silence this warning"
@@ -99,6 +116,7 @@ class BaseTrainer(nnUNetTrainer):
         self.save_every = 10
         self.precision = Precision.from_environment(self.device)
         self.mirrors = read_flag(MIRRORING, default=True)
+        self.seed = read_seed()
         self.set_schedule(TrainingSchedule.from_environment(default=self.DEFAULT_SCHEDULE))
         self.set_up()
 
@@ -118,6 +136,8 @@ class BaseTrainer(nnUNetTrainer):
         """Build the network, optimiser and loss; refuse a network that cannot train in the precision."""
         if self._fell_back:
             torch.set_num_threads(os.cpu_count() or 1)
+        if self.seed is not None:
+            seed_generators(self.seed)
         super().initialize()
         self.precision.check(self.network)
 
@@ -200,18 +220,26 @@ class BaseTrainer(nnUNetTrainer):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return nnU-Net's loaders of training and validation batches, with fast loading."""
+        if self.seed is not None:
+            # nnU-Net's worker processes deliver batches in any order.
+            os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112
         with replaced_data_loader(FastDataLoader):
             return super().get_dataloaders()
 
     # --- training ------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Start as nnU-Net does, and log the schedule and the precision."""
+        """Start as nnU-Net does, remove what a killed training left, and log schedule and precision."""
         super().on_train_start()
+        if self.local_rank == 0:
+            for partial in Path(self.output_folder).glob(f"{PARTIAL_PREFIX}checkpoint_*.pth"):
+                partial.unlink(missing_ok=True)
         if self.device.type == "cpu":
             # Only now: the workers that load patches, which have started, would keep their memory too.
             keep_freed_memory()
         self.print_to_log_file(f"Training schedule: {self.schedule}")
+        if self.seed is not None:
+            self.print_to_log_file(f"Seed {self.seed}: patches are loaded by this process")
         self.print_to_log_file(self.precision.note())
         if changed := changed_folds(self.plans_manager.dataset_name):
             self.print_to_log_file(f"WARNING: {changed}")
@@ -230,6 +258,8 @@ class BaseTrainer(nnUNetTrainer):
         """Start an epoch, or raise `TrainingStalled` if the patience has run out, now or before `--c`."""
         if self.schedule.stalled(self.logger.get_value(self.STALLS_ON, step=None)):
             raise TrainingStalled
+        if self.seed is not None:
+            seed_generators(self.seed, self.current_epoch + 1, self.local_rank)
         super().on_epoch_start()
 
     def on_train_epoch_start(self) -> None:
@@ -270,16 +300,16 @@ class BaseTrainer(nnUNetTrainer):
             super().save_checkpoint(str(partial))
 
     def load_checkpoint(self, filename_or_checkpoint: str | dict[str, Any]) -> None:
-        """Load a checkpoint, a path or its content, and continue with the schedule it was started with."""
+        """Load a checkpoint, a path or its content, and continue with the schedule it was started with.
+
+        Raises:
+            InputFileError: If the file is damaged, or holds more than weights and numbers: a pickle can run
+                any program, and does so only with `SGNET_TRUST=1`.
+        """
         if isinstance(filename_or_checkpoint, dict):
-            # nnU-Net 2.8 documents a dictionary, but fails on one.
-            with TemporaryDirectory() as folder:
-                path = str(Path(folder, "checkpoint.pth"))
-                torch.save(filename_or_checkpoint, path)
-                self.load_checkpoint(path)
-            return
-        # Mapped, since nnU-Net reads the weights again.
-        checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False, mmap=True)
+            checkpoint = filename_or_checkpoint
+        else:
+            checkpoint = self._read_checkpoint(Path(filename_or_checkpoint))
         recorded = checkpoint["init_args"].get(SCHEDULE_KEY) or checkpoint.get(former_names.SCHEDULE)
         if recorded:
             schedule = TrainingSchedule(**recorded)
@@ -288,7 +318,38 @@ class BaseTrainer(nnUNetTrainer):
             self.set_schedule(schedule)
         if self.was_initialized:
             self.lr_scheduler = self.build_scheduler(self.optimizer)
-        super().load_checkpoint(filename_or_checkpoint)
+        with loading(checkpoint):
+            super().load_checkpoint("")
+
+    def _read_checkpoint(self, path: Path) -> dict[str, Any]:
+        """Return the content of a checkpoint; of the latest with `--c`, that of the best if it is later.
+
+        nnU-Net repeats the epochs after its latest checkpoint, and would overwrite a better one of those.
+        A training that was killed between both files of an epoch gets the second here.
+        """
+        checkpoint = load_state(path)
+        if not (self._continued and path.name == CHECKPOINT_LATEST):
+            return checkpoint
+        best = path.with_name(CHECKPOINT_BEST)
+        if best.is_file():
+            other = load_state(best)
+            if other["current_epoch"] >= checkpoint["current_epoch"]:
+                self.print_to_log_file(f"Continuing from {best.name}, which is not older than {path.name}")
+                return other
+        scores, before = checkpoint["logging"].get("ema_fg_dice"), checkpoint["_best_ema"]
+        if scores and (before is None or scores[-1] > before):
+            checkpoint["_best_ema"] = scores[-1]
+            if self.local_rank == 0 and not self.disable_checkpointing:
+                with atomic_path(best) as partial:
+                    torch.save(checkpoint, partial)
+        return checkpoint
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint to go on from; a damaged or dangerous one is an InputFileError."""
+    content: dict[str, Any] = load_pickle(path, trust=read_flag(TRUST, default=False))
+    check(path, content, TrainingState, remedy="name a checkpoint of a training by nnU-Net v2")
+    return content
 
 
 def freeze_batch_norms(network: nn.Module) -> None:

@@ -3,11 +3,13 @@
 import ctypes
 import os
 import platform
+import random
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -19,6 +21,12 @@ MIRRORING = "SGNET_MIRRORING"
 
 BFLOAT16 = "SGNET_BF16"
 """Set to 1, a CPU trains in bfloat16."""
+
+TRUST = "SGNET_TRUST"
+"""Set to 1, a training that is continued loads checkpoints of any content, as nnU-Net does."""
+
+SEED = "SGNET_SEED"
+"""Set to a whole number, a training on a CPU gives the same network each time."""
 
 VALIDATION_ENGINE = "SGNET_VALIDATION_ENGINE"
 """Set to one of `VALIDATION_ENGINES`, a fold is validated with the engine that `sgnet predict` uses."""
@@ -40,6 +48,22 @@ def read_flag(name: str, *, default: bool, environment: Mapping[str, str] = os.e
     """Return whether a variable is 1 rather than 0; the default where it is not set, or empty."""
     given = read_choice(name, ("0", "1"), environment)
     return default if given is None else given == "1"
+
+
+def read_seed(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Return `SGNET_SEED`, None where it is not set, or empty; no whole number from 0 is an SGNetError."""
+    given = environment.get(SEED, "")
+    if given and not (given.isascii() and given.isdecimal()):
+        raise SGNetError(f"{SEED}={given!r}: must be a whole number of at least 0; correct it or unset it")
+    return int(given) if given else None
+
+
+def seed_generators(*parts: int) -> None:
+    """Seed the global generators of Python, NumPy and PyTorch from several numbers of at least 0."""
+    first, second, third = np.random.SeedSequence(parts).generate_state(3).tolist()
+    random.seed(first)
+    np.random.seed(second)  # noqa: NPY002 - what nnU-Net draws from
+    torch.manual_seed(third)
 
 
 @dataclass(frozen=True, kw_only=True)

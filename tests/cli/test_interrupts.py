@@ -116,7 +116,7 @@ def interrupt(
 
 
 def test_each_command_ends_at_any_moment(command_lines, tmp_path):
-    rng = random.Random(int(os.environ.get("SGNET_SEED", "0")))
+    rng = random.Random(int(os.environ.get("SGNET_INTERRUPTS_SEED", "0")))
     number = int(os.environ.get("SGNET_INTERRUPTS", "12"))
     names = [command.__name__ for commands in COMMANDS.values() for command in commands]
     faults = []
