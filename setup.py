@@ -48,7 +48,7 @@ class BuildWithShims(build_py):
     """Add the shims to a wheel, so that pip installs them, lists them and removes them."""
 
     def run(self) -> None:
-        """Build as ever, then write the shims, unless the install is editable."""
+        """Run the standard build, then write the shims, unless the install is editable."""
         super().run()
         if not self.editable_mode:
             shims = runpy.run_path(str(ROOT / "sgnet_nnunet" / "plugin" / "shims.py"))

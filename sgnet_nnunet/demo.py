@@ -146,7 +146,7 @@ def run_command(
             or if the disk is full.
     """
     last = ""
-    log.unlink(missing_ok=True)  # what is written must not go where a link leads
+    log.unlink(missing_ok=True)  # the log must not be written through a link
     try:
         with (
             log.open("w", encoding="utf-8", errors="backslashreplace", buffering=1) as file,

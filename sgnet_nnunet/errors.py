@@ -66,7 +66,7 @@ def disk_full(error: BaseException, path: Path | str) -> SGNetError | None:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error that nobody expected as one line, with the file that it is about, if that is known."""
+    """Return an unexpected error as one line, with the file that it concerns, if that is known."""
     path = getattr(error, "filename2", None) or getattr(error, "filename", None) or path_in_hand(error)
     if getattr(error, "errno", None) in _DISK_FULL:
         return str(disk_full(error, path)) if path else "standard output: cannot be written, its disk is full"

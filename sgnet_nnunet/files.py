@@ -28,7 +28,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 MOST_TEXT = 64 << 20  # bytes of a JSON file or a table; a split of 100,000 cases takes less than a tenth
 _MOST_PADDING = 1 << 20  # bytes of a file after the last that its header announces
-_MOST_DEFLATE = 1032  # bytes that one byte of deflate can stand for: https://www.zlib.net/zlib_tech.html
+_MOST_DEFLATE = 1032  # bytes that one byte of deflate can expand to: https://www.zlib.net/zlib_tech.html
 _BYTES_A_VOXEL = 8  # that checking and converting takes beside the stored voxels: two copies in 32 bits
 
 
@@ -129,7 +129,7 @@ def checksum_of(path: Path) -> str:
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """Open a regular file for reading; anything else, which may block or never end, is an OSError."""
+    """Open a regular file for reading; anything else (pipes, devices) is an OSError."""
     # Without O_NONBLOCK, opening a pipe waits for its other end.
     flag = getattr(os, "O_NONBLOCK", 0)
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | flag))  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""Former names, so that models, plans and logs of version 0.1.0 keep loading: the one table of them."""
+"""Table of former names, with which models, plans and logs of version 0.1.0 are loaded."""
 
 from collections.abc import MutableMapping
 from pathlib import Path

@@ -68,7 +68,7 @@ _READ_ERRORS = (
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of an array lie in the world; rotated, flipped and sheared grids are allowed.
+    """Voxel grid of an array in world coordinates; it may be rotated, flipped or sheared.
 
     Attributes:
         shape: Number of voxels along the array's three axes.
@@ -387,7 +387,7 @@ def _by_nnunets_class(path: Path, reader: "BaseReaderWriter") -> Channel:
     with _one_line_errors(path), TemporaryDirectory() as folder:
         source = path
         if path.name.endswith((*NIFTI_SUFFIXES, ".hdr", ".img")):
-            # ITK takes a truncated file for a whole one, NaN for 0, and does not read NIfTI-2.
+            # ITK accepts truncated files, reads NaN as 0, and does not read NIfTI-2.
             stored = _decode(path)
             _check_finite(path, stored.voxels)
             if not stored.is_plain:
@@ -433,7 +433,7 @@ def _read_volume(path: Path) -> Volume:
 
 @contextmanager
 def _one_line_errors(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises into an InputFileError of one line."""
+    """Turn the errors of a reader into an InputFileError of one line."""
     try:
         yield
     except _READ_ERRORS as error:
@@ -472,7 +472,7 @@ def _decode(path: Path) -> _Stored:
         stream.seek(0)
         content = read_announced(stream, offset + announced)
         stored: NDArray[Any] = np.ndarray(shape, dtype, content, offset, order="F")
-        # ITK takes a tiny slope for none, and adds an offset without a slope, which NIfTI says is none.
+        # ITK treats a tiny slope as none, and applies an offset without a slope, which NIfTI does not.
         slope, _ = header.get_slope_inter()
         scales_alike = header["scl_inter"] == 0 if slope is None else abs(slope) > np.finfo(float).eps
     try:
@@ -560,7 +560,7 @@ def _locate(header: nib.Nifti1Header, shape: tuple[int, ...]) -> tuple[NDArray[n
 def _check_finite(path: Path, values: NDArray[Any]) -> None:
     """Refuse voxels that are not finite in single precision, in which networks compute."""
     largest = np.finfo(np.float32).max
-    # Both take no memory, and are NaN if a voxel is.
+    # Both are NaN if a voxel is, and allocate no array.
     if values.dtype.kind != "f" or (-largest <= values.min() and values.max() <= largest):
         return
     bad = values.size - int(np.count_nonzero(np.abs(values) <= largest))

@@ -1,4 +1,4 @@
-"""Work side by side: independent jobs in processes, and the stages of a pipeline in threads."""
+"""Parallel work: independent jobs in processes, and the stages of a pipeline in threads."""
 
 import multiprocessing
 import os
@@ -68,7 +68,7 @@ def _run_in_pool(
 
 @contextmanager
 def _children_without_interrupts() -> Iterator[None]:
-    """Start processes that do not hear Ctrl-C, which a terminal sends to all: their parent ends them."""
+    """Start processes that ignore Ctrl-C, which a terminal sends to all: their parent ends them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -1,6 +1,6 @@
-"""What nnU-Net's and this package's JSON files must hold, checked once, where they are read.
+"""Schemas of nnU-Net's and this package's JSON files, checked where the files are read.
 
-Fields that are not named here are left as they are: nnU-Net and others add their own.
+Other fields are ignored: nnU-Net and others add their own.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The command line: its commands, and the options that belong to none of them."""
+"""The command line: the commands in their groups, and the options before a command."""
 
 import logging
 from typing import Annotated

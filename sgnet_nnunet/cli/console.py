@@ -1,4 +1,4 @@
-"""What the commands share: the consoles, one way to print a line, a progress bar, options that take lists."""
+"""Console output shared by the commands, the progress bar, and options that take lists."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from sgnet_nnunet.errors import printable
 
-# Text of files is text: rich's markup and emoji are off, and no character ends a command.
+# Text from files is printed literally: no markup, no emoji, no error for characters that cannot be encoded.
 for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")

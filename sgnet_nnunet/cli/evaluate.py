@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Preset(str, Enum):
-    """The scores of a BraTS challenge."""
+    """BraTS challenges whose scores can be added."""
 
     BRATS2023 = "brats2023"
     BRATS2026 = "brats2026"
@@ -39,10 +39,10 @@ def make_report(
     gates: bool = True,
     complete: Callable[[Results], Results] | None = None,
 ) -> None:
-    """Measure, test and write a report, all of it or nothing, and print its headline tables.
+    """Measure, test and write a report, whole or not at all, and print its headline tables.
 
-    `find_results` is called once the folder is known to be usable; `complete`, which adds to the results
-    what takes long to find out, once all masks are measured. The rest is as in `write_report`.
+    `find_results` is called after the folder was found usable; `complete`, which adds the models' costs to
+    the results, after all masks are measured. The rest is as in `write_report`.
     """
     # Checked before minutes of measuring; pandas and matplotlib take half a second to import.
     with needs_extra("report"):

@@ -1,4 +1,4 @@
-"""Entry point of `sgnet`: however a command ends, it ends with one line and an exit status.
+"""Entry point of `sgnet`: signals, errors as one line, and the exit status.
 
 The commands are in `cli.app`, imported once signals are handled: half a second in which a signal would end
 Python with a traceback. The top of this module therefore imports next to nothing.
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     if not sys.warnoptions:
         import warnings  # noqa: PLC0415
 
-        # Warnings of other packages are for their developers; worker processes inherit the variable.
+        # Warnings of other packages are for developers; worker processes inherit the variable.
         warnings.simplefilter("ignore")
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
     try:
@@ -88,9 +88,9 @@ def _end_on_signals() -> None:
     for each in SIGNALS:
         if signal.getsignal(each) is not signal.SIG_IGN:  # as under nohup
             signal.signal(each, _end)
-            # Python's last act restores the default, with which the status of a finished command were lost.
+            # Python restores the default handlers last; a signal would then replace the exit status.
             atexit.register(signal.signal, each, signal.SIG_IGN)
-    # The thread hears of a signal also while the main thread computes outside Python, where no handler runs.
+    # The thread receives a signal also while the main thread computes outside Python, where no handler runs.
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
     signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
@@ -101,7 +101,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     """Let the command remove its unfinished files; a second signal does not wait for that."""
     for each in SIGNALS:
         signal.signal(each, lambda again, _: os._exit(128 + again))
-    _fall_silent()
+    _stop_output()
     while frame:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             os._exit(128 + number)  # an exception aborts the process in the midst of a C++ module
@@ -113,13 +113,13 @@ def _end_in_time(receiver: int) -> None:
     import time  # noqa: PLC0415
 
     (number,) = os.read(receiver, 1)
-    _fall_silent()
+    _stop_output()
     time.sleep(GRACE)
     os._exit(128 + number)
 
 
-def _fall_silent() -> None:
-    """Say that this is the end, print nothing more, and kill the workers; the second call does nothing."""
+def _stop_output() -> None:
+    """Report the signal, stop all output, and kill the workers; the second call does nothing."""
     if not _interrupted.acquire(blocking=False):
         return
     cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides it

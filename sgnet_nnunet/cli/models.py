@@ -62,7 +62,7 @@ def gates(
     device: Annotated[str, typer.Option("-device", metavar="NAME", help="cpu, cuda or mps.")] = "cpu",
     trust: Annotated[bool, typer.Option("--trust", help=TRUST)] = False,
 ) -> None:
-    """Draw the gate masks of a trained SG-Net: T1ce, FLAIR, each gate, the prediction of the same pass."""
+    """Draw the gate masks of a trained SG-Net: T1ce, FLAIR, each gate, and the prediction."""
     # PyTorch takes seconds to import.
     from sgnet_nnunet.inference.gate_maps import GatedModel, look_at_case  # noqa: PLC0415
     from sgnet_nnunet.nnunet import find_cases  # noqa: PLC0415

@@ -48,7 +48,7 @@ def doctor() -> None:
         mark = ("✗", "red") if group.problems else ("✓", "green")
         lines = [(f"{one.subject}: {one.state}", one.remedy) for one in group.problems]
         for state, remedy in lines or [(group.summary, None)]:
-            # Whole lines: a path or a command that the terminal's width cut short is of no use.
+            # Lines are not wrapped, so that paths and commands can be copied.
             line = Text.assemble(mark, " ", (group.name, "bold"), f": {printable(state)}")
             out.print(line, soft_wrap=True, highlight=False)
             if remedy:
@@ -63,7 +63,7 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Training epochs.")] = 10,
     iters: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="Batches an epoch.")] = 16,
 ) -> None:
-    """Run the main job on phantoms: convert, plan, train, predict, evaluate, draw."""
+    """Run the whole workflow on phantoms: convert, plan, train, predict, evaluate, draw."""
     from sgnet_nnunet.demo import DemoPlan, run_demo  # noqa: PLC0415
 
     with progress_bar() as progress:

@@ -55,7 +55,7 @@ def predict(
         _network(
             metavar="NAME",
             help="tiled (nnU-Net's sliding window), whole (the image at once), sparse (only where gates "
-            "are open), or auto: the fastest that is exact for the network.",
+            "are open), or auto: the fastest one that the network supports.",
         ),
     ] = "auto",
     runtime: Annotated[
@@ -64,7 +64,9 @@ def predict(
     precision: Annotated[PrecisionName, _network(metavar="NAME", help="f32 or bf16, with OpenVINO.")] = "f32",
     max_memory: Annotated[
         float | None,
-        _limits(min=0.1, metavar="GB", help="Memory to take, on a GPU of the GPU; what is free by default."),
+        _limits(
+            min=0.1, metavar="GB", help="Memory limit, of the GPU if there is one; by default what is free."
+        ),
     ] = None,
     step_size: Annotated[
         float,

@@ -69,7 +69,7 @@ TARGETS: Mapping[TargetName, Target] = {
 class Scans:
     """The files of one accession: both images and the masks that the target needs, on their native grids.
 
-    Without an orientation in the files, nobody knows left from right.
+    Left and right are unknown if the files have no orientation.
     """
 
     paths: Mapping[Part, Path]
@@ -137,7 +137,7 @@ def make_case(scans: Scans, target: Target, register: Registration) -> Case:
     grid = scans.t1ce.grid
     transform = None
     if register == "rigid":
-        # SimpleITK takes longer to import than most cases take without it.
+        # Importing SimpleITK takes longer than converting a case without it.
         from sgnet_nnunet.dataset.registration import register_rigid  # noqa: PLC0415
 
         transform = register_rigid(scans.t1ce, scans.flair)

@@ -120,7 +120,7 @@ def _metric_grid(fixed: Grid) -> Grid:
 def _to_sitk(data: NDArray[Any], grid: Grid) -> sitk.Image:
     """Return a SimpleITK image whose physical space is the grid's world, RAS+ instead of ITK's LPS+.
 
-    The metric does not care for handedness, and the transform comes out in the affines' world.
+    The metric is independent of handedness, and the transform refers to the world of the affines.
     """
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
     image.SetSpacing([METRIC_SPACING] * 3)

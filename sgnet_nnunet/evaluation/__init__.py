@@ -1,1 +1,1 @@
-"""How good a mask is."""
+"""Evaluation of predicted masks: metrics, tables of cases, statistics, FROC curves, tuning."""

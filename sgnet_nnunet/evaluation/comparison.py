@@ -1,4 +1,4 @@
-"""The statistics of a comparison: what the models score, how they differ, how they rank."""
+"""Statistics of a comparison: descriptions of each model, differences to the baseline, ranks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass

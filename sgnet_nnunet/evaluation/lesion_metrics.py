@@ -19,7 +19,7 @@ from sgnet_nnunet.nifti import at_least
 
 @dataclass(frozen=True, eq=False)
 class LesionMatch:
-    """Which lesions of a reference meet which of a prediction; any common voxel will do.
+    """Pairs of a predicted and a reference lesion that meet, which is to have a voxel in common.
 
     Attributes:
         predicted: Index of the predicted lesion of each pair of lesions that meet, shape (pairs,).
@@ -120,7 +120,7 @@ def lesion_rows(pair: MaskPair) -> tuple[LesionRow, ...]:
     reference = _rows(scores, match.reference, pair.reference, pair)
     scores = [("false positive", *worst)] * match.prediction.number
     false = compress(_rows(scores, match.prediction, pair.prediction, pair), ~match.hits)
-    # Labels come in the order of the masks' memory, which no reader of a table should see.
+    # Labels follow the order of the voxels in memory, on which no table may depend.
     return tuple(row for rows in (reference, false) for row in sorted(rows, key=_largest_first))
 
 

@@ -1,4 +1,4 @@
-"""Measuring predicted masks: the tables of cases and of lesions that everything else is made from."""
+"""Measurement of predicted masks: the table of cases and the table of lesions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -137,7 +137,7 @@ def measure_results(
         on_done(len(cases))
     ordered = [measured[case] for case in results.cases]
     per_lesion = pd.DataFrame([row for _, rows in ordered for row in rows], columns=list(LESION_COLUMNS))
-    # Without a lesion there is nothing to tell pandas which columns are numbers.
+    # pandas cannot infer the types of columns without rows.
     return Measurements(
         results=results,
         per_case=pd.DataFrame([row for rows, _ in ordered for row in rows], columns=[*CASE_COLUMNS, *names]),

@@ -1,4 +1,4 @@
-"""What a trained model costs: its parameters and its time for a case."""
+"""Costs of a trained model: its number of parameters and its seconds per case."""
 
 import logging
 import statistics
@@ -31,7 +31,7 @@ def with_costs(results: Results, preprocessed: Path, *, time_cases: int = 1, dev
     """Return the results with each model's parameters and its seconds per case, on the same cases for all.
 
     A model without weights, or whose network cannot be built here, keeps None, with a warning: its
-    masks are evaluated all the same. Those without a folder stay as they are.
+    masks are evaluated nevertheless. Those without a folder stay as they are.
 
     Args:
         results: The results.

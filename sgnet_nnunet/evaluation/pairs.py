@@ -47,7 +47,7 @@ class MaskPair:
                 raise ValueError(f"{problem}: compare it with a label first")
         affine = np.asarray(affine, dtype=np.float64)
         if prediction.flags.f_contiguous and reference.flags.f_contiguous:
-            # As nibabel reads them; the affine's columns change places with the axes.
+            # As nibabel reads them; the columns of the affine are permuted with the axes.
             prediction, reference = prediction.T, reference.T
             affine = affine[:, [2, 1, 0, 3]] if affine.shape == (4, 4) else affine
         self.grid = Grid(prediction.shape, affine)

@@ -1,4 +1,4 @@
-"""What a metric is, and all metrics by name.
+"""Registry of the metrics: their declaration and their look-up by name.
 
 A metric is declared once, where it is measured. This is all that a new one needs:
 

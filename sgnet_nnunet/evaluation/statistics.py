@@ -120,7 +120,7 @@ def _bca(value: float, resampled: Floats, without: Floats) -> Interval:
     from scipy.special import ndtr, ndtri  # noqa: PLC0415
 
     tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    ties = np.isclose(resampled, value, rtol=1e-12, atol=1e-12)  # equal but for rounding
+    ties = np.isclose(resampled, value, rtol=1e-12, atol=1e-12)  # equal up to rounding
     below = np.where(ties, 0.5, resampled < value).mean()
     deviations = without.mean() - without
     acceleration = (deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5)

@@ -42,7 +42,7 @@ def element_areas(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False)
 class Distances:
-    """How far each mask's surface is from the other's.
+    """Distances between the surfaces of two masks, in both directions.
 
     Attributes:
         to_reference: In mm from every element of the predicted surface to the nearest element of

@@ -1,4 +1,4 @@
-"""Trained models, loaded from nnU-Net's folders and applied; and the choices that a prediction has."""
+"""Prediction with trained and exported models; the names of engines, runtimes and precisions."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What every engine is, and engines made of others: an ensemble, mirrored images, chunks along z."""
+"""The interface of engines, and composed engines: an ensemble, mirrored images, chunks along z."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +35,7 @@ def finite_logits(engine: Engine, image: NDArray[np.float32], *, path: Path) -> 
     """Return an engine's logits of a file's case; an InputFileError if they or the image are not finite."""
     logits = engine.logits(image)
     for what, values in (("preprocessed image", image), ("logits", logits)):
-        # NaN is the smallest and the largest of any values, and neither takes memory.
+        # Minimum and maximum are NaN if any value is; computing them allocates no array.
         if not np.isfinite([values.min(), values.max()]).all():
             remedy = "check the image and its normalisation; predict on the CPU in f32, or train again"
             raise InputFileError(path, f"{what}: not finite", remedy)

@@ -1,6 +1,7 @@
-"""Trained models as ONNX files, and as folders for OpenVINO; what computes other logits is not kept.
+"""Export of trained models as ONNX files and as folders for OpenVINO, compared with PyTorch.
 
-Closed gates hide what the decoder computes: each export is compared a second time with gates partly open.
+An export whose logits differ is deleted. Closed gates hide the decoder's values: each export is compared a
+second time with gates partly open.
 """
 
 import copy
@@ -121,7 +122,7 @@ def _onnx_difference(network: nn.Module, file: bytes, images: Sequence[torch.Ten
         model = onnx.load_from_string(file)
         for bias in model.graph.initializer:
             if bias.name.endswith("hard_gate.score.bias"):
-                # In the file a threshold is one of many constants; to raise it is to lower the scores.
+                # In the file the threshold is one of many constants. Lowering the scores is the same.
                 name = bias.name.removesuffix(".score.bias")
                 gates: list[Any] = [each.get_submodule(name) for each in (network, probe)]
                 shift = gates[0].score_threshold - gates[1].score_threshold

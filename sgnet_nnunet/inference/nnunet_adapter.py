@@ -1,7 +1,8 @@
-"""nnU-Net's own code where this package's cannot take its place.
+"""nnU-Net's own processing and sliding window, for plans and networks that need them.
 
 `NnunetProcessing` is for plans that the torch-free pre- and postprocessing does not reproduce (other
-resamplings, preprocessors or normalisations, 2D), `TiledEngine` for networks that must be shown tiles.
+resamplings, preprocessors or normalisations, 2D), `TiledEngine` for networks that cannot be run on a whole
+image.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ from sgnet_nnunet.inference.trained_model import TrainedModel
 class TiledEngine:
     """nnU-Net's sliding window over the networks of all folds, as an engine.
 
-    The window's step is in patches; mirroring shows each tile up to 8 times, and averages the logits.
+    The window's step is in patches; with mirroring, each tile is run up to 8
+    times, and the logits are averaged.
     """
 
     def __init__(

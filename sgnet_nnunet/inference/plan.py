@@ -167,11 +167,11 @@ def read_plan(folder: Path, configuration: str) -> Plan:
 
 @contextmanager
 def _usable(path: Path) -> Iterator[None]:
-    """Turn whatever a garbled file leads to into one error that names it."""
+    """Turn the errors that invalid contents cause into one InputFileError that names the file."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        detail = f"nothing called {error}" if isinstance(error, KeyError) else str(error)
+        detail = f"missing entry {error}" if isinstance(error, KeyError) else str(error)
         raise InputFileError(path, f"with dataset.json, holds no usable plan ({detail})", _REMEDY) from error
 
 
@@ -179,7 +179,7 @@ def configuration_of(path: Path, plans: Mapping[str, Any], name: str) -> Configu
     """Return a configuration's settings with what it inherits from others.
 
     Raises:
-        InputFileError: If the plans, read from `path`, have no such configuration, or a garbled one.
+        InputFileError: If the plans, read from `path`, have no such configuration, or it is invalid.
     """
     configurations, chain = plans["configurations"], []
     each: Any = name

@@ -62,7 +62,7 @@ Logits: TypeAlias = list[NDArray[np.float32]]
 Case = TypeVar("Case")
 
 MOST_BYTES_NEXT_TO_OTHERS = 1 << 28
-"""Bytes of a preprocessed image: a larger one has the memory to itself, from reading to writing."""
+"""Bytes of a preprocessed image: no other case is in memory with a larger one."""
 
 GPU_THREADS = 3
 """Cases that are preprocessed, and written, at a time by default next to a GPU."""
@@ -216,7 +216,7 @@ class Predictor:
             provenance = predictor.models[0].find_provenance
             if operating_point == "auto" and is_exported(model_folders[0]):
                 export = read_export(model_folders[0])
-                if POINT_FILE in export.files_sha256:  # else it was put there later
+                if POINT_FILE in export.files_sha256:  # else it was added after the export
                     check_file(model_folders[0], export, POINT_FILE)
             predictor.point = find_operating_point(operating_point, model_folders[0], provenance=provenance)
         return predictor
@@ -331,7 +331,7 @@ class Predictor:
     def _postprocess_and_write(
         self, output: Path, name: str, logits: Logits, properties: list[dict[str, Any]]
     ) -> None:
-        """Write a case's files, the mask last: by it `--continue_prediction` knows what is done."""
+        """Write a case's files, the mask last: `--continue_prediction` skips cases with a mask."""
         mask, probabilities = self._postprocess(logits, properties)
         if probabilities is not None:
             write_probabilities(output, name, probabilities, properties[0])
@@ -399,7 +399,7 @@ def open_model(folder: Path, options: PredictionOptions) -> Model:
     """Open a folder of `sgnet export`, or one of nnU-Net's trainings; the errors are `Predictor.open`'s."""
     if is_exported(folder):
         return _open_exported(folder, options)
-    # PyTorch takes seconds to import, and an exported model does without it.
+    # Importing PyTorch takes seconds, and an exported model does not need it.
     from sgnet_nnunet.inference.trained_model import open_trained  # noqa: PLC0415
 
     return open_trained(folder, options)

@@ -88,7 +88,7 @@ def _stage_of(compiled: "openvino.CompiledModel") -> Stage:
         if not hasattr(own, "request"):
             own.request, own.inputs = compiled.create_infer_request(), [None] * len(inputs)
         for index, array in enumerate(inputs):
-            # A thread mostly passes the same buffers again, and setting one takes time.
+            # A thread mostly passes the same buffers, and setting one takes time.
             if own.inputs[index] is not array:
                 own.request.set_input_tensor(index, tensor(array, shared_memory=True))
                 own.inputs[index] = array

@@ -117,8 +117,8 @@ def _decoder_blocks(level: int) -> Blocks:
 class BlockSparseEngine:
     """Runs an SG-Net of three or more levels on a whole image.
 
-    With `skip` it leaves out what cannot matter: decoder blocks behind closed gates, and encoder blocks of
-    nothing but background. That raises a ValueError if the gates do not allow it.
+    With `skip` it leaves out blocks that do not change the logits: decoder blocks behind closed gates, and
+    encoder blocks of background alone. That raises a ValueError if the gates do not allow it.
     """
 
     def __init__(self, geometry: NetworkGeometry, runtime: Runtime, *, skip: bool) -> None:
@@ -208,7 +208,7 @@ class BlockSparseEngine:
         `mask` is where the level is to be computed, on the grid of `coarse`.
         """
         fine = repeated(mask)
-        # What no block writes holds anything: the next level and its gate look only where this one is open.
+        # Voxels that no block writes are undefined; no open gate reads them.
         feature = self._workspace.take(f"up{level}", (*fine.shape, self.geometry.features[level]))
         scored = self.geometry.gates[-level] is not None
         score = self._workspace.take(f"score{level}", (*fine.shape, 1)) if scored else None
@@ -315,7 +315,7 @@ class Workspace:
         voxels = int(np.prod(shape))
         buffer = self._memory.get(name)
         if buffer is None or buffer.size < voxels:
-            # Freed first, so that both are never there at once.
+            # Freed first, so that both are never allocated at once.
             self._memory.pop(name, None)
             del buffer
             # Pages of zeros take no memory until they are written to.

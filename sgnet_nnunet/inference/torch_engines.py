@@ -186,7 +186,7 @@ KINDS = {
     "whole": EngineKind(_why_not_whole, _build_whole),
     "tiled": EngineKind(lambda _network, _device: None, None),
 }
-"""The engines of `inference.EngineName`; the fastest that change nothing first."""
+"""The engines of `inference.EngineName`, the fastest first."""
 
 
 def runs_on_blocks(network: nn.Module) -> TypeGuard[SGNet]:
@@ -305,7 +305,7 @@ class TorchRuntime:
 def stage_models(network: SGNet) -> "dict[str, openvino.Model]":
     """Return the stages of a network as models of OpenVINO, by name; an SGNetError without OpenVINO."""
     shapes = input_shapes(network.geometry)
-    # Small ones suffice to trace a stage, and take less time.
+    # Small shapes suffice to trace a stage, and are faster.
     examples = input_shapes(network.geometry, Blocks(size=(4, 4, 4), batch=1))
     return {
         name: to_openvino(stage, shapes[name], examples[name], any_length=network.divisor)
@@ -329,11 +329,11 @@ def to_openvino(
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: PLC0415
 
     example = tuple(torch.zeros([any_length if n < 0 else n for n in shape]) for shape in examples)
-    # openvino.convert_model does this too, and reports to its makers that it did.
+    # openvino.convert_model does the same, and sends telemetry.
     frontend = FrontEndManager().load_by_framework("pytorch")
     # The conversion fails where it is called with inference mode on.
     with torch.inference_mode(mode=False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # tracing is what OpenVINO's decoder takes
+        warnings.simplefilter("ignore", FutureWarning)  # OpenVINO's decoder needs a traced module
         # Of the check of the image's size.
         warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean")
         traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]

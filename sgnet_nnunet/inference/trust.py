@@ -1,4 +1,4 @@
-"""What a stranger's model may make this process do: checkpoints and class names go by allow-lists.
+"""Models from untrusted sources: allow-lists for the contents of checkpoints and for class names.
 
 With `trust`, the option `--trust`, everything is done as nnU-Net does it: pickles and foreign classes run.
 """
@@ -39,7 +39,7 @@ _NUMPY: list[Any] = [
     *((_MULTIARRAY.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *((_MULTIARRAY._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]
-"""What else than weights nnU-Net's checkpoints hold: the log's numbers."""
+"""NumPy types in nnU-Net's checkpoints, next to the weights: the numbers of the log."""
 
 _CLASS = r"[A-Za-z]\w*"
 _NETWORKS = re.compile(
@@ -225,7 +225,7 @@ def find_trainer(folder: Path, name: str, *, trust: bool = False) -> Any:  # noq
 def _own_module(name: str) -> str | None:
     """Return the module of nnU-Net's own trainer of this name, found without importing any."""
     folder = Path(nnunetv2.__file__).parent
-    # Of an installed package pip knows the files; all that is in a clone is its user's own.
+    # An installed package has a list of its files; in a clone every file counts as nnU-Net's own.
     listed = [Path(file.locate()) for file in files("nnunetv2") or ()]
     own = [path for path in listed if folder / TRAINERS in path.parents] or (folder / TRAINERS).rglob("*.py")
     for path in own:

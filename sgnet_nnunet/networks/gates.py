@@ -1,4 +1,4 @@
-"""Spatial gates: modules that decide, voxel by voxel, what the decoder sees.
+"""Spatial gates: modules that decide for each voxel whether its features reach the decoder.
 
 A hard spatial gate decides on the coarser decoder feature, before anything finer is computed, and
 masks both the skip connection and the upsampled path. A skip gate decides on the skip feature
@@ -117,7 +117,7 @@ class HardSpatialGate(nn.Module):
 
     @property
     def geometry(self) -> GateGeometry:
-        """What an engine has to know of the gate."""
+        """The gate's settings, as an engine needs them."""
         return GateGeometry(
             score_threshold=self.score_threshold,
             dilation=self.dilation,

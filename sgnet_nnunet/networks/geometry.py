@@ -1,4 +1,4 @@
-"""What an engine has to know of an SG-Net besides its stages: numbers alone, readable without PyTorch."""
+"""Geometry of an SG-Net: the sizes and gate settings that an engine needs, without PyTorch."""
 
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any

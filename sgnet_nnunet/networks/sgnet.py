@@ -1,4 +1,4 @@
-"""SG-Net: a small 3D U-Net whose decoder works only where its gates are open.
+"""SG-Net: a small 3D U-Net whose decoder is computed only where its gates are open.
 
 The network is made of three stages: `stem`, the encoder's first two levels; `deep`, the levels below; and
 `decoder`, one block a level. `SGNet.forward` runs them on a whole batch. The block-sparse engine
@@ -118,7 +118,7 @@ class UpBlock(nn.Module):
             skip, decision = self.skip_gate(skip)
         joined = torch.cat((upsampled, skip), dim=1)
         if mask is not None:
-            # where(), since 0 times an infinity would not be the zero that the gate promises.
+            # where(), since 0 times an infinity is NaN, and a suppressed voxel must be 0.
             joined = torch.where(mask, joined, 0)
         return self.conv(joined, padding), decision
 

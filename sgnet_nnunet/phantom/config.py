@@ -1,4 +1,4 @@
-"""What a phantom population looks like."""
+"""Parameters of a phantom population."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class PhantomConfig:
     oedema_fraction: float = 0.75  # share of lesions of 8 mm and more with oedema; half of it below
     oedema_reach: float = 11.0  # median reach along white matter from a lesion of 10 mm, mm
     faint_fraction: float = 0.15  # share of lesions that enhance faintly
-    # Highest share of the brain's volume that cores may take, give or take the irregularity of their surface.
+    # Highest share of the brain's volume that cores may take, before their surface is made irregular.
     max_core_fraction: float = 0.008
     # The same of cores and oedema; the mask on thick FLAIR slices can come out a tenth larger.
     max_tumour_fraction: float = 0.016

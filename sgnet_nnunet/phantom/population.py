@@ -69,7 +69,7 @@ def write_phantoms(
 
 
 def _check_root(root: Path, ids: list[str]) -> None:
-    """Refuse a folder that holds other files: phantoms and patients must never mix."""
+    """Refuse a folder that holds other files: phantoms must not be mixed with patients."""
     if root.exists() and not root.is_dir():
         raise InputFileError(root, "not a folder", "name a folder to write phantoms to")
     if root.exists() and (others := sorted({entry.name for entry in root.glob("[!.]*")} - set(ids))):

@@ -1,1 +1,1 @@
-"""What nnU-Net asks before training: the plan and the intensity normalisation."""
+"""Experiment planner and intensity normalisation of SG-Net for nnU-Net."""

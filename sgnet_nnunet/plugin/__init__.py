@@ -1,1 +1,1 @@
-"""How nnU-Net finds the classes of this package."""
+"""Registration of this package's classes with nnU-Net, and the check of an installation."""

@@ -1,4 +1,4 @@
-"""Check an installation: what nnU-Net will find, from where, and the command that fixes each problem."""
+"""Check of an installation: the classes that nnU-Net finds, and the command that fixes each problem."""
 
 import inspect
 import os
@@ -93,7 +93,7 @@ def _class_finding(name: str, shim: Shim, package: Path) -> Finding:
         return Finding(name, f"{'outdated' if target.is_file() else 'not found'}: {target}", "sgnet link")
     try:
         found = _look_up(name, shim, package)
-    except Exception as error:  # any module in nnU-Net's folders may fail in any way
+    except Exception as error:  # importing a module in nnU-Net's folders can raise anything
         remedy = "pip install --force-reinstall --no-deps nnunetv2"
         return Finding(name, f"nnU-Net's look-up fails: {error}", remedy)
     if found is None:

@@ -1,1 +1,1 @@
-"""A comparison to look at: plots, one page that opens offline, and a viewer for every case."""
+"""Reports of a comparison: tables, plots, an HTML page that opens offline, and a viewer of cases."""

@@ -215,7 +215,7 @@ class CasePictures:
 def draw_case(job: CaseJob) -> CasePictures:
     """Draw a case's pictures, and write its volumes for the viewer if that is asked for.
 
-    Nothing that is wrong with the case's files raises an error: the picture says it.
+    Errors in the case's files are not raised: the picture's `problem` holds the message.
     """
     try:
         volumes = load_case(job.answers)

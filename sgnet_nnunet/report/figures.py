@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 REFERENCE, PREDICTION = "Reference", "Prediction"
 
-# Okabe and Ito 2008: told apart by red-green blind readers. Yellow and blue are the most distinct pair.
+# Okabe and Ito 2008: distinguishable with red-green blindness. Yellow and blue differ the most.
 REFERENCE_COLOUR, PREDICTION_COLOUR, GATE_COLOUR = "#F0E442", "#56B4E9", "#D55E00"
 MODEL_COLOURS = (
     PREDICTION_COLOUR,
     *("#D55E00", "#009E73", "#CC79A7", "#0072B2", "#E69F00", "#999999", "#8B5FBF"),
 )
-# So that a plot does not depend on colour alone.
+# Models must be distinguishable without colour.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 Look = Mapping[str, Mapping[str, Any]]
@@ -370,7 +370,7 @@ def _draw_classes(
         if number:
             share = found / number
             low, high = binomtest(int(found), int(number)).proportion_ci(method="wilson")
-            # Rounding may put a bound on the wrong side of a share of 0 or 1.
+            # Rounding can move a bound beyond a share of 0 or 1.
             bars = [[max(share - low, 0)], [max(high - share, 0)]]
             axes.errorbar(place, share, yerr=bars, markersize=7, capsize=3, linewidth=1.4, **style)
 

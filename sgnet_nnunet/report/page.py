@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FEW_CASES = 4  # drawn sooner than a second process has started
+FEW_CASES = 4  # drawn faster than a second process starts
 MM3_PER_ML = 1000
 
 CONTENTS = ".sgnet_report.json"
@@ -113,7 +113,7 @@ def report_folder(folder: Path) -> Iterator[Path]:
         with atomic_folder(folder) as partial_folder:
             yield partial_folder
             write_json(partial_folder / CONTENTS, sorted(path.name for path in partial_folder.iterdir()))
-            # Again, for a report takes minutes.
+            # Checked again: the report took minutes, and the folder may have changed.
             check_report_folder(folder)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -142,9 +142,9 @@ def check_report_folder(folder: Path) -> None:
         ours = {CONTENTS, *json.loads(read_bytes(contents))} if contents.exists() else set()
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputFileError(contents, "is damaged", "delete the report or give another -o") from error
-    if strangers := sorted(path.name for path in folder.iterdir() if path.name not in ours):
+    if foreign := sorted(path.name for path in folder.iterdir() if path.name not in ours):
         raise InputFileError(
-            folder / strangers[0], "was not written by a report", "move it elsewhere or give another -o"
+            folder / foreign[0], "was not written by a report", "move it elsewhere or give another -o"
         )
 
 

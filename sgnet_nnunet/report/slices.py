@@ -1,4 +1,4 @@
-"""Axial slices with contours, in the radiological convention: the one renderer of all pictures of scans."""
+"""Axial slices with contours, in the radiological convention: the renderer of all pictures of scans."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def attempt(draw: Callable[[], Picture]) -> Picture:
     """Return the picture that a function draws, or one that says why there is none."""
     try:
         return draw()
-    # A picture must not cost the report, whatever is wrong with its images, weights or numbers.
+    # The report is written without this picture, whatever the error: images, weights or numbers.
     except Exception as error:
         return Picture(problem=reason(error))
 

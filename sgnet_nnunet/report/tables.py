@@ -94,7 +94,7 @@ def count(value: float) -> str:
 
 def span(low: float, high: float, decimals: int, *, sign: bool = False) -> str:
     """Return an interval as text, "" if there is none, or one without width."""
-    # Where all patients are alike their resamples are too, which does not make the value certain.
+    # If all patients have equal values, so have all resamples: that is not a certain value.
     return pair(low, high, decimals, sign=sign) if low < high else ""
 
 
@@ -259,7 +259,7 @@ def pooled_table(comparison: Comparison, *, label: str) -> Table:
         title=f"{label}: lesions of all cases together",
         frame=pd.DataFrame(cells),
         details=pd.DataFrame(details),
-        note="Counted over all cases before dividing: a case with many lesions weighs more. Sizes are "
+        note="Counted over all cases before dividing: cases weigh by their number of lesions. Sizes are "
         f"diameters of the sphere of the lesion's volume. Intervals: {INTERVAL} over patients.",
         names=2,
     )

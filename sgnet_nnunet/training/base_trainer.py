@@ -235,7 +235,7 @@ class BaseTrainer(nnUNetTrainer):
             for partial in Path(self.output_folder).glob(f"{PARTIAL_PREFIX}checkpoint_*.pth"):
                 partial.unlink(missing_ok=True)
         if self.device.type == "cpu":
-            # Only now: the workers that load patches, which have started, would keep their memory too.
+            # After the start of the loading workers, which would inherit the setting.
             keep_freed_memory()
         self.print_to_log_file(f"Training schedule: {self.schedule}")
         if self.seed is not None:

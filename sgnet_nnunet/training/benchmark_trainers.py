@@ -1,4 +1,4 @@
-"""The time of an epoch of SG-Net by nnU-Net's rules: five epochs, the fastest counts.
+"""The time of an epoch of SG-Net by nnU-Net's rules: the fastest of five epochs.
 
 `benchmark_result.json` has the format of nnU-Net's `nnUNetTrainerBenchmark_5epochs`, for nnU-Net's scripts.
 nnU-Net's trainers require a GPU and a network with deep supervision; these run on a CPU too.
@@ -47,7 +47,7 @@ class SGNetTrainerBenchmark_5epochs(SGNetTrainer):  # noqa: N801
         self._write(min(end - start for start, end in zip(starts, ends, strict=True)))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Do nothing: five epochs do not train a network."""
+        """Do nothing: the network of five epochs is not evaluated."""
 
     def _write(self, fastest_epoch: float | str) -> None:
         if self.local_rank != 0:

@@ -1,15 +1,15 @@
-"""Fast loading: patches cut no larger than their augmentation needs, labels sampled as rarely as possible.
+"""Fast loading: patches no larger than the augmentation needs, and fewer interpolations of labels.
 
 nnU-Net cuts every patch with a margin for rotation and scaling: 89 x 154 x 116 voxels for one of
 32 x 96 x 96, five times as many. About two thirds of the patches are neither rotated nor scaled; of these all
-but the centre is read, decompressed and converted in vain. Here the rotation and scaling are drawn before the
-patch is cut, from the same random numbers in the same order, and only the voxels they need are read: the
-images equal nnU-Net's.
+but the centre is read, decompressed and converted without use. Here the rotation and scaling are drawn
+before the patch is cut, from the same random numbers in the same order, and only the voxels they need are
+read: the images equal nnU-Net's.
 
 nnU-Net also samples the label -1, "outside the brain", as a class of its own, so that two classes cost three
 interpolations. Here outside counts as background while the labels are sampled, and is sampled separately
 where a normalisation needs it. The targets equal nnU-Net's except for single voxels where tumour, brain and
-outside meet: there tumour has to outweigh the sum of both, not each.
+outside meet: there the share of tumour must exceed the sum of both, not each.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Gate figures: how much of an image each gate keeps, and how much of its lesions."""
+"""Gate statistics: the share of an image, and of its lesions, that each gate keeps."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -124,7 +124,7 @@ _PANEL_INCHES = (30, 18)
 
 
 class GateLogger(LocalLogger):
-    """nnU-Net's log with the gates' figures, and one more panel in its progress plot."""
+    """nnU-Net's log with the gate statistics, and one more panel in its progress plot."""
 
     def __init__(self, gate_names: Sequence[str], *, verbose: bool = False) -> None:
         super().__init__(verbose)
@@ -201,7 +201,7 @@ def gates_of_image(network: SGNet, image: Tensor, patch_size: Sequence[int]) -> 
 
 
 def write_gates(path: Path, cases: Mapping[str, GateCounts], names: Sequence[str]) -> None:
-    """Write the figures of each case, and of all of them, as JSON; a share of nothing is null."""
+    """Write the statistics of each case, and of all cases, as JSON; a share of nothing is null."""
 
     def figures(counts: GateCounts) -> dict[str, dict[str, float | int | None]]:
         opened, voxels, lesions = counts.shares

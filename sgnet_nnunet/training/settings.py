@@ -1,4 +1,4 @@
-"""Settings of a training that come from environment variables, and what they change in the process."""
+"""Settings of a training from environment variables: schedule, precision, mirroring, engine, memory."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Trainers of SG-Net: the gates' loss and warm-up, gate figures, and validation by the inference engines."""
+"""Trainers of SG-Net: loss and warm-up of the gates, gate statistics, validation by the inference engines."""
 
 import json
 import math
@@ -180,7 +180,7 @@ class SGNetTrainer(BaseTrainer):
         return result | {GATE_COUNTS: np.stack(counts)}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """Log the pseudo Dice and the gate figures; warn where a gate suppresses lesions."""
+        """Log the pseudo Dice and the gate statistics; warn where a gate suppresses lesions."""
         super().on_validation_epoch_end(val_outputs)
         counts = self._gathered_counts(val_outputs) if self.sgnet.gate_names else None
         shares = counts.shares if counts else ([], [], [])
@@ -205,7 +205,7 @@ class SGNetTrainer(BaseTrainer):
     # --- validation of the fold ----------------------------------------------------------------------------
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Predict and evaluate the validation cases, and write gate figures to `gates.json`.
+        """Predict and evaluate the validation cases, and write gate statistics to `gates.json`.
 
         The cases are predicted as nnU-Net does or, with `SGNET_VALIDATION_ENGINE`, as `sgnet predict` does:
         whole images without mirroring. `summary.json` then names the engine.
