@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from scipy.special import ndtr
 
 from sgnet_nnunet.errors import needs_extra
 from sgnet_nnunet.nifti import Grid
@@ -32,6 +33,9 @@ _VENTRICLE_BOX = ((-36, 36), (-60, 32), (-5, 30))
 _CLOSING = 8.0
 """Radius in mm of the gaps that the brain mask bridges."""
 
+_SURFACE_WIDTH = 2.0
+"""Standard deviation in mm of the smoothing of the brain mask."""
+
 _VENTRICLE_DEPTH = 20.0
 """Distance to the brain's surface in mm beyond which fluid is ventricle, not cistern."""
 
@@ -43,7 +47,7 @@ class Template:
     Attributes:
         gm: Probability of grey matter, 0 to 1; `wm` that of white matter.
         detail: What the T1 average shows beyond the mixture of tissues, sharpened.
-        brain: Brain mask, smoothed: 0.5 at the surface.
+        brain: Brain mask, smoothed by `_SURFACE_WIDTH`: 0.5 at the surface.
         ventricles: Lateral ventricles, 0 to 1, smoothed over a voxel; `near_ventricles` over 3 mm.
         depth: Distance to the surface in mm, on every second voxel.
         to_voxel: 4x4 matrix from MNI mm to voxel index.
@@ -96,7 +100,7 @@ def load_template() -> Template:
         gm=gm,
         wm=wm,
         detail=detail.astype(np.float32),
-        brain=ndimage.gaussian_filter(mask.astype(np.float32), 1.0),
+        brain=ndimage.gaussian_filter(mask.astype(np.float32), _SURFACE_WIDTH),
         ventricles=ndimage.gaussian_filter(ventricles, 0.5),
         near_ventricles=ndimage.gaussian_filter(ventricles, 3.0),
         depth=depth,
@@ -207,11 +211,13 @@ def draw_anatomy(rng: np.random.Generator, config: PhantomConfig) -> Anatomy:
     grid = roomy.crop(low, high)
     axes = [axis[a:b] for axis, a, b in zip(axes_of(roomy), low, high, strict=True)]
     mni = warp.on(axes)
-    ragged = MAJORITY + 0.12 * SmoothField(rng, roomy.extent, 5.0).on(axes)
-    brain = template.sample("brain", mni) > np.clip(ragged, 0.2, 0.8)
+    stripped = rng.uniform(*config.stripped)
+    ragged = np.clip(0.4 * SmoothField(rng, roomy.extent, 5.0).on(axes), -0.8, 0.8)
+    brain = template.sample("brain", mni) > ndtr((stripped + ragged) / _SURFACE_WIDTH)
     where = mni[:, brain]
     names = ("gm", "wm", "detail", "ventricles", "near_ventricles", "depth")
     maps = {name: template.sample(name, where) for name in names}
+    maps["depth"] = np.maximum(maps["depth"] - np.float32(stripped), 0)
     # Sulci differ between brains far more than ventricles do.
     calm = np.clip(1 - 6 * maps["near_ventricles"], 0, 1)
     folds = 0.7 * SmoothField(rng, roomy.extent, 4.0).on(axes)[brain] * calm

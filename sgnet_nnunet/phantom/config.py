@@ -18,7 +18,7 @@ class PhantomConfig:
     head_angles: tuple[float, float, float] = (6.0, 2.5, 3.0)  # sigma of pitch, roll and yaw, degrees
     warp_coarse: float = 3.0  # sigma of the deformation that shapes the brain, mm
     warp_fine: float = 1.0  # sigma of the deformation that folds gyri anew, mm
-    atrophy: Range = (-0.2, 0.9)  # logarithm of the odds that cerebrospinal fluid gains over tissue
+    atrophy: Range = (-0.2, 0.7)  # logarithm of the odds that cerebrospinal fluid gains over tissue
     extra_lesions_median: float = 2.0  # of the log-normal number of lesions beyond the first
     extra_lesions_sigma: float = 0.95  # of the number's logarithm
     max_lesions: int = 20
@@ -34,14 +34,18 @@ class PhantomConfig:
     max_core_fraction: float = 0.008
     # The same of cores and oedema; the mask on thick FLAIR slices can come out a tenth larger.
     max_tumour_fraction: float = 0.016
-    vessels: int = 260  # number of cortical vessels
+    vessels: int = 340  # number of cortical vessels
     white_matter_lesions: float = 9.0  # mean number of punctate white-matter hyperintensities
-    noise: Range = (0.012, 0.035)  # sigma in each channel of the complex signal, relative to white matter
-    bias: Range = (0.03, 0.09)  # sigma of the logarithm of the bias field
+    stripped: Range = (0.6, 2.0)  # depth that skull stripping removes with the skull, mm
+    noise: Range = (0.012, 0.03)  # sigma in each channel of the complex signal, relative to white matter
+    bias: Range = (0.03, 0.07)  # sigma of the logarithm of the bias field
     t1ce_in_plane: Range = (0.86, 1.04)  # spacing, mm
-    t1ce_slice: Range = (0.9, 1.2)  # spacing, mm
+    t1ce_slice: Range = (1.0, 1.2)  # spacing, mm
+    t1ce_blur: Range = (0.42, 0.52)  # sigma of the point spread, mm
     flair_in_plane: Range = (0.6, 0.95)  # spacing, mm
     flair_slice: Range = (3.0, 5.5)  # spacing, mm
     # Sigma of FLAIR's rotation against T1ce about the left-right, front-back and vertical axis, degrees.
     flair_angles: tuple[float, float, float] = (6.0, 1.5, 1.5)
-    margin: float = 4.0  # background kept around the brain, mm
+    box_share: Range = (0.36, 0.39)  # share of the field of view that the brain's box takes
+    background_above: Range = (8.0, 25.0)  # by which the field of view is higher than the brain, mm
+    margin: float = 4.0  # least background around the brain, mm

@@ -6,18 +6,26 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import ndimage
 
 from sgnet_nnunet.dataset.collection import Part, part_path
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import inside
-from sgnet_nnunet.nifti import Grid, Volume, write_volume
+from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.phantom.anatomy import draw_anatomy
 from sgnet_nnunet.phantom.config import MOST_PATIENTS, PhantomConfig
 from sgnet_nnunet.phantom.fields import MAJORITY
-from sgnet_nnunet.phantom.scanner import ORIENTATIONS, acquire, draw_flair_grid, render, sample, slice_thick
-from sgnet_nnunet.phantom.tumours import draw_lesions, rasterise
+from sgnet_nnunet.phantom.scanner import (
+    ORIENTATIONS,
+    acquire,
+    draw_background,
+    draw_flair_grid,
+    render,
+    sample,
+    slice_thick,
+)
+from sgnet_nnunet.phantom.tumours import displace, draw_lesions, rasterise
 from sgnet_nnunet.phantom.vessels import draw_distractors
 
 logger = logging.getLogger(__name__)
@@ -106,8 +114,10 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     Images are int16 and exactly 0 outside the brain; masks are uint8, 0 and 1. Images and masks
     of a sequence share one grid. The core, sampled onto the FLAIR grid, lies inside the whole tumour.
     """
-    anatomy = draw_anatomy(rng, config)
-    lesions = rasterise(rng, anatomy, draw_lesions(rng, anatomy, config), config)
+    healthy = draw_anatomy(rng, config)
+    drawn_lesions = draw_lesions(rng, healthy, config)
+    anatomy = displace(healthy, drawn_lesions)
+    lesions = rasterise(rng, anatomy, drawn_lesions, config)
     distractors = draw_distractors(rng, anatomy, config)
     t1ce_signal = render(rng, "t1ce", anatomy, lesions, distractors)
     flair_signal = render(rng, "flair", anatomy, lesions, distractors)
@@ -118,16 +128,22 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     whole |= slice_thick(lesions.core, anatomy.grid, grid) > _SEEN
     whole |= sample(core, anatomy.grid, grid, order=0) > 0
     brain = whole | (sample(anatomy.brain.astype(np.float32), anatomy.grid, grid, order=1) > MAJORITY)
-    flair_signal = slice_thick(flair_signal, anatomy.grid, grid)
+    flair_signal = slice_thick(flair_signal, anatomy.grid, grid, order=3)
+    t1ce_signal = ndimage.gaussian_filter(
+        t1ce_signal, rng.uniform(*config.t1ce_blur) / np.array(anatomy.grid.spacing)
+    )
     t1ce, flair = (
         acquire(rng, *scene, noise=rng.uniform(*config.noise), bias=rng.uniform(*config.bias))
         for scene in ((t1ce_signal, anatomy.brain, anatomy.grid), (flair_signal, brain, grid))
     )
-    t1ce_codes, flair_codes = (str(code) for code in rng.choice(ORIENTATIONS, 2))
-    drawn: dict[Part, tuple[NDArray[np.generic], Grid, str]] = {
-        "t1ce_img": (t1ce, anatomy.grid, t1ce_codes),
-        "flair_img": (flair, grid, flair_codes),
-        "core_seg": (core.astype(np.uint8), anatomy.grid, t1ce_codes),
-        "whole_seg": (whole.astype(np.uint8), grid, flair_codes),
-    }
-    return {part: Volume(data, at.affine).oriented(codes) for part, (data, at, codes) in drawn.items()}
+    volumes: dict[Part, Volume] = {}
+    parts: tuple[tuple[Part, Part], ...] = (("t1ce_img", "core_seg"), ("flair_img", "whole_seg"))
+    scans = ((t1ce, core, anatomy.grid), (flair, whole, grid))
+    for (image, mask), (scan, label, cropped), codes in zip(
+        parts, scans, rng.choice(ORIENTATIONS, 2), strict=True
+    ):
+        pads = draw_background(rng, scan > 0, cropped, config)
+        affine = cropped.crop(-pads[:, 0], cropped.shape + pads[:, 1]).affine
+        for part, data in ((image, scan), (mask, label.astype(np.uint8))):
+            volumes[part] = Volume(np.pad(data, pads), affine).oriented(str(codes))
+    return volumes

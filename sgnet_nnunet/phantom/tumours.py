@@ -1,7 +1,7 @@
 """Metastases: where they grow, their shape, necrosis and vasogenic oedema."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy import ndimage, sparse
 
 from sgnet_nnunet.phantom.anatomy import Anatomy
 from sgnet_nnunet.phantom.config import PhantomConfig
-from sgnet_nnunet.phantom.fields import MAJORITY, DoubleArray, FloatArray
+from sgnet_nnunet.phantom.fields import MAJORITY, DoubleArray, FloatArray, SmoothField, axes_of
 
 Box = tuple[slice, ...]
 Source = tuple[tuple[int, int, int], float, float]
@@ -34,8 +34,8 @@ _LARGE = 8.0
 _SMALLEST_RING = 5.0
 """Diameter in mm below which a rim leaves no room for necrosis."""
 
-_BRAINSTEM = ((-18.0, 18.0), (-48.0, -8.0), (-70.0, -8.0))
-"""Box around the brainstem in MNI mm, which holds few metastases for its mixed tissue."""
+_BRAINSTEM = ((-18.0, 18.0), (-48.0, 12.0), (-70.0, 0.0))
+"""Box around brainstem and hypothalamus in MNI mm, which hold few metastases for their mixed tissue."""
 
 _BORDER = 0.2
 """Least fraction of grey and of white matter on their border."""
@@ -45,6 +45,24 @@ _FAR = 0.02
 
 _SURFACE = 1.2
 """Distance from the centre, in radii, that an irregular surface seldom passes."""
+
+_CLOSE = 4.0
+"""Distance in mm over which the brightness of oedema varies."""
+
+_PUSHED = 0.6
+"""Share of a large lesion's ball from which tissue is pushed away; it replaces the rest."""
+
+_SWELLING = 0.12
+"""Share by which oedema enlarges the tissue that it spreads through."""
+
+_HELD = 12.0
+"""Distance in mm to the surface of the brain, which does not move, over which the shift fades."""
+
+_STILL = 0.05
+"""Shift in mm that is left out."""
+
+_SQUEEZED = 2.5
+"""Shift in mm that closes a sulcus."""
 
 _ATTEMPTS = 200
 """Places tried for a lesion before it is left out; a brain has far more room than that."""
@@ -73,13 +91,15 @@ class Lesion:
 class LesionMaps:
     """All lesions of a patient on the T1ce grid; arrays of its shape, fractions 0 to 1.
 
-    The necrosis is part of the core, the oedema is not; `enhancement` is its strength, 1 being usual.
+    The necrosis is part of the core, the oedema is not; `enhancement` and `swelling` are the strengths of the
+    contrast of core and of oedema, 1 being usual.
     """
 
     core: FloatArray
     necrosis: FloatArray
     enhancement: FloatArray
     oedema: FloatArray
+    swelling: FloatArray
 
     @property
     def whole(self) -> FloatArray:
@@ -136,10 +156,50 @@ def _draw_lesion(
     ringed = diameter > _SMALLEST_RING and rng.uniform() < config.ring_fraction * min(1, diameter / _LARGE)
     rim = rng.uniform(1.3, 2.0) + 0.05 * diameter if ringed else np.inf
     faint = rng.uniform() < config.faint_fraction
-    strength = rng.uniform(0.3, 0.55) if faint else rng.uniform(0.75, 1.15)
+    strength = rng.uniform(0.45, 0.65) if faint else rng.uniform(0.75, 1.15)
     swollen = rng.uniform() < config.oedema_fraction * (1 if diameter >= _LARGE else 0.5)
     reach = config.oedema_reach * np.sqrt(diameter / 10) * np.exp(rng.normal(0, 0.4)) * swollen
     return Lesion(centre, (float(x), float(y), float(z)), float(rim), float(strength), float(reach))
+
+
+def displace(anatomy: Anatomy, lesions: Sequence[Lesion]) -> Anatomy:
+    """Return the anatomy as lesions of `_LARGE` mm and more have pushed it aside; the surface stays.
+
+    Tissue is incompressible near a lesion: what is located at the distance d from its centre came from
+    cbrt(d^3 - p), p being the pushed share of its ball and the swelling by its oedema. Farther off the
+    shift fades, since fluid gives way: sulci next to the lesion become narrower.
+    """
+    spacing = np.array(anatomy.grid.spacing)
+    shift = np.zeros((3, *anatomy.grid.shape), dtype=np.float32)
+    for lesion in lesions:
+        radius = float(np.cbrt(np.prod(lesion.radii)))
+        if 2 * radius < _LARGE:
+            continue
+        pushed = _PUSHED * radius**3 + _SWELLING * ((radius + lesion.reach) ** 3 - radius**3)
+        width = float(np.cbrt(pushed))
+        box, offsets = _around(anatomy, lesion.centre, 4 * width)
+        distance = np.maximum(np.sqrt(sum(offset**2 for offset in offsets)), width)
+        inward = 1 - np.cbrt(1 - (width / distance) ** 3)
+        inward *= np.exp(-np.maximum(distance - radius, 0) / (1.5 * width))
+        for along, offset in zip(shift, offsets, strict=True):
+            along[box] -= inward * offset
+    shift *= np.clip(anatomy.depth / _HELD, 0, 1)
+    length = np.sqrt((shift**2).sum(axis=0))
+    length[(length < _STILL) | ~anatomy.brain] = 0
+    moved = np.nonzero(length)
+    source = np.array(moved, dtype=np.float32) + shift[(slice(None), *moved)] / spacing[:, None]
+
+    def pulled(values: FloatArray) -> FloatArray:
+        result = values.copy()
+        result[moved] = ndimage.map_coordinates(values, source, order=1, output=np.float32)
+        return result
+
+    names = ("wm", "csf", "detail", "ventricles", "near_ventricles", "depth")
+    maps = {name: pulled(getattr(anatomy, name)) for name in names}
+    maps["csf"] *= 1 - np.clip(length / _SQUEEZED, 0, 1) * np.clip(1 - 2 * maps["near_ventricles"], 0, 1)
+    maps["gm"] = np.where(length > 0, np.maximum(1 - maps["wm"] - maps["csf"], 0), anatomy.gm)
+    mni = np.stack([pulled(values) for values in anatomy.mni])
+    return replace(anatomy, mni=mni, **maps)
 
 
 def rasterise(
@@ -151,7 +211,7 @@ def rasterise(
     for lesion in lesions:
         box, inward, uneven = _surface(rng, anatomy, lesion)
         body = np.clip(0.5 + inward / 1.3, 0, 1) * tissue[box]
-        rim = lesion.rim * np.exp(0.35 * uneven)
+        rim = lesion.rim * np.exp(0.45 * uneven)
         hollow = np.clip(0.5 + (inward - rim) / 1.5, 0, 1) * (body > 0)
         grown = body > core[box]
         core[box] = np.maximum(core[box], body)
@@ -160,7 +220,26 @@ def rasterise(
     sources = [(lesion.centre, max(lesion.radii), lesion.reach) for lesion in lesions if lesion.reach > 0]
     max_volume = config.max_tumour_fraction * anatomy.brain_volume
     oedema = spread_oedema(rng, anatomy, core=core, sources=sources, max_volume=max_volume)
-    return LesionMaps(core, necrosis, enhancement, oedema)
+    # Brightest next to the core, and patchy.
+    closeness = ndimage.gaussian_filter(np.maximum(core, oedema), _CLOSE / np.array(anatomy.grid.spacing))
+    patches = SmoothField(rng, anatomy.grid.extent, _CLOSE).on(axes_of(anatomy.grid))
+    swelling = (0.55 + 0.5 * closeness) * np.exp(np.float32(0.22) * patches)
+    return LesionMaps(core, necrosis, enhancement, oedema, swelling)
+
+
+def _around(
+    anatomy: Anatomy, centre: tuple[int, int, int], reach: float
+) -> tuple[Box, tuple[FloatArray, ...]]:
+    """Return the box within `reach` mm of `centre`, and the offsets from it in mm along x, y and z there."""
+    spacing = anatomy.grid.spacing
+    voxels = np.ceil(reach / np.array(spacing)).astype(int)
+    sides = list(zip(centre, voxels, anatomy.grid.shape, strict=True))
+    box = tuple(slice(max(c - r, 0), min(c + r + 1, n)) for c, r, n in sides)
+    offsets = (
+        ((np.arange(s.start, s.stop) - c) * step).astype(np.float32)
+        for s, c, step in zip(box, centre, spacing, strict=True)
+    )
+    return box, tuple(np.meshgrid(*offsets, indexing="ij", sparse=True))
 
 
 def _surface(
@@ -169,26 +248,19 @@ def _surface(
     """Return a box around `lesion`, the depth in mm under its surface there, and texture of unit variance."""
     spacing = np.array(anatomy.grid.spacing)
     radius = float(np.mean(lesion.radii))
-    reach = np.ceil((1.6 * max(lesion.radii) + 2) / spacing).astype(int)
-    box = tuple(
-        slice(max(c - r, 0), min(c + r + 1, n))
-        for c, r, n in zip(lesion.centre, reach, anatomy.grid.shape, strict=True)
+    box, offsets = _around(anatomy, lesion.centre, 1.6 * max(lesion.radii) + 2)
+    distance = np.sqrt(sum((offset / half) ** 2 for offset, half in zip(offsets, lesion.radii, strict=True)))
+    noise = rng.standard_normal((3, *distance.shape), dtype=np.float32)
+    widths = (0.4 * radius, max(0.15 * radius, 1.0), max(0.25 * radius, 0.8))
+    coarse, fine, uneven = (
+        ndimage.gaussian_filter(each, width / spacing) for each, width in zip(noise, widths, strict=True)
     )
-    offsets = [
-        ((np.arange(s.start, s.stop) - c) * step / r).astype(np.float32)
-        for s, c, step, r in zip(box, lesion.centre, spacing, lesion.radii, strict=True)
-    ]
-    x, y, z = np.meshgrid(*offsets, indexing="ij", sparse=True)
-    rough, uneven = (
-        ndimage.gaussian_filter(rng.standard_normal([s.stop - s.start for s in box], dtype=np.float32), sigma)
-        for sigma in (0.4 * radius / spacing, np.maximum(0.25 * radius, 0.8) / spacing)
-    )
-    distance = np.sqrt(x**2 + y**2 + z**2)
+    # Large lesions are lobed.
+    lobed = np.clip(radius / _LARGE - 0.5, 0, 1)
+    rough = radius * (0.16 * coarse / coarse.std() + 0.12 * lobed * fine / fine.std())
     # Centred where the surface runs, so that roughness keeps the lesion's volume.
     rough -= rough[distance < _SURFACE].mean()
-    rough *= 0.16 * radius / rough.std()
-    uneven /= uneven.std()
-    return box, ((1 - distance) * radius + rough).astype(np.float32), uneven
+    return box, ((1 - distance) * radius + rough).astype(np.float32), uneven / uneven.std()
 
 
 def spread_oedema(
@@ -280,6 +352,7 @@ def _recede(left: FloatArray, affinity: FloatArray, core: FloatArray, room: int)
     excess = np.where((core <= MAJORITY) & (affinity > MAJORITY), left - threshold, -np.inf).ravel()
     allowed = max(room - int((core > MAJORITY).sum()), 0)
     too_many = int((excess > 0).sum()) > allowed
-    back = float(np.partition(excess, -allowed - 1)[-allowed - 1]) if too_many else 0.0
+    # A little farther, since rounding must not lift the first voxel that is left out over one half.
+    back = float(np.partition(excess, -allowed - 1)[-allowed - 1]) + 1e-4 if too_many else 0.0
     fraction: FloatArray = (np.clip((left - back) / _EDGE, 0, 1) * affinity).astype(np.float32)
     return fraction

@@ -133,8 +133,8 @@ def _add_cortical_vessels(
     position = candidates[rng.integers(len(candidates), size=count)].astype(np.float64)
     heading = rng.standard_normal(position.shape)
     heading /= np.linalg.norm(heading, axis=1, keepdims=True)
-    radius = 0.45 + rng.gamma(2.0, 0.14, count)
-    steps = rng.integers(12, 70, count)
+    radius = 0.4 + rng.gamma(2.0, 0.13, count)
+    steps = rng.integers(15, 90, count)
     shape = np.array(anatomy.grid.shape)
     points, radii = [], []
     probes = rng.standard_normal((12, 3))
@@ -174,19 +174,20 @@ def _plexus(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
 
 def _meninges(rng: np.random.Generator, anatomy: Anatomy) -> FloatArray:
     """Draw the falx and, in patches, dura and pial vessels that skull stripping left at the surface."""
-    patches = SmoothField(rng, anatomy.grid.extent, 7.0).on(axes_of(anatomy.grid))
-    surface = np.clip(1.6 - anatomy.depth / 1.5, 0, 1) * np.clip(patches - 0.4, 0, 1)
+    wide, narrow = (SmoothField(rng, anatomy.grid.extent, mm).on(axes_of(anatomy.grid)) for mm in (7.0, 2.5))
+    surface = np.clip(1.6 - np.abs(anatomy.depth - 1.8) / 1.1, 0, 1)
+    surface *= np.clip(wide + 0.8 * narrow - 0.9, 0, 1)
     x, y, z = anatomy.mni
     falx = np.clip(1.3 - np.abs(x), 0, 1) * (
         (z > _FALX["above"]) | (y < _FALX["behind"]) | (y > _FALX["before"])
     )
     falx *= np.clip(2.5 * anatomy.csf, 0, 1) * rng.uniform(0.2, 0.6)
-    return (np.maximum(surface * rng.uniform(0.3, 0.9), falx) * anatomy.brain).astype(np.float32)
+    return (np.maximum(surface * rng.uniform(0.8, 1.0), falx) * anatomy.brain).astype(np.float32)
 
 
 def _white_matter_lesions(rng: np.random.Generator, anatomy: Anatomy, *, mean: float) -> FloatArray:
     """Draw caps around the ventricles and punctate lesions of deep white matter."""
-    load = rng.uniform(0.0, 1.0) ** 1.5
+    load = 0.7 + 0.25 * rng.uniform(0.0, 1.0) ** 1.5
     lesions = np.clip((anatomy.near_ventricles - 0.3 + 0.22 * load) * (2 + 3 * load), 0, 1) * anatomy.wm
     lesions *= np.clip(1 - anatomy.ventricles, 0, 1)
     deep = np.argwhere((anatomy.wm > _PURE) & (anatomy.depth > _DEEP))

@@ -169,6 +169,22 @@ def test_background_is_exactly_zero(patient):
         assert pieces < 50
 
 
+def test_brain_takes_as_much_of_the_field_of_view_as_in_real_scans(patient):
+    for part in ("t1ce_img", "flair_img"):
+        data, spacing = patient[part].data, np.array(patient[part].grid.spacing)
+        (box,) = ndimage.find_objects((data > 0).astype(np.uint8))
+        assert 0.35 < data[box].size / data.size < 0.40
+        width, depth, _ = data.shape * spacing
+        assert width == pytest.approx(depth, abs=2 * spacing[0])
+
+
+def test_other_voxels_are_as_bright_on_flair_as_the_tumour(patient):
+    data, whole = patient["flair_img"].data, patient["whole_seg"].data > 0
+    away = (data > 0) & ~ndimage.binary_dilation(whole, iterations=3)
+    as_bright = (data >= np.median(data[whole])) & away
+    assert as_bright.sum() * patient["flair_img"].grid.voxel_mm3 > 1000
+
+
 def test_tumour_is_under_two_percent_of_the_brain(patient):
     for image, mask in (("t1ce_img", "core_seg"), ("flair_img", "whole_seg")):
         share = patient[mask].data.sum() / brain_of(patient[image]).sum()

@@ -10,6 +10,7 @@ from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.fields import centred_grid
 from sgnet_nnunet.phantom.scanner import (
     acquire,
+    draw_background,
     draw_flair_grid,
     render,
     slice_thick,
@@ -142,10 +143,16 @@ def test_thick_slices_average_thin_ones():
     source = plain_grid((20, 20, 60), (1, 1, 1))
     target = plain_grid((20, 20, 12), (1, 1, 5))
     sheet = np.zeros(source.shape, dtype=np.float32)
-    sheet[:, :, 30] = 1
-    thick = slice_thick(sheet, source, target)
-    assert thick.max() < 0.3
-    assert thick[10, 10].sum() * 5 == pytest.approx(1, rel=0.1)
+    # Whether a thin sheet meets a slice or the gap next to it depends on where it is.
+    totals = []
+    for z in range(28, 33):
+        sheet[...] = 0
+        sheet[:, :, z] = 1
+        thick = slice_thick(sheet, source, target)
+        assert thick.max() < 0.3
+        totals.append(thick[10, 10].sum() * 5)
+    assert np.mean(totals) == pytest.approx(1, rel=0.02)
+    assert max(totals) < 1.25
     constant = slice_thick(np.ones_like(sheet), source, target)
     np.testing.assert_allclose(constant[5:15, 5:15, 4:8], 1, atol=1e-4)
 
@@ -156,3 +163,31 @@ def test_flair_grid_covers_the_t1ce_grid_and_is_turned():
     assert (flair.extent >= t1ce.extent).all()
     turn = (flair.affine[:3, :3] / flair.spacing) - np.eye(3)
     assert 0.01 < np.abs(turn).max() < 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_brains_box_takes_its_share_of_a_field_of_view_that_is_square_in_plane(seed):
+    grid = plain_grid((150, 180, 36), (1.0, 1.0, 4.0))
+    brain = np.zeros(grid.shape, dtype=bool)
+    brain[5:145, 4:176, 1:34] = True
+    pads = draw_background(np.random.default_rng(seed), brain, grid, PhantomConfig(box_share=(0.3, 0.4)))
+    assert pads.min() >= 0
+    sides = (np.array(grid.shape) + pads.sum(axis=1)) * grid.spacing
+    assert sides[0] == pytest.approx(sides[1], abs=1.0)
+    assert 0.29 < 140 * 172 * 33 * 4 / np.prod(sides) < 0.41
+
+
+def test_a_brain_that_fills_its_grid_is_never_cut():
+    grid = plain_grid((100, 200, 20), (1.0, 1.0, 4.0))
+    full = np.ones(grid.shape, dtype=bool)
+    pads = draw_background(np.random.default_rng(0), full, grid, PhantomConfig(box_share=(0.9, 0.9)))
+    assert (pads >= 0).all()
+
+
+def test_oedema_is_uneven_on_flair(scene, flair):
+    _, lesions, _ = scene
+    oedema = (lesions.oedema > 0.9) & (lesions.core < 0.01)
+    assert flair[oedema].std() / flair[oedema].mean() > 0.05
+    swelling = lesions.swelling[oedema]
+    near = lesions.swelling[(lesions.whole > 0.9) & (lesions.core > 0.4) & (lesions.core < 0.6)]
+    assert near.mean() > np.percentile(swelling, 30)
