@@ -17,19 +17,19 @@ from sgnet_nnunet.phantom.vessels import Distractors
 Sequence = Literal["t1ce", "flair"]
 
 _LEVELS: Mapping[str, Mapping[Sequence, tuple[float, float]]] = {
-    "gm": {"t1ce": (0.74, 0.82), "flair": (1.32, 1.46)},
+    "gm": {"t1ce": (0.74, 0.81), "flair": (1.32, 1.46)},
     "csf": {"t1ce": (0.22, 0.36), "flair": (0.12, 0.3)},
     "detail": {"t1ce": (0.7, 1.0), "flair": (-0.1, 0.1)},
-    "texture": {"t1ce": (0.012, 0.022), "flair": (0.025, 0.05)},
+    "texture": {"t1ce": (0.014, 0.024), "flair": (0.025, 0.05)},
     "cortex": {"t1ce": (0.01, 0.03), "flair": (0.03, 0.05)},
     "rim": {"t1ce": (0.14, 0.18), "flair": (0.0, 0.03)},
-    "enhancing": {"t1ce": (0.27, 0.37), "flair": (1.6, 2.0)},
+    "enhancing": {"t1ce": (0.27, 0.33), "flair": (1.6, 2.0)},
     "necrosis": {"t1ce": (0.65, 0.8), "flair": (1.3, 2.1)},
-    "oedema": {"t1ce": (0.76, 0.86), "flair": (2.1, 2.4)},
+    "oedema": {"t1ce": (0.76, 0.86), "flair": (2.25, 2.55)},
     "vessel": {"t1ce": (2.2, 3.3), "flair": (0.3, 0.6)},
     "plexus": {"t1ce": (1.5, 1.9), "flair": (1.2, 1.6)},
-    "meninges": {"t1ce": (1.3, 2.0), "flair": (2.3, 2.7)},
-    "white_matter_lesion": {"t1ce": (0.82, 0.92), "flair": (1.7, 1.85)},
+    "meninges": {"t1ce": (1.3, 2.0), "flair": (2.5, 2.9)},
+    "white_matter_lesion": {"t1ce": (0.82, 0.92), "flair": (1.8, 1.95)},
 }
 """Lowest and highest signal of each tissue, white matter being 1; one draw a patient.
 

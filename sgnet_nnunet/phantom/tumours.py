@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +170,6 @@ def displace(anatomy: Anatomy, lesions: Sequence[Lesion]) -> Anatomy:
     cbrt(d^3 - p), p being the pushed share of its ball and the swelling by its oedema. Farther off the
     shift fades, since fluid gives way: sulci next to the lesion become narrower.
     """
-    spacing = np.array(anatomy.grid.spacing)
     shift = np.zeros((3, *anatomy.grid.shape), dtype=np.float32)
     for lesion in lesions:
         radius = float(np.cbrt(np.prod(lesion.radii)))
@@ -184,10 +184,11 @@ def displace(anatomy: Anatomy, lesions: Sequence[Lesion]) -> Anatomy:
         for along, offset in zip(shift, offsets, strict=True):
             along[box] -= inward * offset
     shift *= np.clip(anatomy.depth / _HELD, 0, 1)
-    length = np.sqrt((shift**2).sum(axis=0))
+    length = np.sqrt(np.sum(shift**2, axis=0))
     length[(length < _STILL) | ~anatomy.brain] = 0
     moved = np.nonzero(length)
-    source = np.array(moved, dtype=np.float32) + shift[(slice(None), *moved)] / spacing[:, None]
+    sides = zip(moved, shift, anatomy.grid.spacing, strict=True)
+    source = np.stack([index + along[moved] / step for index, along, step in sides]).astype(np.float32)
 
     def pulled(values: FloatArray) -> FloatArray:
         result = values.copy()
@@ -195,7 +196,7 @@ def displace(anatomy: Anatomy, lesions: Sequence[Lesion]) -> Anatomy:
         return result
 
     names = ("wm", "csf", "detail", "ventricles", "near_ventricles", "depth")
-    maps = {name: pulled(getattr(anatomy, name)) for name in names}
+    maps: dict[str, Any] = {name: pulled(getattr(anatomy, name)) for name in names}
     maps["csf"] *= 1 - np.clip(length / _SQUEEZED, 0, 1) * np.clip(1 - 2 * maps["near_ventricles"], 0, 1)
     maps["gm"] = np.where(length > 0, np.maximum(1 - maps["wm"] - maps["csf"], 0), anatomy.gm)
     mni = np.stack([pulled(values) for values in anatomy.mni])
