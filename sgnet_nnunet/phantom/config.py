@@ -34,7 +34,7 @@ class PhantomConfig:
     max_core_fraction: float = 0.008
     # The same of cores and oedema; the mask on thick FLAIR slices can come out a tenth larger.
     max_tumour_fraction: float = 0.016
-    vessels: int = 340  # number of cortical vessels
+    vessels: int = 360  # number of cortical vessels
     white_matter_lesions: float = 14.0  # mean number of punctate white-matter hyperintensities
     stripped: Range = (0.6, 2.0)  # depth that skull stripping removes with the skull, mm
     noise: Range = (0.012, 0.03)  # sigma in each channel of the complex signal, relative to white matter
@@ -43,7 +43,7 @@ class PhantomConfig:
     t1ce_slice: Range = (1.0, 1.2)  # spacing, mm
     t1ce_blur: Range = (0.44, 0.52)  # sigma of the point spread, mm
     flair_in_plane: Range = (0.6, 0.95)  # spacing, mm
-    flair_slice: Range = (3.0, 5.5)  # spacing, mm
+    flair_slice: Range = (3.0, 5.0)  # spacing, mm
     # Sigma of FLAIR's rotation against T1ce about the left-right, front-back and vertical axis, degrees.
     flair_angles: tuple[float, float, float] = (6.0, 1.5, 1.5)
     box_share: Range = (0.36, 0.39)  # share of the field of view that the brain's box takes

@@ -22,14 +22,14 @@ _LEVELS: Mapping[str, Mapping[Sequence, tuple[float, float]]] = {
     "detail": {"t1ce": (0.7, 1.0), "flair": (-0.1, 0.1)},
     "texture": {"t1ce": (0.014, 0.024), "flair": (0.025, 0.05)},
     "cortex": {"t1ce": (0.01, 0.03), "flair": (0.03, 0.05)},
-    "rim": {"t1ce": (0.14, 0.18), "flair": (0.0, 0.03)},
-    "enhancing": {"t1ce": (0.27, 0.33), "flair": (1.6, 2.0)},
-    "necrosis": {"t1ce": (0.65, 0.8), "flair": (1.3, 2.1)},
-    "oedema": {"t1ce": (0.76, 0.86), "flair": (2.25, 2.55)},
-    "vessel": {"t1ce": (2.2, 3.3), "flair": (0.3, 0.6)},
+    "rim": {"t1ce": (0.14, 0.18), "flair": (0.06, 0.09)},
+    "enhancing": {"t1ce": (0.25, 0.31), "flair": (1.6, 2.0)},
+    "necrosis": {"t1ce": (0.69, 0.8), "flair": (1.3, 2.1)},
+    "oedema": {"t1ce": (0.76, 0.86), "flair": (2.15, 2.35)},
+    "vessel": {"t1ce": (2.35, 3.3), "flair": (0.3, 0.6)},
     "plexus": {"t1ce": (1.5, 1.9), "flair": (1.2, 1.6)},
-    "meninges": {"t1ce": (1.3, 2.0), "flair": (2.5, 2.9)},
-    "white_matter_lesion": {"t1ce": (0.82, 0.92), "flair": (1.8, 1.95)},
+    "meninges": {"t1ce": (1.3, 2.0), "flair": (2.4, 2.75)},
+    "white_matter_lesion": {"t1ce": (0.82, 0.92), "flair": (2.0, 2.12)},
 }
 """Lowest and highest signal of each tissue, white matter being 1; one draw a patient.
 

@@ -224,7 +224,7 @@ def rasterise(
     # Brightest next to the core, and patchy.
     closeness = ndimage.gaussian_filter(np.maximum(core, oedema), _CLOSE / np.array(anatomy.grid.spacing))
     patches = SmoothField(rng, anatomy.grid.extent, _CLOSE).on(axes_of(anatomy.grid))
-    swelling = (0.55 + 0.5 * closeness) * np.exp(np.float32(0.22) * patches)
+    swelling = (0.65 + 0.4 * closeness) * np.exp(np.float32(0.2) * patches)
     return LesionMaps(core, necrosis, enhancement, oedema, swelling)
 
 
