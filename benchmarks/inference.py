@@ -39,7 +39,7 @@ from inference_engines import (
     with_ratios,
 )
 from numpy.typing import NDArray
-from timing import Spent, describe_machine, in_turn, machine_line, markdown, pin, run_measured
+from timing import Spent, describe_machine, in_turn, machine_line, markdown, nnunet_paths, pin, run_measured
 
 from sgnet_nnunet.files import write_text
 
@@ -108,14 +108,9 @@ def _medians(rounds: Sequence[Spent]) -> dict[str, Any]:
 def measure_batch(
     subject: Subject, *, rounds: int, stock_rounds: int, patients: int, stock_patients: int
 ) -> dict[str, Any]:
-    """Time several patients in one command.
+    """Time several patients in one command; nnU-Net has its own number of rounds and of patients.
 
-    Args:
-        subject: The model and the patients, which are repeated under other names.
-        rounds: Rounds of `sgnet predict`.
-        stock_rounds: Rounds of nnU-Net.
-        patients: Patients of the largest batch.
-        stock_patients: Patients of nnU-Net's batch.
+    The patients of the subject are repeated under other names; `patients` is the size of the largest batch.
     """
     commands = commands_of(subject)
     sizes = [*(size for size in (1, 5) if size < patients), patients]
@@ -155,10 +150,7 @@ def write_batch(subject: Subject, size: int) -> Path:
 def write_padded(paths: Sequence[Path], folder: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Write a patient's images padded with zeros on all sides to at least `shape`; return the new shape.
 
-    Args:
-        paths: NIfTI files.
-        folder: Output folder; the file names are kept.
-        shape: x, y, z in voxels.
+    The shapes are x, y, z in voxels; the names of the files, NIfTI, are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     result: NDArray[Any] = np.zeros(0)
@@ -175,12 +167,9 @@ def write_padded(paths: Sequence[Path], folder: Path, shape: tuple[int, ...]) ->
 
 
 def measure_memory(subject: Subject, *, shape: tuple[int, ...], max_memory: float) -> dict[str, Any]:
-    """Predict a large image with a memory limit and without, and compare the masks.
+    """Predict a large image with a memory limit in GB and without, and compare the masks.
 
-    Args:
-        subject: The model; the first patient's image, repeated, makes the large one.
-        shape: x, y, z of the large image in voxels of 1 mm.
-        max_memory: The limit in GB.
+    The first patient's image, repeated, makes the large one; `shape` is its x, y, z in voxels of 1 mm.
     """
     images = subject.work / "large"
     images.mkdir(exist_ok=True)
@@ -344,8 +333,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         subject = find_subject(model, images, folder or Path(temporary), fold=fold)
         # nnU-Net reads its paths when it is imported.
-        names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-        os.environ |= {name: str(subject.work / name) for name in names}
+        os.environ |= nnunet_paths(subject.work)
         import torch  # noqa: PLC0415
 
         torch.set_num_threads(CORES)

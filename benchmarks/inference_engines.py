@@ -41,17 +41,12 @@ Run = Callable[[Image], Logits]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One way of predicting.
+    """One way of predicting."""
 
-    Attributes:
-        name: Engine or command.
-        step: Step of the sliding window as a share of the patch; None for the whole image at once.
-        mirroring: Whether mirrored images are averaged.
-    """
-
-    name: str
+    name: str  # engine or command
+    # step of the sliding window as a share of the patch; None for the whole image at once
     step: float | None = None
-    mirroring: bool = False
+    mirroring: bool = False  # whether mirrored images are averaged
 
     @property
     def text(self) -> str:
@@ -62,23 +57,14 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A trained model and patients to predict.
+    """A trained model and patients to predict."""
 
-    Attributes:
-        model: nnU-Net's folder of the training.
-        fold: The fold that is measured.
-        cases: Images of each patient, one per channel.
-        labels: Folder of the reference masks, or None.
-        work: Folder for intermediate files.
-        ending: File ending of the images.
-    """
-
-    model: Path
-    fold: str
-    cases: dict[str, list[Path]]
-    labels: Path | None
-    work: Path
-    ending: str
+    model: Path  # nnU-Net's folder of the training
+    fold: str  # the fold that is measured
+    cases: dict[str, list[Path]]  # images of each patient, one per channel
+    labels: Path | None  # folder of the reference masks, or None
+    work: Path  # folder for intermediate files
+    ending: str  # file ending of the images
 
     @property
     def first(self) -> str:
@@ -96,11 +82,7 @@ class Subject:
         return folder
 
     def predictor(self, **options: Any) -> Any:  # noqa: ANN401 - nnU-Net has no types
-        """Return nnU-Net's own predictor of the model on the CPU.
-
-        Args:
-            options: Arguments of `nnUNetPredictor`, such as `tile_step_size`.
-        """
+        """Return nnU-Net's own predictor of the model on the CPU, with options such as `tile_step_size`."""
         import torch  # noqa: PLC0415
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: PLC0415
 
@@ -118,14 +100,9 @@ class Subject:
         return tuple(self.predictor().allowed_mirroring_axes or ())
 
     def preprocessed(self, predictor: Any, case: str) -> tuple[Image, NDArray[np.bool_] | None]:  # noqa: ANN401
-        """Return a patient as the plan preprocesses it.
+        """Return a patient as the plan of nnU-Net's predictor preprocesses it.
 
-        Args:
-            predictor: nnU-Net's predictor, for its plan.
-            case: The patient.
-
-        Returns:
-            The image, shape (channels, z, y, x), and the reference, (z, y, x), or None without one.
+        That is the image, shape (channels, z, y, x), and the reference, (z, y, x), or None without one.
         """
         label = None if self.labels is None else self.labels / f"{case}{self.ending}"
         exists = label is not None and label.is_file()
@@ -164,9 +141,7 @@ def find_subject(model: Path, images: Path, work: Path, *, fold: str = "0") -> S
 def build_engines(predictor: Any, names: Sequence[str]) -> dict[str, Run]:  # noqa: ANN401
     """Return whole-image engines of a predictor's network, without bf16 where the CPU has none.
 
-    Args:
-        predictor: nnU-Net's predictor of the model.
-        names: Keys of `ENGINES`, or `DENSE`.
+    The names are keys of `ENGINES`, or `DENSE`.
     """
     import torch  # noqa: PLC0415
 
@@ -193,11 +168,9 @@ def _forward(network: Any, batch: Image) -> Logits:  # noqa: ANN401
 
 
 def padded(run: Run, divisor: int) -> Run:
-    """Return a function that pads an image with zeros at its ends and crops the logits.
+    """Return a function that pads an image with zeros to multiples of `divisor` and crops the logits.
 
-    Args:
-        run: Takes a batch of one image and returns one of logits.
-        divisor: Images are padded to multiples of it, in voxels.
+    `run` takes a batch of one image and returns one of logits.
     """
 
     def padding(image: Image) -> Logits:
@@ -281,13 +254,7 @@ def with_ratios(rows: Sequence[dict[str, Any]], *, stock: str) -> list[dict[str,
 
 
 def measure_growth(subject: Subject, *, rounds: int, million_voxels: float) -> dict[str, Any]:
-    """Time the block-sparse engine on the patient's image, repeated along its axes.
-
-    Args:
-        subject: The model and the patient.
-        rounds: Rounds; each size is run once per round.
-        million_voxels: Larger images are left out.
-    """
+    """Time the block-sparse engine on the patient's image, repeated along its axes up to a size."""
     predictor = subject.predictor()
     image, _ = subject.preprocessed(predictor, subject.first)
     run = build_engines(predictor, (SPARSE,))[SPARSE]
@@ -321,10 +288,7 @@ Mask = NDArray[np.bool_]
 def measure_agreement(subject: Subject, *, patients: int, picture: Path) -> dict[str, Any]:
     """Compare masks on the network's grid, without mirroring; tiles have step 0.5.
 
-    Args:
-        subject: The model and the patients.
-        patients: Largest number of patients.
-        picture: PNG of the patient whose masks differ most.
+    At most so many patients are compared; the picture, PNG, is of the one whose masks differ most.
     """
     predictor = subject.predictor()
     runs = build_engines(predictor, (SPARSE, SPARSE_BF16))
@@ -383,12 +347,8 @@ def compare_masks(mask: Mask, other: Mask) -> dict[str, Any]:
 def draw_difference(path: Path, scan: Image, ours: Mask, stock: Mask, *, spacing: list[float]) -> None:
     """Write a picture of the axial slice where two masks differ most: scan, both masks, difference.
 
-    Args:
-        path: The PNG.
-        scan: First channel, shape (z, y, x), of any scale.
-        ours: Mask of the block-sparse engine.
-        stock: Mask of nnU-Net's sliding window.
-        spacing: Voxel size along z, y, x in mm.
+    The scan is the first channel, of any scale; all shapes are (z, y, x), as is the spacing, in mm. The masks
+    are those of the block-sparse engine and of nnU-Net's sliding window.
     """
     from sgnet_nnunet.report.figures import MODEL_COLOURS  # noqa: PLC0415 - not needed for the speeds
     from sgnet_nnunet.report.slices import (  # noqa: PLC0415

@@ -22,12 +22,10 @@ from sgnet_nnunet.training.settings import keep_freed_memory
 
 
 def time_steps(*, keep: bool, batch: tuple[int, ...], steps: int) -> tuple[float, float]:
-    """Return the median seconds of a step after a first one, and the process's peak memory in MB.
+    """Return the median seconds of steps after a first one, and the process's peak memory in MB.
 
-    Args:
-        keep: Whether this process, from now on, keeps the memory that its tensors free.
-        batch: Shape of the images: patches, channels, z, y, x.
-        steps: Number of timed steps.
+    The process keeps, from now on, the memory that its tensors free, if it is told so. A batch has the shape
+    (patches, channels, z, y, x).
 
     Raises:
         RuntimeError: If it is to keep its memory and the C library is not glibc.

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from study_results import CASES, SG_NET_PLANS, UNCLIPPED_PLANS, UNGATED, read_rows, score, write_tables
-from timing import in_turn, seconds
+from timing import in_turn, nnunet_paths, seconds
 
 from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.demo import run_command
@@ -60,19 +60,12 @@ TIMED_CASE = (96, 128, 128)
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A network of the study.
+    """A network of the study."""
 
-    Attributes:
-        name: Name in the tables.
-        trainer: nnU-Net's `-tr`.
-        plans: nnU-Net's `-p`.
-        bypassed: Name of the same weights tested with their gates bypassed; empty if they are not.
-    """
-
-    name: str
-    trainer: str
-    plans: str = SG_NET_PLANS
-    bypassed: str = ""
+    name: str  # name in the tables
+    trainer: str  # nnU-Net's `-tr`
+    plans: str = SG_NET_PLANS  # nnU-Net's `-p`
+    bypassed: str = ""  # name of the same weights tested with their gates bypassed; empty if they are not
 
     @property
     def run(self) -> str:
@@ -104,38 +97,27 @@ NAMES = {m.run: m.name for m in MODELS} | {m.run + BYPASSED: m.bypassed for m in
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """The budget.
+    """The budget."""
 
-    Attributes:
-        collections: Folders of real patients in the collection's layout, of which each is left out once,
-            for testing; none for phantoms.
-        networks: Runs to train; none for all of `MODELS`.
-        training: Phantoms to train on; `validation` are nnU-Net's validation fold, `test` are held out.
-        patch_size: z, y, x in voxels.
-        batch_size: Patches in a batch.
-        epochs: Epochs of a training.
-        iters: Batches in an epoch; `val_iters` of its validation, which only the notebook's schedule uses.
-        seeds: Trainings of each network.
-        device: nnU-Net's `-device`.
-        bfloat16: Whether a CPU trains in bfloat16; predictions stay in float32. A GPU trains in nnU-Net's
-            half precision.
-        default_memory_gb: `-gpu_memory_target` of nnU-Net's own plan.
-    """
-
+    # folders of real patients in the collection's layout, of which each is left out once, for testing; none
+    # for phantoms
     collections: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()  # runs to train; none for all of `MODELS`
+    # phantoms to train on; `validation` are nnU-Net's validation fold, `test` are held out
     training: int = 24
     validation: int = 2
     test: int = 48
-    patch_size: tuple[int, int, int] = (32, 96, 96)
-    batch_size: int = 4
-    epochs: int = 100
+    patch_size: tuple[int, int, int] = (32, 96, 96)  # z, y, x in voxels
+    batch_size: int = 4  # patches in a batch
+    epochs: int = 100  # epochs of a training
+    # batches in an epoch; `val_iters` of its validation, which only the notebook's schedule uses
     iters: int = 250
     val_iters: int = 4
-    seeds: int = 3
-    device: str = "cuda"
+    seeds: int = 3  # trainings of each network
+    device: str = "cuda"  # nnU-Net's `-device`
+    # whether a CPU trains in bfloat16; predictions stay in float32. A GPU trains in nnU-Net's half precision
     bfloat16: bool = False
-    default_memory_gb: float = 8.0
+    default_memory_gb: float = 8.0  # `-gpu_memory_target` of nnU-Net's own plan
 
     def save(self, folder: Path) -> None:
         """Write `config.json` into the study's folder."""
@@ -230,14 +212,6 @@ def _plan(folder: Path, config: StudyConfig, workers: int) -> None:
             patches = {"patch_size": list(config.patch_size), "batch_size": config.batch_size}
             plans["configurations"]["3d_fullres"] |= patches
             write_json(path, plans)
-
-
-def nnunet_paths(folder: Path) -> dict[str, str]:
-    """Return nnU-Net's three path variables below the study's folder, and create the folders."""
-    paths = {name: folder / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    for path in paths.values():
-        path.mkdir(parents=True, exist_ok=True)
-    return {name: str(path) for name, path in paths.items()}
 
 
 def trainings(config: StudyConfig, folds: int) -> list[tuple[Model, int, int]]:

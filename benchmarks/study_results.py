@@ -179,11 +179,9 @@ def _by_seed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def means_table(frame: pd.DataFrame, speed: Mapping[str, Any] | None) -> pd.DataFrame:
-    """Return the means of every network, with its parameters, seeds and relative times.
+    """Return the means of every network, with its parameters, seeds and relative times (those of speed.json).
 
-    Args:
-        frame: Columns of `COLUMNS`, `run`, `name`, `seed` and `parameters`; one row per patient.
-        speed: Content of the study's speed.json, or None.
+    The frame has a row per patient, and columns `run`, `name`, `seed`, `parameters` and those of `COLUMNS`.
     """
     first = frame.groupby("name", sort=False).first()
     means = _by_seed(frame).groupby("name", sort=False).mean()

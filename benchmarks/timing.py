@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.nnunet import FOLDER_VARIABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +68,14 @@ def machine_line(machine: Mapping[str, Any]) -> str:
     )
 
 
+def nnunet_paths(folder: Path) -> dict[str, str]:
+    """Return nnU-Net's three path variables below a folder, and create the folders."""
+    paths = {name: folder / name for name in FOLDER_VARIABLES}
+    for path in paths.values():
+        path.mkdir(parents=True, exist_ok=True)
+    return {name: str(path) for name, path in paths.items()}
+
+
 def now(device: "torch.device | None" = None) -> float:
     """Return the time in seconds, after a GPU has finished its work."""
     if device is not None and device.type == "cuda":
@@ -88,12 +97,7 @@ def in_turn(
 ) -> dict[str, list[Result]]:
     """Call each function once per round, so that all of them meet the same state of the machine.
 
-    Args:
-        functions: The functions, by name.
-        rounds: Number of rounds, for all functions or for each.
-
-    Returns:
-        The results of each function, one per round.
+    The number of rounds is for all functions or for each. Returns the results of each, one per round.
     """
     numbers = dict.fromkeys(functions, rounds) if isinstance(rounds, int) else rounds
     found: dict[str, list[Result]] = {name: [] for name in functions}
@@ -141,23 +145,15 @@ def _peak_bytes(pid: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What a command took.
+    """What a command took."""
 
-    Attributes:
-        seconds: From its start to its end.
-        peak_mb: Peak resident memory of all its processes together in MB; shared pages count once on Linux.
-    """
-
-    seconds: float
+    seconds: float  # from its start to its end
+    # peak resident memory of all its processes together in MB; shared pages count once on Linux
     peak_mb: float
 
 
 def run_measured(arguments: Sequence[str | Path], *, log: Path) -> Spent:
-    """Run a command of this Python environment and measure its time and memory.
-
-    Args:
-        arguments: Name of the command and its arguments.
-        log: File for standard output and error.
+    """Run a command of this Python environment and measure its time and memory; its output goes to a log.
 
     Raises:
         SGNetError: If the exit status is not 0; quotes the end of the log.

@@ -31,6 +31,7 @@ from timing import (
     machine_line,
     markdown,
     median_of,
+    nnunet_paths,
     now,
     peak_megabytes,
     reset_peak,
@@ -60,20 +61,13 @@ logger = logging.getLogger("benchmark")
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A training that is compared.
+    """A training that is compared."""
 
-    Attributes:
-        name: Name in the tables.
-        trainer: nnU-Net's `-tr`.
-        plans: nnU-Net's `-p`.
-        bfloat16: Whether it trains in bfloat16 (CPU only).
-        cpu_patches: Largest number of patches computed on a CPU; the times are scaled to the batch.
-    """
-
-    name: str
-    trainer: str
-    plans: str = "nnUNetPlans"
-    bfloat16: bool = False
+    name: str  # name in the tables
+    trainer: str  # nnU-Net's `-tr`
+    plans: str = "nnUNetPlans"  # nnU-Net's `-p`
+    bfloat16: bool = False  # whether it trains in bfloat16 (CPU only)
+    # largest number of patches computed on a CPU; the times are scaled to the batch
     cpu_patches: int | None = None
 
 
@@ -83,21 +77,11 @@ NO_GATE = Training(name="SG-Net, no gate", trainer="SGNetNoGateTrainer")
 DEFAULT = Training(name="nnU-Net's default", trainer="nnUNetTrainer", plans=DEFAULT_PLANS, cpu_patches=1)
 
 
-def environment_of(folder: Path) -> dict[str, str]:
-    """Return nnU-Net's three path variables below a folder, and create the folders."""
-    paths = {name: folder / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    for path in paths.values():
-        path.mkdir(parents=True, exist_ok=True)
-    return {name: str(path) for name, path in paths.items()}
-
-
 def prepare(folder: Path, *, patients: int, memory_gb: float) -> None:
     """Make phantoms at 1 mm, planned by our planner and by nnU-Net's, unless the folder has them.
 
-    Args:
-        folder: Work folder; about 100 MB per patient.
-        patients: Patients, at least 2; the last one is for validation.
-        memory_gb: `-gpu_memory_target` of nnU-Net's own plan.
+    There are at least 2 patients of about 100 MB; the last one is for validation. `memory_gb` is
+    `-gpu_memory_target` of nnU-Net's own plan.
 
     Raises:
         SGNetError: If a command fails.
@@ -105,7 +89,7 @@ def prepare(folder: Path, *, patients: int, memory_gb: float) -> None:
     if (folder / "data.done").exists():
         return
     workers = os.cpu_count() or 1
-    environment = environment_of(folder)
+    environment = nnunet_paths(folder)
     write_phantoms(folder / "phantoms", patients=patients, seed=1, workers=workers)
     converted = convert(folder / "phantoms", folder / "nnUNet_raw", workers=workers).dataset_folder
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (converted / "labelsTr").iterdir())
@@ -135,11 +119,9 @@ def make_trainer(training: Training, device: "torch.device") -> Any:  # noqa: AN
 
 
 def make_loader(trainer: Any, *, stock: bool = False) -> Any:  # noqa: ANN401
-    """Return a trainer's loader of augmented training batches.
+    """Return an initialised trainer's loader of augmented training batches, or nnU-Net's for it (`stock`).
 
-    Args:
-        trainer: An initialised trainer, in a process with `nnUNet_n_proc_DA=0`.
-        stock: Whether to load as nnU-Net does, whatever the trainer does.
+    The process has to have `nnUNet_n_proc_DA=0`.
     """
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer  # noqa: PLC0415
 
@@ -153,12 +135,7 @@ def make_loader(trainer: Any, *, stock: bool = False) -> Any:  # noqa: ANN401
 
 
 class StepClock:
-    """Times the phases of a training's steps with hooks on its network, loss and optimiser.
-
-    Args:
-        training: The training.
-        device: The device.
-    """
+    """Times the phases of a training's steps with hooks on its network, loss and optimiser."""
 
     def __init__(self, training: Training, device: "torch.device") -> None:
         self.training = training
@@ -217,11 +194,7 @@ def measure_steps(
 
 
 class LoaderClock:
-    """Times the batches of one of nnU-Net's loaders, and each of its transforms.
-
-    Args:
-        loader: The loader; its transforms are wrapped in place.
-    """
+    """Times the batches of one of nnU-Net's loaders, and each of its transforms, which it wraps in place."""
 
     def __init__(self, loader: Any) -> None:  # noqa: ANN401
         self.loader = loader
@@ -370,7 +343,7 @@ def main(
         root.mkdir(parents=True, exist_ok=True)
         prepare(root, patients=patients, memory_gb=memory_gb)
         # nnU-Net reads its paths when it is imported.
-        os.environ |= environment_of(root) | {"nnUNet_n_proc_DA": "0"}
+        os.environ |= nnunet_paths(root) | {"nnUNet_n_proc_DA": "0"}
         import torch  # noqa: PLC0415
 
         where = torch.device(device)

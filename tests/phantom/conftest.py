@@ -32,11 +32,13 @@ def coarse_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def anatomy() -> Anatomy:
-    return draw_anatomy(np.random.default_rng(11), PhantomConfig())
+    """Of larger voxels than by default, a third as many."""
+    config = PhantomConfig(t1ce_in_plane=(1.4, 1.4), t1ce_slice=(1.5, 1.5))
+    return draw_anatomy(np.random.default_rng(11), config)
 
 
 @pytest.fixture(scope="session")
 def patient() -> dict[str, Volume]:
     rng = patient_rng(7, 0)
     draw_ids(rng)
-    return draw_patient(rng, PhantomConfig())
+    return draw_patient(rng, PhantomConfig(t1ce_in_plane=(1.2, 1.2), t1ce_slice=(1.2, 1.2)))
