@@ -6,7 +6,7 @@ import calibration
 import numpy as np
 import pandas as pd
 import pytest
-from calibration import Scan, clipped_share, compare, edge_widths, measure, texture
+from calibration import Scan, clipped_share, compare, edge_widths, intensities, measure, texture
 from scipy import ndimage
 from typer.testing import CliRunner
 
@@ -67,6 +67,20 @@ def test_the_clipped_share_is_that_of_the_percentile_and_does_not_depend_on_the_
     assert clipped_share(healthy, np.tile(tumour, 3), 0.05) == pytest.approx(
         clipped_share(healthy, tumour, 0.05), abs=2e-3
     )
+
+
+@pytest.mark.parametrize(("radius", "clipped"), [(8, True), (12, False)])
+def test_a_bright_tumour_loses_its_contrast_to_the_clip_if_it_is_small(radius, clipped):
+    rng = np.random.default_rng(0)
+    values = rng.normal(1, 0.05, (80, 80, 80)).astype(np.float32)
+    brain = np.ones(values.shape, dtype=bool)
+    distance = np.linalg.norm(np.indices(values.shape) - 40, axis=0)
+    tumour = distance <= radius  # 0.4 or 1.4 % of the brain
+    values[tumour] = 3
+    rows = intensities(Scan(values, brain, tumour, distance > radius + 5, np.full(values.shape, 50.0)))
+    assert rows["tumour, contrast: P90 above the median, SD"] == pytest.approx(40, rel=0.01)
+    assert (rows["tumour, contrast lost to the clip, %"] > 90) == clipped
+    assert rows["tumour above the brain's P99.5, %"] == (100 if clipped else 0)
 
 
 def test_an_edge_is_as_wide_as_its_blur():

@@ -3,7 +3,6 @@
 import ctypes
 import sys
 
-import clipping
 import kept_memory
 import nibabel as nib
 import numpy as np
@@ -56,24 +55,6 @@ def test_the_error_of_a_command_quotes_its_log(tmp_path):
 def test_kept_memory_prints_both_kinds_and_the_ratio():
     text = run(kept_memory.main, "--rounds", 1, "--steps", 1, "--shape", "1,2,16,16,16")
     assert [line.split(":")[0] for line in text.splitlines()] == ["memory returned", "memory kept", "ratio"]
-
-
-def test_clipping_prints_how_much_of_a_bright_tumour_is_clipped(tmp_path):
-    tumour = np.zeros((20, 20, 20), dtype=np.uint8)
-    tumour[8:10, 8:10, 8:10] = 1
-    image = np.random.default_rng(0).normal(100, 5, tumour.shape).astype(np.float32)
-    image[tumour > 0] = 300
-    for folder in ("imagesTr", "labelsTr"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "T1ce"}}')
-    for case, mask in {"with": tumour, "without": 0 * tumour}.items():
-        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / f"labelsTr/{case}.nii.gz")
-        nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / f"imagesTr/{case}_0000.nii.gz")
-    lines = run(clipping.main, tmp_path).splitlines()
-    assert lines[0] == "| case | T1ce clipped | T1ce contrast | brain's box / field of view |"
-    assert lines[2].startswith("| with | 100% | 39.9")
-    assert lines[2].endswith(" | 1.00 |")
-    assert [line.split(" | ")[0] for line in lines[3:]] == ["| lowest", "| highest"]
 
 
 def test_metrics_of_every_tool_are_timed(tmp_path):
