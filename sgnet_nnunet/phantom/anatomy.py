@@ -27,40 +27,24 @@ from sgnet_nnunet.phantom.fields import (
 T1_LEVELS = {"gm": 0.65, "wm": 0.875, "csf": 0.28}
 """Median intensity of the T1 average where one tissue fills a voxel."""
 
-_VENTRICLE_BOX = ((-36, 36), (-60, 32), (-5, 30))
-"""Box around the lateral ventricles in MNI mm."""
-
-_CLOSING = 8.0
-"""Radius in mm of the gaps that the brain mask bridges."""
-
-_SURFACE_WIDTH = 2.0
-"""Standard deviation in mm of the smoothing of the brain mask."""
-
-_VENTRICLE_DEPTH = 20.0
-"""Distance to the brain's surface in mm beyond which fluid is ventricle, not cistern."""
+_VENTRICLE_BOX = ((-36, 36), (-60, 32), (-5, 30))  # box around the lateral ventricles in MNI mm
+_CLOSING = 8.0  # radius in mm of the gaps that the brain mask bridges
+_SURFACE_WIDTH = 2.0  # standard deviation in mm of the smoothing of the brain mask
+_VENTRICLE_DEPTH = 20.0  # distance to the brain's surface in mm beyond which fluid is ventricle, not cistern
 
 
 @dataclass(frozen=True)
 class Template:
-    """Maps on one 1 mm grid, shape (x, y, z), RAS.
+    """Maps on one 1 mm grid, shape (x, y, z), RAS."""
 
-    Attributes:
-        gm: Probability of grey matter, 0 to 1; `wm` that of white matter.
-        detail: What the T1 average shows beyond the mixture of tissues, sharpened.
-        brain: Brain mask, smoothed by `_SURFACE_WIDTH`: 0.5 at the surface.
-        ventricles: Lateral ventricles, 0 to 1, smoothed over a voxel; `near_ventricles` over 3 mm.
-        depth: Distance to the surface in mm, on every second voxel.
-        to_voxel: 4x4 matrix from MNI mm to voxel index.
-    """
-
-    gm: FloatArray
+    gm: FloatArray  # probability of grey matter, 0 to 1; `wm` that of white matter
     wm: FloatArray
-    detail: FloatArray
-    brain: FloatArray
-    ventricles: FloatArray
+    detail: FloatArray  # what the T1 average shows beyond the mixture of tissues, sharpened
+    brain: FloatArray  # brain mask, smoothed by `_SURFACE_WIDTH`: 0.5 at the surface
+    ventricles: FloatArray  # lateral ventricles, 0 to 1, smoothed over a voxel; `near_ventricles` over 3 mm
     near_ventricles: FloatArray
-    depth: FloatArray
-    to_voxel: DoubleArray
+    depth: FloatArray  # distance to the surface in mm, on every second voxel
+    to_voxel: DoubleArray  # 4x4 matrix from MNI mm to voxel index
 
     def sample(self, name: str, mni: FloatArray) -> FloatArray:
         """Interpolate the map `name` linearly at `mni` (mm), shape (3, ...), with 0 outside."""
@@ -133,37 +117,25 @@ def _lateral_ventricles(csf: FloatArray, depth: FloatArray, to_voxel: DoubleArra
     return ventricles
 
 
-_SHARPENING = 1.6
-"""Power of the tissue odds, which sharpens the blurred borders of the average."""
-
-_STRIDE = 3
-"""Spacing in voxels of the coordinates searched to invert the deformation."""
+_SHARPENING = 1.6  # power of the tissue odds, which sharpens the blurred borders of the average
+_STRIDE = 3  # spacing in voxels of the coordinates searched to invert the deformation
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One patient's brain; every array has the shape of `grid`, in RAS axis order.
+    """One patient's brain; every array has the shape of `grid`, in RAS axis order."""
 
-    Attributes:
-        grid: Grid of the T1ce scan.
-        brain: Brain mask.
-        gm: Fraction of grey matter, 0 to 1; with `wm` and `csf` it sums to 1 in the brain, 0 outside.
-        detail: T1 contrast beyond the mixture of tissues, relative to the T1 average's maximum.
-        ventricles: Lateral ventricles, 0 to 1; `near_ventricles` is the closeness to them, 0 to 1.
-        depth: Distance to the brain's surface in mm, approximate.
-        mni: MNI coordinates in mm of each voxel, shape (3, x, y, z).
-    """
-
-    grid: Grid
-    brain: NDArray[np.bool_]
+    grid: Grid  # grid of the T1ce scan
+    brain: NDArray[np.bool_]  # brain mask
+    # fraction of grey matter, 0 to 1; with `wm` and `csf` it sums to 1 in the brain, 0 outside
     gm: FloatArray
     wm: FloatArray
     csf: FloatArray
-    detail: FloatArray
-    ventricles: FloatArray
+    detail: FloatArray  # T1 contrast beyond the mixture of tissues, relative to the T1 average's maximum
+    ventricles: FloatArray  # lateral ventricles, 0 to 1; `near_ventricles` is the closeness to them, 0 to 1
     near_ventricles: FloatArray
-    depth: FloatArray
-    mni: FloatArray
+    depth: FloatArray  # distance to the brain's surface in mm, approximate
+    mni: FloatArray  # MNI coordinates in mm of each voxel, shape (3, x, y, z)
 
     @property
     def brain_volume(self) -> float:

@@ -39,11 +39,8 @@ the variation within tissue and of grey matter from region to region, `rim` the 
 `benchmarks/calibration.py`.
 """
 
-_AROUND = 0.5
-"""Signal around the brain, which thick slices mix with that of the brain before it is stripped."""
-
-_RIM = 6.0
-"""Depth in mm to which the outermost cortex loses signal."""
+_AROUND = 0.5  # signal around the brain, which thick slices mix with that of the brain before it is stripped
+_RIM = 6.0  # depth in mm to which the outermost cortex loses signal
 
 
 def render(
@@ -85,14 +82,9 @@ def render(
 ORIENTATIONS = ("LPS", "RAS", "LAS")
 """Axis orders of stored files; clinical exports differ."""
 
-_FWHM = 2.355
-"""Full width at half maximum of a Gaussian over its standard deviation."""
-
-_THICKNESS = 0.8
-"""Thickness of a slice over the distance to the next; the rest is a gap."""
-
-_BIAS_WAVELENGTH = 70.0
-"""Distance of the control points of the coil sensitivity in mm."""
+_FWHM = 2.355  # full width at half maximum of a Gaussian over its standard deviation
+_THICKNESS = 0.8  # thickness of a slice over the distance to the next; the rest is a gap
+_BIAS_WAVELENGTH = 70.0  # distance of the control points of the coil sensitivity in mm
 
 
 def draw_flair_grid(rng: np.random.Generator, t1ce: Grid, config: PhantomConfig) -> Grid:

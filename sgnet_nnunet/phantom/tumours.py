@@ -23,69 +23,34 @@ Edges = tuple[NDArray[np.int64], NDArray[np.int64], DoubleArray]
 _SPEED = {"wm": 1.0, "gm": 0.13, "csf": 0.02}
 """How readily oedema spreads through a tissue, relative to white matter."""
 
-_EDGE = 3.5
-"""Distance in mm over which oedema fades."""
-
-_STRIDE = 2
-"""Spread is computed on every second voxel."""
-
-_LARGE = 8.0
-"""Diameter in mm from which rings and oedema are common."""
-
-_SMALLEST_RING = 5.0
-"""Diameter in mm below which a rim leaves no room for necrosis."""
-
+_EDGE = 3.5  # distance in mm over which oedema fades
+_STRIDE = 2  # spread is computed on every second voxel
+_LARGE = 8.0  # diameter in mm from which rings and oedema are common
+_SMALLEST_RING = 5.0  # diameter in mm below which a rim leaves no room for necrosis
 _BRAINSTEM = ((-18.0, 18.0), (-48.0, 12.0), (-70.0, 0.0))
 """Box around brainstem and hypothalamus in MNI mm, which hold few metastases for their mixed tissue."""
 
-_BORDER = 0.2
-"""Least fraction of grey and of white matter on their border."""
-
-_FAR = 0.02
-"""Closeness to the ventricles below which a lesion does not reach into them."""
-
-_SURFACE = 1.2
-"""Distance from the centre, in radii, that an irregular surface seldom passes."""
-
-_CLOSE = 4.0
-"""Distance in mm over which the brightness of oedema varies."""
-
-_PUSHED = 0.6
-"""Share of a large lesion's ball from which tissue is pushed away; it replaces the rest."""
-
-_SWELLING = 0.12
-"""Share by which oedema enlarges the tissue that it spreads through."""
-
-_HELD = 12.0
-"""Distance in mm to the surface of the brain, which does not move, over which the shift fades."""
-
-_STILL = 0.05
-"""Shift in mm that is left out."""
-
-_SQUEEZED = 2.5
-"""Shift in mm that closes a sulcus."""
-
-_ATTEMPTS = 200
-"""Places tried for a lesion before it is left out; a brain has far more room than that."""
+_BORDER = 0.2  # least fraction of grey and of white matter on their border
+_FAR = 0.02  # closeness to the ventricles below which a lesion does not reach into them
+_SURFACE = 1.2  # distance from the centre, in radii, that an irregular surface seldom passes
+_CLOSE = 4.0  # distance in mm over which the brightness of oedema varies
+_PUSHED = 0.6  # share of a large lesion's ball from which tissue is pushed away; it replaces the rest
+_SWELLING = 0.12  # share by which oedema enlarges the tissue that it spreads through
+_HELD = 12.0  # distance in mm to the surface of the brain, which does not move, over which the shift fades
+_STILL = 0.05  # shift in mm that is left out
+_SQUEEZED = 2.5  # shift in mm that closes a sulcus
+_ATTEMPTS = 200  # places tried for a lesion before it is left out; a brain has far more room than that
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """One metastasis.
+    """One metastasis."""
 
-    Attributes:
-        centre: Voxel index.
-        radii: Half axes in mm along x, y, z, before its surface is made irregular.
-        rim: Thickness of the enhancing rim in mm; infinite for a solid lesion.
-        enhancement: Strength of its enhancement, 1 being the patient's usual.
-        reach: How far oedema spreads along white matter, in mm; 0 for none.
-    """
-
-    centre: tuple[int, int, int]
-    radii: tuple[float, float, float]
-    rim: float
-    enhancement: float
-    reach: float
+    centre: tuple[int, int, int]  # voxel index
+    radii: tuple[float, float, float]  # half axes in mm along x, y, z, before its surface is made irregular
+    rim: float  # thickness of the enhancing rim in mm; infinite for a solid lesion
+    enhancement: float  # strength of its enhancement, 1 being the patient's usual
+    reach: float  # how far oedema spreads along white matter, in mm; 0 for none
 
 
 @dataclass(frozen=True)

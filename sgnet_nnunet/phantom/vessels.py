@@ -37,18 +37,10 @@ CHOROID_PLEXUS: Polyline = (
 )  # fmt: skip
 
 
-_STEP = 0.6
-"""Distance between the balls of a tube in mm."""
-
-_SULCUS = 0.25
-"""Fraction of fluid from which a place counts as sulcus."""
-
-_PURE = 0.9
-"""Fraction of white matter from which a voxel is away from cortex."""
-
-_DEEP = 8.0
-"""Distance in mm to the surface from which white matter is deep."""
-
+_STEP = 0.6  # distance between the balls of a tube in mm
+_SULCUS = 0.25  # fraction of fluid from which a place counts as sulcus
+_PURE = 0.9  # fraction of white matter from which a voxel is away from cortex
+_DEEP = 8.0  # distance in mm to the surface from which white matter is deep
 _FALX = {"above": 20.0, "behind": -60.0, "before": 45.0}
 """Where the midline holds the falx in MNI mm: above the corpus callosum or at either end of it."""
 
