@@ -41,6 +41,7 @@ NOTES = {
     "slice thickness": "the real scans were interpolated to 1 mm before they were published",
     "tumour / brain": "metastases, not gliomas",
     "tumour above the brain's P99.5": "follows from the size of the tumour: 0.5 % of a brain is 7 ml",
+    "tumour, contrast lost": "as the row above the brain's P99.5",
     "tumour, ": "metastases enhance faintly or evenly; small ones fill a part of a thick slice",
 }
 """Why phantoms leave the range of the real scans, by the beginning of the row's name; the first counts."""
