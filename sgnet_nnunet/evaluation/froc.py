@@ -257,7 +257,9 @@ def count_against(
         raise InputFileError(reference, problem, remedy)
     here, there = grid_of(values.shape, properties), grid_of(values.shape, image or {})
     if here and there and not here.same_place_as(there):
-        raise InputFileError(reference, "is on another grid than the images", "resample it onto theirs")
+        raise InputFileError(
+            reference, "is on another grid than the images", "resample it onto the images' grid"
+        )
     spacing = tuple(float(step) for step in properties["spacing"])
     return count_lesions(probabilities, values > 0, grid=grid, labels=model.labels, spacing=spacing)
 

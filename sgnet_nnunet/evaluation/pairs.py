@@ -127,7 +127,7 @@ def read_label_map(path: Path, *, known: frozenset[int]) -> Volume:
     """
     volume = read_labels(path)
     if unknown := sorted(set(values_in(volume.data).tolist()) - known):
-        problem = f"has the value {unknown[0]}, which the data set does not know (it has {_listed(known)})"
+        problem = f"has the value {unknown[0]}, which is no label of the data set (labels: {_listed(known)})"
         raise InputFileError(path, problem, "fix the mask, or name the dataset.json that has its labels")
     return volume
 

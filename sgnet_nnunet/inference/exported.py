@@ -144,7 +144,7 @@ def open_exported(
         sparse = open_network(own, export.folds[fold], skip=name == "sparse", precision=precision)
         engines.append(ChunkedEngine(sparse, max_memory=max_memory))
     if not export.files_sha256:
-        logger.warning("%s: written without checksums: changes go unnoticed; %s", folder, _REMEDY)
+        logger.warning("%s: written without checksums: changed files are not detected; %s", folder, _REMEDY)
     logger.info("engine: %s, runtime: openvino, precision: %s", name, precision)
     return average_of(engines)
 

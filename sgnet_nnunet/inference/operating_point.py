@@ -179,7 +179,9 @@ def read_operating_point(path: Path) -> OperatingPointRecord:
     header = check(path, content, Header, remedy=_TUNE_AGAIN)
     version = header.version
     if header.format != FORMAT:
-        raise InputFileError(path, "is not an operating point of sgnet tune", "name the right file")
+        raise InputFileError(
+            path, "is not an operating point of sgnet tune", "name a file that sgnet tune wrote"
+        )
     if version == 1:
         problem = "was tuned by version 0.1, for tiled and mirrored predictions of single folds"
         raise InputFileError(path, problem, _TUNE_AGAIN)

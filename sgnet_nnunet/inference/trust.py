@@ -154,7 +154,7 @@ def check_names(
     plans = check(path, content, PlansFile, remedy=_COPY)
     architecture = settings.architecture
     if architecture and not _largest(architecture.arch_kwargs) <= LARGEST_ARGUMENT:
-        problem = f"arch_kwargs holds a number above {LARGEST_ARGUMENT}, or a list as long, or not a number"
+        problem = f"arch_kwargs holds a number above {LARGEST_ARGUMENT}, a longer list, or one that is not a number"
         raise InputFileError(path, problem, _COPY)
     if trust:
         return
@@ -168,7 +168,7 @@ def check_names(
         given = getattr(settings, f"{key}_kwargs")
         check(path, given, Resampling, remedy=_COPY, at=f"{key}_kwargs")
         if unknown := set(given) - RESAMPLINGS[getattr(settings, key)]:
-            problem = f"{key}_kwargs holds {min(unknown)}, which {getattr(settings, key)} does not take"
+            problem = f"{key}_kwargs holds {min(unknown)}, which is no argument of {getattr(settings, key)}"
             raise InputFileError(path, problem, _COPY)
     if architecture:
         _check_architecture(path, architecture)

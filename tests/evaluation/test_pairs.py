@@ -156,7 +156,7 @@ def test_other_shape_is_refused(saved):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (3, "has the value 3, which the data set does not know"),
+        (3, "has the value 3, which is no label of the data set"),
         (0.5, "fractional values such as 0.5"),
         (-1, "negative values such as -1"),
         (np.nan, "1 of 336 voxels are NaN"),
