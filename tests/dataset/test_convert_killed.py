@@ -1,7 +1,5 @@
 """A conversion killed anywhere and run again gives the bytes of an uninterrupted run."""
 
-import multiprocessing
-import os
 import random
 import signal
 import subprocess
@@ -110,56 +108,62 @@ def test_killed_conversions_end_as_one_in_one_go(large_collection: Path, tmp_pat
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
-def leave_whole(_: Path) -> None:
-    """Killed between the last byte and the renaming."""
+CONVERT_AND_DIE = """
+import itertools, os, signal, sys
+from pathlib import Path
+from sgnet_nnunet.dataset.convert import convert
+
+root, raw, written, first, last = sys.argv[1:]
+real, number = Path.replace, itertools.count()
+
+def replace(source, target):
+    if next(number) == at:
+        os.truncate(source, int(source.stat().st_size * float(written)))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(source, target)
+
+for at in range(int(first), int(last)):
+    if os.fork() == 0:
+        Path.replace = replace
+        convert(root, Path(raw, str(at)), workers=1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
 
 
-def cut_in_half(path: Path) -> None:
-    """Killed while writing."""
-    os.truncate(path, path.stat().st_size // 2)
+def convert_and_die(root: Path, raw: Path, moments: range, *, written: float) -> list[int]:
+    """Convert once for each number of a file, and be killed just before that file takes its final name.
 
-
-def convert_and_die(root: Path, raw: Path, at: int, damage: Callable[[Path], None]) -> None:
-    """Convert, and be killed just before file number `at` takes its final name."""
-    real, count = os.replace, iter(range(10**6))
-
-    def replace(source: Path, target: Path) -> None:
-        if next(count) == at:
-            damage(Path(source))
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(source, target)
-
-    os.replace = replace
-    convert(root, raw, workers=1)
-
-
-def exit_code(*args) -> int | None:
-    child = multiprocessing.get_context("fork").Process(target=convert_and_die, args=args)
-    child.start()
-    child.join()
-    return child.exitcode
+    A fresh interpreter forks, not the process of the tests, whose threads a fork would leave behind. The
+    file on disk has the share `written` of its bytes. The exit codes are returned.
+    """
+    arguments = (root, raw, written, moments.start, moments.stop)
+    command = [sys.executable, "-c", CONVERT_AND_DIE, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return [int(line) for line in done.stdout.split()]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [leave_whole, cut_in_half])
-def test_killed_at_each_file_it_ends_with_the_same_bytes(collection, raw: Path, contents: Callable, damage):
+@pytest.mark.parametrize("written", [1.0, 0.5])
+def test_killed_at_each_file_it_ends_with_the_same_bytes(
+    collection, raw: Path, contents: Callable, written: float
+):
     collection.add_patients(2)
     expected = contents(convert(collection.root, raw / "clean", workers=1).dataset_folder)
-    kills = 0
-    while (code := exit_code(collection.root, raw / str(kills), kills, damage)) == -signal.SIGKILL:
-        assert not (raw / str(kills) / FOLDER / "dataset.json").exists()
-        result = convert(collection.root, raw / str(kills), workers=1)
+    kills = 14  # options; claim, 3 volumes and record of two cases; report, splits, dataset.json
+    codes = convert_and_die(collection.root, raw, range(kills + 1), written=written)
+    assert codes == [-signal.SIGKILL] * kills + [0]
+    for kill in range(kills):
+        assert not (raw / str(kill) / FOLDER / "dataset.json").exists()
+        result = convert(collection.root, raw / str(kill), workers=1)
         assert contents(result.dataset_folder) == expected
-        kills += 1
-    assert code == 0
-    assert kills == 14  # options; claim, 3 volumes and record of two cases; report, splits, dataset.json
 
 
 def test_source_removed_after_a_kill_leaves_nothing_behind(collection, raw: Path, contents: Callable):
     collection.add_patients(3)
-    assert exit_code(collection.root, raw, 3, leave_whole) == -signal.SIGKILL
-    assert list((raw / FOLDER).rglob("*P00_A00*"))
+    assert convert_and_die(collection.root, raw, range(3, 4), written=1.0) == [-signal.SIGKILL]
+    assert list((raw / "3" / FOLDER).rglob("*P00_A00*"))
     collection.path("P00", "A00", "flair_img").unlink()
-    result = convert(collection.root, raw, workers=1)
+    result = convert(collection.root, raw / "3", workers=1)
     clean = convert(collection.root, raw / "clean", workers=1)
     assert contents(result.dataset_folder) == contents(clean.dataset_folder)
