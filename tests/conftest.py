@@ -5,7 +5,8 @@
 import builtins
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,23 @@ os.environ["nnUNet_def_n_proc"] = "1"  # noqa: SIM112
 
 RESULTS_AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+COSTLY = {
+    "models": ("models", "study", "exported_model"),
+    "anatomy": ("anatomy", "patient", "coarse_root"),
+    "subject": ("subject",),
+    "report": ("report", "page"),
+}
+"""Fixtures that take seconds to make, by the group of their tests: one worker runs a group."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the tests of a costly fixture share the worker that makes it."""
+    for item in items:
+        for group, fixtures in COSTLY.items():
+            if not set(fixtures).isdisjoint(getattr(item, "fixturenames", ())):
+                item.add_marker(pytest.mark.xdist_group(group))
+                break
 
 
 @pytest.fixture
@@ -94,7 +112,17 @@ def make_dataset() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def write_fingerprint() -> Callable[..., None]:
+def planned_in_this_process() -> Iterator[None]:
+    """Have nnU-Net's planner list the images in a thread: it forks twelve processes of torch for it."""
+    from nnunetv2.utilities import utils
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "Pool", lambda *_, **__: ThreadPool(1))
+        yield
+
+
+@pytest.fixture(scope="session")
+def write_fingerprint(planned_in_this_process: None) -> Callable[..., None]:
     """Return a function that writes the fingerprint nnU-Net would extract from a tiny data set."""
 
     def write(

@@ -32,6 +32,7 @@ from sgnet_nnunet.inference.trained_model import TrainedModel
 from sgnet_nnunet.nifti import Grid, grid_of, read_channel, read_image
 
 DRAWS = int(os.environ.get("SGNET_HEADER_DRAWS", "40"))
+SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 10)) for seed in range(DRAWS)]
 
 NIBABEL_READERS = ("NibabelIO", "NibabelIOWithReorient")
 ITK_READERS = ("SimpleITKIO", "SimpleITKIOWithReorient")
@@ -300,7 +301,7 @@ def convert_files(folder: Path, files: dict[Part, Content], ending: str) -> tupl
     return raw, convert_accession(ConversionJob(accession, raw, ConversionOptions()))
 
 
-@pytest.mark.parametrize("seed", range(DRAWS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_conversion_prediction_and_evaluation_agree_on_where_a_lesion_is(tmp_path: Path, seed: int):
     rng = np.random.default_rng(seed)
     reader, ending = str(rng.choice(READERS)), str(rng.choice([".nii", ".nii.gz"]))

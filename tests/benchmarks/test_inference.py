@@ -208,6 +208,7 @@ def test_a_patient_is_padded_and_timed_in_fresh_processes(subject, commands_run,
     assert f"| {STOCK} | 0.5 | no | 60 | 1 | 100 | – | – |" in written(tmp_path, "patient", figures)
 
 
+@pytest.mark.slow
 def test_batches_are_patients_under_other_names(subject, commands_run, tmp_path):
     figures = measure_batch(subject, rounds=1, stock_rounds=1, patients=3, stock_patients=2)
     assert [(row["name"], row["patients"]) for row in figures["rows"]] == [
@@ -218,6 +219,7 @@ def test_batches_are_patients_under_other_names(subject, commands_run, tmp_path)
     assert f"| {STOCK} | 0.5 | no | 2 | 30.00 |" in written(tmp_path, "batch", figures)
 
 
+@pytest.mark.slow
 def test_a_large_image_is_predicted_with_and_without_a_limit(subject, commands_run, tmp_path):
     figures = measure_memory(subject, shape=(40, 36, 24), max_memory=1.5)
     assert commands_run[0][4:6] == ["--max-memory", "1.5"]

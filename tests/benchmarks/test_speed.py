@@ -40,7 +40,7 @@ def test_a_command_is_measured_with_its_children(tmp_path):
     code = "import time; a = bytearray(80_000_000); time.sleep(0.4)"
     nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
     spent = run_measured([sys.executable, "-c", nested], log=tmp_path / "logs/log")
-    assert 0.4 < spent.seconds < 60
+    assert spent.seconds > 0.4
     if sys.platform == "linux":
         assert 80 < spent.peak_mb < 160
 

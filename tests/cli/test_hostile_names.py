@@ -133,6 +133,7 @@ def assert_no_formula(cells):
         assert not CONTROL.search(cell)
 
 
+@pytest.mark.slow
 def test_evaluation_of_hostile_names(tmp_path, run, names):
     model, label, *cases = names
     predictions, references = tmp_path / model, tmp_path / "references" / names[-1]

@@ -128,6 +128,7 @@ def test_every_fold_is_predicted_with_its_own_weights_and_the_options_given(mode
     assert (content["tuned_for"]["folds"], content["tuned_for"]["mirroring"]) == (["0", "1"], True)
 
 
+@pytest.mark.slow
 def test_several_threads_choose_the_same_point(model, tmp_path):
     for threads in ("1", "3"):
         assert run("-d", "501", "-np", threads, "-o", str(tmp_path / f"{threads}.json")) == 0

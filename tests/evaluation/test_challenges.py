@@ -150,6 +150,7 @@ def pairs_at_the_limits(draw):
     return *masks, draw(st.sampled_from([(1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (0.5, 1.0, 4.0), (0.5, 0.5, 2.0)]))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     case=pairs_at_the_limits(),

@@ -107,6 +107,7 @@ def test_gates_of_the_test_network_are_open_in_part():
         assert 0 < decision.mask.float().mean() < 1
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 2**16), st.floats(0.1, 1e4), st.booleans())
 def test_what_a_gate_suppresses_neither_influences_nor_is_foreground(seed, amount, nested):
@@ -127,6 +128,7 @@ def test_what_a_gate_suppresses_neither_influences_nor_is_foreground(seed, amoun
         assert torch.equal(mine.mask, theirs.mask)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 2**16))
 def test_decoder_needs_no_value_where_a_nested_gate_is_closed(seed):

@@ -149,6 +149,7 @@ def test_image_and_mask_share_a_grid(patient):
         assert set(np.unique(patient[mask].data)) == {0, 1}
 
 
+@pytest.mark.slow
 def test_flair_lies_on_another_grid(patient):
     t1ce, flair = patient["t1ce_img"], patient["flair_img"]
     assert t1ce.data.shape != flair.data.shape
@@ -157,11 +158,13 @@ def test_flair_lies_on_another_grid(patient):
     assert 0.6 <= min(flair.grid.spacing) <= 0.95
 
 
+@pytest.mark.slow
 def test_files_are_oriented_as_clinical_ones(patient):
     for volume in patient.values():
         assert "".join(nib.aff2axcodes(volume.affine)) in ORIENTATIONS
 
 
+@pytest.mark.slow
 def test_background_is_exactly_zero(patient):
     for part in ("t1ce_img", "flair_img"):
         data = patient[part].data
@@ -172,6 +175,7 @@ def test_background_is_exactly_zero(patient):
         assert pieces < 50
 
 
+@pytest.mark.slow
 def test_brain_takes_as_much_of_the_field_of_view_as_in_real_scans(patient):
     for part in ("t1ce_img", "flair_img"):
         data, spacing = patient[part].data, np.array(patient[part].grid.spacing)
@@ -181,6 +185,7 @@ def test_brain_takes_as_much_of_the_field_of_view_as_in_real_scans(patient):
         assert width == pytest.approx(depth, abs=2 * spacing[0])
 
 
+@pytest.mark.slow
 def test_other_voxels_are_as_bright_on_flair_as_the_tumour(patient):
     data, whole = patient["flair_img"].data, patient["whole_seg"].data > 0
     away = (data > 0) & ~ndimage.binary_dilation(whole, iterations=3)
@@ -188,22 +193,26 @@ def test_other_voxels_are_as_bright_on_flair_as_the_tumour(patient):
     assert as_bright.sum() * patient["flair_img"].grid.voxel_mm3 > 1000
 
 
+@pytest.mark.slow
 def test_tumour_is_under_two_percent_of_the_brain(patient):
     for image, mask in (("t1ce_img", "core_seg"), ("flair_img", "whole_seg")):
         share = patient[mask].data.sum() / brain_of(patient[image]).sum()
         assert 0 < share < 0.02
 
 
+@pytest.mark.slow
 def test_brain_has_the_volume_of_a_brain(patient):
     litres = brain_of(patient["t1ce_img"]).sum() * patient["t1ce_img"].grid.voxel_mm3 / 1e6
     assert 1.0 < litres < 1.9
 
 
+@pytest.mark.slow
 def test_masks_lie_in_the_brain(patient):
     for image, mask in (("t1ce_img", "core_seg"), ("flair_img", "whole_seg")):
         assert (patient[image].data[patient[mask].data > 0] > 0).all()
 
 
+@pytest.mark.slow
 def test_core_lies_inside_whole(patient):
     core, whole = patient["core_seg"], patient["whole_seg"]
     moved = resample_from_to(
@@ -212,12 +221,14 @@ def test_core_lies_inside_whole(patient):
     assert not ((np.asarray(moved.dataobj) > 0) & (whole.data == 0)).any()
 
 
+@pytest.mark.slow
 def test_whole_is_bright_on_flair_and_core_on_t1ce(patient):
     for image, mask in (("t1ce_img", "core_seg"), ("flair_img", "whole_seg")):
         data, inside = patient[image].data, patient[mask].data > 0
         assert np.percentile(data[inside], 75) > 1.1 * np.median(data[data > 0])
 
 
+@pytest.mark.slow
 def test_distractors_enhance_but_are_not_labelled(patient):
     data, core = patient["t1ce_img"].data, patient["core_seg"].data > 0
     bright = data > 1.4 * np.median(data[data > 0])
@@ -225,6 +236,7 @@ def test_distractors_enhance_but_are_not_labelled(patient):
     assert away.sum() * patient["t1ce_img"].grid.voxel_mm3 > 2000
 
 
+@pytest.mark.slow
 def test_some_distractors_are_as_bright_as_the_lesions(patient):
     data, core = patient["t1ce_img"].data, patient["core_seg"].data > 0
     away = ~ndimage.binary_dilation(core, iterations=3)
@@ -232,6 +244,7 @@ def test_some_distractors_are_as_bright_as_the_lesions(patient):
     assert as_bright.sum() * patient["t1ce_img"].grid.voxel_mm3 > 500
 
 
+@pytest.mark.slow
 def test_t1ce_and_flair_show_the_same_head(patient):
     t1ce, flair = patient["t1ce_img"], patient["flair_img"]
     moved = resample_from_to(

@@ -59,6 +59,7 @@ def test_white_matter_is_brightest_on_t1ce_and_grey_on_flair(scene, t1ce, flair)
     assert fluid < white < grey
 
 
+@pytest.mark.slow
 def test_rim_is_bright_and_necrosis_dark_on_t1ce(scene, t1ce):
     anatomy, lesions, _ = scene
     white = median(t1ce, anatomy.wm, scene)
@@ -66,6 +67,7 @@ def test_rim_is_bright_and_necrosis_dark_on_t1ce(scene, t1ce):
     assert np.median(t1ce[lesions.necrosis > 0.9]) < 0.75 * white
 
 
+@pytest.mark.slow
 def test_oedema_is_bright_on_flair_and_dark_on_t1ce(scene, t1ce, flair):
     anatomy, lesions, _ = scene
     oedema = (lesions.oedema > 0.8) & (lesions.core < 0.01)
@@ -73,6 +75,7 @@ def test_oedema_is_bright_on_flair_and_dark_on_t1ce(scene, t1ce, flair):
     assert np.median(t1ce[oedema]) < 0.95 * median(t1ce, anatomy.wm, scene)
 
 
+@pytest.mark.slow
 def test_white_matter_lesions_are_bright_on_flair_and_do_not_enhance(scene, t1ce, flair):
     anatomy, lesions, distractors = scene
     spots = (distractors.white_matter > 0.8) & (lesions.whole < 0.01)
@@ -80,6 +83,7 @@ def test_white_matter_lesions_are_bright_on_flair_and_do_not_enhance(scene, t1ce
     assert np.median(t1ce[spots]) < median(t1ce, anatomy.wm, scene)
 
 
+@pytest.mark.slow
 def test_vessels_enhance_on_t1ce_and_are_flow_voids_on_flair(scene, t1ce, flair):
     anatomy, _, distractors = scene
     blood = distractors.sinuses > 0.9
@@ -87,6 +91,7 @@ def test_vessels_enhance_on_t1ce_and_are_flow_voids_on_flair(scene, t1ce, flair)
     assert np.median(flair[blood]) < 0.8 * median(flair, anatomy.wm, scene)
 
 
+@pytest.mark.slow
 def test_a_faint_lesion_enhances_less(scene, t1ce):
     anatomy, lesions, distractors = scene
     faint = replace(lesions, enhancement=lesions.enhancement * 0.4)

@@ -117,6 +117,7 @@ def test_a_broken_checkpoint_costs_the_gates_only(write_page, write_figures, tmp
     assert (tmp_path / "report" / "summary.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_the_pictures_it_would_have_drawn(
     write_page, write_figures, tmp_path, monkeypatch
 ):
