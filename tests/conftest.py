@@ -22,6 +22,7 @@ RESULTS_AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 COSTLY = {
     "models": ("models", "study", "exported_model"),
+    "preprocessed": ("preprocessed",),
     "anatomy": ("anatomy", "patient", "coarse_root"),
     "subject": ("subject",),
     "report": ("report", "page"),
