@@ -35,8 +35,9 @@ typecheck: $(VENV)/installed ## mypy
 pytest: $(VENV)/installed ## All tests, with coverage
 	$(BIN)/$(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
+# By file: one worker makes the fixtures of a module.
 fast: $(BIN)/pytest ## The tests that are not slow, on the checkout without installing it; for daily work
-	PYTHONPATH=$(CURDIR) $(BIN)/$(PYTEST) -m 'not slow'
+	PYTHONPATH=$(CURDIR) $(BIN)/pytest -n 2 --dist loadfile -m 'not slow'
 
 newest: ## All tests with the newest nnU-Net, PyTorch and NumPy, in an environment of their own
 	rm -rf build

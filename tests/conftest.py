@@ -20,24 +20,6 @@ os.environ["nnUNet_def_n_proc"] = "1"  # noqa: SIM112
 
 RESULTS_AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-COSTLY = {
-    "models": ("models", "study", "exported_model"),
-    "preprocessed": ("preprocessed",),
-    "anatomy": ("anatomy", "patient", "coarse_root"),
-    "subject": ("subject",),
-    "report": ("report", "page"),
-}
-"""Fixtures that take seconds to make, by the group of their tests: one worker runs a group."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the tests of a costly fixture share the worker that makes it."""
-    for item in items:
-        for group, fixtures in COSTLY.items():
-            if not set(fixtures).isdisjoint(getattr(item, "fixturenames", ())):
-                item.add_marker(pytest.mark.xdist_group(group))
-                break
 
 
 @pytest.fixture
