@@ -1,14 +1,13 @@
 """Entry point of `sgnet`: signals, errors as one line, and the exit status.
 
 The commands are in `cli.app`, imported once signals are handled: half a second in which a signal would end
-Python with a traceback. The top of this module therefore imports next to nothing.
+Python with a traceback. The top of this module therefore imports what Python has loaded, and `signal`.
 """
 
-import atexit
 import os
 import signal
 import sys
-import threading
+from _thread import allocate_lock  # `threading` takes a millisecond
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -16,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 1.5
 """Seconds that a command has to remove its unfinished files after a signal."""
 
-_interrupted = threading.Lock()
+_interrupted = allocate_lock()
 """Held from the first signal on."""
 
 
@@ -85,11 +84,15 @@ def _write_log(text: str) -> str:
 
 def _end_on_signals() -> None:
     """Have a signal raise SystemExit, and end the process `GRACE` seconds later at the latest."""
-    for each in SIGNALS:
-        if signal.getsignal(each) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(each, _end)
-            # Python restores the default handlers last; a signal would then replace the exit status.
-            atexit.register(signal.signal, each, signal.SIG_IGN)
+    handled = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]  # as under nohup
+    for each in handled:
+        signal.signal(each, _end)
+    import atexit  # noqa: PLC0415
+    import threading  # noqa: PLC0415
+
+    for each in handled:
+        # Python restores the default handlers last; a signal would then replace the exit status.
+        atexit.register(signal.signal, each, signal.SIG_IGN)
     # The thread receives a signal also while the main thread computes outside Python, where no handler runs.
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)

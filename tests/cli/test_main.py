@@ -1,5 +1,7 @@
 import errno
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -134,3 +136,12 @@ def package(tmp_path):
     folder = tmp_path / "nnunetv2"
     folder.mkdir()
     return folder
+
+
+def test_signals_are_handled_before_other_modules_are_imported():
+    code = (
+        "import signal, sys; before = set(sys.modules); import sgnet_nnunet.cli.main;"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["sgnet_nnunet", "sgnet_nnunet.cli", "sgnet_nnunet.cli.main"]
