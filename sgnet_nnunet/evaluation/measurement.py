@@ -6,11 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.lesion_metrics import LesionRow, lesion_rows
-from sgnet_nnunet.evaluation.pairs import read_label_map, read_pairs
-from sgnet_nnunet.evaluation.registry import case_metrics, measure
-from sgnet_nnunet.evaluation.results import PredictedCase, Results, results_of_folders
+from sgnet_nnunet.evaluation.pairs import MaskPair, read_label_map, read_pairs
+from sgnet_nnunet.evaluation.registry import Metric, case_metrics, measure
+from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target, results_of_folders
 from sgnet_nnunet.parallel import run_jobs
 
 if TYPE_CHECKING:
@@ -28,8 +31,6 @@ there was no prediction and an empty mask was scored in its place.
 
 LESION_COLUMNS = (*KEYS, *(field.name for field in fields(LesionRow)))
 """Columns of the table of lesions."""
-
-Row = dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,21 @@ def evaluate(
     return measure_results(predictions, presets=presets, workers=workers).per_case
 
 
-Measured = tuple[list[Row], list[Row]]
-"""Rows of the table of cases, and of that of lesions."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Measured:
+    """What was measured of one label of a prediction, in few bytes: those of all cases are kept.
+
+    Attributes:
+        keys: Values of `CASE_COLUMNS`.
+        metrics: Value of each metric.
+        status: Status of each lesion.
+        lesions: The other values of `LesionRow`, shape (lesions, values).
+    """
+
+    keys: tuple[object, ...]
+    metrics: NDArray[np.float64]
+    status: tuple[str, ...]
+    lesions: NDArray[np.float64]
 
 
 def measure_results(
@@ -131,35 +145,51 @@ def measure_results(
         jobs.setdefault(case.reference, []).append(case)
     # What a job carries to its worker is pickled each time: the cases of the others stay here.
     measure_job = partial(_measure_job, results=replace(results, cases=()), presets=tuple(presets))
-    measured: dict[PredictedCase, Measured] = {}
+    measured: dict[PredictedCase, list[_Measured]] = {}
     for cases, outcome in run_jobs(measure_job, list(jobs.values()), workers=workers):
         measured.update(zip(cases, outcome, strict=True))
         on_done(len(cases))
-    ordered = [measured[case] for case in results.cases]
-    per_lesion = pd.DataFrame([row for _, rows in ordered for row in rows], columns=list(LESION_COLUMNS))
-    # pandas cannot infer the types of columns without rows.
+    ordered = [each for case in results.cases for each in measured[case]]
+    number = len(KEYS) + 1  # columns of the lesions' table that are texts
+    texts = [(*each.keys[: len(KEYS)], status) for each in ordered for status in each.status]
+    lesions = [np.empty((0, len(LESION_COLUMNS) - number)), *(each.lesions for each in ordered)]
+    metrics = np.reshape([each.metrics for each in ordered], (len(ordered), len(names)))
     return Measurements(
         results=results,
-        per_case=pd.DataFrame([row for rows, _ in ordered for row in rows], columns=[*CASE_COLUMNS, *names]),
-        per_lesion=per_lesion.astype(dict.fromkeys(LESION_COLUMNS[len(KEYS) + 1 :], float)),
+        per_case=pd.DataFrame([each.keys for each in ordered], columns=list(CASE_COLUMNS)).join(
+            pd.DataFrame(metrics, columns=names)
+        ),
+        per_lesion=pd.DataFrame(texts, columns=list(LESION_COLUMNS[:number])).join(
+            pd.DataFrame(np.concatenate(lesions), columns=list(LESION_COLUMNS[number:]))
+        ),
     )
 
 
 def _measure_job(
     cases: Sequence[PredictedCase], *, results: Results, presets: Sequence[str]
-) -> list[Measured]:
+) -> list[list[_Measured]]:
     reference = read_label_map(cases[0].reference, known=results.known_values)
     metrics = case_metrics(presets)
-    measured: list[Measured] = []
-    for case in cases:
-        measured.append(([], []))
-        of_cases, of_lesions = measured[-1]
-        for target, pair in zip(results.targets, read_pairs(case, results, reference=reference), strict=True):
-            keys = dict(zip(KEYS, (case.model, case.fold, case.name, case.patient, target.name), strict=True))
-            state = {"empty": pair.empty or "", "missing": case.prediction is None}
-            of_cases.append({**keys, **state, **measure(pair, metrics)})
-            of_lesions += [{**keys, **vars(row)} for row in lesion_rows(pair)]
-    return measured
+    return [
+        [
+            _measure(case, target, pair, metrics)
+            for target, pair in zip(
+                results.targets, read_pairs(case, results, reference=reference), strict=True
+            )
+        ]
+        for case in cases
+    ]
+
+
+def _measure(case: PredictedCase, target: Target, pair: MaskPair, metrics: Sequence[Metric]) -> _Measured:
+    keys = (case.model, case.fold, case.name, case.patient, target.name)
+    values = [tuple(vars(row).values()) for row in lesion_rows(pair)]
+    return _Measured(
+        keys=(*keys, pair.empty or "", case.prediction is None),
+        metrics=np.fromiter(measure(pair, metrics).values(), np.float64, len(metrics)),
+        status=tuple(status for status, *_ in values),
+        lesions=np.reshape([others for _, *others in values], (len(values), -1 + len(fields(LesionRow)))),
+    )
 
 
 EMPTY_MASKS = {
