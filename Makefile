@@ -60,7 +60,10 @@ $(TOOLS)/installed:
 	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7' 'pip-audit>=2.9'
 	touch $@
 
+ADVISORIES := https://pypi.org/pypi/pip/24.0/json
 audit: $(VENV)/installed $(TOOLS)/installed ## Known vulnerabilities of everything that is installed; asks PyPI
+	@$(TOOLS)/bin/python -c 'import requests; requests.get("$(ADVISORIES)", timeout=30).raise_for_status()' 2> /dev/null || \
+		{ echo 'audit: nothing was audited: $(ADVISORIES), where PyPI has its advisories, cannot be read from here' >&2; exit 1; }
 	$(BIN)/pip list --format=freeze --exclude sgnet-nnunet > $(TOOLS)/versions.txt
 	$(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps --requirement $(TOOLS)/versions.txt
 
