@@ -139,7 +139,7 @@ def mask_of(work: Path) -> bytes | None:
 def main(
     output: Annotated[Path, typer.Argument(help="Folder for reliability.json and reliability.md.")],
     every: Annotated[int, typer.Option(min=1, help="Try one of so many inputs.")] = 1,
-    only: Annotated[str, typer.Option(help="Try those whose name contains this.")] = "",
+    only: Annotated[str, typer.Option(help="Try those whose kind and name contain this.")] = "",
 ) -> None:
     """Try all inputs and write the outcomes."""
     output, root = output.absolute(), Path(tempfile.mkdtemp(prefix="sgnet-reliability-"))
@@ -172,7 +172,7 @@ def main(
             if ended.status or sound[command, reader] is None:
                 raise SGNetError(f"{command}: the sound input of {reader} failed\n{ended.text}")
     inputs = [*malformed.malformed_images(), *malformed.malformed_models(), *malformed.malformed_arguments()]
-    for each in [each for each in inputs if only in each.name][::every]:
+    for each in [each for each in inputs if only in f"{each.kind} {each.name}"][::every]:
         for command in commands:
             ended = attempt(command, each)
             key = outcome(ended, each.culprits, work, sound[command, each.reader])
