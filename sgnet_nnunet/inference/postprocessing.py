@@ -197,8 +197,14 @@ def write_model_files(folder: Path, model: ModelDescription, arguments: dict[str
     """Write the three files that `nnUNetv2_predict` leaves next to its masks.
 
     The arguments are those of nnU-Net's `predict_from_files`.
+
+    Raises:
+        InputFileError: If the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputFileError(folder, f"cannot be made ({error.strerror})", "name another folder") from error
     write_text(folder / "predict_from_raw_data_args.json", json.dumps(arguments, indent=4, sort_keys=True))
     write_text(folder / "dataset.json", json.dumps(model.dataset, indent=4))
     write_text(folder / "plans.json", json.dumps(model.plans, indent=4))

@@ -154,7 +154,9 @@ def check_names(
     plans = check(path, content, PlansFile, remedy=_COPY)
     architecture = settings.architecture
     if architecture and not _largest(architecture.arch_kwargs) <= LARGEST_ARGUMENT:
-        problem = f"arch_kwargs holds a number above {LARGEST_ARGUMENT}, a longer list, or one that is not a number"
+        problem = (
+            f"arch_kwargs holds a number above {LARGEST_ARGUMENT}, a longer list, or one that is not a number"
+        )
         raise InputFileError(path, problem, _COPY)
     if trust:
         return

@@ -9,6 +9,7 @@ from nnunetv2.inference.export_prediction import (
 )
 from scipy import ndimage
 
+from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.files import PARTIAL_PREFIX
 from sgnet_nnunet.inference import postprocessing as segmentation
 from sgnet_nnunet.inference.operating_point import OperatingPoint, apply_operating_point
@@ -146,3 +147,10 @@ def test_interrupted_writing_leaves_nothing(make_case, pool, tmp_path):
         write_mask(tmp_path / "a.nii.gz", channels[0].astype(np.uint8), {}, reader="NibabelIO")
     assert not list(tmp_path.glob("*.nii.gz")) + list(tmp_path.glob(f"{PARTIAL_PREFIX}*"))
     assert properties
+
+
+@pytest.mark.parametrize("place", ["file", "file/masks", "/proc/masks"])
+def test_folder_that_cannot_be_made_is_named(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputFileError, match=f"{place}: cannot be made"):
+        segmentation.write_model_files(tmp_path / place, None, {})
