@@ -7,7 +7,7 @@ SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
 PYTEST := pytest -n 2 --dist loadgroup
 pytest fast newest lowest: export OMP_NUM_THREADS := 1
 
-.PHONY: help test lint typecheck pytest fast newest lowest audit release demo docs study speed clean
+.PHONY: help test lint typecheck pytest fast fuzz newest lowest audit release demo docs study speed clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,17 @@ pytest: $(VENV)/installed ## All tests, with coverage
 # By file: one worker makes the fixtures of a module.
 fast: $(BIN)/pytest ## The tests that are not slow, on the checkout without installing it; for daily work
 	PYTHONPATH=$(CURDIR) $(BIN)/pytest -n 2 --dist loadfile -m 'not slow'
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= nifti metaimage nrrd plans dataset splits point export record table names checkpoint probabilities
+fuzz: $(BIN)/atheris ## Readers against files drawn by libFuzzer, FUZZ_SECONDS for each; Linux, Python 3.13 or older
+	for target in $(FUZZ_TARGETS); do \
+		$(BIN)/python tools/fuzz.py $$target fuzz_output -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
+$(BIN)/atheris: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check 'atheris>=3.0'
+	touch $@
 
 newest: ## All tests with the newest nnU-Net, PyTorch and NumPy, in an environment of their own
 	rm -rf build
@@ -97,4 +108,4 @@ speed: $(VENV)/installed ## Time inference (of the demo's model) and training; a
 	$(BIN)/python benchmarks/training.py benchmarks/results --no-default --batches 8
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .venv-newest .venv-lowest .venv-tools build dist *.egg-info demo_output study_output site .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-tools build dist *.egg-info demo_output fuzz_output study_output site .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.errors import SGNetError, disk_full
 from sgnet_nnunet.evaluation.measurement import evaluate
-from sgnet_nnunet.files import inside
+from sgnet_nnunet.files import inside, make_folder
 from sgnet_nnunet.nifti import read_image, read_labels
 from sgnet_nnunet.nnunet import FOLDER_VARIABLES, find_masks
 from sgnet_nnunet.parallel import run_until_we_end
@@ -70,7 +70,7 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
     """
     folders = {name: inside(folder, name) for name in FOLDER_VARIABLES}
     for path in (inside(folder, "logs"), *folders.values()):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
     for name in ("phantoms", "predictions"):
         inside(folder, name)
     workers = os.cpu_count() or 1

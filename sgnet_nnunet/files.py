@@ -53,6 +53,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, unless it is there; an SGNetError says why nothing can be written to it."""
+    probe = folder / f"{PARTIAL_PREFIX}{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        problem = f"cannot be made, or not be written to ({error.strerror})"
+        raise InputFileError(folder, problem, "name another folder") from error
+
+
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder to fill; move it to `folder`, which must be new or empty, if the block succeeds.
@@ -64,9 +76,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     if partial.is_symlink():
         partial.unlink()
     shutil.rmtree(partial, ignore_errors=True)
+    make_folder(folder.parent)
     try:
         with _naming_full_disk(folder):
-            partial.mkdir(parents=True)
+            partial.mkdir()
             yield partial
             partial.replace(folder)
     finally:
@@ -222,8 +235,10 @@ def check_voxels(path: Path) -> None:
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
+    if not (voxels := math.prod(reader.GetSize())):
+        raise ValueError("it has no voxels")
     # As if each were a complex number in double precision.
-    most = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * 16
+    most = voxels * reader.GetNumberOfComponents() * 16
     check_memory(path, most)
     if path.suffix in _LOCAL:
         end, is_compressed = _LOCAL[path.suffix]

@@ -455,8 +455,7 @@ class _Stored(NamedTuple):
     def scaled(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return stored values with the header's slope and intercept."""
         with np.errstate(over="ignore"):
-            scaled: NDArray[Any] = apply_read_scaling(values, *self.header.get_slope_inter())
-        return scaled
+            return np.asarray(apply_read_scaling(values, *self.header.get_slope_inter()))
 
 
 def _decode(path: Path) -> _Stored:
@@ -503,8 +502,9 @@ def _header_of(raw: bytes) -> nib.Nifti1Header:
     header = kind(raw[: kind.sizeof_hdr].ljust(kind.sizeof_hdr, b"\0"), check=False)
     if header["magic"].item() != kind.single_magic:
         raise ValueError("no NIfTI file; convert Analyze 7.5, or a pair of .hdr and .img, to .nii.gz")
-    if not header["vox_offset"] >= kind.single_vox_offset:
-        raise ValueError(f"vox_offset {header['vox_offset']:g} is inside the header")
+    offset, slope = header["vox_offset"], header["scl_slope"]
+    if not offset >= kind.single_vox_offset or np.isinf(slope):
+        raise ValueError(f"has the vox_offset {offset:g} and the scl_slope {slope:g}")
     return header
 
 

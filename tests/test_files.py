@@ -14,6 +14,7 @@ from sgnet_nnunet.files import (
     atomic_path,
     checksum_of,
     inside,
+    make_folder,
     read_json,
     write_json,
     write_text,
@@ -133,3 +134,31 @@ def test_json_comes_back_and_nan_is_refused(tmp_path):
 def test_checksum_is_the_sha256_of_the_content(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert checksum_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+PLACES = {
+    "file": lambda path: path.write_text("x"),
+    "pipe": os.mkfifo,
+    "link to a file": lambda path: path.symlink_to(__file__),
+    "loop of links": lambda path: path.symlink_to(path.name),
+    "device": lambda path: path.symlink_to("/dev/null"),
+    "folder of the system": lambda path: path.symlink_to("/proc/self"),
+}
+"""What can be where a folder for results is to be, by name."""
+
+
+@pytest.mark.parametrize("inner", ["", "a/b", "x" * 300])
+@pytest.mark.parametrize("place", PLACES)
+def test_folder_that_cannot_be_written_to_is_named(tmp_path, place, inner):
+    PLACES[place](tmp_path / "results")
+    before = sorted(tmp_path.iterdir())
+    for make in (make_folder, lambda path: atomic_folder(path / "report").__enter__()):
+        with pytest.raises(SGNetError, match=r"results.*cannot be (made|written)"):
+            make(tmp_path / "results" / inner)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_folder_for_results_is_made_and_left_empty(tmp_path):
+    for _ in range(2):
+        make_folder(tmp_path / "a/b")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a/b"]

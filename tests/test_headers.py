@@ -440,6 +440,7 @@ INVALID = {
     "voxels that are not numbers": store("f4", np.nan),
     "infinite voxels": store("f4", -np.inf),
     "scaled beyond single precision": scale_too_far,
+    "scaled by an infinite slope": set_field("scl_slope", -np.inf),
     "scaled by an offset that is not a number": set_field("scl_inter", np.nan),
     "pair of .hdr and .img": set_field("magic", b"ni1"),
     "Analyze 7.5": set_field("magic", b""),

@@ -7,6 +7,7 @@ import typer
 
 from sgnet_nnunet.cli.console import MODEL_FOLDER, TRUST, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.files import make_folder
 from sgnet_nnunet.nnunet import CHECKPOINT
 
 
@@ -72,7 +73,7 @@ def gates(
     description = gated.trained.description
     ending = description.file_ending
     cases = find_cases(images, file_ending=ending, channels=len(description.channels))
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     with progress_bar() as progress:
         task = progress.add_task("gates", total=len(cases))
         for name, files in cases.items():

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from sgnet_nnunet.cli.console import TRUST, out, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.files import make_folder
 from sgnet_nnunet.inference import EngineName, PrecisionName
 from sgnet_nnunet.inference.operating_point import FILE_NAME
 from sgnet_nnunet.nnunet import CHECKPOINT
@@ -107,7 +108,7 @@ def tune(
             on_start=lambda total: progress.add_task("tuning", total=total),
             on_done=lambda _: progress.advance(progress.task_ids[0]),
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_tuning(path, tuning)
     out.print(_table(tuning))
     say(f"{tuning.objective}: {tuning.point}")

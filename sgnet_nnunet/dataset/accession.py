@@ -115,6 +115,8 @@ def read_scans(paths: Mapping[Part, Path]) -> Scans:
     """
     t1ce, flair = read_image(paths["t1ce_img"]), read_image(paths["flair_img"])
     masks = {part: read_mask(path) for part, path in paths.items() if part in IMAGE_OF_MASK}
+    if full := next((paths[part] for part, mask in masks.items() if mask.volume.data.all()), None):
+        raise InputFileError(full, "mask covers every voxel", "draw it again, or leave it out")
     have_one = have_orientation([*paths.values()])
     grids = {"t1ce_img": t1ce.grid, "flair_img": flair.grid}
     grids.update((part, mask.volume.grid) for part, mask in masks.items())

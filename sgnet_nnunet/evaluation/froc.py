@@ -1,7 +1,5 @@
 """Lesions of a case at many thresholds and minimum volumes, their counts, and FROC curves."""
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.lesion_metrics import match_lesions
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.files import open_archive
@@ -272,11 +270,6 @@ def has_ignore_label(model: ModelDescription) -> bool:
 ROUNDING = 1e-4
 """A softmax in 32 bits may give 1.0000001."""
 
-_READ_ERRORS = (
-    *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError),
-    *(zlib.error, zipfile.BadZipFile, NotImplementedError, OverflowError),
-)
-
 
 def read_probabilities(path: Path, *, heads: int) -> NDArray[np.floating]:
     """Read the `.npz` that nnU-Net writes with `--npz`, shape (heads, z, y, x).
@@ -287,12 +280,15 @@ def read_probabilities(path: Path, *, heads: int) -> NDArray[np.floating]:
     try:
         with open_archive(path) as file, np.load(file) as archive:
             probabilities = np.asarray(archive["probabilities"])
-    except _READ_ERRORS as error:
+    except SGNetError:
+        raise
+    except Exception as error:  # a damaged archive raises anything, tokenize.TokenError for one
         detail = " ".join(str(getattr(error, "strerror", "") or error).split()) or type(error).__name__
         problem = f"cannot be read as nnU-Net's probabilities ({detail})"
         raise InputFileError(path, problem, "predict it again") from error
-    if probabilities.ndim != 4 or len(probabilities) != heads:  # noqa: PLR2004
-        problem = f"has shape {probabilities.shape}; ({heads}, z, y, x) is needed"
+    dtype, shape = probabilities.dtype, probabilities.shape
+    if dtype.kind != "f" or len(shape) != 4 or shape[0] != heads or not probabilities.size:  # noqa: PLR2004
+        problem = f"has shape {shape} of {dtype}; ({heads}, z, y, x) of floating-point numbers is needed"
         raise InputFileError(path, problem, "predict it again with this model")
     lowest, highest = float(probabilities.min()), float(probabilities.max())
     # A NaN among them makes both NaN, and no comparison with NaN holds.

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import realpath  # Path.resolve fails on a loop of links
 from pathlib import Path
 
 from sgnet_nnunet.dataset.splits import patients_of
@@ -172,14 +173,14 @@ def results_of_folders(
     """
     references = Path(references)
     if not isinstance(predictions, Mapping):
-        predictions = {Path(predictions).resolve().name: predictions}
+        predictions = {Path(realpath(predictions)).name: predictions}
     folders = {name: Path(folder) for name, folder in predictions.items()}
     expected = find_masks(references)
     found = {
         model: _find_predictions(folder, references, expected, allow_missing=allow_missing)
         for model, folder in folders.items()
     }
-    place = references.resolve()
+    place = Path(realpath(references))
     if images is None and place.name in {"labelsTr", "labelsTs"}:
         images = place.with_name(place.name.replace("labels", "images"))
     candidates = (folder / DATASET_JSON for folder in (references, references.parent, *folders.values()))

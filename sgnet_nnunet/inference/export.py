@@ -161,7 +161,7 @@ def export_openvino(
             written computes something else.
     """
     openvino = import_openvino()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise InputFileError(output, "is there already", "name another folder by -o, or delete it")
     networks: dict[str, SGNet] = {}
     checksums: dict[str, str] = {}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.files import atomic_path, write_text
+from sgnet_nnunet.files import atomic_path, make_folder, write_text
 from sgnet_nnunet.inference.operating_point import DEFAULT_THRESHOLD, OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, Plan
 from sgnet_nnunet.inference.preprocessing import Box, Weights, grid_weights, resample
@@ -201,10 +201,7 @@ def write_model_files(folder: Path, model: ModelDescription, arguments: dict[str
     Raises:
         InputFileError: If the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputFileError(folder, f"cannot be made ({error.strerror})", "name another folder") from error
+    make_folder(folder)
     write_text(folder / "predict_from_raw_data_args.json", json.dumps(arguments, indent=4, sort_keys=True))
     write_text(folder / "dataset.json", json.dumps(model.dataset, indent=4))
     write_text(folder / "plans.json", json.dumps(model.plans, indent=4))

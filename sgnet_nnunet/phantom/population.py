@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from sgnet_nnunet.dataset.collection import Part, part_path
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.files import inside
+from sgnet_nnunet.files import inside, make_folder
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.phantom.anatomy import draw_anatomy
@@ -66,7 +66,7 @@ def write_phantoms(
             raise SGNetError(f"{name} is {value}; give at least {least}")
     ids = [draw_ids(patient_rng(seed, index))[0] for index in range(patients)]
     _check_root(root, ids)
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     write = partial(_write_patient, root, seed=seed, config=config)
     folders: dict[int, Path] = {}
     for index, folder in run_jobs(write, range(patients), workers=workers):
@@ -78,8 +78,6 @@ def write_phantoms(
 
 def _check_root(root: Path, ids: list[str]) -> None:
     """Refuse a folder that holds other files: phantoms must not be mixed with patients."""
-    if root.exists() and not root.is_dir():
-        raise InputFileError(root, "not a folder", "name a folder to write phantoms to")
     if root.exists() and (others := sorted({entry.name for entry in root.glob("[!.]*")} - set(ids))):
         remedy = "name an empty folder, or repeat the run with the same seed and at least as many patients"
         raise InputFileError(root, f"holds {others[0]!r}, which is not of this run", remedy)

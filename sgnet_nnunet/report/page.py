@@ -107,7 +107,7 @@ def report_folder(folder: Path) -> Iterator[Path]:
     Raises:
         SGNetError: If `folder` holds anything but a report of ours, or cannot be written.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     check_report_folder(folder)
     try:
         with atomic_folder(folder) as partial_folder:
@@ -130,13 +130,13 @@ def check_report_folder(folder: Path) -> None:
     Raises:
         InputFileError: If it is something else, holds a file that no report put there, or is not writable.
     """
-    parent = next(path for path in folder.resolve().parents if path.exists())
+    parent = next(path for path in Path(os.path.realpath(folder)).parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputFileError(parent, "cannot be written", "check the permissions, or give another -o")
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return
     if not folder.is_dir():
-        raise InputFileError(folder, "is a file", "give a folder to write the report to")
+        raise InputFileError(folder, "is no folder", "give a folder to write the report to")
     contents = folder / CONTENTS
     try:
         ours = {CONTENTS, *json.loads(read_bytes(contents))} if contents.exists() else set()

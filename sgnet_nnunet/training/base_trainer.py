@@ -331,11 +331,9 @@ class BaseTrainer(nnUNetTrainer):
         if not (self._continued and path.name == CHECKPOINT_LATEST):
             return checkpoint
         best = path.with_name(CHECKPOINT_BEST)
-        if best.is_file():
-            other = load_state(best)
-            if other["current_epoch"] >= checkpoint["current_epoch"]:
-                self.print_to_log_file(f"Continuing from {best.name}, which is not older than {path.name}")
-                return other
+        if best.is_file() and (other := load_state(best))["current_epoch"] >= checkpoint["current_epoch"]:
+            self.print_to_log_file(f"Continuing from {best.name}, which is not older than {path.name}")
+            return other
         scores, before = checkpoint["logging"].get("ema_fg_dice"), checkpoint["_best_ema"]
         if scores and (before is None or scores[-1] > before):
             checkpoint["_best_ema"] = scores[-1]

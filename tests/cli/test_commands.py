@@ -1,13 +1,16 @@
 """The commands' own part: options in, exit status and messages out."""
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.dataset.convert import ConversionResult, ReportRow
 from sgnet_nnunet.demo import METRICS, DemoPlan, DemoResult
+from sgnet_nnunet.nifti import Volume, write_volume
 
 
 def run(*arguments):
@@ -125,3 +128,64 @@ def test_demo_prints_a_row_a_case_and_the_mean(monkeypatch, capsys):
     assert "0.600" in shown
     assert "15.0" in shown
     assert "picture: out/overlay.png" in shown
+
+
+OUTPUTS = {
+    "file": lambda path: path.write_text("x"),
+    "pipe": os.mkfifo,
+    "loop of links": lambda path: path.symlink_to(path.name),
+    "device": lambda path: path.symlink_to("/dev/null"),
+    "below a file": lambda path: path.parent.rmdir() or path.parent.write_text("x"),
+}
+INPUTS = OUTPUTS | {
+    "missing": lambda _: None,
+    "empty": lambda path: path.mkdir(),
+    "dangling link": lambda path: path.symlink_to("/nowhere/x"),
+    "folder of the system": lambda path: path.symlink_to("/proc/self"),
+    "folders for files": lambda path: (path / "a.nii.gz").mkdir(parents=True),
+    "junk": lambda path: path.mkdir() or (path / "a.nii.gz").write_bytes(b"junk"),
+}
+"""What can be where a folder is expected, by name; "below a file" makes the folder's parent a file."""
+
+TAKEN = {
+    "convert": lambda path: ["convert", path],
+    "predict": lambda path: ["predict", "-i", path, "-o", path.parent.parent / "out", "-m", path],
+    "gates": lambda path: ["gates", path, "-i", path, "-o", path.parent.parent / "out"],
+    "export": lambda path: ["export", path, "-o", path.parent.parent / "out"],
+    "evaluate": lambda path: ["evaluate", path, path, "-o", path.parent.parent / "out"],
+}
+
+
+def said_of(arguments, capsys):
+    status = run(*map(str, arguments))
+    shown = capsys.readouterr().err
+    assert status in {1, 2}
+    assert "traceback" not in shown.lower()
+    return shown
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("command", TAKEN)
+def test_input_that_cannot_be_used_is_named(command, kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in/culprit"
+    INPUTS[kind](path)
+    assert "in/culprit" in said_of(TAKEN[command](path), capsys)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("command", ["phantom", "evaluate"])
+def test_output_that_cannot_be_written_is_named(command, kind, tmp_path, capsys):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    mask = np.zeros((4, 4, 4), np.uint8)
+    mask[1, 1, 1] = 1
+    write_volume(masks / "a.nii.gz", Volume(mask, np.eye(4)))
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out/culprit"
+    OUTPUTS[kind](path)
+    line = {"phantom": [path, "-n", "1", "-np", "1"], "evaluate": [masks, masks, "-o", path, "-np", "1"]}
+    expected = "out: cannot be written" if (kind, command) == ("below a file", "evaluate") else "out/culprit"
+    assert expected in said_of([command, *line[command]], capsys)

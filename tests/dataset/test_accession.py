@@ -122,6 +122,15 @@ def shift(voxels: tuple[int, int, int]) -> np.ndarray:
     return matrix
 
 
+@pytest.mark.parametrize("part", ["whole_seg", "core_seg"])
+def test_mask_that_covers_every_voxel_is_refused(collection, part: str):
+    collection.add("P", "A")
+    paths = {name: collection.path("P", "A", name) for name in PARTS}
+    collection.write("P", "A", part, np.ones((4, 4, 4), np.uint8), np.eye(4))
+    with pytest.raises(InputFileError, match=f"A_{part}.*mask covers every voxel"):
+        read_scans(paths)
+
+
 @pytest.mark.parametrize(
     ("part", "beside"),
     [("flair_img", "A_t1ce_img"), ("whole_seg", "A_flair_img"), ("core_seg", "A_t1ce_img")],

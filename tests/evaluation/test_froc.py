@@ -285,7 +285,7 @@ def test_reference_on_another_grid_than_the_images_is_refused(make_model, add_ca
         (np.full((2, 4, 5, 6), np.inf), "has values from inf to inf"),
         (np.full((2, 4, 5, 6), -3.0), "has values from -3 to -3"),
         (np.full((2, 4, 5, 6), 1.5), r"has values from 1\.5 to 1\.5"),
-        (np.zeros((3, 4, 5, 6)), r"shape \(3, 4, 5, 6\); \(2, z, y, x\) is needed"),
+        (np.zeros((3, 4, 5, 6)), r"shape \(3, 4, 5, 6\) of float64; \(2, z, y, x\)"),
         (np.zeros((4, 5, 6)), r"has shape \(4, 5, 6\)"),
         (np.array([{}], dtype=object), "cannot be read as nnU-Net's probabilities"),
     ],

@@ -119,7 +119,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "out").touch()
-    with pytest.raises(InputFileError, match="not a folder"):
+    with pytest.raises(InputFileError, match="cannot be made"):
         write_phantoms(tmp_path / "out", patients=1, seed=0)
 
 

@@ -273,7 +273,7 @@ def test_file_that_comes_while_a_report_is_made_is_not_lost(tmp_path):
 
 def test_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "report").write_text("a file")
-    with pytest.raises(SGNetError, match="is a file"):
+    with pytest.raises(SGNetError, match="is no folder"):
         write(tmp_path / "report", one="1")
 
 
