@@ -102,11 +102,10 @@ def inside(folder: Path, name: Path | str) -> Path:
     Raises:
         SGNetError: If it leads out of the folder, or to the folder itself.
     """
-    path, root = folder / name, folder.resolve()
-    if root not in path.resolve().parents:
-        raise SGNetError(
-            f"{path}: leads out of {folder}, to {path.resolve()}; delete it, or name another folder"
-        )
+    path = folder / name
+    place, root = (Path(os.path.realpath(each)) for each in (path, folder))  # resolve() fails on loops
+    if root not in place.parents:
+        raise SGNetError(f"{path}: leads out of {folder}, to {place}; delete it, or name another folder")
     return path
 
 

@@ -158,6 +158,12 @@ def test_folder_that_cannot_be_written_to_is_named(tmp_path, place, inner):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_folder_of_a_loop_of_links_is_named_when_it_is_made(tmp_path):
+    (tmp_path / "results").symlink_to("results")
+    with pytest.raises(SGNetError, match=r"results: cannot be made"):
+        make_folder(inside(tmp_path / "results", "a").parent)
+
+
 def test_folder_for_results_is_made_and_left_empty(tmp_path):
     for _ in range(2):
         make_folder(tmp_path / "a/b")
