@@ -41,4 +41,5 @@ def anatomy() -> Anatomy:
 def patient() -> dict[str, Volume]:
     rng = patient_rng(7, 0)
     draw_ids(rng)
-    return draw_patient(rng, PhantomConfig(t1ce_in_plane=(1.2, 1.2), t1ce_slice=(1.2, 1.2)))
+    grids = {"t1ce_in_plane": (1.2, 1.2), "t1ce_slice": (1.2, 1.2), "flair_in_plane": (0.9, 0.95)}
+    return draw_patient(rng, PhantomConfig(**grids))

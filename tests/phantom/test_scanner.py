@@ -28,7 +28,7 @@ def scene(anatomy):
         centre=(int(x), int(y), int(z)), radii=(10.0, 10.0, 10.0), rim=2.5, enhancement=1.0, reach=12.0
     )
     lesions = rasterise(rng, anatomy, [lesion], PhantomConfig())
-    return anatomy, lesions, draw_distractors(rng, anatomy, PhantomConfig())
+    return anatomy, lesions, draw_distractors(rng, anatomy, PhantomConfig(vessels=60))
 
 
 def median(signal, fraction, scene, threshold=0.9):

@@ -9,7 +9,7 @@ from sgnet_nnunet.phantom.vessels import draw_distractors
 
 @pytest.fixture(scope="module")
 def distractors(anatomy):
-    return draw_distractors(np.random.default_rng(4), anatomy, PhantomConfig())
+    return draw_distractors(np.random.default_rng(4), anatomy, PhantomConfig(vessels=100))
 
 
 def test_every_kind_is_present_as_fractions_within_the_brain(anatomy, distractors):
