@@ -64,6 +64,7 @@ def test_error_of_a_worker_remembers_the_file_that_it_was_at_work_on(
 INTERRUPTED = """
 import multiprocessing, os, signal, threading, time
 from sgnet_nnunet.parallel import run_jobs
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in a shell's background
 threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
 try:
     list(run_jobs(time.sleep, [900, 900], workers=2))
