@@ -208,8 +208,12 @@ def find_trainer(folder: Path, name: str, *, trust: bool = False) -> Any:  # noq
     for shim in SHIMS:
         if shim.folder == TRAINERS and name in shim.names:
             return getattr(import_module(shim.module), name)
-    module = _own_module(name)
-    found: object = getattr(import_module(module), name, None) if module else None
+    module = _own_module(name) if name.isidentifier() else None
+    try:
+        found: object = getattr(import_module(module), name, None) if module else None
+    except ImportError as error:  # nnU-Net's own release may lack what its trainers import
+        problem = f"its trainer {name} cannot be imported ({error})"
+        raise InputFileError(folder, problem, "install what it needs") from error
     if found is None and trust:
         from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name  # noqa: PLC0415
 

@@ -20,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.froc import read_probabilities
 from sgnet_nnunet.evaluation.model_costs import seconds_per_case
+from sgnet_nnunet.inference import trust as trust_module
 from sgnet_nnunet.inference.trained_model import load_trained_model
 from sgnet_nnunet.inference.trust import RESAMPLINGS, find_trainer, read_checkpoint
 
@@ -170,6 +171,12 @@ def test_arguments_of_resamplings_are_those_of_nnunets_functions():
     for name, arguments in RESAMPLINGS.items():
         taken = inspect.signature(recursive_find_resampling_fn_by_name(name)).parameters
         assert arguments == set(list(taken)[4:]) - {"device"}
+
+
+def test_trainer_whose_module_lacks_another_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(trust_module, "_own_module", lambda _: "nnunetv2.training.absent")
+    with pytest.raises(InputFileError, match=r"trainer nnUNetTrainerX cannot be imported .*absent"):
+        find_trainer(tmp_path, "nnUNetTrainerX")
 
 
 def test_what_is_trusted_is_loaded_as_before(commands, tmp_path):
