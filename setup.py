@@ -15,7 +15,7 @@ REQUIRED = [
     "nnunetv2==2.8.*",  # the releases that are tested
     "filelock>=3.12",
     "monai>=1.4",
-    "msgspec>=0.18",
+    "msgspec>=0.19",
     "psutil>=5.9",
     "rich>=13.6",
     "torch>=2.6",  # nnU-Net takes 2.1; before 2.6, weights_only is not safe (CVE-2025-32434)
