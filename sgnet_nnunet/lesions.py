@@ -42,6 +42,12 @@ class Lesions:
         """Diameter in mm of the sphere of each lesion's volume, shape (number,)."""
         return np.asarray(np.cbrt(6 * self.volumes_mm3 / np.pi), dtype=np.float64)
 
+    def mean_of(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the mean in each lesion of an array of the mask's shape, shape (number,)."""
+        inside = self.labels > 0
+        sums = np.bincount(self.labels[inside], weights=values[inside], minlength=self.number + 1)[1:]
+        return np.asarray(sums / self.voxels, dtype=np.float64)
+
     @cached_property
     def boxes(self) -> list[tuple[slice, slice, slice]]:
         """Bounding box of each lesion."""

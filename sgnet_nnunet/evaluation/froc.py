@@ -1,10 +1,10 @@
 """Lesions of a case at many thresholds and minimum volumes, their counts, and FROC curves."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,16 @@ from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.lesion_metrics import match_lesions
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.files import open_archive
-from sgnet_nnunet.inference.operating_point import DEFAULT_THRESHOLD, OperatingPoint, foreground_probability
+from sgnet_nnunet.inference.operating_point import (
+    DEFAULT_THRESHOLD,
+    OperatingPoint,
+    foreground_probability,
+    is_kept,
+)
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, read_description
 from sgnet_nnunet.inference.postprocessing import classes_of
 from sgnet_nnunet.lesions import Lesions, find_lesions
-from sgnet_nnunet.nifti import at_least, bounding_box, grid_of, read_channel
+from sgnet_nnunet.nifti import bounding_box, grid_of, read_channel
 from sgnet_nnunet.parallel import run_jobs
 
 BELOW_DEFAULT = 0.49
@@ -34,15 +39,36 @@ positive, and would be the best of all by that rule.
 
 @dataclass(frozen=True, kw_only=True)
 class SearchGrid:
-    """The operating points to choose from: rising thresholds, and rising minimum lesion volumes in mm3."""
+    """The operating points to choose from.
+
+    Attributes:
+        thresholds: Rising.
+        volumes_mm3: Minimum lesion volumes in mm3, rising.
+        mean_probabilities: Minimum mean probabilities of the lesions of a smaller volume, falling; 1 removes
+            these whatever their probability.
+    """
 
     thresholds: tuple[float, ...] = (0.02, *(round(0.05 * step, 2) for step in range(1, 20)), 0.98)
     volumes_mm3: tuple[float, ...] = (0.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, 200.0)
+    mean_probabilities: tuple[float, ...] = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6)
+
+    @cached_property
+    def rules(self) -> tuple[tuple[float, float], ...]:
+        """Each minimum volume with each minimum mean probability; a volume of 0 removes nothing, with 1."""
+        return tuple(
+            (volume, probability)
+            for volume in self.volumes_mm3
+            for probability in (self.mean_probabilities if volume else (1.0,))
+        )
 
     def point(self, index: tuple[int, int]) -> OperatingPoint:
-        """Return the point at an index of (threshold, volume)."""
-        threshold, volume = self.thresholds[index[0]], self.volumes_mm3[index[1]]
-        return OperatingPoint(threshold=threshold, min_lesion_volume_mm3=volume)
+        """Return the point at an index of (threshold, rule)."""
+        volume, probability = self.rules[index[1]]
+        return OperatingPoint(
+            threshold=self.thresholds[index[0]],
+            min_lesion_volume_mm3=volume,
+            min_mean_probability=probability,
+        )
 
 
 RATES: dict[str, Callable[..., NDArray[np.float64]]] = {
@@ -60,7 +86,7 @@ class LesionCounts:
 
     Attributes:
         lesions: Reference lesions, shape (cases,).
-        found: Those that are found, shape (cases,) or (cases, thresholds, volumes).
+        found: Those that are found, shape (cases,) or (cases, thresholds, rules).
         false_positives: The same shape.
     """
 
@@ -80,7 +106,7 @@ class LesionCounts:
 
     @property
     def f1(self) -> NDArray[np.float64]:
-        """Lesion F1, shape () or (thresholds, volumes)."""
+        """Lesion F1, shape () or (thresholds, rules)."""
         return self._rate("f1")
 
     @property
@@ -102,15 +128,52 @@ class LesionCounts:
         return LesionCounts(self.lesions[cases], self.found[cases], self.false_positives[cases])
 
     def at(self, points: NDArray[np.intp]) -> "LesionCounts":
-        """Return each case's counts at its own (threshold, volume); indices of shape (cases, 2) or (2,)."""
-        threshold, volume = np.broadcast_to(points, (self.cases, 2)).T
-        where = (np.arange(self.cases), threshold, volume)
+        """Return each case's counts at its own (threshold, rule); indices of shape (cases, 2) or (2,)."""
+        threshold, rule = np.broadcast_to(points, (self.cases, 2)).T
+        where = (np.arange(self.cases), threshold, rule)
         return LesionCounts(self.lesions, self.found[where], self.false_positives[where])
 
     @classmethod
     def join(cls, counts: Sequence["LesionCounts"]) -> "LesionCounts":
         """Return the counts of several cases as one."""
         return cls(*map(np.concatenate, zip(*(vars(each).values() for each in counts), strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The lesions that cases' probabilities give at each threshold, nothing removed; shapes (lesions,).
+
+    Attributes:
+        case: Index of the case.
+        threshold: Index of the threshold.
+        volume_mm3: Volume in mm3.
+        mean_probability: Mean foreground probability.
+        is_true: Whether enough of it lies in the reference, see `MIN_TRUE_SHARE`.
+    """
+
+    case: NDArray[np.intp]
+    threshold: NDArray[np.intp]
+    volume_mm3: NDArray[np.float64]
+    mean_probability: NDArray[np.float64]
+    is_true: NDArray[np.bool_]
+
+    def of(self, which: NDArray[np.bool_]) -> "Candidates":
+        """Return some of the lesions."""
+        return Candidates(*(values[which] for values in vars(self).values()))
+
+    @classmethod
+    def join(cls, of_cases: Sequence["Candidates"]) -> "Candidates":
+        """Return the lesions of several cases, numbered in this order."""
+        numbered = (replace(each, case=np.full_like(each.case, i)) for i, each in enumerate(of_cases))
+        return cls(*map(np.concatenate, zip(*(vars(each).values() for each in numbered), strict=True)))
+
+
+class Counted(NamedTuple):
+    """Counts of shape (1, thresholds, rules), those of nnU-Net's own segmentation, (1,), and the lesions."""
+
+    at_grid: LesionCounts
+    default: LesionCounts
+    candidates: Candidates
 
 
 def count_lesions(
@@ -120,7 +183,7 @@ def count_lesions(
     grid: SearchGrid,
     labels: Labels,
     spacing: tuple[float, ...],
-) -> tuple[LesionCounts, LesionCounts]:
+) -> Counted:
     """Count the lesions of a case at each point of a grid, and in nnU-Net's own segmentation.
 
     A predicted lesion is true if at least `MIN_TRUE_SHARE` of it lies in reference lesions, else it is a
@@ -129,25 +192,32 @@ def count_lesions(
     Args:
         probabilities: Shape (heads, z, y, x).
         reference: Foreground of any class in the reference, shape (z, y, x).
-        grid: Thresholds and minimum lesion volumes.
+        grid: Thresholds and rules.
         labels: The model's labels or regions.
         spacing: Voxel size in mm along z, y, x.
-
-    Returns:
-        Counts of shape (1, thresholds, volumes), and counts of shape (1,) of nnU-Net's own segmentation.
     """
     lowest = min(*grid.thresholds, BELOW_DEFAULT)
     box = bounding_box((foreground_probability(probabilities, labels) > lowest) | reference)
     inside = np.ascontiguousarray(probabilities[(slice(None), *box)])
+    foreground = foreground_probability(inside, labels)
     lesions = find_lesions(reference[box], spacing=spacing)
-    volumes = np.array((0.0, *grid.volumes_mm3))
-    masks = _masks(inside, grid.thresholds, labels)
-    # Axes: case, mask (the default and the thresholds), found or false, minimum volume (0 and the grid's).
-    counts = np.array([[_count(find_lesions(mask, spacing=spacing), lesions, volumes) for mask in masks]])
-    number = np.array([lesions.number])
-    return (
-        LesionCounts(number, counts[:, 1:, 0, 1:], counts[:, 1:, 1, 1:]),
-        LesionCounts(number, counts[:, 0, 0, 0], counts[:, 0, 1, 0]),
+    rules = np.array(((0.0, 1.0), *grid.rules))
+    counts, found = [], []
+    for index, mask in enumerate(_masks(inside, grid.thresholds, labels)):
+        predicted = find_lesions(mask, spacing=spacing)
+        means = predicted.mean_of(foreground)
+        is_true, number = _count(predicted, means, lesions, rules)
+        counts.append(number)
+        if index:
+            places = np.full(predicted.number, index - 1)
+            found.append(Candidates(np.zeros_like(places), places, predicted.volumes_mm3, means, is_true))
+    # Axes: case, mask (the default and the thresholds), found or false, rule (none and the grid's).
+    numbers, actual = np.array([counts]), np.array([lesions.number])
+    joined = map(np.concatenate, zip(*(vars(each).values() for each in found), strict=True))
+    return Counted(
+        LesionCounts(actual, numbers[:, 1:, 0, 1:], numbers[:, 1:, 1, 1:]),
+        LesionCounts(actual, numbers[:, 0, 0, 0], numbers[:, 0, 1, 0]),
+        Candidates(*joined),
     )
 
 
@@ -160,16 +230,18 @@ def _masks(
     yield from (foreground > threshold for threshold in thresholds)
 
 
-def _count(predicted: Lesions, reference: Lesions, volumes: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return found lesions and false positives at each minimum lesion volume, shape (2, volumes)."""
+def _count(
+    predicted: Lesions, means: NDArray[np.float64], reference: Lesions, rules: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Return which lesions are true, and found lesions and false positives at each rule, shape (2, rules)."""
     match = match_lesions(predicted, reference)
     inside = np.bincount(match.predicted, weights=match.common, minlength=predicted.number)
-    true = inside >= MIN_TRUE_SHARE * predicted.voxels
-    # A reference lesion stays found as long as the largest true lesion that overlaps it is kept.
-    largest = np.zeros(reference.number)
-    np.maximum.at(largest, match.actual, np.where(true, predicted.volumes_mm3, 0)[match.predicted])
-    each = (largest[largest > 0], predicted.volumes_mm3[~true])
-    return np.array([np.count_nonzero(at_least(lesions[:, None], volumes), axis=0) for lesions in each])
+    is_true = inside >= MIN_TRUE_SHARE * predicted.voxels
+    kept = is_kept(predicted.volumes_mm3[:, None], means[:, None], *rules.T)
+    found = np.zeros((reference.number, len(rules)), dtype=np.bool_)
+    np.logical_or.at(found, match.actual, (kept & is_true[:, None])[match.predicted])
+    counts = (np.count_nonzero(which, axis=0) for which in (found, kept & ~is_true[:, None]))
+    return is_true, np.array([*counts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,22 +252,24 @@ class Froc:
         thresholds: Thresholds on the foreground probability, shape (points,).
         sensitivity: Share of the reference lesions that are found, shape (points,).
         false_positives_per_case: Shape (points,).
-        min_lesion_volume_mm3: Predicted lesions of a smaller volume were removed.
+        min_lesion_volume_mm3: Predicted lesions of a smaller volume were removed, if their mean probability
+            was below `min_mean_probability`; 1 for all of them.
     """
 
     thresholds: NDArray[np.float64]
     sensitivity: NDArray[np.float64]
     false_positives_per_case: NDArray[np.float64]
     min_lesion_volume_mm3: float = 0.0
+    min_mean_probability: float = 1.0
 
 
-def froc_at(counts: LesionCounts, grid: SearchGrid, *, volume: int) -> Froc:
-    """Return the curve at one of the grid's minimum lesion volumes, given by its index."""
+def froc_at(counts: LesionCounts, grid: SearchGrid, *, rule: int) -> Froc:
+    """Return the curve at one of the grid's rules, given by its index."""
     return Froc(
         np.array(grid.thresholds),
-        counts.sensitivity[:, volume],
-        counts.false_positives_per_case[:, volume],
-        grid.volumes_mm3[volume],
+        counts.sensitivity[:, rule],
+        counts.false_positives_per_case[:, rule],
+        *grid.rules[rule],
     )
 
 
@@ -217,7 +291,7 @@ def froc_of(cases: Sequence[PredictedCase], *, model_folder: Path, workers: int 
     grid = SearchGrid(volumes_mm3=(0.0,))
     job = partial(_count_saved, model=model, grid=grid)
     counts = LesionCounts.join([outcome for _, outcome in run_jobs(job, files, workers=workers)])
-    return froc_at(counts, grid, volume=0) if counts.total_lesions else None
+    return froc_at(counts, grid, rule=0) if counts.total_lesions else None
 
 
 def _count_saved(
@@ -229,7 +303,7 @@ def _count_saved(
     if not prediction or not np.array_equal(read_channel(prediction, reader=model.reader)[0], own):
         problem = f"does not give the mask that is evaluated ({prediction}): other weights predicted it"
         raise InputFileError(saved, problem, "delete it, or validate the fold again with --val --npz")
-    return count_against(reference, probabilities, model=model, grid=grid)[0]
+    return count_against(reference, probabilities, model=model, grid=grid).at_grid
 
 
 def count_against(
@@ -239,7 +313,7 @@ def count_against(
     model: ModelDescription,
     grid: SearchGrid,
     image: dict[str, Any] | None = None,
-) -> tuple[LesionCounts, LesionCounts]:
+) -> Counted:
     """Read the reference of a case with the axes of its images, and count lesions as `count_lesions`.
 
     The probabilities have shape (heads, z, y, x), with the axes that nnU-Net's reader gives; `image` is

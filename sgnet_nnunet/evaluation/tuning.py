@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.evaluation.calibration import Reliability, cross_fitted, fit_calibration, reliability_of
 from sgnet_nnunet.evaluation.froc import (
     MIN_TRUE_SHARE,
     RATES,
+    Candidates,
+    Counted,
     Froc,
     LesionCounts,
     SearchGrid,
@@ -34,6 +37,7 @@ from sgnet_nnunet.inference.operating_point import (
     OperatingPoint,
     Provenance,
     combine_checksums,
+    is_kept,
 )
 from sgnet_nnunet.inference.plan import read_description
 from sgnet_nnunet.inference.predictor import Logits, PredictionOptions, Predictor
@@ -44,21 +48,24 @@ SEED = 0
 
 
 def choose(counts: LesionCounts, grid: SearchGrid, *, sensitivity: float | None = None) -> tuple[int, int]:
-    """Return the index of the best (threshold, volume).
+    """Return the index of the best (threshold, rule).
 
     It has the highest lesion F1 or, if a sensitivity is given, the fewest false positives among the points
     that reach it; where none does, the most sensitive ones are the best. Among equal points the one nearest
-    to nnU-Net's own is taken: first by the threshold's distance from 0.5, then by the volume.
+    to nnU-Net's own is taken: first by the threshold's distance from 0.5, then by the volume, then by the
+    mean probability, so that as few lesions as possible are removed.
     """
-    threshold, volume = np.meshgrid(grid.thresholds, grid.volumes_mm3, indexing="ij")
+    volumes, probabilities = np.array(grid.rules).T
+    threshold, volume = np.meshgrid(grid.thresholds, volumes, indexing="ij")
+    probability = np.broadcast_to(probabilities, volume.shape)
     losses: tuple[NDArray[np.float64], ...] = (-counts.f1,)
     if sensitivity is not None:
         short = np.maximum(sensitivity - counts.sensitivity, 0)
         losses = (-counts.sensitivity, counts.false_positives_per_case, short)
     # lexsort's last key is its first criterion.
-    keys = (volume, np.abs(threshold - DEFAULT_THRESHOLD), *losses)
+    keys = (probability, volume, np.abs(threshold - DEFAULT_THRESHOLD), *losses)
     best = int(np.lexsort([key.ravel() for key in keys])[0])
-    return best // len(grid.volumes_mm3), best % len(grid.volumes_mm3)
+    return best // len(grid.rules), best % len(grid.rules)
 
 
 def cross_validate(
@@ -78,11 +85,7 @@ def cross_validate(
     Raises:
         SGNetError: If without a group no patient, or no lesion, is left.
     """
-    patients = np.array([case.patient for case in cases])
-    groups = np.array([f"fold {case.fold}" for case in cases])
-    if len(set(groups)) == 1:
-        _, patient = np.unique(patients, return_inverse=True)
-        groups = np.array([f"group {number % GROUPS_OF_ONE_FOLD}" for number in patient])
+    groups, patients = groups_of(cases)
     chosen: dict[str, tuple[int, int]] = {}
     for group in dict.fromkeys(groups.tolist()):
         # A patient may have scans in several folds: nnU-Net's own splits do not look at patients.
@@ -92,6 +95,16 @@ def cross_validate(
             raise SGNetError(f"{problem}; give more folds or cases")
         chosen[group] = choose(others, grid, sensitivity=sensitivity)
     return counts.at(np.array([chosen[group] for group in groups.tolist()])), chosen
+
+
+def groups_of(cases: Sequence[PredictedCase]) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """Return each case's group (its fold; of a single fold, one of five of its patients), and its patient."""
+    patients = np.array([case.patient for case in cases])
+    groups = np.array([f"fold {case.fold}" for case in cases])
+    if len(set(groups)) == 1:
+        _, patient = np.unique(patients, return_inverse=True)
+        groups = np.array([f"group {number % GROUPS_OF_ONE_FOLD}" for number in patient])
+    return groups, patients
 
 
 def improvement_of(
@@ -130,7 +143,9 @@ class Tuning:
         resubstitution: Lesions at the chosen point, on the cases it was chosen on: optimistically biased.
         improvement: The cross-validated rates minus those of the default, with 95 % intervals over patients.
         fold_points: The point that was chosen for each group of cases on the others.
-        frocs: The FROC curve with nothing removed, and with the point's minimum volume if it has one.
+        frocs: The FROC curve with nothing removed, and with what the point removes if it does.
+        reliability: Of lesions that a group's point keeps, their confidences calibrated on other groups;
+            `uncalibrated` for their mean probabilities. None with too few lesions.
     """
 
     provenance: Provenance
@@ -144,6 +159,8 @@ class Tuning:
     improvement: dict[str, Estimate]
     fold_points: dict[str, OperatingPoint]
     frocs: tuple[Froc, ...]
+    reliability: Reliability | None = None
+    uncalibrated: Reliability | None = None
 
     @property
     def objective(self) -> str:
@@ -191,9 +208,7 @@ def tune(
 
     Example:
         >>> from sgnet_nnunet import tune  # doctest: +SKIP
-        >>> tuning = tune(501, model="SGNetTrainer", folds=["0", "1"])  # doctest: +SKIP
-        >>> tuning.point  # doctest: +SKIP
-        OperatingPoint(threshold=0.4, min_lesion_volume_mm3=10.0)
+        >>> tune(501, model="SGNetTrainer", folds=["0", "1"]).point  # doctest: +SKIP
     """
     options, grid = options or PredictionOptions(), grid or SearchGrid()
     if sensitivity is not None and not 0 < sensitivity <= 1:
@@ -205,8 +220,13 @@ def tune(
     cases = results_of_models(folders.name, [model], folds, patients=patients, allow_missing=True).cases
     _check(cases, folder, options)
     on_start(len(cases))
-    predicted = _predict(cases, folder, options=options, grid=grid, threads=threads, on_done=on_done)
-    return choose_operating_point(cases, *predicted, grid=grid, sensitivity=sensitivity)
+    counted, provenance = _predict(
+        cases, folder, options=options, grid=grid, threads=threads, on_done=on_done
+    )
+    at_grid, default, found = counted
+    return choose_operating_point(
+        cases, at_grid, default, provenance, grid=grid, sensitivity=sensitivity, candidates=found
+    )
 
 
 def choose_operating_point(
@@ -217,11 +237,13 @@ def choose_operating_point(
     *,
     grid: SearchGrid,
     sensitivity: float | None = None,
+    candidates: Candidates | None = None,
 ) -> Tuning:
     """Choose the operating point of validation cases that have been predicted; see `tune`.
 
     Their lesions are counted at each point of the grid, and in nnU-Net's own segmentation, in the cases'
-    order; the provenance is that of predictions with all their folds.
+    order; the provenance is that of predictions with all their folds. Without candidates nothing is
+    calibrated.
     """
     if not counts.total_lesions:
         raise SGNetError(f"{provenance.model}: no reference has a lesion; give other folds")
@@ -233,21 +255,38 @@ def choose_operating_point(
             "give a lower --sensitivity, or train longer"
         )
     index = choose(counts, grid, sensitivity=sensitivity)
-    validated, fold_points = cross_validate(cases, counts, grid, sensitivity=sensitivity)
-    patients = [case.patient for case in cases]
+    validated, by_group = cross_validate(cases, counts, grid, sensitivity=sensitivity)
+    groups, patients = groups_of(cases)
+    calibration, reliability, uncalibrated = None, None, None
+    if candidates is not None:
+        everywhere = np.broadcast_to(index, (len(cases), 2))
+        calibration = fit_calibration(_at(candidates, grid, everywhere))
+        kept = _at(candidates, grid, np.array([by_group[group] for group in groups.tolist()]))
+        reliability = reliability_of(cross_fitted(kept, groups, patients), kept.is_true)
+        uncalibrated = reliability_of(kept.mean_probability, kept.is_true)
     return Tuning(
         provenance=provenance,
-        patients=len(set(patients)),
+        patients=len(set(patients.tolist())),
         sensitivity=sensitivity,
         grid=grid,
-        point=grid.point(index),
+        point=replace(grid.point(index), calibration=calibration),
         default=default,
         cross_validated=validated,
         resubstitution=counts.at(np.array(index)),
-        improvement=improvement_of(validated, default, patients=patients),
-        fold_points={group: grid.point(chosen) for group, chosen in fold_points.items()},
-        frocs=tuple(froc_at(counts, grid, volume=volume) for volume in sorted({0, index[1]})),
+        improvement=improvement_of(validated, default, patients=patients.tolist()),
+        fold_points={group: grid.point(chosen) for group, chosen in by_group.items()},
+        frocs=tuple(froc_at(counts, grid, rule=rule) for rule in sorted({0, index[1]})),
+        reliability=reliability,
+        uncalibrated=uncalibrated,
     )
+
+
+def _at(candidates: Candidates, grid: SearchGrid, points: NDArray[np.intp]) -> Candidates:
+    """Return the lesions that are kept at each case's own (threshold, rule), indices of shape (cases, 2)."""
+    threshold, rule = points[candidates.case].T
+    volume, probability = np.array(grid.rules)[rule].T
+    kept = is_kept(candidates.volume_mm3, candidates.mean_probability, volume, probability)
+    return candidates.of(kept & (candidates.threshold == threshold))
 
 
 def _check(cases: Sequence[PredictedCase], folder: Path, options: PredictionOptions) -> None:
@@ -290,15 +329,14 @@ def _predict(
     grid: SearchGrid,
     threads: int,
     on_done: Callable[[PredictedCase], object],
-) -> tuple[LesionCounts, LesionCounts, Provenance]:
+) -> tuple[Counted, Provenance]:
     """Predict each case with the network of the fold that it validates, and count its lesions.
 
     Returns:
-        Counts at each point of the grid and in nnU-Net's own segmentation, in the order of the cases, and
-        the provenance of predictions with all folds.
+        What was counted in all cases, in their order, and the provenance of predictions with all folds.
     """
     model = read_description(folder)
-    counts: dict[PredictedCase, tuple[LesionCounts, LesionCounts]] = {}
+    counts: dict[PredictedCase, Counted] = {}
 
     def count(
         predictor: Predictor, case: PredictedCase, logits: Logits, properties: list[dict[str, Any]]
@@ -318,8 +356,9 @@ def _predict(
     checksums = [checksum_of(folder / f"fold_{fold}" / options.checkpoint) for fold in folds]
     weights = combine_checksums(checksums)
     provenance = replace(predictor.models[0].find_provenance(), folds=folds, weights_sha256=weights)
-    at_grid, default = map(LesionCounts.join, zip(*(counts[case] for case in cases), strict=True))
-    return at_grid, default, provenance
+    at_grid, default, candidates = zip(*(counts[case] for case in cases), strict=True)
+    joined = Counted(LesionCounts.join(at_grid), LesionCounts.join(default), Candidates.join(candidates))
+    return joined, provenance
 
 
 def write_tuning(path: Path, tuning: Tuning) -> None:
@@ -343,11 +382,19 @@ def write_tuning(path: Path, tuning: Tuning) -> None:
         "points_chosen_without": {group: asdict(point) for group, point in tuning.fold_points.items()},
         "grid": asdict(tuning.grid),
         "froc": frocs,
+        "reliability": _as_json(tuning.reliability),
+        "uncalibrated": _as_json(tuning.uncalibrated),
     }
     write_json(path, content)
     for fold in path.parent.glob("fold_*") if path.name == FILE_NAME else ():
         kept = fold / KEPT_BY_ZIP
         write_json(kept, (read_json(kept) if kept.is_file() else {}) | {COPY: content})
+
+
+def _as_json(reliability: Reliability | None) -> dict[str, Any] | None:
+    if reliability is None:
+        return None
+    return {name: np.asarray(value).tolist() for name, value in vars(reliability).items()}
 
 
 def _rates(counts: LesionCounts) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The operating point: the probability threshold and the minimum lesion volume of a model's masks."""
+"""The operating point: the threshold of a model's masks, which lesions it removes, and their confidence."""
 
 import hashlib
 import logging
@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
@@ -17,11 +18,14 @@ from sgnet_nnunet.nifti import at_least
 from sgnet_nnunet.nnunet import KEPT_BY_ZIP
 from sgnet_nnunet.schemas import Header, check
 
+if TYPE_CHECKING:
+    from sgnet_nnunet.lesions import Lesions
+
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "operating_point.json"
 FORMAT = "sgnet operating point"
-VERSION = 3
+VERSION = 4
 
 DEFAULT_THRESHOLD = 0.5
 """Probability above which nnU-Net's own segmentation is foreground, of one label or a region."""
@@ -29,21 +33,58 @@ DEFAULT_THRESHOLD = 0.5
 COPY = "sgnet_operating_point"
 """Key of the file's content in each fold's `KEPT_BY_ZIP`."""
 
+SURE = 1e-6
+"""Probabilities closer to 0 or 1 count as this far from it: their logits would be infinite."""
+
 _TUNE_AGAIN = "run sgnet tune again, or predict with --operating-point none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatingPoint:
-    """A threshold on the foreground probability, and a minimum lesion volume in mm3.
+class Calibration:
+    """Platt scaling of a lesion's mean probability: 1 / (1 + exp(-(slope * logit + intercept))).
 
-    Voxels with a higher probability are foreground; lesions of a smaller volume are removed.
+    The slope is the inverse of a temperature. Source: Platt, Advances in Large Margin Classifiers, 1999.
 
     Raises:
-        ValueError: If the threshold is not between 0 and 1, or the volume is negative or not finite.
+        ValueError: If the slope is negative, or a number is not finite.
+    """
+
+    slope: float
+    intercept: float
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.slope) and isfinite(self.intercept) and self.slope >= 0):
+            raise ValueError(f"slope must be at least 0, both finite; got {self.slope}, {self.intercept}")
+
+    def confidence(self, mean_probability: ArrayLike) -> NDArray[np.float64]:
+        """Return the probability that a lesion is one, by the mean probability of its voxels; any shape."""
+        scores = self.slope * logit_of(mean_probability) + self.intercept
+        return np.asarray(0.5 * (1 + np.tanh(scores / 2)))  # which does not overflow
+
+
+def logit_of(probability: ArrayLike) -> NDArray[np.float64]:
+    """Return the logits of probabilities, those of 0 and 1 cut off."""
+    clipped = np.clip(np.asarray(probability, dtype=np.float64), SURE, 1 - SURE)
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """A threshold on the foreground probability, and which lesions above it are removed.
+
+    Voxels with a higher probability are foreground. A lesion is removed if it is both smaller than the
+    minimum volume in mm3 and of a lower mean probability than the minimum; 1, the default, removes all small
+    ones.
+
+    Raises:
+        ValueError: If the threshold is not between 0 and 1, the volume is negative or not finite, or the
+            minimum mean probability is not above 0 and at most 1.
     """
 
     threshold: float
     min_lesion_volume_mm3: float = 0.0
+    min_mean_probability: float = 1.0
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         volume = self.min_lesion_volume_mm3
@@ -51,11 +92,32 @@ class OperatingPoint:
             raise ValueError(f"threshold must be between 0 and 1; got {self.threshold}")
         if not (isfinite(volume) and volume >= 0):
             raise ValueError(f"min_lesion_volume_mm3 must be finite and at least 0; got {volume}")
+        if not 0 < self.min_mean_probability <= 1:
+            raise ValueError(
+                f"min_mean_probability must be above 0, up to 1; got {self.min_mean_probability}"
+            )
 
     def __str__(self) -> str:
-        volume = self.min_lesion_volume_mm3
-        removed = f"lesions below {volume:g} mm3 removed" if volume else "no lesion removed"
-        return f"threshold {self.threshold:g}, {removed}"
+        return (
+            f"threshold {self.threshold:g}, {removal(self.min_lesion_volume_mm3, self.min_mean_probability)}"
+        )
+
+
+def removal(volume_mm3: float, mean_probability: float) -> str:
+    """Return in words which lesions a minimum volume and a minimum mean probability remove."""
+    if not volume_mm3:
+        return "no lesion removed"
+    unsure = f" and of a mean probability below {mean_probability:g}" if mean_probability < 1 else ""
+    return f"lesions below {volume_mm3:g} mm3{unsure} removed"
+
+
+def is_kept(
+    volumes_mm3: ArrayLike, mean_probabilities: ArrayLike, minimum_mm3: ArrayLike, minimum_mean: ArrayLike
+) -> NDArray[np.bool_]:
+    """Return which lesions are kept at a minimum volume and a minimum mean probability; all broadcast."""
+    minimum = np.asarray(minimum_mean)
+    sure = (np.asarray(mean_probabilities) >= minimum) & (minimum < 1)
+    return np.asarray(at_least(volumes_mm3, minimum_mm3) | sure)
 
 
 def foreground_probability(probabilities: NDArray[np.floating], labels: Labels) -> NDArray[np.floating]:
@@ -88,12 +150,37 @@ def apply_operating_point(
         labels: The model's labels or regions.
         spacing: Voxel size in mm along z, y, x.
     """
+    lesions, kept = lesions_at(foreground_probability(probabilities, labels), point, spacing)
+    return segmentation_at(probabilities, point, labels, np.append(False, kept)[lesions.labels])
+
+
+def lesions_at(
+    foreground: NDArray[np.floating], point: OperatingPoint, spacing: tuple[float, ...]
+) -> "tuple[Lesions, NDArray[np.bool_]]":
+    """Return the lesions above a point's threshold, and which of them the point keeps, shape (lesions,).
+
+    Args:
+        foreground: Probability of any foreground, of three axes in any order.
+        point: The operating point.
+        spacing: Voxel size in mm along these axes.
+    """
     # SciPy behind it takes a fifth of a second to import.
     from sgnet_nnunet.lesions import find_lesions  # noqa: PLC0415
 
-    lesions = find_lesions(foreground_probability(probabilities, labels) > point.threshold, spacing=spacing)
-    kept = np.concatenate([[False], at_least(lesions.volumes_mm3, point.min_lesion_volume_mm3)])
-    foreground = kept[lesions.labels]
+    lesions = find_lesions(foreground > point.threshold, spacing=spacing)
+    minimum = point.min_mean_probability
+    # The means take a moment, and most points need none.
+    means = lesions.mean_of(foreground) if minimum < 1 else 0.0
+    return lesions, is_kept(lesions.volumes_mm3, means, point.min_lesion_volume_mm3, minimum)
+
+
+def segmentation_at(
+    probabilities: NDArray[np.floating], point: OperatingPoint, labels: Labels, foreground: NDArray[np.bool_]
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return the values of labels, (z, y, x), of voxels that are foreground at an operating point.
+
+    The probabilities have the shape (heads, z, y, x); see `apply_operating_point`.
+    """
     wide = len(labels.foreground_labels) >= FEWEST_LABELS_OF_UINT16
     segmentation = np.zeros(foreground.shape, dtype=np.uint16 if wide else np.uint8)
     segmentation[foreground] = _classes(probabilities[:, foreground], point.threshold, labels)
@@ -185,7 +272,8 @@ def read_operating_point(path: Path) -> OperatingPointRecord:
     if version == 1:
         problem = "was tuned by version 0.1, for tiled and mirrored predictions of single folds"
         raise InputFileError(path, problem, _TUNE_AGAIN)
-    if version not in {2, VERSION}:  # 2 lacks precision and step size: `sgnet tune` left them at the defaults
+    # 2 lacks precision and step size, which `sgnet tune` left at the defaults; 3 the mean probability.
+    if version not in {2, 3, VERSION}:
         raise InputFileError(path, f"has version {version}; this program reads {VERSION}", _TUNE_AGAIN)
     return check(path, content, OperatingPointRecord, remedy=_TUNE_AGAIN)
 

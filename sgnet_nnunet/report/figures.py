@@ -18,7 +18,7 @@ from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import Model
 from sgnet_nnunet.evaluation.statistics import Floats, rows_of
 from sgnet_nnunet.files import atomic_path
-from sgnet_nnunet.inference.operating_point import DEFAULT_THRESHOLD
+from sgnet_nnunet.inference.operating_point import DEFAULT_THRESHOLD, removal
 from sgnet_nnunet.nifti import at_least
 from sgnet_nnunet.report.tables import rows_of_label, verdict
 
@@ -395,12 +395,15 @@ def _counts(lesions: pd.DataFrame, limits: Floats) -> list[Floats]:
 
 
 def draw_tuning(tuning: "Tuning", path: Path) -> None:
-    """Draw a tuning's FROC curves with the default and the chosen point, as PNG, atomically."""
-    figure, grid = new_figure(7, 5)
+    """Draw a tuning's FROC curves with the default and the chosen point, as PNG, atomically.
+
+    Next to them is the reliability of the lesions' confidences, if there is one.
+    """
+    columns = 1 if tuning.reliability is None else 2
+    figure, grid = new_figure(7 * columns - 1.5 * (columns - 1), 5, axes=columns, columns=columns)
     axes = grid[0, 0]
     for froc, colour in zip(tuning.frocs, (FAINT, "#0072B2"), strict=False):
-        volume = froc.min_lesion_volume_mm3
-        label = f"every threshold, {f'below {volume:g} mm3' if volume else 'nothing'} removed"
+        label = f"every threshold, {removal(froc.min_lesion_volume_mm3, froc.min_mean_probability)}"
         axes.plot(froc.false_positives_per_case, froc.sensitivity, marker=".", color=colour, label=label)
     for counts, marker, size, colour, label in (
         (tuning.default, "s", 7, INK, "default"),
@@ -413,4 +416,21 @@ def draw_tuning(tuning: "Tuning", path: Path) -> None:
     cases = f"{tuning.default.cases} cases of {tuning.patients} patients"
     model = short(tuning.provenance.model, width=70)
     axes.set_title(f"{model}\n{cases}, {tuning.default.total_lesions} lesions", fontsize=10)
+    if tuning.reliability is not None:
+        _draw_reliability(grid[0, 1], tuning)
     save(figure, path)
+
+
+def _draw_reliability(axes: "Axes", tuning: "Tuning") -> None:
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
+    for found, colour, name in (
+        (tuning.uncalibrated, FAINT, "mean probability"),
+        (tuning.reliability, "#009E73", "confidence, cross-fitted"),
+    ):
+        if found is not None:
+            label = f"{name}: error {found.error:.3f}, Brier {found.brier:.3f}"
+            axes.plot(found.confidence, found.true_share, marker="o", color=colour, label=label)
+            axes.scatter(found.confidence, found.true_share, s=6 * np.sqrt(found.lesions), color=colour)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="mean in the bin", ylabel="share of true lesions")
+    axes.legend(fontsize=8, loc="upper left", frameon=False)
+    axes.set_title("Reliability of predicted lesions", fontsize=10)

@@ -114,7 +114,9 @@ def test_point_and_picture_are_written_into_the_models_folder(model, capsys):
     assert files(model) == {"dataset.json", "plans.json", "operating_point.json", "operating_point.png"}
     shown = " ".join(capsys.readouterr().out.split())
     assert "false positives per case │ 1.000 │ 0.000 │ -1.000 [-1.000, -1.000]" in shown
-    assert "highest lesion F1: threshold 0.5, lesions below 20 mm3 removed" in shown
+    assert (
+        "highest lesion F1: threshold 0.5, lesions below 20 mm3 and of a mean probability below 0.9" in shown
+    )
 
 
 def test_every_fold_is_predicted_with_its_own_weights_and_the_options_given(model):

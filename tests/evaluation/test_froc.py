@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.froc import (
+    Candidates,
     LesionCounts,
     SearchGrid,
     count_against,
@@ -17,7 +18,7 @@ from sgnet_nnunet.evaluation.froc import (
     froc_of,
     read_probabilities,
 )
-from sgnet_nnunet.inference.operating_point import OperatingPoint, apply_operating_point
+from sgnet_nnunet.inference.operating_point import apply_operating_point
 from sgnet_nnunet.inference.plan import labels_of, read_description
 from sgnet_nnunet.lesions import find_lesions
 from sgnet_nnunet.nifti import Volume, read_channel, reader_class, write_volume
@@ -36,7 +37,7 @@ def one_label(tumour):
 
 
 def count(tumour, reference, *, spacing=(1.0, 1.0, 1.0), thresholds=THRESHOLDS, volumes=(0.0,)):
-    grid = SearchGrid(thresholds=thresholds, volumes_mm3=volumes)
+    grid = SearchGrid(thresholds=thresholds, volumes_mm3=volumes, mean_probabilities=(1.0,))
     return count_lesions(one_label(tumour), reference, grid=grid, labels=LABELS["one label"], spacing=spacing)
 
 
@@ -50,7 +51,7 @@ def test_found_and_false_lesions_are_those_counted_by_hand():
     reference[0, 7, 11] = True  # missed
     tumour[1, 7, 0:2] = 0.7  # false, 2 mm3
     volumes = (0.0, 2.0, 2.5, 4.0, 6.0)
-    counts, default = count(tumour, reference, spacing=(4.0, 0.5, 0.5), volumes=volumes)
+    counts, default, _ = count(tumour, reference, spacing=(4.0, 0.5, 0.5), volumes=volumes)
     assert counts.lesions.tolist() == default.lesions.tolist() == [4]
     assert counts.found[0].tolist() == [[3, 3, 3, 2, 0], [3, 2, 1, 0, 0], [2, 1, 1, 0, 0]]
     assert counts.false_positives[0].tolist() == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
@@ -71,8 +72,10 @@ def test_every_count_is_that_of_the_mask_which_prediction_writes(label_managers,
     probabilities = (exp / (1 + exp) if kind == "regions" else exp / exp.sum(axis=0)).astype(np.float32)
     reference = blobs(rng, shape, 1.5) > 1.5
     labels = LABELS[kind]
-    grid = SearchGrid(thresholds=THRESHOLDS, volumes_mm3=volumes)
-    counts, default = count_lesions(probabilities, reference, grid=grid, labels=labels, spacing=spacing)
+    grid = SearchGrid(thresholds=THRESHOLDS, volumes_mm3=volumes, mean_probabilities=(1.0, 0.75, 0.6))
+    counts, default, candidates = count_lesions(
+        probabilities, reference, grid=grid, labels=labels, spacing=spacing
+    )
     lesions = find_lesions(reference, spacing=spacing)
     assert counts.lesions.tolist() == [lesions.number]
 
@@ -82,20 +85,42 @@ def test_every_count_is_that_of_the_mask_which_prediction_writes(label_managers,
         found = set(lesions.labels[np.isin(components, true) & reference])
         return len(found), number - len(true)
 
-    for i, threshold in enumerate(THRESHOLDS):
-        for j, smallest in enumerate(volumes):
-            point = OperatingPoint(threshold=threshold, min_lesion_volume_mm3=smallest)
+    for i in range(len(THRESHOLDS)):
+        for j in range(len(grid.rules)):
+            point = grid.point((i, j))
             mask = apply_operating_point(probabilities, point, labels, spacing)
             assert (counts.found[0, i, j], counts.false_positives[0, i, j]) == counted(mask)
     own = counted(manager.convert_probabilities_to_segmentation(probabilities))
     assert (default.found[0], default.false_positives[0]) == own
     assert counts.false_positives[0].min() < counts.false_positives[0].max()
+    false = np.bincount(candidates.threshold[~candidates.is_true], minlength=len(THRESHOLDS))
+    assert counts.false_positives[0, :, 0].tolist() == false.tolist()
+
+
+def test_candidates_have_their_volume_and_mean_probability():
+    reference, tumour = np.zeros((2, 4, 8), dtype=bool), np.zeros((2, 4, 8))
+    tumour[0, 0, 0:3] = 0.6, 0.9, 0.3
+    tumour[1, 3, 6] = 0.8
+    reference[0, 0, 1] = True
+    found = count(tumour, reference, spacing=(2.0, 1.0, 1.0), thresholds=(0.2, 0.5)).candidates
+    order = np.lexsort([found.volume_mm3, found.threshold])
+    rows = zip(found.threshold, found.volume_mm3, found.mean_probability, found.is_true, strict=True)
+    rows = np.array(list(rows), dtype=float)[order]
+    expected = [(0, 2, 0.8, False), (0, 6, 0.6, True), (1, 2, 0.8, False), (1, 4, 0.75, True)]
+    np.testing.assert_allclose(rows, np.array(expected, dtype=float), rtol=1e-6)
+
+
+def test_candidates_of_several_cases_are_numbered_in_order():
+    tumour = np.zeros((2, 4, 8))
+    tumour[0, 0, 0] = tumour[1, 3, 6] = 0.9
+    each = [count(tumour, tumour > 0, thresholds=(0.5,)).candidates] * 2
+    assert Candidates.join(each).case.tolist() == [0, 0, 1, 1]
 
 
 def test_default_foreground_below_the_lowest_threshold_is_not_cropped_away():
     tumour, reference = np.zeros((4, 5, 6)), np.zeros((4, 5, 6), dtype=bool)
     tumour[1, 1, 1] = 0.6
-    counts, default = count(tumour, reference, thresholds=(0.9,))
+    counts, default, _ = count(tumour, reference, thresholds=(0.9,))
     assert default.false_positives.tolist() == [1]
     assert counts.false_positives.tolist() == [[[0]]]
 
@@ -104,7 +129,7 @@ def test_flood_that_overlaps_every_lesion_finds_none():
     reference, tumour = np.zeros((5, 10, 10), dtype=bool), np.full((5, 10, 10), 0.3)
     reference[0, 0, :3] = reference[4, 9, :3] = reference[2, 5, 5:8] = True
     tumour[reference] = 0.9
-    counts, _ = count(tumour, reference)
+    counts = count(tumour, reference).at_grid
     assert counts.found[0, :, 0].tolist() == [0, 3, 3]
     assert counts.false_positives[0, :, 0].tolist() == [1, 0, 0]
 
@@ -114,13 +139,13 @@ def test_predicted_lesion_is_true_from_a_tenth_of_its_voxels_on():
     reference[0, 0, 0] = True
     for length, true in [(10, 1), (11, 0)]:
         tumour[0, 0, :length] = 0.9
-        counts, _ = count(tumour, reference, thresholds=(0.5,))
+        counts = count(tumour, reference, thresholds=(0.5,)).at_grid
         assert (counts.found.item(), counts.false_positives.item()) == (true, 1 - true)
 
 
 def test_case_without_lesions_or_predictions_counts_nothing():
     nothing = np.zeros((4, 5, 6))
-    for counts in count(nothing, nothing > 0, volumes=(0.0, 10.0)):
+    for counts in count(nothing, nothing > 0, volumes=(0.0, 10.0))[:2]:
         assert counts.lesions.tolist() == [0]
         assert not counts.found.any()
         assert not counts.false_positives.any()
@@ -258,8 +283,9 @@ def test_reference_is_read_as_the_images_were_however_its_axes_lie(make_model, a
     # Probabilities have the axes of nnU-Net's reader.
     (seen,), _ = reader_class(reader)().read_seg(str(case.reference))
     volume = 3 * 5 * 0.7 * 0.6
-    grid = SearchGrid(thresholds=(0.5,), volumes_mm3=(volume, 1.01 * volume))
-    counts, _ = count_against(case.reference, one_label(seen), model=read_description(folder), grid=grid)
+    grid = SearchGrid(thresholds=(0.5,), volumes_mm3=(volume, 1.01 * volume), mean_probabilities=(1.0,))
+    counted = count_against(case.reference, one_label(seen), model=read_description(folder), grid=grid)
+    counts = counted.at_grid
     assert counts.found.tolist() == [[[1, 0]]]
     assert not counts.false_positives.any()
 
@@ -270,9 +296,8 @@ def test_reference_on_another_grid_than_the_images_is_refused(make_model, add_ca
     case = add_case(folder, "case", tumour, tumour > 0)
     model, grid = read_description(folder), SearchGrid()
     _, image = read_channel(case.reference, reader=model.reader)
-    assert not count_against(case.reference, one_label(tumour), model=model, grid=grid, image=image)[
-        0
-    ].total_lesions
+    counted = count_against(case.reference, one_label(tumour), model=model, grid=grid, image=image)
+    assert not counted.at_grid.total_lesions
     nib.save(nib.Nifti1Image(tumour.T.astype(np.uint8), None), case.reference)
     with pytest.raises(InputFileError, match="is on another grid than the images"):
         count_against(case.reference, one_label(tumour), model=model, grid=grid, image=image)

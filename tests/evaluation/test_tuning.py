@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.evaluation.froc import LesionCounts, SearchGrid, count_lesions
+from sgnet_nnunet.evaluation.froc import Candidates, LesionCounts, SearchGrid, count_lesions
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.evaluation.tuning import (
     choose,
@@ -17,13 +18,18 @@ from sgnet_nnunet.evaluation.tuning import (
     improvement_of,
     write_tuning,
 )
-from sgnet_nnunet.inference.operating_point import OperatingPoint, Provenance, read_operating_point
+from sgnet_nnunet.inference.operating_point import (
+    Calibration,
+    OperatingPoint,
+    Provenance,
+    read_operating_point,
+)
 from sgnet_nnunet.inference.plan import labels_of
 from sgnet_nnunet.report.figures import draw_tuning
 
-SMALL = SearchGrid(thresholds=(0.2, 0.5, 0.8), volumes_mm3=(0.0, 10.0))
+SMALL = SearchGrid(thresholds=(0.2, 0.5, 0.8), volumes_mm3=(0.0, 10.0), mean_probabilities=(1.0,))
 THRESHOLDS = SearchGrid(thresholds=(0.1, 0.3, 0.5, 0.7, 0.9), volumes_mm3=(0.0,))
-GRID = SearchGrid(thresholds=(0.1, 0.3, 0.5, 0.7), volumes_mm3=(0.0, 3.0, 6.0))
+GRID = SearchGrid(thresholds=(0.1, 0.3, 0.5, 0.7), volumes_mm3=(0.0, 3.0, 6.0), mean_probabilities=(1.0,))
 PROVENANCE = Provenance(model="D/M", engine="sparse", folds=("0", "1", "2"), weights_sha256="abc")
 
 
@@ -190,9 +196,11 @@ def counted(tumour, reference, grid=GRID):
 
 
 def chosen(cases, counts, *, grid=GRID, **options):
-    """Choose the point of cases, each of whose counts are a pair as `count_lesions` returns it."""
-    at_grid, default = (LesionCounts.join(each) for each in zip(*counts, strict=True))
-    return choose_operating_point(cases, at_grid, default, PROVENANCE, grid=grid, **options)
+    """Choose the point of cases, each of which was counted by `count_lesions`."""
+    at_grid, default, found = zip(*counts, strict=True)
+    joined = LesionCounts.join(at_grid), LesionCounts.join(default)
+    found = Candidates.join(found)
+    return choose_operating_point(cases, *joined, PROVENANCE, grid=grid, candidates=found, **options)
 
 
 @pytest.fixture
@@ -260,6 +268,53 @@ def test_references_without_a_lesion_are_an_error():
         chosen([case("a"), case("b")], [nothing] * 2)
 
 
+def sure_and_small(grid):
+    """A model that is sure of true lesions of 2 mm3, and unsure of as many false ones of 2 mm3."""
+    cases, predicted = [], []
+    for i in range(9):
+        tumour = np.zeros((4, 8, 9))
+        tumour[0, 0:2, 0], tumour[2, 4, 4:6], tumour[3, 7, 7:9] = 0.9, 0.6, 0.8 + 0.01 * i
+        cases.append(case(f"c{i}", fold=str(i % 3), patient=f"p{i}"))
+        predicted.append(counted(tumour, tumour > 0.7, grid))
+    return cases, predicted
+
+
+SURE = SearchGrid(thresholds=(0.5,), volumes_mm3=(0.0, 3.0), mean_probabilities=(1.0, 0.7))
+
+
+def test_small_lesions_that_the_model_is_sure_of_are_kept():
+    tuning = chosen(*sure_and_small(SURE), grid=SURE)
+    assert tuning.point.min_lesion_volume_mm3 == 3
+    assert tuning.point.min_mean_probability == 0.7
+    assert tuning.cross_validated.f1 == 1 > tuning.default.f1
+    assert str(tuning.point).endswith("lesions below 3 mm3 and of a mean probability below 0.7 removed")
+    assert tuning.point.calibration is None  # no false one is kept
+
+
+def test_confidence_is_calibrated_on_the_lesions_that_the_point_keeps():
+    grid = replace(SURE, volumes_mm3=(0.0,))
+    tuning = chosen(*sure_and_small(grid), grid=grid)
+    true, false = tuning.point.calibration.confidence([0.9, 0.6])
+    assert true > 0.9
+    assert false < 0.2
+    assert tuning.reliability.lesions.sum() == 27
+    assert tuning.reliability.brier < tuning.uncalibrated.brier
+
+
+def test_too_few_lesions_are_not_calibrated(hesitant):
+    tuning = chosen(*hesitant)
+    assert tuning.point.calibration is None
+    assert tuning.reliability is None
+
+
+def test_calibration_comes_back_from_the_file(hesitant, tmp_path):
+    path = tmp_path / "operating_point.json"
+    tuning = chosen(*hesitant)
+    point = replace(tuning.point, calibration=Calibration(slope=1.5, intercept=-0.2))
+    write_tuning(path, replace(tuning, point=point))
+    assert read_operating_point(path).point == point
+
+
 # --- the file and the picture ------------------------------------------------------------------------------
 
 
@@ -286,7 +341,12 @@ def test_file_reports_how_the_point_was_chosen_and_its_rates(hesitant, tmp_path)
     }
     assert content["cross_validated"]["f1"] == content["resubstitution"]["f1"] == 12 / 13
     assert content["improvement"]["false_positives_per_case"] == {"value": -1, "low": -1, "high": -1}
-    assert content["points_chosen_without"]["fold 1"] == {"threshold": 0.3, "min_lesion_volume_mm3": 3}
+    assert content["points_chosen_without"]["fold 1"] == {
+        "threshold": 0.3,
+        "min_lesion_volume_mm3": 3,
+        "min_mean_probability": 1,
+        "calibration": None,
+    }
     assert len(content["froc"][0]["sensitivity"]) == len(content["grid"]["thresholds"])
 
 
@@ -297,6 +357,14 @@ def test_rates_without_an_interval_are_null(hesitant, tmp_path):
     write_tuning(tmp_path / "point.json", replace(tuning, improvement=alone))
     content = json.loads((tmp_path / "point.json").read_text())
     assert content["improvement"]["f1"]["low"] is None
+
+
+def test_picture_shows_the_reliability_next_to_the_curve(hesitant, tmp_path):
+    grid = replace(SURE, volumes_mm3=(0.0,))
+    draw_tuning(chosen(*sure_and_small(grid), grid=grid), tmp_path / "both.png")
+    draw_tuning(chosen(*hesitant), tmp_path / "one.png")
+    both, one = (matplotlib.image.imread(tmp_path / f"{name}.png").shape[1] for name in ("both", "one"))
+    assert both > 1.5 * one
 
 
 def test_picture_is_a_png(hesitant, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.operating_point import (
+    Calibration,
     OperatingPoint,
     OperatingPointRecord,
     Provenance,
@@ -76,6 +77,33 @@ def test_lesions_are_removed_whole_by_their_volume_in_mm3(label_managers):
     for smallest, voxels in [(0, 5), (2.5, 5), (2.6, 3), (3.75, 3), (3.8, 0)]:
         point = OperatingPoint(threshold=0.5, min_lesion_volume_mm3=smallest)
         assert apply_operating_point(one_label(tumour), point, manager, spacing).sum() == voxels
+
+
+def test_small_lesion_is_removed_only_if_the_model_is_unsure_of_it(label_managers):
+    tumour = np.zeros((3, 6, 6))
+    tumour[0, 0, 0:2] = 0.6, 0.8  # small, a mean of 0.7
+    tumour[2, 3, 0:2] = 0.9  # small
+    tumour[0, 3:6, 3:6] = 0.6  # large
+    manager = label_managers["one label"]
+    for least, voxels in [(1.0, 9), (0.95, 9), (0.8, 11), (0.71, 11), (0.69, 13), (0.5, 13)]:
+        point = OperatingPoint(threshold=0.5, min_lesion_volume_mm3=5, min_mean_probability=least)
+        assert apply_operating_point(one_label(tumour), point, manager, ISOTROPIC).sum() == voxels
+
+
+def test_confidence_rises_with_the_mean_probability_within_0_and_1():
+    calibration = Calibration(slope=2.0, intercept=-1.0)
+    confidence = calibration.confidence(np.array([0.0, 0.3, 0.5, 0.9, 1.0]))
+    assert (np.diff(confidence) > 0).all()
+    assert 0 <= confidence[0] < confidence[-1] <= 1
+    assert confidence[2] == pytest.approx(1 / (1 + np.exp(1)))
+    with pytest.raises(ValueError, match="slope must be at least 0"):
+        Calibration(slope=-1.0, intercept=0.0)
+
+
+@pytest.mark.parametrize("probability", [0.0, -0.5, 1.5, float("nan")])
+def test_minimum_mean_probability_that_is_none_is_refused(probability):
+    with pytest.raises(ValueError, match="min_mean_probability must be above 0, up to 1"):
+        OperatingPoint(threshold=0.5, min_mean_probability=probability)
 
 
 def test_lesion_of_two_classes_is_one_lesion(label_managers):
@@ -239,7 +267,7 @@ def test_without_a_point_none_is_applied(model_folder, caplog):
     [
         ({"format": "other"}, "is not an operating point of sgnet tune"),
         ({"version": 1}, r"version 0\.1, for tiled and mirrored .*run sgnet tune again"),
-        ({"version": 4}, "has version 4; this program reads 3"),
+        ({"version": 5}, "has version 5; this program reads 4"),
         ({"point": None}, r"\$\.point: expected object, got None"),
         ({"point": {"threshold": 2}}, r"\$\.point: threshold must be between"),
         ({"point": {"thresh": 0.2}}, r"\$\.point: object missing required field threshold"),
