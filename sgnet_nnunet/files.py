@@ -86,6 +86,60 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+CONTENTS = ".sgnet_report.json"
+"""Hidden file that lists what is in a folder of output, so that the next run replaces nothing else."""
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder next to `folder` to write to; it takes its place if all goes well.
+
+    Otherwise, nothing is left behind and what was in `folder` stays.
+
+    Raises:
+        SGNetError: If `folder` holds anything but output of ours, or cannot be written.
+    """
+    folder = Path(os.path.realpath(folder))
+    check_output_folder(folder)
+    try:
+        with atomic_folder(folder) as partial_folder:
+            yield partial_folder
+            write_json(partial_folder / CONTENTS, sorted(path.name for path in partial_folder.iterdir()))
+            # Checked again: the output took minutes, and the folder may have changed.
+            check_output_folder(folder)
+            if folder.exists():
+                shutil.rmtree(folder)
+    except OSError as error:
+        raise SGNetError(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}); free space, check "
+            "the permissions, or give another -o"
+        ) from error
+
+
+def check_output_folder(folder: Path) -> None:
+    """Check that a folder can be replaced by output: it does not exist, is empty, or is earlier output.
+
+    Raises:
+        InputFileError: If it is something else, holds a file that no output put there, or is not writable.
+    """
+    parent = next(path for path in Path(os.path.realpath(folder)).parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputFileError(parent, "cannot be written", "check the permissions, or give another -o")
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise InputFileError(folder, "is no folder", "give a folder to write to")
+    contents = folder / CONTENTS
+    try:
+        ours = {CONTENTS, *json.loads(read_bytes(contents))} if contents.exists() else set()
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputFileError(contents, "is damaged", "delete the folder or give another -o") from error
+    if foreign := sorted(path.name for path in folder.iterdir() if path.name not in ours):
+        raise InputFileError(
+            folder / foreign[0], "was not written by an earlier run", "move it elsewhere or give another -o"
+        )
+
+
 @contextmanager
 def _naming_full_disk(path: Path) -> Iterator[None]:
     try:

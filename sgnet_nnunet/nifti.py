@@ -124,7 +124,7 @@ class Grid:
         frame = np.linalg.qr(self.affine[:3, :3], mode="r")
         return np.asarray(frame * np.sign(np.diag(frame))[:, None], dtype=np.float64)
 
-    def millimetres(self, indices: NDArray[np.intp]) -> NDArray[np.float64]:
+    def millimetres(self, indices: NDArray[np.number]) -> NDArray[np.float64]:
         """Return voxel indices, shape (n, 3), as points in mm that keep their distances."""
         return np.asarray(indices @ self._frame.T, dtype=np.float64)
 

@@ -53,9 +53,10 @@ def make_report(
 
     from sgnet_nnunet.evaluation.comparison import compare  # noqa: PLC0415
     from sgnet_nnunet.evaluation.measurement import describe_empty, measure_results  # noqa: PLC0415
-    from sgnet_nnunet.report.page import check_report_folder, write_report  # noqa: PLC0415
+    from sgnet_nnunet.files import check_output_folder  # noqa: PLC0415
+    from sgnet_nnunet.report.page import write_report  # noqa: PLC0415
 
-    check_report_folder(folder)
+    check_output_folder(folder)
     results = find_results()
     with progress_bar() as progress:
         task = progress.add_task("measuring", total=len(results.cases))

@@ -42,6 +42,22 @@ def finite_logits(engine: Engine, image: NDArray[np.float32], *, path: Path) -> 
     return logits
 
 
+def gates_of_last(engine: Engine) -> dict[str, NDArray[np.float32]]:
+    """Return the share of an engine's networks that enabled each gate in the last image.
+
+    The arrays have the shape (z, y, x) of the gate's grid, and the names of `SGNet.gate_names`. There are
+    none for engines that do not tell, and for an image that was run in chunks or mirrored.
+    """
+    if isinstance(engine, ChunkedEngine):
+        return gates_of_last(engine.engine) if engine.was_whole else {}
+    if isinstance(engine, Ensemble):
+        each = [gates_of_last(one) for one in engine.engines]
+        shared = [name for name in each[0] if all(name in gates for gates in each)]
+        return {name: np.mean([gates[name] for gates in each], axis=0) for name in shared}
+    own: dict[str, NDArray[np.bool_]] = getattr(engine, "gates", {})
+    return {name: mask.astype(np.float32) for name, mask in own.items()}
+
+
 def average_of(engines: Sequence[Engine]) -> Engine:
     """Return one engine for engines that are alike in channels and heads, as nnU-Net averages folds."""
     return engines[0] if len(engines) == 1 else Ensemble(engines)
@@ -150,6 +166,7 @@ class ChunkedEngine:
         self.max_memory = max_memory
         self.free_memory = free_memory
         self.channels, self.heads = engine.channels, engine.heads
+        self.was_whole = False
 
     def logits(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits; an SGNetError if not even the thinnest chunk fits into the memory."""
@@ -166,7 +183,8 @@ class ChunkedEngine:
 
     def _chunked(self, image: NDArray[np.float32], thickness: int) -> NDArray[np.float32]:
         _, z, y, x = image.shape
-        if thickness >= z:
+        self.was_whole = thickness >= z
+        if self.was_whole:
             return self.engine.logits(image)
         logits = np.empty((self.heads, z, y, x), dtype=np.float32)
         for first in range(0, z, thickness):

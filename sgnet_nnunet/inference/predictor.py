@@ -296,6 +296,19 @@ class Predictor:
             if channel.min() == channel.max():
                 problem = f"is blank: every voxel is {channel.flat[0]:g}"
                 raise InputFileError(path, problem, "copy or download it again")
+        try:
+            return self.prepare(channels, properties)
+        except SGNetError as error:
+            raise SGNetError(f"{paths[0]}: {error}") from error
+
+    def prepare(self, channels: list[NDArray[np.float32]], properties: dict[str, Any]) -> list[Prepared]:
+        """Preprocess a case's channels, each (z, y, x) with the reader's axes, for each model.
+
+        They may be overwritten. The properties are the reader's; their `spacing` is needed.
+
+        Raises:
+            SGNetError: If a normalisation is not known here.
+        """
         inputs: list[Prepared] = []
         for index, model in enumerate(self.models):
             processings = [other.processing for other in self.models[:index]]
@@ -304,10 +317,7 @@ class Predictor:
                 continue
             is_last = index == len(self.models) - 1
             own = channels if is_last else [channel.copy() for channel in channels]
-            try:
-                inputs.append(model.processing.prepare(own, properties, pool=self._pool))
-            except SGNetError as error:
-                raise SGNetError(f"{paths[0]}: {error}") from error
+            inputs.append(model.processing.prepare(own, properties, pool=self._pool))
         return inputs
 
     def run_engines(self, inputs: Sequence[Prepared], path: Path) -> Logits:

@@ -118,7 +118,8 @@ class BlockSparseEngine:
     """Runs an SG-Net of three or more levels on a whole image.
 
     With `skip` it leaves out blocks that do not change the logits: decoder blocks behind closed gates, and
-    encoder blocks of background alone. That raises a ValueError if the gates do not allow it.
+    encoder blocks of background alone. That raises a ValueError if the gates do not allow it. `gates` is
+    where the last image's gates were open, by `SGNet.gate_names`, on their own grids.
     """
 
     def __init__(self, geometry: NetworkGeometry, runtime: Runtime, *, skip: bool) -> None:
@@ -131,6 +132,7 @@ class BlockSparseEngine:
         self.channels, self.heads = geometry.channels, geometry.heads
         self.divisor, self.margin = geometry.divisor, geometry.margin
         self.memory = memory_of(geometry)
+        self.gates: dict[str, Mask] = {}
         self._background: dict[bytes, list[Feature]] = {}
         # Kept from image to image, with what the runtime keeps for each of its threads.
         self._pool = ThreadPoolExecutor(runtime.threads)
@@ -148,6 +150,7 @@ class BlockSparseEngine:
             for gate, level in zip(self.geometry.gates, reversed(range(len(skips) + 1)), strict=True):
                 if gate is not None and score is not None:
                     finest = decide(gate, score[..., 0], finest)
+                    self.gates[f"1/{2 ** (level + 1)}"] = finest
                 # A level without a gate runs everywhere, below a gated one too.
                 mask = np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
                 if level:

@@ -1,13 +1,10 @@
 """The report: a folder of tables, plots and one page that needs no other file."""
 
-import json
 import logging
 import os
 import re
-import shutil
 from base64 import b64encode
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import starmap
@@ -18,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sgnet_nnunet import __version__
-from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.comparison import Comparison, compare
 from sgnet_nnunet.evaluation.measurement import Measurements, count_of
 from sgnet_nnunet.evaluation.registry import Metric
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
-from sgnet_nnunet.files import atomic_folder, read_bytes, write_json, write_text
+from sgnet_nnunet.files import output_folder, write_text
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.report.case_pictures import CaseJob, CasePictures, choose, draw_case, gates_of, no_pictures
 from sgnet_nnunet.report.figures import (
@@ -44,7 +41,7 @@ from sgnet_nnunet.report.tables import (
     write_csv,
     write_summary,
 )
-from sgnet_nnunet.report.viewer import render, write_viewer
+from sgnet_nnunet.report.viewer import render, viewer_of_results
 
 if TYPE_CHECKING:
     from sgnet_nnunet.evaluation.froc import Froc
@@ -53,9 +50,6 @@ logger = logging.getLogger(__name__)
 
 FEW_CASES = 4  # drawn faster than a second process starts
 MM3_PER_ML = 1000
-
-CONTENTS = ".sgnet_report.json"
-"""Hidden file of a report that lists what is in it, so that the next run replaces nothing else."""
 
 
 def write_report(
@@ -88,7 +82,7 @@ def write_report(
         comparison, per_case = compare(source), source
     else:
         comparison, per_case = source, pd.DataFrame() if measurements is None else measurements.per_case
-    with report_folder(folder) as partial_folder:
+    with output_folder(folder) as partial_folder:
         if not per_case.empty:
             write_csv(per_case, partial_folder / "per_case.csv")
         if measurements is not None:
@@ -96,56 +90,6 @@ def write_report(
         write_summary(comparison, partial_folder)
         page = _Page(comparison, per_case, measurements, partial_folder, workers or os.cpu_count() or 1)
         write_text(partial_folder / "report.html", page.draw(viewer=viewer, gates=gates))
-
-
-@contextmanager
-def report_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder next to `folder` to write a report to; it takes its place if all goes well.
-
-    Otherwise, nothing is left behind and what was in `folder` stays.
-
-    Raises:
-        SGNetError: If `folder` holds anything but a report of ours, or cannot be written.
-    """
-    folder = Path(os.path.realpath(folder))
-    check_report_folder(folder)
-    try:
-        with atomic_folder(folder) as partial_folder:
-            yield partial_folder
-            write_json(partial_folder / CONTENTS, sorted(path.name for path in partial_folder.iterdir()))
-            # Checked again: the report took minutes, and the folder may have changed.
-            check_report_folder(folder)
-            if folder.exists():
-                shutil.rmtree(folder)
-    except OSError as error:
-        raise SGNetError(
-            f"{error.filename or folder}: cannot be written ({error.strerror or error}); free space, check "
-            "the permissions, or give another -o"
-        ) from error
-
-
-def check_report_folder(folder: Path) -> None:
-    """Check that a folder can be replaced by a report: it does not exist, is empty, or is such a report.
-
-    Raises:
-        InputFileError: If it is something else, holds a file that no report put there, or is not writable.
-    """
-    parent = next(path for path in Path(os.path.realpath(folder)).parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputFileError(parent, "cannot be written", "check the permissions, or give another -o")
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise InputFileError(folder, "is no folder", "give a folder to write the report to")
-    contents = folder / CONTENTS
-    try:
-        ours = {CONTENTS, *json.loads(read_bytes(contents))} if contents.exists() else set()
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InputFileError(contents, "is damaged", "delete the report or give another -o") from error
-    if foreign := sorted(path.name for path in folder.iterdir() if path.name not in ours):
-        raise InputFileError(
-            folder / foreign[0], "was not written by a report", "move it elsewhere or give another -o"
-        )
 
 
 @dataclass
@@ -171,7 +115,7 @@ class _Page:
             results = self.measurements.results
             self.curves, problems = _froc(results, workers=self.workers)
             if viewer:
-                write_viewer(results, self.folder / "viewer", colours=self.colours)
+                viewer_of_results(results, self.folder / "viewer", colours=self.colours)
             of_cases = {
                 "pictures": self._draw_cases(results, viewer=viewer),
                 "gates": gates_of(results, self.choices if gates else (), colours=self.colours),

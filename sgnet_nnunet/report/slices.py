@@ -151,7 +151,7 @@ def encode(image: Image.Image) -> Picture:
 def save_png(image: Image.Image, path: Path) -> None:
     """Write an image as PNG, atomically."""
     with atomic_path(path) as partial:
-        image.save(partial, "PNG")
+        image.save(partial, "PNG", compress_level=3)
 
 
 def to_grey(volume: NDArray[Any]) -> NDArray[np.uint8]:

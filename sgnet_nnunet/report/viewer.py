@@ -53,21 +53,29 @@ def render(template: str, **values: object) -> str:
     return page.replace("SCRIPTS", " ".join(f"'sha256-{b64encode(each).decode()}'" for each in digests), 1)
 
 
-def write_viewer(results: Results, folder: Path, *, colours: dict[str, str]) -> None:
-    """Write `index.html` and NiiVue to a folder, made if missing; `write_case` writes the cases."""
+def write_viewer(folder: Path, *, title: str, cases: Sequence[str], masks: Sequence[tuple[str, str]]) -> None:
+    """Write `index.html` and NiiVue to a folder, made if missing; `write_case` writes the cases.
+
+    The masks are given by their titles and colours.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ASSETS:
         with as_file(files("sgnet_nnunet.report") / "viewer_assets" / name) as asset:
             shutil.copyfile(asset, folder / name)
-    names = sorted({case.name for case in results.cases})
-    masks = [(REFERENCE, REFERENCE_COLOUR), *((model.name, colours[model.name]) for model in results.models)]
     page = render(
         "viewer.html",
-        dataset=results.dataset,
-        cases=[{"name": name, "script": f"cases/{quote(name)}.js"} for name in names],
+        dataset=title,
+        cases=[{"name": name, "script": f"cases/{quote(name)}.js"} for name in cases],
         masks=[{"name": name, "colour": colour, "rgb": rgb(colour)} for name, colour in masks],
     )
     write_text(folder / "index.html", page)
+
+
+def viewer_of_results(results: Results, folder: Path, *, colours: dict[str, str]) -> None:
+    """Write the viewer of an evaluation: the reference and each model's masks of each case."""
+    names = sorted({case.name for case in results.cases})
+    masks = [(REFERENCE, REFERENCE_COLOUR), *((model.name, colours[model.name]) for model in results.models)]
+    write_viewer(folder, title=results.dataset, cases=names, masks=masks)
 
 
 def write_case(

@@ -112,7 +112,7 @@ def test_folder_of_somebody_else_is_refused_before_anything_is_measured(tree, wr
     (tree / "report").mkdir()
     (tree / "report/thesis.docx").touch()
     assert run(*COMPARE, "-o", tree / "report") == 2
-    assert "thesis.docx: was not written by a report" in capsys.readouterr().err
+    assert "thesis.docx: was not written by an earlier run" in capsys.readouterr().err
     assert written == []
 
 

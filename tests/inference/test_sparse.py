@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from sgnet_nnunet.inference.engines import ChunkedEngine
+from sgnet_nnunet.inference.engines import ChunkedEngine, average_of, gates_of_last
 from sgnet_nnunet.inference.runtimes import OpenVINORuntime, supports_bf16
 from sgnet_nnunet.inference.sparse import (
     BlockSparseEngine,
@@ -146,6 +146,39 @@ def test_network_without_nested_gates_cannot_be_run_sparsely(make_network, optio
     network = make_network(**options)
     with pytest.raises(ValueError, match="only a network with a nested gate"):
         BlockSparseEngine(network.geometry, torch_runtime(network), skip=True)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_gates_are_those_that_the_network_decides(make_network, rng, smooth_image, torch_runtime, skip):
+    network = make_network()
+    image = smooth_image(rng, (32, 40, 24))
+    engine = BlockSparseEngine(network.geometry, torch_runtime(network), skip=skip)
+    assert gates_of_last(engine) == {}
+    chunked = ChunkedEngine(engine)
+    chunked.logits(image)
+    network.return_gates = True
+    with torch.inference_mode():
+        decisions = network(torch.from_numpy(image[None])).decisions
+    found = gates_of_last(chunked)
+    assert list(found) == network.gate_names
+    for mask, decision in zip(found.values(), decisions, strict=True):
+        # Scores at the threshold may round to either side.
+        assert np.mean(mask != decision.mask[0, 0].numpy()) < 1e-3
+    assert 0 < found[network.gate_names[-1]].mean() < 1
+
+
+def test_ensemble_has_the_share_of_its_members_gates(make_network, rng, smooth_image, torch_runtime):
+    members = [
+        BlockSparseEngine(network.geometry, torch_runtime(network), skip=True)
+        for network in (make_network(seed=0), make_network(seed=1))
+    ]
+    ensemble = average_of(members)
+    ensemble.logits(smooth_image(rng, (32, 32, 32)))
+    for name, shares in gates_of_last(ensemble).items():
+        np.testing.assert_allclose(shares, sum(member.gates[name] for member in members) / 2)
+    chunked = ChunkedEngine(members[0], free_memory=lambda _: 1e15)
+    chunked.was_whole = False
+    assert gates_of_last(chunked) == {}
 
 
 def test_an_engine_keeps_nothing_of_the_image_before(gated, rng, smooth_image):

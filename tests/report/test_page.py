@@ -8,7 +8,8 @@ from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.comparison import compare
 from sgnet_nnunet.evaluation.froc import Froc
 from sgnet_nnunet.evaluation.results import Target
-from sgnet_nnunet.report.page import report_folder, write_report
+from sgnet_nnunet.files import output_folder
+from sgnet_nnunet.report.page import write_report
 
 SUMMARY = ("summary.json", "summary.md", "summary.tex")
 
@@ -205,7 +206,7 @@ def test_gates_are_drawn_only_if_they_are_requested(write_page, write_figures, t
 
 
 def write(folder, **files):
-    with report_folder(folder) as partial:
+    with output_folder(folder) as partial:
         for name, text in files.items():
             (partial / name).write_text(text)
 
@@ -238,7 +239,7 @@ def test_failure_leaves_nothing_behind_and_the_last_report_as_it_was(tmp_path, e
     write(tmp_path / "report", one="1")
 
     def fail():
-        with report_folder(tmp_path / "report") as partial:
+        with output_folder(tmp_path / "report") as partial:
             (partial / "one").write_text("half")
             raise error
 
@@ -254,7 +255,7 @@ def test_folder_with_a_file_of_somebody_else_is_refused(tmp_path, before):
         write(tmp_path / "report", one="1")
     (tmp_path / "report").mkdir(exist_ok=True)
     (tmp_path / "report/thesis.docx").write_text("years of work")
-    with pytest.raises(SGNetError, match=r"thesis\.docx: was not written by a report; move it"):
+    with pytest.raises(SGNetError, match=r"thesis\.docx: was not written by an earlier run; move it"):
         write(tmp_path / "report", one="new")
     assert (tmp_path / "report/thesis.docx").read_text() == "years of work"
 
@@ -263,10 +264,10 @@ def test_file_that_comes_while_a_report_is_made_is_not_lost(tmp_path):
     write(tmp_path / "report", one="1")
 
     def disturbed():
-        with report_folder(tmp_path / "report"):
+        with output_folder(tmp_path / "report"):
             (tmp_path / "report/notes").write_text("mine")
 
-    with pytest.raises(SGNetError, match="notes: was not written by a report"):
+    with pytest.raises(SGNetError, match="notes: was not written by an earlier run"):
         disturbed()
     assert content(tmp_path / "report") == {"one": "1", "notes": "mine"}
 

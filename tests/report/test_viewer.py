@@ -10,7 +10,7 @@ import pytest
 
 from sgnet_nnunet.report.case_pictures import CaseJob, draw_case
 from sgnet_nnunet.report.figures import colours_of
-from sgnet_nnunet.report.viewer import write_viewer
+from sgnet_nnunet.report.viewer import viewer_of_results
 
 
 def written(results, folder):
@@ -81,7 +81,7 @@ def test_without_images_there_are_only_masks(write_results, tmp_path):
 
 def test_the_page_brings_niivue_and_its_licence(write_results, tmp_path):
     results = write_results(names=("a b", "c&d"), images=False)
-    write_viewer(results, tmp_path, colours=colours_of(results.models))
+    viewer_of_results(results, tmp_path, colours=colours_of(results.models))
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'value="cases/c%26d.js"' in page
     assert "c&amp;d" in page
