@@ -375,12 +375,13 @@ FRAGILE_NAMES: dict[str, tuple[str, ...]] = {
     "nnunetv2.inference.predict_from_raw_data": (
         "nnUNetPredictor.manual_initialization",
         "nnUNetPredictor.predict_logits_from_preprocessed_data",
+        "nnUNetPredictor.predict_sliding_window_return_logits",
     ),
     "nnunetv2.inference.export_prediction": (
         "convert_predicted_logits_to_segmentation_with_correct_shape",
         "export_prediction_from_logits",
     ),
-    "nnunetv2.evaluation.evaluate_predictions": ("compute_metrics_on_folder",),
+    "nnunetv2.evaluation.evaluate_predictions": ("compute_metrics_on_folder", "compute_tp_fp_fn_tn"),
     "nnunetv2.preprocessing.preprocessors.default_preprocessor": ("DefaultPreprocessor.run_case_npy",),
     "nnunetv2.utilities.find_objects": ("recursive_find_trainer_class_by_name",),
     "nnunetv2.utilities.find_class_by_name": ("recursive_find_python_class",),

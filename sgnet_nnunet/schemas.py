@@ -41,6 +41,7 @@ class PlansFile(Struct):
     label_manager: Word = "LabelManager"
     foreground_intensity_properties_per_channel: dict[str, dict[str, Finite]] | None = None
     foreground_intensity_properties_by_modality: dict[str, dict[str, Finite]] | None = None
+    sgnet_missing_channels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Require that one order of axes undoes the other."""

@@ -69,6 +69,7 @@ class NnunetProcessing:
     def __init__(self, trained: TrainedModel, *, logits_type: type[np.floating] = np.float32) -> None:
         self.logits_type = logits_type
         self.dataset = trained.description.dataset
+        self.optional_channels = trained.description.optional_channels
         self.plans = PlansManager(trained.description.plans)
         self.configuration = self.plans.get_configuration(trained.configuration)
         self.labels = self.plans.get_label_manager(self.dataset)
@@ -87,10 +88,16 @@ class NnunetProcessing:
         pool: Executor,  # noqa: ARG002
     ) -> Prepared:
         """Return a case that has been read, preprocessed by nnU-Net; see `preprocessing.prepare`."""
+        missing = [channel for channel in sorted(self.optional_channels) if not channels[channel].any()]
+        # No voxel of another channel's copy is new to the non-zero mask, and it can be normalised.
+        present = channels[next(iter(set(range(len(channels))).difference(missing)))]
+        given = [present if channel in missing else each for channel, each in enumerate(channels)]
         image, _, properties = self.configuration.preprocessor_class(verbose=False).run_case_npy(
-            np.stack(channels), None, dict(properties), self.plans, self.configuration, self.dataset
+            np.stack(given), None, dict(properties), self.plans, self.configuration, self.dataset
         )
-        return Prepared(np.asarray(image, dtype=np.float32), properties)
+        prepared = np.asarray(image, dtype=np.float32)
+        prepared[missing] = 0
+        return Prepared(prepared, properties)
 
     def probabilities(self, logits: NDArray[np.float32], properties: dict[str, Any]) -> NDArray[np.float32]:
         """Return probabilities on the image's grid, shape (heads, z, y, x)."""

@@ -66,6 +66,9 @@ def labels_of(names: Mapping[str, Any], regions_class_order: Sequence[int] | Non
     )
 
 
+MISSING_CHANNELS = "sgnet_missing_channels"
+"""Key of a model's `plans.json` with the names of the channels that it was trained to do without."""
+
 RESAMPLING = "resample_torch_fornnunet"
 """nnU-Net's linear interpolation by PyTorch, which `preprocessing.resample` equals."""
 
@@ -96,6 +99,12 @@ class ModelDescription:
     file_ending: str
     channels: tuple[str, ...]
     labels: Labels
+
+    @property
+    def optional_channels(self) -> frozenset[int]:
+        """Numbers of the channels that the model was trained to do without; missing ones are all 0."""
+        spared = self.plans.get(MISSING_CHANNELS, ())
+        return frozenset(number for number, name in enumerate(self.channels) if name in spared)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,6 +191,11 @@ class Predictor:
         # NumPy and zlib run without the interpreter's lock.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="channels")
 
+    @property
+    def optional_channels(self) -> frozenset[int]:
+        """Numbers of the channels that every model was trained to do without; missing ones are all 0."""
+        return frozenset.intersection(*(model.description.optional_channels for model in self.models))
+
     @classmethod
     def open(
         cls,
@@ -292,8 +297,8 @@ class Predictor:
     def preprocess(self, paths: Sequence[Path]) -> list[Prepared]:
         """Read and preprocess a case for each model; models with the same plan share the image."""
         channels, properties = read_channels(paths, reader=self.description.reader, pool=self._pool)
-        for path, channel in zip(paths, channels, strict=True):
-            if channel.min() == channel.max():
+        for number, (path, channel) in enumerate(zip(paths, channels, strict=True)):
+            if channel.min() == channel.max() and (channel.flat[0] or number not in self.optional_channels):
                 problem = f"is blank: every voxel is {channel.flat[0]:g}"
                 raise InputFileError(path, problem, "copy or download it again")
         try:

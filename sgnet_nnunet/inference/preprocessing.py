@@ -122,7 +122,8 @@ def prepare(
     """Transpose a case, crop it to its non-zero voxels, normalise and resample it.
 
     Args:
-        channels: Each of shape (z, y, x) in the reader's order of axes; they may be overwritten.
+        channels: Each of shape (z, y, x) in the reader's order of axes; they may be overwritten. One of
+            `plan.optional_channels` that is all 0 is missing, and stays 0.
         properties: The reader's.
         plan: The model's.
         pool: Where channels are worked on side by side.
@@ -142,6 +143,9 @@ def prepare(
     image = np.empty((len(channels), *(len(axis.low) for axis in weights)), dtype=np.float32)
 
     def work_on(index: int) -> None:
+        if index in plan.optional_channels and not channels[index].any():
+            image[index] = 0
+            return
         channel = normalise(
             transposed[index][box],
             scheme=plan.normalisations[index],

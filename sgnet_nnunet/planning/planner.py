@@ -188,5 +188,28 @@ class SGNetUnclippedPlanner(SGNetPlanner):
     NORMALIZATION = PercentileNormalization
 
 
+class SGNetFlairDropoutPlanner(SGNetPlanner):
+    """Plan as `SGNetPlanner` does, and train a network that can do without FLAIR (modality dropout).
+
+    This package's trainers leave FLAIR out of a training patch with a probability of `FLAIR_DROPOUT`.
+    """
+
+    FLAIR_DROPOUT = 0.25
+
+    def configuration(
+        self, spacing: NDArray[np.float64], median_shape: NDArray[np.float64]
+    ) -> dict[str, Any]:
+        """Return the plan's configuration with `channel_dropout`; data without FLAIR are an SGNetError."""
+        names = list(self.dataset_json["channel_names"].values())
+        flair = [name for name in names if "flair" in name.casefold()]
+        if not flair or len(flair) == len(names):
+            raise SGNetError(
+                f"{self.dataset_name}: has the channels {', '.join(names)}; {type(self).__name__} requires "
+                "FLAIR and another one: plan with `-pl SGNetPlanner`"
+            )
+        dropout = {"channel_dropout": dict.fromkeys(flair, self.FLAIR_DROPOUT)}
+        return super().configuration(spacing, median_shape) | dropout
+
+
 class SGNetNotebookPlanner(SGNetPlanner):
     """Former name of `SGNetPlanner`, from when that did not clip."""

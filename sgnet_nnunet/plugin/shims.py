@@ -80,7 +80,7 @@ SHIMS = (
         PLANNERS,
         f"{PLANNERS}/experiment_planners/sgnet_planner.py",
         "sgnet_nnunet.planning.planner",
-        ("SGNetPlanner", "SGNetUnclippedPlanner", "SGNetNotebookPlanner"),
+        ("SGNetPlanner", "SGNetUnclippedPlanner", "SGNetFlairDropoutPlanner", "SGNetNotebookPlanner"),
     ),
     Shim(
         NORMALISATIONS,

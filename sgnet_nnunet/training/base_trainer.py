@@ -1,16 +1,20 @@
 """The base trainer: nnU-Net's trainer with the loss, optimiser, schedule and data loading of SG-Net."""
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import PARTIAL_PREFIX, atomic_path
+from sgnet_nnunet.inference.plan import MISSING_CHANNELS
 from sgnet_nnunet.inference.trust import TrainingState, load_pickle
 from sgnet_nnunet.nnunet import (
     CHECKPOINT_BEST,
@@ -30,6 +35,15 @@ from sgnet_nnunet.nnunet import (
     replaced_data_loader,
 )
 from sgnet_nnunet.schemas import check
+from sgnet_nnunet.training.channel_dropout import (
+    RESULT_FILE,
+    Scores,
+    drop_channels,
+    dropout_of_plan,
+    mean_scores,
+    score_cases,
+    write_scores,
+)
 from sgnet_nnunet.training.data_loading import FastDataLoader, use_fast_loading
 from sgnet_nnunet.training.losses import EVEN, DiceBCELoss, ForegroundLoss
 from sgnet_nnunet.training.settings import (
@@ -226,10 +240,27 @@ class BaseTrainer(nnUNetTrainer):
         with replaced_data_loader(FastDataLoader):
             return super().get_dataloaders()
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the image channels, in order."""
+        return tuple((self.dataset_json.get("channel_names") or self.dataset_json["modality"]).values())
+
+    @cached_property
+    def channel_dropout(self) -> dict[int, float]:
+        """The plan's `channel_dropout` by the channel's number; what is no probability is an SGNetError."""
+        planned = self.configuration_manager.configuration.get("channel_dropout", {})
+        return dropout_of_plan(planned, self.channel_names)
+
     # --- training ------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Start as nnU-Net does, remove what a killed training left, and log schedule and precision."""
+        """Start as nnU-Net does, remove what a killed training left, and log schedule and precision.
+
+        A model that is trained with channel dropout says so in its `plans.json` and its checkpoints.
+        """
+        dropped = {self.channel_names[number]: share for number, share in self.channel_dropout.items()}
+        if dropped:
+            self.plans_manager.plans[MISSING_CHANNELS] = list(dropped)
         super().on_train_start()
         if self.local_rank == 0:
             for partial in Path(self.output_folder).glob(f"{PARTIAL_PREFIX}checkpoint_*.pth"):
@@ -241,6 +272,8 @@ class BaseTrainer(nnUNetTrainer):
         if self.seed is not None:
             self.print_to_log_file(f"Seed {self.seed}: patches are loaded by this process")
         self.print_to_log_file(self.precision.note())
+        for name, share in dropped.items():
+            self.print_to_log_file(f"Channel dropout: {share:.0%} of the training patches are without {name}")
         if changed := changed_folds(self.plans_manager.dataset_name):
             self.print_to_log_file(f"WARNING: {changed}")
 
@@ -270,7 +303,8 @@ class BaseTrainer(nnUNetTrainer):
             freeze_batch_norms(self.network)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Train on one batch, in the requested precision."""
+        """Train on one batch, in the requested precision, without the channels that the plan drops."""
+        drop_channels(batch["data"], self.channel_dropout)
         with self.precision.of_a_step():
             return super().train_step(batch)
 
@@ -287,6 +321,63 @@ class BaseTrainer(nnUNetTrainer):
                 "WARNING: the gradients are not finite in half precision and the weights do not change: this "
                 "network is not learning. Try `nnUNet_compile=f`, and if that does not help, the CPU"
             )
+
+    # --- validation of the fold ----------------------------------------------------------------------------
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Predict and evaluate the validation cases as nnU-Net does, and measure channel dropout."""
+        super().perform_actual_validation(save_probabilities)
+        self.validate_without_channels()
+
+    def validate_without_channels(self) -> None:
+        """Log the Dice of the validation cases with all channels and without each that training left out.
+
+        The figures of each case are written to `validation/channel_dropout.json`.
+        """
+        if not self.channel_dropout or self.local_rank != 0:
+            return
+        cases = self.do_split()[1]
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, cases)
+        self.network.eval()
+        self.set_deep_supervision_enabled(False)
+        logits_of = self.whole_image_logits()
+
+        def segment(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+            return np.asarray(self.label_manager.convert_logits_to_segmentation(logits_of(image)) > 0)
+
+        scores: dict[str, Scores] = {}
+        for channel in self.channel_dropout:
+            name, ignore_label = self.channel_names[channel], self.label_manager.ignore_label
+            scores[name] = score_cases(
+                cases, dataset.load_case, segment, channel=channel, ignore_label=ignore_label
+            )
+            dice, without = mean_scores(scores[name])
+            line = f"{dice:.4f} with all channels, {without:.4f} without {name} ({without - dice:+.4f})"
+            self.print_to_log_file("Mean Validation Dice of the foreground:", line)
+        self.set_deep_supervision_enabled(True)
+        folder = Path(self.output_folder, "validation")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_scores(folder / RESULT_FILE, scores)
+
+    def whole_image_logits(self) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        """Return nnU-Net's sliding window without mirroring: images to logits, both (channels, z, y, x)."""
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: PLC0415
+
+        predictor = nnUNetPredictor(
+            use_mirroring=False,
+            device=self.device,
+            allow_tqdm=False,
+            perform_everything_on_device=self.device.type == "cuda",
+        )
+        network = self.network.module if self.is_ddp else self.network
+        plans = (self.plans_manager, self.configuration_manager, None, self.dataset_json)
+        predictor.manual_initialization(network, *plans, type(self).__name__, None)
+
+        def logits_of(image: NDArray[np.float32]) -> NDArray[np.float32]:
+            logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(image))
+            return np.asarray(logits.float().cpu())
+
+        return logits_of
 
     # --- checkpoints ---------------------------------------------------------------------------------------
 

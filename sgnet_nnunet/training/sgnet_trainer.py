@@ -2,16 +2,17 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from numpy.typing import NDArray
 from torch import distributed as dist
 from torch import nn
 
@@ -33,6 +34,9 @@ from sgnet_nnunet.training.gate_monitor import (
 )
 from sgnet_nnunet.training.losses import GatedLoss, any_foreground
 from sgnet_nnunet.training.settings import VALIDATION_ENGINE, VALIDATION_ENGINES, read_choice
+
+if TYPE_CHECKING:
+    from sgnet_nnunet.inference.engines import Engine
 
 GATE_COUNTS = "gate_counts"
 """Key of the gate counts in what a validation step returns, shape (6, gates)."""
@@ -217,6 +221,7 @@ class SGNetTrainer(BaseTrainer):
             self._predict_validation_cases(folder, engine, save_probabilities=save_probabilities)
             if self.local_rank == 0:
                 self._evaluate_validation_cases(folder, engine)
+            self.validate_without_channels()
         if self.local_rank == 0 and self.sgnet.gate_names:
             cases = {case: self._measure(case) for case in self.do_split()[1]}
             write_gates(folder / "gates.json", cases, self.sgnet.gate_names)
@@ -227,17 +232,14 @@ class SGNetTrainer(BaseTrainer):
         from nnunetv2.inference.export_prediction import export_prediction_from_logits  # noqa: PLC0415
 
         from sgnet_nnunet.inference.engines import finite_logits  # noqa: PLC0415
-        from sgnet_nnunet.inference.torch_engines import build_engine  # noqa: PLC0415
 
         folder.mkdir(parents=True, exist_ok=True)
         cases = self.do_split()[1][self.local_rank :: dist.get_world_size() if self.is_ddp else 1]
         dataset = self.dataset_class(self.preprocessed_dataset_folder, cases)
         self.network.eval()
         self.set_deep_supervision_enabled(False)
-        network = build_engine(self.sgnet, [self.sgnet.state_dict()], requested=engine, device=self.device)
+        network = self._build_engine(engine)
         self.set_deep_supervision_enabled(True)
-        if network is None:
-            raise ValueError("engine must be whole or sparse")
         with behind(export_prediction_from_logits) as submit:
             for case in cases:
                 self.print_to_log_file(f"predicting {case}")
@@ -255,6 +257,21 @@ class SGNetTrainer(BaseTrainer):
                 )
         if self.is_ddp:
             dist.barrier()
+
+    def _build_engine(self, engine: str) -> "Engine":
+        from sgnet_nnunet.inference.torch_engines import build_engine  # noqa: PLC0415
+
+        network = build_engine(self.sgnet, [self.sgnet.state_dict()], requested=engine, device=self.device)
+        if network is None:
+            raise ValueError("engine must be whole or sparse")
+        return network
+
+    def whole_image_logits(self) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        """Return the engine of `SGNET_VALIDATION_ENGINE`; without one, nnU-Net's sliding window."""
+        engine = self.validation_engine
+        if engine is None or engine == "tiled":
+            return super().whole_image_logits()
+        return self._build_engine(engine).logits
 
     def _evaluate_validation_cases(self, folder: Path, engine: str) -> None:
         """Write `summary.json` as nnU-Net does, with the engine added."""

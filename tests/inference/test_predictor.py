@@ -25,6 +25,7 @@ from sgnet_nnunet.inference.operating_point import (
     apply_operating_point,
     foreground_probability,
 )
+from sgnet_nnunet.inference.plan import MISSING_CHANNELS
 from sgnet_nnunet.inference.predictor import (
     Model,
     PlanProcessing,
@@ -493,6 +494,35 @@ def test_blank_channel_is_refused(road, images, tmp_path, rng):
         with pytest.raises(InputFileError, match=rf"{path}: is blank: every voxel is {value};"):
             road.predict_folder(copies, tmp_path / "out")
         assert not masks_in(tmp_path / "out")
+
+
+def doing_without_the_second(model, folder):
+    """Return a copy of a model whose plan says that it was trained with channel dropout."""
+    path = shutil.copytree(model, folder) / "plans.json"
+    second = json.loads((folder / "dataset.json").read_text())["channel_names"]["1"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {MISSING_CHANNELS: [second]}))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model", "foreign"])
+def test_blank_channel_is_zeros_to_a_model_that_was_trained_to_do_without(request, images, tmp_path, name):
+    options = PredictionOptions(device="cpu", runtime="torch", folds=("0",))
+    stock = request.getfixturevalue(name)
+    model = doing_without_the_second(stock, tmp_path / "model")
+    copies = damaged_copy(images, tmp_path / "images", "a_0001.nii.gz", lambda data: data.fill(0))
+    predictor = Predictor.open([model], options=options)
+    files = sorted(copies.glob("a_*"))
+    (prepared,) = predictor.preprocess(files)
+    (full,) = predictor.preprocess(sorted(images.glob("a_*")))
+    assert not prepared.image[1].any()
+    np.testing.assert_array_equal(prepared.image[0], full.image[0])
+    assert predictor.predict_folder(copies, tmp_path / "out") == 2
+    # No average with a model that needs the channel, and no other blank channel.
+    with pytest.raises(InputFileError, match="is blank: every voxel is 0;"):
+        Predictor.open([model, stock], options=options).preprocess(files)
+    copies = damaged_copy(images, tmp_path / "first", "a_0000.nii.gz", lambda data: data.fill(0))
+    with pytest.raises(InputFileError, match="is blank: every voxel is 0;"):
+        predictor.preprocess(sorted(copies.glob("a_*")))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

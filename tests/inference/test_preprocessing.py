@@ -10,6 +10,7 @@ from scipy import ndimage
 from torch.nn import functional
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.inference.plan import MISSING_CHANNELS
 from sgnet_nnunet.inference.preprocessing import (
     fill_holes,
     grid_weights,
@@ -49,6 +50,24 @@ def test_agrees_with_nnunet(make_plan, make_case, turned, pool, masked, spacing,
         assert list(prepared.properties) == list(properties)
         for key in properties:
             assert str(prepared.properties[key]) == str(properties[key])
+
+
+@pytest.mark.parametrize("masked", [[False, False], [True, True]])
+def test_a_channel_that_the_model_can_do_without_stays_zero_where_it_is_missing(
+    make_plan, make_case, pool, masked
+):
+    configuration = {"use_mask_for_norm": masked, "spacing": [1.3, 0.8, 1.1]}
+    plan, _ = make_plan(configuration=configuration, top={MISSING_CHANNELS: ["FLAIR"]})
+    without, _ = make_plan(configuration=configuration)
+    channels, properties = read_channels(make_case("a"), reader=plan.reader, pool=pool)
+    doubled = [channels[0].copy(), channels[0].copy()]
+    missing = prepare([channels[0].copy(), 0 * channels[1]], properties, plan, pool=pool)
+    expected = prepare(doubled, properties, without, pool=pool)
+    np.testing.assert_array_equal(missing.image[0], expected.image[0])
+    assert not missing.image[1].any()
+    # A channel that is there is as always.
+    full = [prepare([c.copy() for c in channels], properties, each, pool=pool) for each in (plan, without)]
+    np.testing.assert_array_equal(full[0].image, full[1].image)
 
 
 def test_image_of_zeros_is_kept_whole_as_nnunet_does(make_plan, tmp_path, pool):

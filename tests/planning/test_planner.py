@@ -10,7 +10,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.networks.gates import GateSupervision, HardSpatialGate
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.planning.planner import SGNetNotebookPlanner, SGNetPlanner, SGNetUnclippedPlanner
+from sgnet_nnunet.planning.planner import (
+    SGNetFlairDropoutPlanner,
+    SGNetNotebookPlanner,
+    SGNetPlanner,
+    SGNetUnclippedPlanner,
+)
 
 
 @pytest.fixture
@@ -121,6 +126,32 @@ def test_the_other_planners_differ_in_their_normalisation_at_most(plan, planner,
     ours, others = plan(), plan(planner=planner, options={"plans_name": "OtherPlans"})
     ours, others = (plans["configurations"]["3d_fullres"] for plans in (ours, others))
     assert ours | different | {"data_identifier": "OtherPlans_3d_fullres"} == others
+
+
+def name_channels(nnunet_paths, *names):
+    path = nnunet_paths / "nnUNet_raw/Dataset501_Tiny/dataset.json"
+    names = {str(number): name for number, name in enumerate(names)}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"channel_names": names}))
+
+
+def test_flair_dropout_is_all_that_its_planner_adds_and_no_other_plan_mentions_it(plan, nnunet_paths):
+    plan()
+    name_channels(nnunet_paths, "T1ce", "T2-FLAIR")
+    ours = plan()
+    others = plan(planner=SGNetFlairDropoutPlanner, options={"plans_name": "OtherPlans"})
+    assert "dropout" not in json.dumps(ours)
+    assert "sgnet_missing_channels" not in json.dumps(others)
+    ours, others = (plans["configurations"]["3d_fullres"] for plans in (ours, others))
+    changed = {"channel_dropout": {"T2-FLAIR": 0.25}, "data_identifier": "OtherPlans_3d_fullres"}
+    assert ours | changed == others
+
+
+@pytest.mark.parametrize("names", [("T1ce", "T2"), ("FLAIR",)])
+def test_flair_dropout_requires_flair_and_another_channel(plan, nnunet_paths, names):
+    plan(channels=len(names))
+    name_channels(nnunet_paths, *names)
+    with pytest.raises(SGNetError, match="requires FLAIR and another one"):
+        plan(planner=SGNetFlairDropoutPlanner, channels=len(names), options={"plans_name": "OtherPlans"})
 
 
 def test_two_dimensional_data_are_refused(plan):
