@@ -31,6 +31,8 @@ EXTRAS = {
     "report": ["jinja2>=3.1.2", "matplotlib>=3.10", "pandas>=2.2", "pillow>=10.1", "scikit-image>=0.22"],
     "phantom": ["nilearn>=0.11"],
     "cpu": ["openvino>=2025.0"],
+    "dicom": ["highdicom>=0.28", "pydicom>=3.0.1"],
+    "hdbet": ["hd-bet>=2.0.1,<3"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
 }
 ALL = [requirement for extra in EXTRAS.values() for requirement in extra]
@@ -38,7 +40,7 @@ DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 TEST = [
     *ALL,
     "panoptica>=2.1; python_version < '3.14'",  # no NumPy below 2.3 on 3.14
-    *("pymeshmetrics>=1.4", "statsmodels>=0.14"),
+    *("dcm2niix>=1.0.20220715", "pymeshmetrics>=1.4", "statsmodels>=0.14"),
     *("hypothesis", "mypy", "pandas-stubs", "playwright", "pytest", "pytest-cov", "pytest-xdist", "ruff"),
     "types-psutil",
 ]

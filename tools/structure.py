@@ -29,7 +29,10 @@ LAYERS: dict[str, frozenset[str]] = {
     "evaluation": frozenset({"dataset", "inference"}),
     "report": frozenset({"evaluation", "inference"}),
     "demo": frozenset({"dataset", "phantom", "evaluation", "report"}),
-    "cli": frozenset({"dataset", "phantom", "inference", "evaluation", "report", "plugin", "demo"}),
+    "patient": frozenset({"dataset", "inference", "report"}),
+    "cli": frozenset(
+        {"dataset", "phantom", "inference", "evaluation", "report", "patient", "plugin", "demo"}
+    ),
 }
 """Folders of the package, and modules next to them, with those of this table that each may import.
 
@@ -123,7 +126,7 @@ def measure(root: Path) -> list[Measure]:
     )
     return [
         Measure("modules", len(modules), 110),
-        Measure("lines of the package", sum(longest.values()), 17_900),
+        Measure("lines of the package", sum(longest.values()), 20_500),
         Measure("lines of the longest module", max(longest.values()), 600, places=_over(longest, 600)),
         Measure("lines of benchmarks/", benchmark_lines, 2_700),
         Measure("file names used twice", len(twice), 0, places=twice),

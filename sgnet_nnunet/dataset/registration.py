@@ -43,6 +43,9 @@ SMALLEST_OVERLAP = 0.7
 SMALLEST_GAIN = 5e-3
 """In nats, a hundredth of what aligned brains share; interpolation alone can raise it by less than this."""
 
+UNIMPROVED = "the affines' alignment could not be improved"
+"""Note of a registration that did not fail, but was of no use."""
+
 Pair = Sequence[tuple[sitk.Image, sitk.Image]]
 """Image and field of view of T1ce, and of FLAIR, on the metric's grid."""
 
@@ -170,7 +173,7 @@ def _implausible(transform: sitk.Euler3DTransform, *, gain: float, kept: float) 
     if kept < SMALLEST_OVERLAP:
         return f"the optimiser left {kept:.0%} of the common field of view"
     if gain < SMALLEST_GAIN:
-        return "the affines' alignment could not be improved"
+        return UNIMPROVED
     return ""
 
 
