@@ -88,6 +88,10 @@ def _command_lines(place: Path, output: Path) -> dict[str, list[str]]:
             "tiled",
             "--tta",
         ],
+        "segment": [
+            *("--t1ce", place / "images/case0_0000.nii.gz", "--flair", place / "images/case0_0001.nii.gz"),
+            *("-m", model, "-o", output / "patient", "--engine", "tiled", "--tta"),
+        ],
         "export": [model, "-o", output / "exported", "-f", "0", "1", "2"],
         "gates": [model, "-i", place / "images", "-o", output / "gates"],
         "evaluate": [*masks, *report, "--viewer"],

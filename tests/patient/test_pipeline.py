@@ -1,0 +1,310 @@
+"""A patient from files to folder: the same lesions whatever the files' axes, and what the output says."""
+
+import gzip
+import itertools
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from dicom_series import FLAIR, T1CE, Patient, write_classic, write_enhanced, zip_folder
+from nibabel.orientations import aff2axcodes
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference.operating_point import Calibration, OperatingPoint
+from sgnet_nnunet.nifti import Volume, read_image, write_volume
+from sgnet_nnunet.patient.pipeline import PatientFiles, SegmentOptions, segment_patient
+
+POINT = OperatingPoint(threshold=0.5, min_lesion_volume_mm3=150, min_mean_probability=0.85)
+ORDERS = [
+    "".join(codes)
+    for axes in itertools.permutations(("RL", "AP", "SI"))
+    for codes in itertools.product(*axes)
+]
+FILES = {"mask.nii.gz", "t1ce.nii.gz", "lesions.csv", "lesions.json", "lesions.seg.nrrd", "overview.png"}
+OPTIONS = SegmentOptions(register="never")
+FILES |= {"report.html", "viewer", "run.json"}
+
+
+@pytest.fixture
+def segment(write_patient, make_predictor, tmp_path):
+    """Return a function that segments the head as written, and returns the lesions and the predictor."""
+
+    def run(codes="LPS", *, point=POINT, options=OPTIONS, model=None, **move):
+        predictor = make_predictor(point=point, **(model or {}))
+        files = PatientFiles(**write_patient(codes, **move))
+        return segment_patient(files, tmp_path / "out", predictor=predictor, options=options), predictor
+
+    return run
+
+
+@pytest.fixture
+def expected(segment):
+    """Return the lesions of the head in LPS, and the network's input."""
+    lesion_map, predictor = segment()
+    assert [record.kept for record in lesion_map.records] == [True, True, False]
+    return lesion_map.records, predictor.models[0].engine.images[0]
+
+
+def world_volumes(folder, name="mask.nii.gz"):
+    """Return the world places of a mask's foreground in the output, sorted."""
+    image = nib.load(folder / name)
+    places = nib.affines.apply_affine(image.affine, np.argwhere(np.asarray(image.dataobj)))
+    return places[np.lexsort(np.round(places, 3).T)]
+
+
+@pytest.mark.slow
+def test_all_orders_of_axes_give_one_network_input_and_the_same_lesions(segment, expected, tmp_path):
+    records, image = expected
+    places = world_volumes(tmp_path / "out")
+    for codes in ORDERS:
+        lesion_map, predictor = segment(codes)
+        np.testing.assert_array_equal(predictor.models[0].engine.images[0], image)
+        assert "".join(aff2axcodes(nib.load(tmp_path / "out/mask.nii.gz").affine)) == codes
+        np.testing.assert_allclose(world_volumes(tmp_path / "out"), places, atol=1e-3)
+        assert [
+            replace(each, centroid_voxel=(0, 0, 0), centroid_mm=(0, 0, 0)) for each in lesion_map.records
+        ] == [replace(each, centroid_voxel=(0, 0, 0), centroid_mm=(0, 0, 0)) for each in records]
+        for record, other in zip(lesion_map.records, records, strict=True):
+            np.testing.assert_allclose(record.centroid_mm, other.centroid_mm, atol=1e-6)
+            if record.kept:
+                inside = np.argwhere(lesion_map.labels == record.number)
+                np.testing.assert_allclose(inside.mean(axis=0), record.centroid_voxel, atol=1e-6)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PIR", "ASL"])
+def test_orders_of_axes_change_nothing(segment, expected, codes):
+    records, image = expected
+    lesion_map, predictor = segment(codes)
+    np.testing.assert_array_equal(predictor.models[0].engine.images[0], image)
+    for record, other in zip(lesion_map.records, records, strict=True):
+        assert record.volume_mm3 == other.volume_mm3
+        np.testing.assert_allclose(record.centroid_mm, other.centroid_mm, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shifts_and_oblique_turns_keep_lesions_and_their_place_in_the_head(segment, expected, seed):
+    records, _ = expected
+    rng = np.random.default_rng(seed)
+    rotation = Rotation.from_rotvec(rng.normal(0, 0.2, 3)).as_matrix()
+    shift = rng.normal(0, 40, 3)
+    lesion_map, _ = segment("".join(rng.choice(ORDERS)), rotation=rotation, shift=shift)
+    for record, other in zip(lesion_map.records, records, strict=True):
+        assert record.volume_mm3 == pytest.approx(other.volume_mm3, rel=0.01)
+        np.testing.assert_allclose(record.centroid_mm, rotation @ other.centroid_mm + shift, atol=0.5)
+        assert record.diameter_3d_mm == pytest.approx(other.diameter_3d_mm)
+        assert record.hemisphere == other.hemisphere
+
+
+def test_lesions_are_where_they_were_put(expected):
+    records, _ = expected
+    frontal, occipital, small = records
+    np.testing.assert_allclose(frontal.centroid_mm, np.add((20, 28, 15), (3, -10, 20)), atol=1)
+    np.testing.assert_allclose(occipital.centroid_mm, np.add((-22, -32, 5), (3, -10, 20)), atol=1)
+    assert (frontal.hemisphere, frontal.location) == ("right", "frontal")
+    assert (occipital.hemisphere, occipital.location) == ("left", "occipital")
+    assert frontal.volume_mm3 == pytest.approx(4 / 3 * np.pi * 6**3, rel=0.25)  # bright above a threshold
+    assert frontal.gate_shares == {"1/2": 1.0}
+    assert small.volume_mm3 < 150
+    assert not small.kept
+
+
+def test_mask_is_that_of_the_folders_prediction(segment, write_patient, make_predictor, tmp_path):
+    segment("ASR", options=replace(OPTIONS, save_probability=True))
+    images = tmp_path / "images"
+    images.mkdir()
+    for channel, path in enumerate(write_patient("ASR").values()):
+        path.rename(images / f"case_{channel:04d}.nii.gz")
+    make_predictor(point=POINT).predict_folder(images, tmp_path / "predicted")
+    one, other = (nib.load(tmp_path / name) for name in ("out/mask.nii.gz", "predicted/case.nii.gz"))
+    np.testing.assert_allclose(one.affine, other.affine, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
+    probability = np.asarray(nib.load(tmp_path / "out/probability.nii.gz").dataobj)
+    assert ((probability > 0.5) >= (np.asarray(one.dataobj) > 0)).all()
+
+
+def test_folder_holds_the_output_and_what_was_run(segment, write_patient, tmp_path):
+    point = replace(POINT, calibration=Calibration(slope=1.0, intercept=0.0))
+    lesion_map, _ = segment(point=point)
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.name[0] != "."} == FILES
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["lesions"] == 2
+    assert run["removed_by_operating_point"] == 1
+    assert run["settings"]["operating_point"]["min_mean_probability"] == 0.85
+    assert run["models"][0]["weights_sha256"] == "abc"
+    assert set(run["inputs"]) == {"t1ce", "flair"}
+    assert {"read", "align", "preprocess", "network", "postprocess", "measure", "write"} <= set(
+        run["seconds"]
+    )
+    assert [record.confidence for record in lesion_map.records] == pytest.approx(
+        [record.mean_probability for record in lesion_map.records]
+    )
+
+
+def test_no_path_is_in_the_output_unless_identity_is_kept(segment, tmp_path):
+    folder = tmp_path / "Doe_Jane_19500102"
+    for keep in (False, True):
+        segment(folder=folder, options=replace(OPTIONS, keep_identity=keep))
+        texts = [
+            path.read_bytes()
+            for path in (tmp_path / "out").rglob("*")
+            if path.suffix != ".gz" and path.is_file()
+        ]
+        assert any(b"Doe_Jane" in text for text in texts) == keep
+
+
+def test_output_replaces_earlier_output_and_nothing_else(segment, tmp_path):
+    segment()
+    segment("RAS")
+    assert "".join(aff2axcodes(nib.load(tmp_path / "out/mask.nii.gz").affine)) == "RAS"
+    (tmp_path / "out/thesis.docx").write_text("mine")
+    with pytest.raises(InputFileError, match=r"thesis\.docx: was not written by an earlier run"):
+        segment()
+    assert (tmp_path / "out/thesis.docx").read_text() == "mine"
+
+
+def test_without_an_operating_point_all_lesions_are_kept(segment):
+    lesion_map, _ = segment(point=None)
+    assert [record.kept for record in lesion_map.records] == [True] * 3
+
+
+@pytest.mark.parametrize("channels", [("FLAIR", "T1ce"), ("t1ce", "t2_flair")])
+def test_channels_are_found_by_their_names(segment, expected, channels):
+    _, image = expected
+    _, predictor = segment(model={"channels": channels})
+    order = [1, 0] if channels[0] == "FLAIR" else [0, 1]
+    np.testing.assert_array_equal(predictor.models[0].engine.images[0], image[order])
+
+
+@pytest.mark.parametrize("channels", [("T1ce", "T2"), ("T1", "T1ce"), ("FLAIR",), ("T1ce", "FLAIR", "DWI")])
+def test_model_of_other_channels_is_refused(segment, channels):
+    with pytest.raises(SGNetError, match="sgnet segment is for models of T1ce and FLAIR"):
+        segment(model={"channels": channels})
+
+
+def test_missing_flair_is_refused_unless_the_model_was_trained_without(
+    write_patient, make_predictor, tmp_path
+):
+    files = PatientFiles(t1ce=write_patient()["t1ce"])
+    with pytest.raises(
+        SGNetError, match=r"--flair is missing, and the model needs FLAIR; .*modality dropout"
+    ):
+        segment_patient(files, tmp_path / "out", predictor=make_predictor(), options=OPTIONS)
+    assert not (tmp_path / "out").exists()
+    predictor = make_predictor(sgnet_missing_channels=["FLAIR"])
+    lesion_map = segment_patient(files, tmp_path / "out", predictor=predictor, options=OPTIONS)
+    assert not predictor.models[0].engine.images[0][1].any()
+    assert len(lesion_map.records) == 3
+
+
+def test_model_of_t1ce_alone_needs_no_flair(write_patient, make_predictor, tmp_path):
+    files = PatientFiles(t1ce=write_patient()["t1ce"])
+    predictor = make_predictor(channels=("T1ce",))
+    assert len(segment_patient(files, tmp_path / "out", predictor=predictor, options=OPTIONS).records) == 3
+
+
+def write_classic_folder(folder, head, patient):
+    for volume, tags in zip(head, (T1CE, FLAIR), strict=True):
+        write_classic(folder / tags["SeriesDescription"], volume, tags, patient=patient)
+    return folder
+
+
+def write_enhanced_zip(folder, head, patient):
+    for volume, tags in zip(head, (T1CE, FLAIR), strict=True):
+        write_enhanced(folder / f"{tags['SeriesDescription']}.dcm", volume, tags, patient=patient)
+    return zip_folder(folder, folder.with_suffix(".zip"))
+
+
+@pytest.mark.parametrize("write", [write_classic_folder, write_enhanced_zip])
+def test_dicom_gives_the_same_lesions_and_objects_that_refer_to_the_series(
+    head, expected, make_predictor, tmp_path, write
+):
+    patient = Patient()
+    scans = write(tmp_path / "Doe_Jane", head, patient)
+    files = PatientFiles(t1ce=scans, flair=scans)
+    predictor, out = make_predictor(point=POINT), tmp_path / "dicom"
+    lesion_map = segment_patient(files, out, predictor=predictor, options=OPTIONS)
+    for record, other in zip(lesion_map.records, expected[0], strict=True):
+        assert record.volume_mm3 == pytest.approx(other.volume_mm3, rel=0.01)
+        np.testing.assert_allclose(record.centroid_mm, other.centroid_mm, atol=0.1)
+    seg, rtstruct, report = (pydicom.dcmread(out / f"{name}.dcm") for name in ("seg", "rtstruct", "sr"))
+    for each in (seg, rtstruct, report):
+        assert (str(each.PatientName), each.StudyInstanceUID) == (patient.name, patient.study_uid)
+    assert seg.pixel_array.sum() == np.count_nonzero(lesion_map.labels)
+    assert len(rtstruct.StructureSetROISequence) == len(seg.SegmentSequence) == 2
+    others = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".dcm"]
+    texts = [
+        gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in others
+    ]
+    for identity in (patient.name, "Jane", patient.id, patient.birth_date, patient.study_uid):
+        assert not any(identity.encode() in text for text in texts)
+
+
+def test_dicom_without_lesions_has_no_objects(head, make_predictor, tmp_path):
+    scans = write_classic_folder(tmp_path / "scans", head, Patient())
+    point = OperatingPoint(threshold=0.5, min_lesion_volume_mm3=1e6)
+    files = PatientFiles(t1ce=scans, flair=scans)
+    segment_patient(files, tmp_path / "out", predictor=make_predictor(point=point), options=OPTIONS)
+    assert not list((tmp_path / "out").glob("*.dcm"))
+
+
+@pytest.mark.slow
+def test_real_head_is_refused_and_goes_through_with_a_brain_mask(native_scans, make_predictor, tmp_path):
+    """The mask is rough: what is 18 mm below the surface."""
+    files = PatientFiles(t1ce=native_scans["t1ce"], flair=native_scans["flair"])
+    predictor = make_predictor()
+    with pytest.raises(SGNetError):
+        segment_patient(files, tmp_path / "out", predictor=predictor)
+    assert not (tmp_path / "out").exists()
+    t1ce = read_image(files.t1ce)
+    smooth = ndimage.gaussian_filter(t1ce.data.astype(np.float32), 2 / np.array(t1ce.grid.spacing))
+    head = ndimage.binary_fill_holes(smooth > smooth.mean())
+    brain = ndimage.distance_transform_edt(head, sampling=t1ce.grid.spacing) > 18
+    write_volume(tmp_path / "brain.nii.gz", Volume(brain.astype(np.uint8), t1ce.affine))
+    files = replace(files, brain_mask=tmp_path / "brain.nii.gz")
+    segment_patient(files, tmp_path / "out", predictor=predictor)
+    scan, mask = nib.load(files.t1ce), nib.load(tmp_path / "out/mask.nii.gz")
+    assert mask.shape == scan.shape
+    np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-5)
+    for name in ("qform_code", "sform_code", "xyzt_units"):
+        assert mask.header[name] == scan.header[name]
+    assert not np.asarray(mask.dataobj)[~brain].any()
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert not run["skull"]["stripped"]
+    assert run["alignment"]["similarity_after"] >= run["alignment"]["similarity_before"]
+
+
+@pytest.mark.slow
+def test_a_patient_of_common_size_takes_seconds_besides_the_network(head, make_predictor, tmp_path):
+    """In seconds of one core, the judgement of the skull among them; 240 x 240 x 155 voxels."""
+    paths = {}
+    for name, volume in zip(("t1ce", "flair"), head, strict=True):
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        data = ndimage.zoom(volume.data, np.divide((240, 240, 155), volume.data.shape), order=1)
+        affine = volume.affine @ np.diag([*np.divide(volume.data.shape, data.shape), 1])
+        write_volume(paths[name], Volume(data.astype(np.int16), affine))
+    start = time.process_time()
+    lesion_map = segment_patient(
+        PatientFiles(**paths), tmp_path / "out", predictor=make_predictor(), options=OPTIONS
+    )
+    assert time.process_time() - start < 5
+    assert len(lesion_map.records) == 3
+
+
+def test_texts_lose_paths_and_nothing_else(tmp_path):
+    files = PatientFiles(
+        t1ce=tmp_path / "Doe/a", flair=tmp_path / "Doe/b.nii.gz", brain_mask=Path("Doe/m.nii")
+    )
+    text = f"{tmp_path}/Doe/a/IM01: a scan and {tmp_path}/Doe/b.nii.gz; b.nii.gz, Doe/m.nii and m.nii"
+    assert files.anonymous(text) == "T1ce: a scan and FLAIR; FLAIR, brain mask and brain mask"
+    assert files.anonymous("a.b is no b, but m.nii.gz") == "a.b is no b, but m.nii.gz"
+    error = InputFileError(tmp_path / "Doe/a/IM01", "IM01 is damaged", "copy it again")
+    assert files.problem(error) == "T1ce: the file is damaged; copy it again"
+    assert files.problem(InputFileError(Path("/else"), "is bad", "go")) == "a file: is bad; go"
+    assert files.problem(ValueError("Doe/m.nii")) == "ValueError: brain mask"
