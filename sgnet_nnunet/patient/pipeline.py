@@ -48,7 +48,7 @@ from sgnet_nnunet.patient.alignment import Aligned, Mode, align
 from sgnet_nnunet.patient.dicom import patient_code
 from sgnet_nnunet.patient.lesion_table import LesionMap, measure_lesions
 from sgnet_nnunet.patient.outputs import Findings, write_outputs, write_run
-from sgnet_nnunet.patient.scans import PatientScans, read_patient
+from sgnet_nnunet.patient.scans import PatientScans, check_contrasts, read_patient
 from sgnet_nnunet.patient.skull import judge, strip
 
 logger = logging.getLogger(__name__)
@@ -278,6 +278,8 @@ def _prepare_scans(
             aligned = align(head, scans.flair.volume.oriented("RAS"), mode=options.register)
         flair = aligned.volume
         inside = head.data != 0 if inside is None and not judge(flair).stripped else inside
+        within = head.data != 0 if inside is None else inside
+        check_contrasts(head, flair.data, within, files.flair or files.t1ce)
         if inside is not None:
             flair = Volume(np.where(inside, flair.data, 0).astype(np.float32, copy=False), flair.affine)
         how = "registered with" if aligned.registered else "placed by its header on"

@@ -203,6 +203,15 @@ def test_missing_flair_is_refused_unless_the_model_was_trained_without(
     assert len(lesion_map.records) == 3
 
 
+def test_scans_that_are_swapped_by_their_brightness_are_refused(segment, tmp_path, monkeypatch):
+    monkeypatch.setattr("sgnet_nnunet.patient.scans.SWAPPED_RANK", np.inf)  # any pair's profiles are
+    monkeypatch.setattr("sgnet_nnunet.patient.scans.SWAPPED_STEP", np.inf)
+    monkeypatch.setattr("sgnet_nnunet.patient.scans._FEWEST_VOXELS", 1)
+    with pytest.raises(InputFileError, match="exchange T1ce and FLAIR"):
+        segment()
+    assert not (tmp_path / "out").exists()
+
+
 def test_model_of_t1ce_alone_needs_no_flair(write_patient, make_predictor, tmp_path):
     files = PatientFiles(t1ce=write_patient()["t1ce"])
     predictor = make_predictor(channels=("T1ce",))
