@@ -38,7 +38,7 @@ from sgnet_nnunet.inference.operating_point import (
     lesions_at,
     segmentation_at,
 )
-from sgnet_nnunet.inference.plan import ModelDescription
+from sgnet_nnunet.inference.plan import MISSING_CHANNELS, ModelDescription
 from sgnet_nnunet.inference.postprocessing import classes_of
 from sgnet_nnunet.inference.predictor import Model, Predictor
 from sgnet_nnunet.inference.preprocessing import Prepared
@@ -52,9 +52,6 @@ from sgnet_nnunet.patient.scans import PatientScans, check_contrasts, read_patie
 from sgnet_nnunet.patient.skull import judge, strip
 
 logger = logging.getLogger(__name__)
-
-MISSING_CHANNELS = "sgnet_missing_channels"
-"""Key of `plans.json` with the names of channels that the training left out at random, as zeros."""
 
 SPACING_DECIMALS = 5
 
