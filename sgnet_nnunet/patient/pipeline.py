@@ -38,7 +38,7 @@ from sgnet_nnunet.inference.operating_point import (
     lesions_at,
     segmentation_at,
 )
-from sgnet_nnunet.inference.plan import MISSING_CHANNELS, ModelDescription
+from sgnet_nnunet.inference.plan import ModelDescription
 from sgnet_nnunet.inference.postprocessing import classes_of
 from sgnet_nnunet.inference.predictor import Model, Predictor
 from sgnet_nnunet.inference.preprocessing import Prepared
@@ -227,9 +227,9 @@ def roles_of(description: ModelDescription) -> tuple[Role, ...]:
 
 def check_channels(files: PatientFiles, description: ModelDescription) -> None:
     """Raise an SGNetError if the FLAIR is missing, and the model was not trained to do without."""
-    spared = {str(name).casefold() for name in description.plans.get(MISSING_CHANNELS, ())}
-    for role, channel in zip(roles_of(description), description.channels, strict=True):
-        if getattr(files, role) is None and channel.casefold() not in spared:
+    roles = zip(roles_of(description), description.channels, strict=True)
+    for number, (role, channel) in enumerate(roles):
+        if getattr(files, role) is None and number not in description.optional_channels:
             raise SGNetError(
                 f"--{role} is missing, and the model needs {channel}; give it, or name a model that was "
                 "trained with channels left out at random (modality dropout)"
