@@ -228,7 +228,7 @@ SWAPPED_RANK, SWAPPED_STEP = -0.12, -0.1
 brightness, and the step from outer to deep tissue. 6 real pairs and 6 phantoms have 0.16 and 0.14 or more."""
 
 
-def check_contrasts(t1ce: Volume, flair: NDArray[np.float32], brain: NDArray[np.bool_], path: Path) -> None:
+def check_contrasts(t1ce: Volume, flair: NDArray[np.generic], brain: NDArray[np.bool_], path: Path) -> None:
     """Refuse T1ce and FLAIR that are swapped by their brightness, where that is beyond doubt.
 
     In T1-weighted images white matter, which is deep, is brighter than the cortex; in FLAIR it is darker.
