@@ -108,4 +108,4 @@ speed: $(VENV)/installed ## Time inference (of the demo's model) and training; a
 	$(BIN)/python benchmarks/training.py benchmarks/results --no-default --batches 8
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .venv-newest .venv-lowest .venv-tools build dist *.egg-info demo_output fuzz_output study_output site .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-tools build dist *.egg-info demo_output fuzz_output notebooks/new_patient_output study_output site .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -41,7 +41,18 @@ TEST = [
     *ALL,
     "panoptica>=2.1; python_version < '3.14'",  # no NumPy below 2.3 on 3.14
     *("dcm2niix>=1.0.20220715", "pymeshmetrics>=1.4", "statsmodels>=0.14"),
-    *("hypothesis", "mypy", "pandas-stubs", "playwright", "pytest", "pytest-cov", "pytest-xdist", "ruff"),
+    *(
+        "hypothesis",
+        "ipykernel",
+        "mypy",
+        "nbclient",
+        "pandas-stubs",
+        "playwright",
+        "pytest",
+        "pytest-cov",
+        "pytest-xdist",
+        "ruff",
+    ),
     "types-psutil",
 ]
 

@@ -23,6 +23,10 @@ PAGES = {
     "CITATION.cff": "CITATION.cff",
     "LICENSE": "LICENSE",
     "SECURITY.md": "security.md",
+    **{
+        path: path
+        for path in ("containers/Dockerfile", "containers/sgnet.def", "notebooks/new_patient.ipynb")
+    },
 }
 FOLDERS = {"docs/": "", "benchmarks/results/": "results/"}
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)")
