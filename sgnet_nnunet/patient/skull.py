@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from sgnet_nnunet.errors import InputFileError, needs_extra
 from sgnet_nnunet.inference.trust import load_pickle
 from sgnet_nnunet.nifti import INTEGER_TOLERANCE, Grid, Volume, read_labels, write_volume
 from sgnet_nnunet.patient.scans import ITK_SUFFIXES, read_by_itk
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +177,10 @@ def strip(
     remedy = (
         "give a mask of the brain with --brain-mask, or install hd-bet: pip install 'sgnet-nnunet[hdbet]'"
     )
+    head = f"a whole head, sure to {judge(t1ce).confidence:.0%}"
     if hdbet_weights is None and not _has_hdbet():
-        report = judge(t1ce)
-        problem = f"is a whole head, sure to {report.confidence:.0%}; models are trained on stripped brains"
-        raise InputFileError(path, problem, remedy)
+        raise InputFileError(path, f"is {head}; models are trained on stripped brains", remedy)
+    logger.info("T1ce is %s: HD-BET extracts the brain", head)
     return _run_hdbet(t1ce, path, hdbet_weights), "HD-BET"
 
 
