@@ -106,7 +106,11 @@ def draw_lesion(anatomy, lesion, seed: int, scale: float, config: PhantomConfig)
     if not scale:
         return None
     scaled = replace(lesion, radii=tuple(scale * radius for radius in lesion.radii))
-    return rasterise(np.random.default_rng(seed), anatomy, [scaled], config)
+    maps = rasterise(np.random.default_rng(seed), anatomy, [scaled], config)
+    # A rough surface sheds voxels, which would be lesions that nobody made.
+    parts = find_lesions(maps.core > 0.5, spacing=anatomy.grid.spacing)
+    maps.core[(parts.labels > 0) & (parts.labels != 1 + parts.voxels.argmax())] = 0.2
+    return maps
 
 
 def merge(bodies: list[LesionMaps | None], shape: tuple[int, ...]) -> LesionMaps:
