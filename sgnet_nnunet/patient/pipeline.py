@@ -148,7 +148,7 @@ def segment_patient(
     clock = Stopwatch()
     check_output_folder(output)
     roles = roles_of(predictor.description)
-    check_channels(files, predictor.description)
+    check_channels(files, predictor)
     with clock.stage("checksums"):
         identity = run_identity(files, predictor, options)
     with clock.stage("read"):
@@ -225,11 +225,11 @@ def roles_of(description: ModelDescription) -> tuple[Role, ...]:
     return tuple(roles)
 
 
-def check_channels(files: PatientFiles, description: ModelDescription) -> None:
-    """Raise an SGNetError if the FLAIR is missing, and the model was not trained to do without."""
-    roles = zip(roles_of(description), description.channels, strict=True)
-    for number, (role, channel) in enumerate(roles):
-        if getattr(files, role) is None and number not in description.optional_channels:
+def check_channels(files: PatientFiles, predictor: Predictor) -> None:
+    """Raise an SGNetError if the FLAIR is missing, and a model was not trained to do without."""
+    for number, role in enumerate(roles_of(predictor.description)):
+        if getattr(files, role) is None and number not in predictor.optional_channels:
+            channel = predictor.description.channels[number]
             raise SGNetError(
                 f"--{role} is missing, and the model needs {channel}; give it, or name a model that was "
                 "trained with channels left out at random (modality dropout)"

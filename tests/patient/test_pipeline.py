@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.operating_point import Calibration, OperatingPoint
+from sgnet_nnunet.inference.predictor import PlanProcessing, PredictionOptions, Predictor
 from sgnet_nnunet.nifti import Volume, read_image, write_volume
 from sgnet_nnunet.patient.pipeline import PatientFiles, SegmentOptions, segment_patient
 
@@ -210,6 +211,24 @@ def test_scans_that_are_swapped_by_their_brightness_are_refused(segment, tmp_pat
     with pytest.raises(InputFileError, match="exchange T1ce and FLAIR"):
         segment()
     assert not (tmp_path / "out").exists()
+
+
+def test_missing_flair_is_zero_after_normalisation_and_refused_if_one_of_several_models_needs_it(
+    write_patient, make_predictor, tmp_path
+):
+    files = PatientFiles(t1ce=write_patient()["t1ce"])
+    (model,) = make_predictor(sgnet_missing_channels=["FLAIR"]).models
+    settings = {"normalisations": ("PercentileTo01Normalization",) * 2, "masked": (True, True)}
+    plan = replace(model.description, **settings)
+    model = replace(model, description=plan, processing=PlanProcessing(plan))
+    predictor = Predictor([model], options=PredictionOptions())
+    segment_patient(files, tmp_path / "out", predictor=predictor, options=OPTIONS)
+    (image,) = predictor.models[0].engine.images
+    assert image[0].max() == 1
+    assert not image[1].any()
+    needing = Predictor([model, *make_predictor().models], options=PredictionOptions())
+    with pytest.raises(SGNetError, match="--flair is missing"):
+        segment_patient(files, tmp_path / "other", predictor=needing, options=OPTIONS)
 
 
 def test_model_of_t1ce_alone_needs_no_flair(write_patient, make_predictor, tmp_path):
