@@ -306,6 +306,18 @@ def check_voxels(path: Path) -> None:
             raise ValueError("complex voxels")
 
 
+def parse_json(content: bytes) -> object:
+    """Return what JSON holds.
+
+    Raises:
+        ValueError: If it is no JSON, or a text in it is not Unicode: half of a surrogate pair.
+        RecursionError: If it is nested too deeply.
+    """
+    parsed = json.loads(content)
+    json.dumps(parsed, ensure_ascii=False).encode()
+    return parsed
+
+
 def read_json(path: Path, *, remedy: str = "name the right folder, or copy it again") -> dict[str, Any]:
     """Return the object in a JSON file.
 
@@ -313,7 +325,7 @@ def read_json(path: Path, *, remedy: str = "name the right folder, or copy it ag
         InputFileError: If the file cannot be read or holds no JSON object; `remedy` says what to do.
     """
     try:
-        content = json.loads(read_bytes(path))
+        content = parse_json(read_bytes(path))
     except OSError as error:
         raise InputFileError(path, f"cannot be read ({error.strerror})", remedy) from error
     except (ValueError, RecursionError) as error:

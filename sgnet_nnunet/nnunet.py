@@ -4,7 +4,6 @@ Nothing of nnU-Net is imported until a function needs it, so that the torch-free
 """
 
 import io
-import json
 import logging
 import os
 import re
@@ -19,7 +18,7 @@ from typing import Any
 
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.files import read_bytes
+from sgnet_nnunet.files import parse_json, read_bytes
 from sgnet_nnunet.schemas import Split, check
 
 logger = logging.getLogger(__name__)
@@ -291,7 +290,7 @@ def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[st
 def _read_splits(splits: Path) -> list[Split]:
     remedy = "nnUNetv2_train writes it; give the fold all if there is no split"
     try:
-        content = json.loads(read_bytes(splits))
+        content = parse_json(read_bytes(splits))
     except (OSError, ValueError, RecursionError) as error:
         detail = getattr(error, "strerror", None) or error
         raise InputFileError(splits, f"cannot be read ({detail})", remedy) from error

@@ -161,6 +161,8 @@ def check(path: Path, content: object, kind: type[Content], *, remedy: str, at: 
         raise InputFileError(
             path, f"{at}{place[1:]}: {wanted}, got {_held(content, place)}", remedy
         ) from error
+    except UnicodeEncodeError as error:
+        raise InputFileError(path, f"{at}: holds a text that is not Unicode", remedy) from error
     except SystemError as error:  # of msgspec before 0.22, for an integer that no float holds
         raise InputFileError(path, f"{at}: holds a number that is too large", remedy) from error
 

@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from sgnet_nnunet.nifti import Volume, write_volume
 
 # nnU-Net reads it when it is imported, and would start eight workers.
 os.environ["nnUNet_def_n_proc"] = "1"  # noqa: SIM112
+
+# The same draws in every run; other ones with SGNET_FUZZ_EXAMPLES, which asks for more of them.
+settings.register_profile("repeatable", derandomize="SGNET_FUZZ_EXAMPLES" not in os.environ)
+settings.load_profile("repeatable")
 
 RESULTS_AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 NNUNET_PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

@@ -78,6 +78,10 @@ def test_other_values_are_read_or_refused_in_one_line(name, tmp_path, data):
     TARGETS[name].check(tmp_path, json.dumps(content).encode())
 
 
+FOUND += [(name, b'"\\ud800"') for name in JSON]  # half of a surrogate pair
+FOUND += [(name, b'{"a": ["\\ud800"]}') for name in JSON]
+
+
 @pytest.mark.parametrize(("name", "content"), FOUND)
 def test_what_was_found_is_refused_in_one_line(name, content, tmp_path: Path):
     assert not TARGETS[name].check(tmp_path, content)
