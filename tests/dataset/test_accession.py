@@ -211,6 +211,7 @@ def cut_out(real_data: Path) -> Scans:
     return Scans(scans.paths, Volume(scans.t1ce.data[box], affine), scans.flair, scans.masks)
 
 
+@pytest.mark.slow
 def test_registration_brings_a_shifted_flair_and_its_mask_back(cut_out: Scans):
     mask = cut_out.masks["whole_seg"].volume
     true = make_case(cut_out, TARGETS["whole"], "none").labels.data > 0

@@ -624,6 +624,7 @@ def test_values_with_commas_and_zeros_survive_and_unknown_ones_are_empty():
     assert "\r" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["whole", "core", "regions"])
 def test_masks_on_the_t1ce_grid_are_kept_to_the_voxel(
     real_data: Path, convert, accepted_by_nnunet, target: str

@@ -119,6 +119,7 @@ def test_images_without_common_voxels_are_left_alone_with_a_note():
     assert found.note.startswith("not registered: ")
 
 
+@pytest.mark.slow
 def test_real_scans_with_a_large_motion_come_together(real_data: Path):
     folder = real_data / "real_native_grids"
     t1ce, flair = (read_image(folder / f"TCGA-FG-6692_{name}.nii.gz") for name in ("t1ce", "flair"))

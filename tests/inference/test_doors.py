@@ -118,6 +118,14 @@ def named(place, value):
     return f"{'.'.join(map(str, place))}={text[:20]}"
 
 
+def rows(table):
+    """Return the rows as parameters; every third is among the tests that are not slow."""
+    return [
+        pytest.param(*row, id=named(*row), marks=[pytest.mark.slow] if number % 3 else [])
+        for number, row in enumerate(table)
+    ]
+
+
 def told(function, caplog):
     """Return the error of a function, or the warnings of one that goes on; other exceptions are failures."""
     caplog.clear()
@@ -150,14 +158,14 @@ def refused(commands, names, files, caplog):
         assert len(message) < 1000, message
 
 
-@pytest.mark.parametrize(("place", "value"), PLANS, ids=[named(*row) for row in PLANS])
+@pytest.mark.parametrize(("place", "value"), rows(PLANS))
 def test_plans(shared_commands, written, caplog, place, value):
     path = shared_commands.folder / "plans.json"
     written(path, mutated(json.loads(path.read_text()), place, value))
     refused(shared_commands, COMMANDS, ["plans.json"], caplog)
 
 
-@pytest.mark.parametrize(("place", "value"), DATASET, ids=[named(*row) for row in DATASET])
+@pytest.mark.parametrize(("place", "value"), rows(DATASET))
 def test_dataset(shared_commands, written, caplog, place, value):
     path = shared_commands.folder / "dataset.json"
     written(path, mutated(json.loads(path.read_text()), place, value))
@@ -198,7 +206,7 @@ def exported(exported_model, tmp_path_factory):
     return shutil.copytree(exported_model, tmp_path_factory.mktemp("doors") / "exported")
 
 
-@pytest.mark.parametrize(("place", "value"), EXPORT, ids=[named(*row) for row in EXPORT])
+@pytest.mark.parametrize(("place", "value"), rows(EXPORT))
 def test_export(exported, written, images, tmp_path, place, value):
     path = exported / "export.json"
     content = mutated(json.loads(path.read_text()), place, value)

@@ -237,6 +237,7 @@ def test_objects_have_the_tags_of_patient_study_and_space(written, name):
     assert "research use only" in made.SeriesDescription
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy: apt-get install dicom3tools")
 def test_dciodvfy_finds_no_error(written, name):

@@ -20,12 +20,13 @@ from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import draw_ids, draw_patient, patient_rng, write_phantoms
 from sgnet_nnunet.phantom.scanner import ORIENTATIONS
 
+pytestmark = pytest.mark.slow
+
 
 def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.nii.gz"))}
 
 
-@pytest.mark.slow
 def test_files_follow_the_layout_of_the_collection(coarse_root):
     name = re.compile(r"YG_[A-Z0-9]{12}")
     folders = sorted(coarse_root.iterdir())
@@ -58,7 +59,6 @@ def test_images_are_int16_and_masks_uint8_with_mm_as_unit(coarse_root):
         assert image.header.get_xyzt_units()[0] == "mm"
 
 
-@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_whatever_the_workers(coarse_root, coarse_config, tmp_path):
     write_phantoms(tmp_path / "again", patients=2, seed=5, workers=2, config=coarse_config)
     assert contents(tmp_path / "again") == contents(coarse_root)
@@ -72,7 +72,6 @@ def test_a_patient_does_not_depend_on_the_number_of_patients(coarse_root, coarse
     }
 
 
-@pytest.mark.slow
 def test_another_seed_gives_other_patients(coarse_root, coarse_config, tmp_path):
     write_phantoms(tmp_path, patients=1, seed=6, config=coarse_config)
     other, here = contents(tmp_path), contents(coarse_root)
@@ -80,7 +79,6 @@ def test_another_seed_gives_other_patients(coarse_root, coarse_config, tmp_path)
     assert not set(other.values()) & set(here.values())
 
 
-@pytest.mark.slow
 def test_an_interrupted_patient_is_completed(coarse_root, coarse_config, tmp_path):
     name = draw_ids(patient_rng(5, 0))[0]
     shutil.copytree(coarse_root / name, tmp_path / "broken" / name)
@@ -100,7 +98,6 @@ def test_patients_are_logged_for_debugging_only(tmp_path, monkeypatch, caplog):
     assert "patient1" in caplog.records[1].getMessage()
 
 
-@pytest.mark.slow
 def test_folders_come_back_in_order_and_are_reported(coarse_root, coarse_config):
     seen: list[str] = []
     before = contents(coarse_root)
@@ -141,7 +138,6 @@ def brain_of(volume):
     return ndimage.binary_fill_holes(volume.data > 0)
 
 
-@pytest.mark.slow
 def test_image_and_mask_share_a_grid(patient):
     for image, mask in (("t1ce_img", "core_seg"), ("flair_img", "whole_seg")):
         assert patient[image].data.shape == patient[mask].data.shape
@@ -149,7 +145,6 @@ def test_image_and_mask_share_a_grid(patient):
         assert set(np.unique(patient[mask].data)) == {0, 1}
 
 
-@pytest.mark.slow
 def test_flair_lies_on_another_grid(patient):
     t1ce, flair = patient["t1ce_img"], patient["flair_img"]
     assert t1ce.data.shape != flair.data.shape
@@ -158,13 +153,11 @@ def test_flair_lies_on_another_grid(patient):
     assert 0.6 <= min(flair.grid.spacing) <= 0.95
 
 
-@pytest.mark.slow
 def test_files_are_oriented_as_clinical_ones(patient):
     for volume in patient.values():
         assert "".join(nib.aff2axcodes(volume.affine)) in ORIENTATIONS
 
 
-@pytest.mark.slow
 def test_background_is_exactly_zero(patient):
     for part in ("t1ce_img", "flair_img"):
         data = patient[part].data
@@ -175,7 +168,6 @@ def test_background_is_exactly_zero(patient):
         assert pieces < 50
 
 
-@pytest.mark.slow
 def test_brain_takes_as_much_of_the_field_of_view_as_in_real_scans(patient):
     for part in ("t1ce_img", "flair_img"):
         data, spacing = patient[part].data, np.array(patient[part].grid.spacing)
@@ -185,7 +177,6 @@ def test_brain_takes_as_much_of_the_field_of_view_as_in_real_scans(patient):
         assert width == pytest.approx(depth, abs=2 * spacing[0])
 
 
-@pytest.mark.slow
 def test_other_voxels_are_as_bright_on_flair_as_the_tumour(patient):
     data, whole = patient["flair_img"].data, patient["whole_seg"].data > 0
     away = (data > 0) & ~ndimage.binary_dilation(whole, iterations=3)
@@ -193,26 +184,22 @@ def test_other_voxels_are_as_bright_on_flair_as_the_tumour(patient):
     assert as_bright.sum() * patient["flair_img"].grid.voxel_mm3 > 1000
 
 
-@pytest.mark.slow
 def test_tumour_is_under_two_percent_of_the_brain(patient):
     for image, mask in (("t1ce_img", "core_seg"), ("flair_img", "whole_seg")):
         share = patient[mask].data.sum() / brain_of(patient[image]).sum()
         assert 0 < share < 0.02
 
 
-@pytest.mark.slow
 def test_brain_has_the_volume_of_a_brain(patient):
     litres = brain_of(patient["t1ce_img"]).sum() * patient["t1ce_img"].grid.voxel_mm3 / 1e6
     assert 1.0 < litres < 1.9
 
 
-@pytest.mark.slow
 def test_masks_lie_in_the_brain(patient):
     for image, mask in (("t1ce_img", "core_seg"), ("flair_img", "whole_seg")):
         assert (patient[image].data[patient[mask].data > 0] > 0).all()
 
 
-@pytest.mark.slow
 def test_core_lies_inside_whole(patient):
     core, whole = patient["core_seg"], patient["whole_seg"]
     moved = resample_from_to(
@@ -221,14 +208,12 @@ def test_core_lies_inside_whole(patient):
     assert not ((np.asarray(moved.dataobj) > 0) & (whole.data == 0)).any()
 
 
-@pytest.mark.slow
 def test_whole_is_bright_on_flair_and_core_on_t1ce(patient):
     for image, mask in (("t1ce_img", "core_seg"), ("flair_img", "whole_seg")):
         data, inside = patient[image].data, patient[mask].data > 0
         assert np.percentile(data[inside], 75) > 1.1 * np.median(data[data > 0])
 
 
-@pytest.mark.slow
 def test_distractors_enhance_but_are_not_labelled(patient):
     data, core = patient["t1ce_img"].data, patient["core_seg"].data > 0
     bright = data > 1.4 * np.median(data[data > 0])
@@ -236,7 +221,6 @@ def test_distractors_enhance_but_are_not_labelled(patient):
     assert away.sum() * patient["t1ce_img"].grid.voxel_mm3 > 2000
 
 
-@pytest.mark.slow
 def test_some_distractors_are_as_bright_as_the_lesions(patient):
     data, core = patient["t1ce_img"].data, patient["core_seg"].data > 0
     away = ~ndimage.binary_dilation(core, iterations=3)
@@ -244,7 +228,6 @@ def test_some_distractors_are_as_bright_as_the_lesions(patient):
     assert as_bright.sum() * patient["t1ce_img"].grid.voxel_mm3 > 500
 
 
-@pytest.mark.slow
 def test_t1ce_and_flair_show_the_same_head(patient):
     t1ce, flair = patient["t1ce_img"], patient["flair_img"]
     moved = resample_from_to(
@@ -257,7 +240,6 @@ def test_t1ce_and_flair_show_the_same_head(patient):
     assert dice > 0.97
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_the_smallest_lesions_are_seen_on_thick_slices(seed, coarse_config):
     tiny = PhantomConfig(

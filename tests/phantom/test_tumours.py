@@ -9,6 +9,8 @@ from scipy import ndimage
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.tumours import Lesion, displace, draw_lesions, rasterise, spread_oedema
 
+pytestmark = pytest.mark.slow
+
 
 def diameter(lesion):
     return 2 * float(np.cbrt(np.prod(lesion.radii)))
@@ -26,7 +28,6 @@ def border_voxel(anatomy):
     return int(x), int(y), int(z)
 
 
-@pytest.mark.slow
 def test_every_patient_has_a_lesion_and_few_have_many(population):
     counts = np.array([len(lesions) for lesions in population])
     assert counts.min() >= 1
