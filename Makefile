@@ -22,7 +22,7 @@ $(VENV)/installed: $(SOURCES)
 $(BIN)/pytest:
 	$(MAKE) $(VENV)/installed
 
-test: lint typecheck pytest ## Everything that CI runs: ruff, structure, mypy, all tests with coverage; up to 15 minutes
+test: lint typecheck pytest ## Everything that CI runs: ruff, structure, mypy, all tests with coverage; about 20 minutes
 
 lint: $(VENV)/installed ## ruff, and the structure of the package against its limits
 	$(BIN)/ruff format --check .

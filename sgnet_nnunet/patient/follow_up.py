@@ -478,7 +478,9 @@ def _draw(found: FollowUp) -> "Figure":
         shown = [seen.volume_mm3 if seen.status not in ("absent", "merged") else np.nan for seen in lesion]
         colour = [channel / 255 for channel in lesion_colour(index + 1)]
         volumes.plot(visits, shown, marker="o", color=colour, label=f"{index + 1}", markeredgecolor=INK)
+    largest = max((seen.volume_mm3 for lesion in found.lesions for seen in lesion), default=0)
     volumes.set_yscale("symlog", linthresh=10)
+    volumes.set_ylim(0, 10 ** np.ceil(np.log10(max(largest, 10) * 1.2)))  # a power of ten has a tick
     volumes.set_title("Volume of each lesion, mm3", color=INK, fontsize=10)
     if found.lesions:
         volumes.legend(
