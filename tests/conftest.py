@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from sgnet_nnunet.nifti import Volume, write_volume
 
@@ -20,7 +20,12 @@ from sgnet_nnunet.nifti import Volume, write_volume
 os.environ["nnUNet_def_n_proc"] = "1"  # noqa: SIM112
 
 # The same draws in every run; other ones with SGNET_FUZZ_EXAMPLES, which asks for more of them.
-settings.register_profile("repeatable", derandomize="SGNET_FUZZ_EXAMPLES" not in os.environ)
+settings.register_profile(
+    "repeatable",
+    derandomize="SGNET_FUZZ_EXAMPLES" not in os.environ,
+    deadline=None,  # the machine may be busy
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("repeatable")
 
 RESULTS_AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
