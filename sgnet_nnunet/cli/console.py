@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
+from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console
@@ -22,6 +23,35 @@ err = Console(stderr=True, markup=False, emoji=False)
 
 MODEL_FOLDER = "nnU-Net's folder of the training, TRAINER__PLANS__CONFIGURATION."
 TRUST = "Allow the model to run code of its own: pickles, other packages' trainers and networks."
+
+# Options that `predict` and `segment` share.
+Folds: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-f", metavar="N", help="Folds to average; all that are trained by default.", rich_help_panel="Model"
+    ),
+]
+Checkpoint: TypeAlias = Annotated[
+    str, typer.Option("-chk", metavar="NAME", help="Checkpoint.", rich_help_panel="Model")
+]
+Trust: TypeAlias = Annotated[bool, typer.Option("--trust", help=TRUST, rich_help_panel="Model")]
+PointFile: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="JSON",
+        help="File of sgnet tune; none; or auto, the one in the model's folder.",
+        rich_help_panel="Model",
+    ),
+]
+Device: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "-device",
+        metavar="NAME",
+        help="cpu, cuda or mps; cuda by default if there is one.",
+        rich_help_panel="Network",
+    ),
+]
 
 
 def say(text: str, *, console: Console = out, style: str = "") -> None:

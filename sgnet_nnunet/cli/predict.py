@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from sgnet_nnunet.cli.console import TRUST, err, progress_bar, say
+from sgnet_nnunet.cli.console import (
+    Checkpoint,
+    Device,
+    Folds,
+    PointFile,
+    Trust,
+    err,
+    progress_bar,
+    say,
+)
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import EngineName, PrecisionName, RuntimeName
 from sgnet_nnunet.inference.predictor import PredictionOptions
@@ -38,18 +47,11 @@ def predict(
             help="Model's folder, trained or exported, instead of -d, -tr, -p and -c; several are averaged.",
         ),
     ] = None,
-    folds: Annotated[
-        list[str] | None, _model("-f", metavar="N", help="Folds to average; all that are trained by default.")
-    ] = None,
-    checkpoint: Annotated[str, _model("-chk", metavar="NAME", help="Checkpoint.")] = CHECKPOINT,
-    trust: Annotated[bool, _model("--trust", help=TRUST)] = False,
-    operating_point: Annotated[
-        str, _model(metavar="JSON", help="File of sgnet tune; none; or auto, the one in the model's folder.")
-    ] = "auto",
-    device: Annotated[
-        str | None,
-        _network("-device", metavar="NAME", help="cpu, cuda or mps; cuda by default if there is one."),
-    ] = None,
+    folds: Folds = None,
+    checkpoint: Checkpoint = CHECKPOINT,
+    trust: Trust = False,
+    operating_point: PointFile = "auto",
+    device: Device = None,
     engine: Annotated[
         EngineName,
         _network(

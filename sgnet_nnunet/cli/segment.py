@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sgnet_nnunet.cli.console import TRUST, err, progress_bar, say
+from sgnet_nnunet.cli.console import (
+    Checkpoint,
+    Device,
+    Folds,
+    PointFile,
+    Trust,
+    err,
+    progress_bar,
+    say,
+)
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import EngineName, PrecisionName, RuntimeName
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
@@ -65,18 +74,11 @@ def segment(
     keep_identity: Annotated[
         bool, _scans("--keep-identity", help="Allow paths, which may name the patient, in the output.")
     ] = False,
-    folds: Annotated[
-        list[str] | None, _model("-f", metavar="N", help="Folds to average; all that are trained by default.")
-    ] = None,
-    checkpoint: Annotated[str, _model("-chk", metavar="NAME", help="Checkpoint.")] = CHECKPOINT,
-    trust: Annotated[bool, _model("--trust", help=TRUST)] = False,
-    operating_point: Annotated[
-        str, _model(metavar="JSON", help="File of sgnet tune; none; or auto, the one in the model's folder.")
-    ] = "auto",
-    device: Annotated[
-        str | None,
-        _network("-device", metavar="NAME", help="cpu, cuda or mps; cuda by default if there is one."),
-    ] = None,
+    folds: Folds = None,
+    checkpoint: Checkpoint = CHECKPOINT,
+    trust: Trust = False,
+    operating_point: PointFile = "auto",
+    device: Device = None,
     engine: Annotated[EngineName, _network(metavar="NAME", help="auto, tiled, whole or sparse.")] = "auto",
     runtime: Annotated[RuntimeName, _network(metavar="NAME", help="auto, torch or openvino.")] = "auto",
     precision: Annotated[PrecisionName, _network(metavar="NAME", help="f32 or bf16, with OpenVINO.")] = "f32",
