@@ -272,7 +272,7 @@ def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[st
     if requested == [ALL]:
         logger.warning("fold all is validated on its training cases: its metrics are optimistically biased")
         return {ALL: sorted(every_case)}
-    content = _read_splits(splits)
+    content = read_splits(splits)
     for fold in requested:
         if not fold.isdigit():
             raise SGNetError(f"fold {fold!r} is not a number; give -f 0 1 2 3 4, or all by itself")
@@ -287,7 +287,7 @@ def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[st
     return cases
 
 
-def _read_splits(splits: Path) -> list[Split]:
+def read_splits(splits: Path) -> list[Split]:
     remedy = "nnUNetv2_train writes it; give the fold all if there is no split"
     try:
         content = parse_json(read_bytes(splits))
@@ -310,7 +310,7 @@ def changed_folds(dataset: Path | str) -> InputFileError | None:
     if not (in_use and copy.is_file() and original.is_file()):
         return None
     before, now = (
-        [(set(fold.train), set(fold.val)) for fold in _read_splits(path)] for path in (copy, original)
+        [(set(fold.train), set(fold.val)) for fold in read_splits(path)] for path in (copy, original)
     )
     if before[: len(now)] == now:
         return None

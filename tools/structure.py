@@ -30,8 +30,9 @@ LAYERS: dict[str, frozenset[str]] = {
     "report": frozenset({"evaluation", "inference"}),
     "demo": frozenset({"dataset", "phantom", "evaluation", "report"}),
     "patient": frozenset({"dataset", "inference", "report"}),
+    "study": frozenset({"dataset", "evaluation", "report", "plugin"}),
     "cli": frozenset(
-        {"dataset", "phantom", "inference", "evaluation", "report", "patient", "plugin", "demo"}
+        {"dataset", "phantom", "inference", "evaluation", "report", "patient", "plugin", "demo", "study"}
     ),
 }
 """Folders of the package, and modules next to them, with those of this table that each may import.

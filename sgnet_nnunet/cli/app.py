@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from sgnet_nnunet import __version__
-from sgnet_nnunet.cli import data, evaluate, follow, models, plugin, predict, segment, tune
+from sgnet_nnunet.cli import data, evaluate, follow, models, plugin, predict, segment, study, tune
 from sgnet_nnunet.cli.console import LineHandler, ListCommand, out
 
 COMMANDS = {
     "Data": (data.convert, data.phantom),
     "Prediction": (predict.predict, segment.segment, follow.follow, models.export, models.gates),
     "Evaluation": (evaluate.evaluate, evaluate.compare, tune.tune),
+    "Studies": (study.study,),
     "Installation": (plugin.demo, plugin.doctor, plugin.link, plugin.unlink),
 }
 

@@ -1,0 +1,1 @@
+"""A whole study, from the conversion to the report, as one workflow of Snakemake."""

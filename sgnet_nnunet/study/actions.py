@@ -1,0 +1,145 @@
+"""What steps do besides running commands: folds, changes of a plan, tables and the report of all seeds."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sgnet_nnunet import __version__
+from sgnet_nnunet.dataset.splits import grouped_splits, patients_of
+from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.files import atomic_path, read_json, write_json, write_text
+from sgnet_nnunet.lesions import find_lesions
+from sgnet_nnunet.nifti import read_labels
+from sgnet_nnunet.nnunet import SPLITS, find_masks, read_splits
+from sgnet_nnunet.study.config import LEAVE_ONE_OUT
+from sgnet_nnunet.study.storage import store as store_files
+
+COLUMNS = ("case", "lesions", "volume_mm3", "largest_mm3")
+"""Of the table of predicted masks."""
+
+
+def split(raw: str, splits: str | None = None) -> None:
+    """Write the folds of a raw data set: those of a file, one a patient, or nnU-Net's five, by patient.
+
+    Raises:
+        SGNetError: If a file of folds names a case that the data set lacks.
+    """
+    target = Path(raw, SPLITS)
+    cases = list(find_masks(Path(raw, "labelsTr")))
+    patients = patients_of(cases, conversion_report=Path(raw, "conversion_report.csv"))
+    if splits == LEAVE_ONE_OUT:
+        content = [
+            {"train": [case for case in cases if patients[case] != one], "val": [case for case in cases if patients[case] == one]}
+            for one in sorted(set(patients.values()))
+        ]  # fmt: skip
+        write_json(target, content)
+    elif splits is not None:
+        named = {case for fold in read_splits(Path(splits)) for case in (*fold.train, *fold.val)}
+        if absent := sorted(named.difference(cases)):
+            raise SGNetError(f"{splits}: names the case {absent[0]}, which {raw} lacks; take it out")
+        shutil.copyfile(splits, target)
+    elif not target.is_file():
+        write_json(target, list(grouped_splits(patients).folds))
+    copy = Path(raw.replace("nnUNet_raw", "nnUNet_preprocessed"), SPLITS)
+    if copy.is_file() and copy.read_bytes() != target.read_bytes():
+        copy.unlink()  # nnU-Net's planner copies the folds once
+
+
+def adopt(raw: str, source: str, splits: str | None = None) -> None:
+    """Link the parts of a raw data set of the user, to which nothing is written, and write its folds."""
+    folder = Path(raw)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in Path(source).iterdir():
+        link = folder / path.name
+        if path.name == SPLITS:
+            shutil.copyfile(path, link)
+        elif not link.is_symlink():
+            link.symlink_to(path)
+    split(raw, splits)
+
+
+def change_plan(path: str, change: dict[str, Any]) -> None:
+    """Change patch and batch size of the three-dimensional configurations of a plan."""
+    plans = read_json(Path(path))
+    for configuration in plans["configurations"].values():
+        if change and len(configuration.get("patch_size", ())) == 3:  # noqa: PLR2004
+            configuration |= change
+    write_json(Path(path), plans)
+
+
+def tabulate(masks: str, images: str, fetch: list[str], store: str) -> None:  # noqa: ARG001 - the runner's
+    """Write a row a predicted mask, and copy the masks to a store if they are to be there."""
+    rows = []
+    for case, path in find_masks(Path(masks)).items():
+        image = read_labels(path)
+        lesions = find_lesions(np.asarray(image.data) > 0, spacing=image.grid.spacing)
+        volumes = lesions.volumes_mm3
+        rows.append((case, lesions.number, f"{volumes.sum():.1f}", f"{max(volumes, default=0):.1f}"))
+    _write_csv(Path(masks, "lesions.csv"), [COLUMNS, *rows])
+    if store:
+        files = [*find_masks(Path(masks)).values()]
+        store_files(files, store, Path(masks, ".remote"))
+    if fetch:
+        shutil.rmtree(images)
+
+
+def gather(parts: list[str], masks: str, table: str) -> None:
+    """Link the masks of all shards into one folder, and write their rows into one table."""
+    folder = Path(masks)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(Path(table)) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(",".join(COLUMNS) + "\n")
+        for part in parts:
+            with Path(part, "lesions.csv").open(encoding="utf-8") as rows:
+                next(rows)
+                file.writelines(rows)
+            for path in Path(part).glob("[!.]*.nii*"):
+                (folder / path.name).unlink(missing_ok=True)
+                (folder / path.name).symlink_to(path.absolute())
+
+
+def _write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def report(validation: list[list[str]], test: list[list[str]], folder: str) -> None:
+    """Write the means of every network, set and seed as `study.csv`, and a page that links all reports."""
+    import pandas as pd  # noqa: PLC0415
+
+    from sgnet_nnunet.evaluation.registry import case_metrics  # noqa: PLC0415
+    from sgnet_nnunet.report.viewer import render  # noqa: PLC0415
+
+    metrics = {each.name: each.title for each in case_metrics() if each.headline}
+    frames = []
+    for kind, tables in (("validation", validation), ("test", test)):
+        for name, seed, path in tables:
+            table = pd.read_csv(path)
+            if kind == "test":
+                images, _, model = name.rpartition(f"-s{seed}")[0].partition("-")
+                table = table.assign(model=model, images=images)
+            else:
+                table = table.assign(images=kind)
+            frames.append(table.assign(seed=int(seed)))
+    keys, columns = ["images", "model", "label"], []
+    page: dict[str, Any] = {"sets": {}, "metrics": {}}
+    if frames:
+        cases = pd.concat(frames)
+        columns = [name for name in metrics if name in cases]
+        means = cases.groupby([*keys, "seed"], sort=True)[columns].mean()
+        with atomic_path(Path(folder, "study.csv")) as partial:
+            means.to_csv(partial, float_format="%.6g")
+        over_seeds = means.groupby(keys).mean()
+        for (images, model, label), row in over_seeds.iterrows():
+            page["sets"].setdefault(images, []).append((model, label, [f"{value:.3f}" for value in row]))
+        page["metrics"] = {name: metrics[name] for name in columns}
+    else:
+        write_text(Path(folder, "study.csv"), "images,model,label,seed\n")
+    links = [(name, f"{Path(path).parent.name}/report.html") for name, _, path in (*validation, *test)]
+    write_text(Path(folder, "study.html"), render("study.html", links=links, version=__version__, **page))
+    write_text(Path(folder, "study.json"), json.dumps(page, indent=1) + "\n")

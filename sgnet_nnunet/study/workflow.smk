@@ -1,0 +1,46 @@
+# The study as a workflow of Snakemake: one rule a kind of step. `sgnet study` writes what each step is to do,
+# which is its input, and runs this file. A step's output lists the checksums of what it has made.
+import json
+import sys
+
+with open("study/plan.json", encoding="utf-8") as file:
+    PLAN = json.load(file)
+
+KINDS = list(dict.fromkeys(name.partition("/")[0] for name in PLAN))
+RUN = f"exec {sys.executable} -m sgnet_nnunet.study.runner ."
+
+
+def of_step(kind, value):
+    return lambda wildcards: value(PLAN[f"{kind}/{wildcards.name}"])
+
+
+def resource(kind, name):
+    return lambda wildcards: PLAN[f"{kind}/{wildcards.name}"]["resources"].get(name, 0)
+
+
+rule all:
+    input:
+        "study/done/report/study.json",
+
+
+for kind in KINDS:
+
+    rule:
+        name:
+            kind
+        input:
+            step=f"study/steps/{kind}/{{name}}.json",
+            needs=of_step(kind, lambda step: [f"study/done/{need}.json" for need in step["needs"]]),
+        output:
+            f"study/done/{kind}/{{name}}.json",
+        threads: of_step(kind, lambda step: step["cpus"])
+        retries: max(step["retries"] for name, step in PLAN.items() if name.startswith(f"{kind}/"))
+        resources:
+            runtime=resource(kind, "runtime"),
+            mem_mb=resource(kind, "mem_mb"),
+            gpu=resource(kind, "gpu"),
+            data=resource(kind, "data"),
+        params:
+            step=lambda wildcards, kind=kind: f"{kind}/{wildcards.name}",
+        shell:
+            RUN + " {params.step} {threads} {resources.gpu}"

@@ -1,0 +1,81 @@
+"""A study's file is refused with its line, what is wrong and what would be right."""
+
+import pytest
+
+from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.study.config import classes_of_nnunet, read_study
+
+REFUSED = {
+    "unknown trainer": (
+        "BaselineUNetTrainer", "BaselineUNettrainer",
+        "8: networks[1].trainer: nnU-Net finds no trainer BaselineUNettrainer; did you mean BaselineUNetTrainer?",
+    ),
+    "missing plan": (
+        "trainer: SGNetTrainer", "{trainer: SGNetTrainer, plans: Other}",
+        "7: networks[0].plans: there is no plan Other; add it to `plans`, or give one of nnUNetPlans",
+    ),
+    "unknown planner": (
+        "SGNetPlanner", "SGNetPlaner",
+        "5: plans.nnUNetPlans.planner: nnU-Net finds no planner SGNetPlaner; did you mean SGNetPlanner?",
+    ),
+    "configuration that the planner does not make": (
+        "trainer: SGNetTrainer", "{trainer: SGNetTrainer, configuration: 2d}",
+        "7: networks[0].configuration: SGNetPlanner makes no configuration 2d; give 3d_fullres",
+    ),
+    "fold that the splits lack": (
+        "[0, 1]", "[0, 3]",
+        "9: folds[1]: cross-validation of 3 patients has no fold 3; it has the folds 0 to 2",
+    ),
+    "unknown setting": ("epochs: 2", "epoch: 2", "10: epoch: is no setting; did you mean epochs?"),
+    "unknown setting of a network": (
+        "trainer: SGNetTrainer", "{trainer: SGNetTrainer, plan: Other}",
+        "7: networks[0].plan: is no setting; did you mean plans?",
+    ),
+    "no number": ("epochs: 2", "epochs: two", "10: epochs: expected int | null, got str; correct it"),
+    "number out of range": ("iterations: 2", "iterations: 0", "11: iterations: expected int >= 1; correct it"),
+    "no such folder": (
+        "images: raw/Dataset501_Tiny/imagesTr", "images: raw/nowhere", "17: predictions[0].images: there is no folder",
+    ),
+    "no such data": ("raw: raw/Dataset501_Tiny", "raw: raw/Dataset502", "3: data.raw: "),
+    "two kinds of data": ("raw: raw", "phantoms: 3\n  raw: raw", "2: data: has phantoms and raw; give one of"),
+    "schedule of a trainer with its own": (
+        "trainer: SGNetTrainer", "{trainer: nnUNetTrainer, epochs: 3}",
+        "7: networks[0].epochs: nnUNetTrainer has a schedule of its own; leave it out;",
+    ),
+    "network given twice": (
+        "BaselineUNetTrainer", "SGNetTrainer", "8: networks[1]: is SGNetTrainer__nnUNetPlans__3d_fullres, as networks[0]",
+    ),
+    "no YAML": ("[0, 1]", "[0, 1", "10: is not YAML ("),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_run_is_refused_with_its_line(write_study, old, new, message):
+    path = write_study(old, new)
+    with pytest.raises(InputFileError) as caught:
+        read_study(path)
+    assert str(caught.value).startswith(f"{path}:{message}")
+    assert "\n" not in str(caught.value)
+    assert not (path.parent / "out").exists()
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputFileError, match="cannot be read"):
+        read_study(tmp_path / "study.yaml")
+
+
+def test_paths_are_relative_to_the_file(write_study, monkeypatch):
+    path = write_study()
+    monkeypatch.chdir(path.parent / "raw")
+    file = read_study(path)
+    assert file.work == path.parent / "out"
+    assert file.folds == (0, 1)
+
+
+def test_all_folds_are_those_of_the_data(write_study):
+    assert read_study(write_study("[0, 1]", "all")).folds == (0, 1, 2)
+
+
+def test_the_classes_that_nnunet_finds_are_read_without_importing_them():
+    trainers = classes_of_nnunet("training/nnUNetTrainer")
+    assert {"nnUNetTrainer", "nnUNetTrainer_100epochs"} <= trainers
