@@ -50,11 +50,11 @@ def study(
     run.check()
     with run.locked():
         steps = run.prepare()
-        missing = run.missing()
         if dry_run:
-            _print_estimate(estimate(steps, missing), len(steps))
+            _print_estimate(estimate(steps, run.missing()), len(steps))
             return
-        began, shown = time.monotonic(), set[tuple[str, State]]()
+        before = read_status(read.work)
+        began, shown = time.monotonic(), {(step.step, step.state) for step in before.steps}
         with Live(console=err, auto_refresh=False, transient=True) as live:
 
             def watch(now: Status) -> None:
@@ -63,19 +63,20 @@ def study(
                 else:
                     for step in now.steps:
                         if (step.step, step.state) not in shown and step.state is not State.WAITING:
-                            say(f"{step.step}: {step.state.value} {step.problem}".rstrip(), console=err)
+                            say(f"{step.step}: {step.state.value}", console=err)
                         shown.add((step.step, step.state))
                 write_status(read.work, now, title=file.name)
 
-            ended = run.run(steps, watch=watch)
+            ended = run.run(watch=watch)
         run.snakemake_report()
         run.notify(ended)
-    counts = ended.counts()
+    counts, done_before = ended.counts(), before.counts()[State.DONE]
     for step in ended.steps:
         if step.state is State.FAILED:
             say(f"{step.step}: {step.problem}; see {read.work / step.log}", console=err, style="bold red")
     minutes = (time.monotonic() - began) / 60
-    say(f"{counts[State.DONE]} of {len(steps)} steps done, {len(missing)} of them now, in {minutes:.1f} min")
+    now = counts[State.DONE] - done_before
+    say(f"{counts[State.DONE]} of {len(steps)} steps done, {now} of them now, in {minutes:.1f} min")
     if counts[State.DONE] < len(steps):
         sys.exit(1)
     say(str(read.work / "reports/study.html"))

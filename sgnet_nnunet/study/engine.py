@@ -190,7 +190,7 @@ class Run:
             raise SGNetError(f"Snakemake: {_last(found.stdout + found.stderr)}; see its --dry-run")
         return list(dict.fromkeys(re.findall(rf"output: {DONE}/(\S+)\.json", found.stdout + found.stderr)))
 
-    def run(self, steps: Mapping[str, Step], *, watch: Callable[[Status], object], period: float = 2) -> Status:
+    def run(self, *, watch: Callable[[Status], object], period: float = 2) -> Status:
         """Run what is missing, and call `watch` every few seconds; return how it ended."""
         for path in (self.work / RECORDS).rglob("*.json"):
             self._forget_failure(path)

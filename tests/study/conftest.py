@@ -41,3 +41,24 @@ def write_study(tmp_path: Path, make_dataset):
         return path
 
     return write
+
+
+@pytest.fixture
+def make_run(tmp_path: Path):
+    """Return a function that makes a run of given steps, which replace those of a study; the report ends it."""
+    from sgnet_nnunet.study.config import Data, Network, Study, StudyFile
+    from sgnet_nnunet.study.engine import Run, RunOptions
+    from sgnet_nnunet.study.steps import Step, write_steps
+
+    def make(steps, **options):
+        study = Study(
+            data=Data(phantoms=1), networks=[Network(trainer="SGNetTrainer")], work="work", device="cpu",
+            **options,
+        )  # fmt: skip
+        run = Run(StudyFile(tmp_path / "study.yaml", study, {}, (0,)), RunOptions(cores=2))
+        last = Step(kind="report", name="study", needs=[step.id for step in steps])
+        found = {step.id: step for step in (*steps, last)}
+        write_steps(run.work, found)
+        return run, found
+
+    return make
