@@ -7,7 +7,7 @@ SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
 PYTEST := pytest -n 2 --dist loadgroup
 pytest fast newest lowest: export OMP_NUM_THREADS := 1
 
-.PHONY: help test lint typecheck pytest fast fuzz newest lowest audit release demo docs study speed clean
+.PHONY: help test lint typecheck pytest fast fuzz newest lowest slurm audit release demo docs study speed clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,9 @@ lowest: ## The tests that are not slow with the lowest releases that are support
 	test -x .venv-lowest/bin/python || $(LOWEST_PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -c tools/lowest.txt '.[all]' $(TEST_TOOLS)
 	PYTHONPATH=$(CURDIR) .venv-lowest/bin/$(PYTEST) -m 'not slow'
+
+slurm: $(VENV)/installed ## The same study through a real Slurm of this host, as root; skipped with its reason without one
+	tools/slurm.sh $(BIN)/pytest tests/study/test_slurm.py || test $$? = 77
 
 TOOLS := .venv-tools
 $(TOOLS)/installed:

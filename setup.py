@@ -33,9 +33,17 @@ EXTRAS = {
     "cpu": ["openvino>=2025.0"],
     "dicom": ["highdicom>=0.28", "pydicom>=3.0.1"],
     "hdbet": ["hd-bet>=2.0.1,<3"],
+    "study": [
+        "pyyaml>=6",
+        "snakemake>=9.1",
+        "snakemake-executor-plugin-cluster-generic>=1.0.9",
+        "snakemake-executor-plugin-slurm>=1.4",
+        "snakemake-storage-plugin-s3>=0.3.2",
+    ],
+    "kubernetes": ["snakemake-executor-plugin-kubernetes>=0.4", "snakemake-storage-plugin-fs>=1.1"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],
 }
-ALL = [requirement for extra in EXTRAS.values() for requirement in extra]
+ALL = [requirement for name, extra in EXTRAS.items() if name != "kubernetes" for requirement in extra]
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 TEST = [
     *ALL,
@@ -44,6 +52,7 @@ TEST = [
     *(
         "hypothesis",
         "ipykernel",
+        "moto[server]",
         "mypy",
         "nbclient",
         "pandas-stubs",
@@ -53,7 +62,7 @@ TEST = [
         "pytest-xdist",
         "ruff",
     ),
-    "types-psutil",
+    *("types-psutil", "types-PyYAML"),
 ]
 
 

@@ -2,8 +2,9 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -11,6 +12,9 @@ from rich.live import Live
 from rich.table import Table
 
 from sgnet_nnunet.cli.console import err, out, say
+
+if TYPE_CHECKING:
+    from sgnet_nnunet.study.engine import Estimate
 
 
 def study(
@@ -38,9 +42,9 @@ def study(
 
     Started again, it goes on where it was. Exit status 1 if a step failed.
     """
-    from sgnet_nnunet.study.config import read_study  # noqa: PLC0415
     from sgnet_nnunet.study.engine import Run, RunOptions, estimate  # noqa: PLC0415
     from sgnet_nnunet.study.status import State, Status, read_status, table_of, write_status  # noqa: PLC0415
+    from sgnet_nnunet.study.study_file import read_study  # noqa: PLC0415
 
     read = read_study(file)
     if status:
@@ -82,15 +86,15 @@ def study(
     say(str(read.work / "reports/study.html"))
 
 
-def _print_estimate(estimates: "list[object]", steps: int) -> None:
+def _print_estimate(estimates: "Sequence[Estimate]", steps: int) -> None:
     table = Table(title=f"would run, of {steps} steps", box=box.SIMPLE)
     for column in ("step", "number", "hours", "GPU-hours", "disk, GB"):
         table.add_column(column, justify="left" if column == "step" else "right")
     totals = [0.0, 0.0, 0.0, 0.0]
     for each in estimates:
-        values = [each.steps, each.hours, each.gpu_hours, each.disk_gb]  # type: ignore[attr-defined]
+        values = [each.steps, each.hours, each.gpu_hours, each.disk_gb]
         totals = [total + value for total, value in zip(totals, values, strict=True)]
-        table.add_row(each.kind, *_cells(values))  # type: ignore[attr-defined]
+        table.add_row(each.kind, *_cells(values))
     table.add_row("all", *_cells(totals), style="bold")
     out.print(table)
     say("Hours are those of one step at a time; they are estimates from measured times, see docs/scale.md.")

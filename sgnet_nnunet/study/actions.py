@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from sgnet_nnunet.files import atomic_path, read_json, write_json, write_text
 from sgnet_nnunet.lesions import find_lesions
 from sgnet_nnunet.nifti import read_labels
 from sgnet_nnunet.nnunet import SPLITS, find_masks, read_splits
-from sgnet_nnunet.study.config import LEAVE_ONE_OUT
 from sgnet_nnunet.study.storage import store as store_files
+from sgnet_nnunet.study.study_file import LEAVE_ONE_OUT
 
 COLUMNS = ("case", "lesions", "volume_mm3", "largest_mm3")
 """Of the table of predicted masks."""
@@ -33,11 +33,7 @@ def split(raw: str, splits: str | None = None) -> None:
     cases = list(find_masks(Path(raw, "labelsTr")))
     patients = patients_of(cases, conversion_report=Path(raw, "conversion_report.csv"))
     if splits == LEAVE_ONE_OUT:
-        content = [
-            {"train": [case for case in cases if patients[case] != one], "val": [case for case in cases if patients[case] == one]}
-            for one in sorted(set(patients.values()))
-        ]  # fmt: skip
-        write_json(target, content)
+        write_json(target, [_without(one, patients) for one in sorted(set(patients.values()))])
     elif splits is not None:
         named = {case for fold in read_splits(Path(splits)) for case in (*fold.train, *fold.val)}
         if absent := sorted(named.difference(cases)):
@@ -48,6 +44,14 @@ def split(raw: str, splits: str | None = None) -> None:
     copy = Path(raw.replace("nnUNet_raw", "nnUNet_preprocessed"), SPLITS)
     if copy.is_file() and copy.read_bytes() != target.read_bytes():
         copy.unlink()  # nnU-Net's planner copies the folds once
+
+
+def _without(patient: str, patients: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the fold that validates on a patient, given the patient of each case."""
+    return {
+        "train": [case for case, one in patients.items() if one != patient],
+        "val": [case for case, one in patients.items() if one == patient],
+    }
 
 
 def adopt(raw: str, source: str, splits: str | None = None) -> None:
@@ -68,11 +72,11 @@ def change_plan(path: str, change: dict[str, Any]) -> None:
     plans = read_json(Path(path))
     for configuration in plans["configurations"].values():
         if change and len(configuration.get("patch_size", ())) == 3:  # noqa: PLR2004
-            configuration |= change
+            configuration.update(change)
     write_json(Path(path), plans)
 
 
-def tabulate(masks: str, images: str, fetch: list[str], store: str) -> None:  # noqa: ARG001 - the runner's
+def tabulate(masks: str, images: str, fetch: list[str], store: str) -> None:
     """Write a row a predicted mask, and copy the masks to a store if they are to be there."""
     rows = []
     for case, path in find_masks(Path(masks)).items():
@@ -135,7 +139,8 @@ def report(validation: list[list[str]], test: list[list[str]], folder: str) -> N
         with atomic_path(Path(folder, "study.csv")) as partial:
             means.to_csv(partial, float_format="%.6g")
         over_seeds = means.groupby(keys).mean()
-        for (images, model, label), row in over_seeds.iterrows():
+        for key, row in over_seeds.iterrows():
+            images, model, label = map(str, key)  # type: ignore[call-overload]
             page["sets"].setdefault(images, []).append((model, label, [f"{value:.3f}" for value in row]))
         page["metrics"] = {name: metrics[name] for name in columns}
     else:

@@ -66,7 +66,9 @@ def training_cost(
     validation = cases * PREDICT_S["nnUNet"] / (1 if device == "cpu" else 10)
     stock = trainer.startswith("nnUNet")
     disk = CHECKPOINTS_NNUNET_MB if stock else CHECKPOINTS_MB
-    return Cost((seconds + validation) / 60 + 0.5, round(BASE_MB + STEP_MB * voxels), disk + cases * 2 * MASK_MB)
+    return Cost(
+        (seconds + validation) / 60 + 0.5, round(BASE_MB + STEP_MB * voxels), disk + cases * 2 * MASK_MB
+    )
 
 
 def prediction_cost(trainer: str, cases: int, *, folds: int) -> Cost:

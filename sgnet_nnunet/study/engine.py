@@ -21,10 +21,10 @@ from filelock import FileLock, Timeout
 from sgnet_nnunet.errors import InputFileError, SGNetError, needs_extra
 from sgnet_nnunet.files import make_folder
 from sgnet_nnunet.parallel import run_until_we_end
-from sgnet_nnunet.study.config import StudyFile
 from sgnet_nnunet.study.runner import DONE, GPUS, RECORDS, read_record, state_of
-from sgnet_nnunet.study.steps import Plan, Step, write_steps
 from sgnet_nnunet.study.status import State, Status, read_status
+from sgnet_nnunet.study.steps import Plan, Step, write_steps
+from sgnet_nnunet.study.study_file import StudyFile
 
 LOCK = "study/lock"
 SNAKEMAKE_LOG = "study/logs/snakemake.log"
@@ -77,7 +77,9 @@ class Run:
         with needs_extra("study"):
             import snakemake  # noqa: F401, PLC0415
         name = self.executor
-        if name != LOCAL and not importlib.util.find_spec(f"snakemake_executor_plugin_{name.replace('-', '_')}"):
+        if name != LOCAL and not importlib.util.find_spec(
+            f"snakemake_executor_plugin_{name.replace('-', '_')}"
+        ):
             remedy = f"run: pip install snakemake-executor-plugin-{name}, or give another --executor"
             raise SGNetError(f"executor {name}: Snakemake has no such plug-in; {remedy}")
         if self.device == "cuda" and name == LOCAL and not self.gpus:
@@ -153,7 +155,15 @@ class Run:
         jobs = self.options.jobs or cluster.jobs
         command = [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(files(__package__) / "workflow.smk")),
-            *("--directory", str(self.work), "--executor", self.executor, "--scheduler", "greedy", "--nolock"),
+            *(
+                "--directory",
+                str(self.work),
+                "--executor",
+                self.executor,
+                "--scheduler",
+                "greedy",
+                "--nolock",
+            ),
             *("--rerun-triggers", "mtime", "input", "--rerun-incomplete", "--keep-going"),
             *("--max-checksum-file-size", str(_LARGEST_CHECKSUM), "--nocolor"),
         ]
@@ -165,7 +175,10 @@ class Run:
             limits.append(f"gpu={len(self.gpus)}")
         command += ["--resources", *limits]
         if remote and cluster.resources:
-            command += ["--default-resources", *(f"{name}={value}" for name, value in cluster.resources.items())]
+            command += [
+                "--default-resources",
+                *(f"{name}={value}" for name, value in cluster.resources.items()),
+            ]
         for name, value in cluster.options.items() if remote else ():
             command += [f"--{name}"] if value is True else [] if value is False else [f"--{name}", str(value)]
         return [*command, *self.options.extra, *arguments]
@@ -266,7 +279,9 @@ def _require_cluster(name: str, test: Sequence[str]) -> None:
     except subprocess.TimeoutExpired:
         problem = "no answer in 30 s"
     if problem:
-        raise SGNetError(f"executor {name}: the cluster does not answer ({problem}); check `{' '.join(test)}`")
+        raise SGNetError(
+            f"executor {name}: the cluster does not answer ({problem}); check `{' '.join(test)}`"
+        )
 
 
 def visible_gpus() -> list[str]:

@@ -21,7 +21,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-STEPS, DONE, RECORDS, LOGS, LOCKS = (f"study/{name}" for name in ("steps", "done", "records", "logs", "locks"))
+STEPS, DONE, RECORDS, LOGS, LOCKS = (
+    f"study/{name}" for name in ("steps", "done", "records", "logs", "locks")
+)
 """Folders in the work folder: what each step is to do, what it has made, how it went, what it printed."""
 
 JOURNAL = "study/journal.jsonl"
@@ -55,7 +57,12 @@ def run_step(step: str, *, cpus: int, gpus: int) -> int:
         if record.get("identity") != identity:
             for path in content.get("fresh", ()):
                 _delete(Path(path))
-        started = {"identity": identity, "host": socket.gethostname(), "pid": os.getpid(), "began": time.time()}
+        started = {
+            "identity": identity,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "began": time.time(),
+        }
         _write_record(step, started | {"state": "running"})
         _journal(step, "started", identity)
         problem = _perform(step, content, cpus=cpus, gpus=gpus)
@@ -65,7 +72,9 @@ def run_step(step: str, *, cpus: int, gpus: int) -> int:
             sys.stderr.write(f"{step}: {problem}; see {LOGS}/{step}.log\n")
             return 1
         _journal(step, "completed", identity)
-        done = json.dumps({name: checksum_of_tree(Path(name)) for name in content.get("outputs", ())}, indent=1)
+        done = json.dumps(
+            {name: checksum_of_tree(Path(name)) for name in content.get("outputs", ())}, indent=1
+        )
         sources = {name: state_of(Path(name), full=True) for name in content.get("sources", ())}
         finished = {"state": "done", "ended": time.time(), "done": done, "sources": sources}
         _write_record(step, started | finished)
@@ -106,7 +115,7 @@ def _perform(step: str, content: Mapping[str, Any], *, cpus: int, gpus: int) -> 
 
             try:
                 getattr(actions, content["action"])(**arguments)
-            except Exception as error:  # noqa: BLE001 - reported, and the step fails
+            except Exception as error:
                 log.write(f"{content['action']}: {type(error).__name__}: {error}\n")
                 return f"{type(error).__name__}: {error}"
     return ""
@@ -126,7 +135,7 @@ def _environment(given: Mapping[str, str], *, cpus: int) -> dict[str, str]:
         "nnUNet_n_proc_DA": str(max(2, cpus)),
         "PYTHONUNBUFFERED": "1",
     }
-    environment = threads | os.environ | folders | given
+    environment = threads | dict(os.environ) | folders | dict(given)
     environment["nnUNet_results"] = str(Path(environment.get("nnUNet_results", "results")).absolute())
     return environment
 
@@ -170,7 +179,9 @@ def checksum_of_tree(path: Path) -> str:
     if not path.is_file():
         return ""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(file)
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(file)
+        )
 
 
 def _sha(file: Any) -> str:  # noqa: ANN401
@@ -233,7 +244,7 @@ def _journal(step: str, event: str, identity: str) -> None:
 
 def _link(path: Path, target: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not (path.is_symlink() and os.readlink(path) == target):
+    if not (path.is_symlink() and str(path.readlink()) == target):
         path.unlink(missing_ok=True)
         path.symlink_to(target)
 

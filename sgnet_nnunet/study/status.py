@@ -79,7 +79,9 @@ def _read_step(work: Path, name: str, planned: dict[str, Any], now: float) -> St
         return StepStatus(step=name, state=State.WAITING, left=expected, log=planned["log"])
     state = State(record["state"])
     if state is State.DONE:
-        return StepStatus(step=name, state=state, seconds=record["ended"] - record["began"], log=planned["log"])
+        return StepStatus(
+            step=name, state=state, seconds=record["ended"] - record["began"], log=planned["log"]
+        )
     if state is State.FAILED:
         return StepStatus(step=name, state=state, problem=record["problem"], log=planned["log"])
     if state is State.WAITING:
@@ -134,7 +136,15 @@ def rows_of(status: Status, *, every: bool = False) -> list[tuple[str, ...]]:
             continue
         epoch = f"{step.epoch} of {step.epochs}" if step.epoch else ""
         loss = f"{step.loss:.3f}" if step.loss is not None else ""
-        cells = (step.step, step.state.value, epoch, loss, duration(step.seconds), duration(step.left), step.problem)
+        cells = (
+            step.step,
+            step.state.value,
+            epoch,
+            loss,
+            duration(step.seconds),
+            duration(step.left),
+            step.problem,
+        )
         rows.append(tuple(map(printable, cells)))
     return rows
 

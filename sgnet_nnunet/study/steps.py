@@ -10,7 +10,10 @@ from typing import Any
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.files import read_json, write_text
 from sgnet_nnunet.nnunet import find_masks
-from sgnet_nnunet.study.config import (
+from sgnet_nnunet.study.costs import Cost, prediction_cost, preprocessing_cost, training_cost
+from sgnet_nnunet.study.runner import CPUS, LOGS, STEPS
+from sgnet_nnunet.study.storage import list_images
+from sgnet_nnunet.study.study_file import (
     LEAVE_ONE_OUT,
     TEST_CASES,
     Network,
@@ -19,12 +22,10 @@ from sgnet_nnunet.study.config import (
     collections_of,
     is_remote,
 )
-from sgnet_nnunet.study.costs import Cost, prediction_cost, preprocessing_cost, training_cost
-from sgnet_nnunet.study.runner import CPUS, LOGS, STEPS
-from sgnet_nnunet.study.storage import list_images
 
-PLAN = "study/plan.json"
-DEFAULT_EPOCHS, DEFAULT_ITERATIONS, DEFAULT_PATCH, DEFAULT_BATCH = 200, 250, (32, 96, 96), 4
+PLAN, SHARDS = "study/plan.json", "study/shards"
+DEFAULT_EPOCHS, DEFAULT_ITERATIONS, DEFAULT_VALIDATIONS = 200, 250, 50
+DEFAULT_PATCH, DEFAULT_BATCH = (32, 96, 96), 4
 _SECOND_DATA = {"data": 1}  # steps that write what all share run one at a time
 
 
@@ -117,7 +118,9 @@ class Plan:
         if given.memory_gb is not None:
             cost = replace(cost, memory_mb=round(given.memory_gb * 1000))
         chosen = {name: getattr(given, name) for name in ("cpus", "retries", "gpus")}
-        return replace(step, cost=cost, **{name: value for name, value in chosen.items() if value is not None})
+        return replace(
+            step, cost=cost, **{name: value for name, value in chosen.items() if value is not None}
+        )
 
     def _step(self, kind: str, name: str, **values: Any) -> Step:  # noqa: ANN401
         environment = self.study.environment | values.pop("environment", {})
@@ -129,7 +132,7 @@ class Plan:
         data, cores = self.study.data, min(4, self.cores)
         outputs = [self.raw]
         splits = data.splits if data.splits in (None, LEAVE_ONE_OUT) else str(self.file.resolve(data.splits))
-        action = {"action": "split", "arguments": {"raw": self.raw, "splits": splits}}
+        action: dict[str, Any] = {"action": "split", "arguments": {"raw": self.raw, "splits": splits}}
         sources = [] if splits in (None, LEAVE_ONE_OUT) else [splits]
         if data.raw is not None:
             source = str(self.file.resolve(data.raw))
@@ -141,7 +144,9 @@ class Plan:
         folders = [str(self.file.resolve(folder)) for folder in collections_of(data)]
         if data.phantoms:
             command = ["sgnet", "phantom", patients, "-n", str(data.phantoms), "--seed", "0", "-np", CPUS]
-            yield self._step("phantom", "data", commands=[command], outputs=[patients], fresh=[patients], cpus=cores)
+            yield self._step(
+                "phantom", "data", commands=[command], outputs=[patients], fresh=[patients], cpus=cores
+            )
             needs = ["phantom/data"]
         elif len(folders) == 1:
             patients = folders[0]
@@ -200,7 +205,8 @@ class Plan:
                 "preprocess",
                 name,
                 commands=[
-                    ["nnUNetv2_preprocess", "-d", self.id, "-plans_name", name, "-c", *configurations, "-np", CPUS]
+                    ["nnUNetv2_preprocess", "-d", self.id, "-plans_name", name, "-np", CPUS,
+                     "-c", *configurations]
                 ],
                 needs=[f"plan/{name}"],
                 outputs=[path, f"{self.preprocessed}/dataset.json", f"{self.preprocessed}/gt_segmentations"],
@@ -219,17 +225,14 @@ class Plan:
     def _training(self, network: Network, fold: str, seed: int) -> Step:
         command = ["nnUNetv2_train", self.id, network.configuration, fold, "-tr", network.trainer]
         command += ["-p", network.plans, "-device", self.device, *(["--npz"] if self.study.ensembles else [])]
-        if network.gpus > 1 and self.device == "cuda":
-            command += ["-num_gpus", str(network.gpus)]
-        environment = {"SGNET_SEED": str(seed), "SGNET_PATIENCE": "0", "SGNET_TRUST": "1"}
-        if not self.study.mirroring:
-            environment["SGNET_MIRRORING"] = "0"
-        names = {"EPOCHS": "epochs", "ITERS": "iterations", "VAL_ITERS": "validation_iterations"}
-        for variable, name in names.items():
-            if value := getattr(network, name) or getattr(self.study, name):
-                environment[f"SGNET_{variable}"] = str(value)
+        gpus = network.gpus if self.device == "cuda" else 0
+        if gpus > 1:
+            command += ["-num_gpus", str(gpus)]
         folder = f"{self._results(seed)}/{network.model}/fold_{fold}"
-        plan = self.study.plans[network.plans]
+        plan, schedule = self.study.plans[network.plans], self._schedule(network)
+        environment = {f"SGNET_{name}": str(value) for name, value in schedule.items() if value}
+        environment |= {"SGNET_SEED": str(seed), "SGNET_PATIENCE": "0"}
+        environment |= {} if self.study.mirroring else {"SGNET_MIRRORING": "0"}
         return self._step(
             "train",
             f"{network.model}-f{fold}-s{seed}",
@@ -240,19 +243,24 @@ class Plan:
             resume=folder,
             outputs=[f"{folder}/checkpoint_final.pth", f"{folder}/validation"],
             cpus=min(4, self.cores),
-            gpus=network.gpus if self.device == "cuda" else 0,
+            gpus=gpus,
             retries=2,
             cost=training_cost(
                 network.trainer,
                 device=self.device,
-                epochs=network.epochs or self.study.epochs or DEFAULT_EPOCHS,
-                iterations=network.iterations or self.study.iterations or DEFAULT_ITERATIONS,
-                validations=network.validation_iterations or self.study.validation_iterations or 50,
+                epochs=schedule["EPOCHS"] or DEFAULT_EPOCHS,
+                iterations=schedule["ITERS"] or DEFAULT_ITERATIONS,
+                validations=schedule["VAL_ITERS"] or DEFAULT_VALIDATIONS,
                 patch=plan.patch_size or DEFAULT_PATCH,
                 batch=plan.batch_size or DEFAULT_BATCH,
                 cases=max(1, self.cases // 5),
             ),
         )
+
+    def _schedule(self, network: Network) -> dict[str, int | None]:
+        """Return a network's schedule, else the study's, by the names of this package's variables."""
+        names = {"EPOCHS": "epochs", "ITERS": "iterations", "VAL_ITERS": "validation_iterations"}
+        return {key: getattr(network, name) or getattr(self.study, name) for key, name in names.items()}
 
     def _results(self, seed: int) -> str:
         return f"results/seed{seed}/{self.dataset}"
@@ -322,78 +330,88 @@ class Plan:
                 yield from self._prediction(images, shards, network, seed)
 
     def _shards(self, images: PredictionSet) -> list[dict[str, list[str]]]:
-        """Return the images of each case of each shard; one shard without cases is not known yet."""
+        """Return the images of each case of each shard; one shard without cases is not known yet.
+
+        Cases stay in the shard that they were in before; new ones make new shards.
+        """
         if images.images == TEST_CASES:
             return [{}]
         place = images.images if is_remote(images.images) else str(self.file.resolve(images.images))
         cases = list_images(place)
         if not cases:
             raise InputFileError(place, "holds no image CASE_0000.nii.gz", "give a folder like imagesTs")
-        names, size = sorted(cases), images.shard_size
-        return [{name: cases[name] for name in names[i : i + size]} for i in range(0, len(names), size)]
+        kept = self.file.work / SHARDS / f"{images.name}.json"
+        before: dict[str, list[str]] = read_json(kept) if kept.is_file() else {}
+        shards = [[name for name in shard if name in cases] for shard in before.values()]
+        new, size = sorted(cases.keys() - {name for shard in shards for name in shard}), images.shard_size
+        shards += [new[i : i + size] for i in range(0, len(new), size)]
+        write_if_changed(kept, json.dumps(dict(enumerate(shards))) + "\n")
+        return [{name: cases[name] for name in shard} for shard in shards if shard]
 
     def _prediction(
         self, images: PredictionSet, shards: list[dict[str, list[str]]], network: Network, seed: int
     ) -> Iterator[Step]:
+        """Yield the prediction of each shard by one network, and what is made of them."""
         base, name = f"predictions/{images.name}/s{seed}/{network.model}", f"{network.model}-s{seed}"
-        needs = [*self._trained(network, seed)]
-        needs += [f"tune/{network.model}-s{seed}"] if self.study.tune else []
-        remote = is_remote(images.images)
-        parts = []
-        for number, cases in enumerate(shards):
-            part, linked = f"{base}/part{number:04d}", f"study/images/{images.name}/part{number:04d}"
-            files = [file for group in cases.values() for file in group]
-            if not cases:
-                linked = f"{self.raw}/imagesTs"
-            command = ["sgnet", "predict", "-m", f"{self._results(seed)}/{network.model}", "-i", linked]
-            command += ["-o", part, "-f", *self.folds, "-device", self.device, "--continue_prediction"]
-            step = self._step(
-                "predict",
-                f"{images.name}-{name}-part{number:04d}",
-                commands=[command],
-                environment=_results_variable(seed),
-                needs=needs,
-                sources=[] if remote else files,
-                links={} if remote else {f"{linked}/{Path(file).name}": file for file in files},
-                fresh=[part],
-                outputs=[part],
-                action="tabulate",
-                arguments={"masks": part, "fetch": files if remote else [], "images": linked,
-                           "store": f"{images.output.rstrip('/')}/{name}" if images.output else ""},
-                gpus=int(self.device == "cuda"),
-                cpus=min(2, self.cores),
-                cost=prediction_cost(network.trainer, len(cases) or self.cases // 5, folds=len(self.folds)),
-            )  # fmt: skip
-            parts.append(part)
-            yield step
-        shards_done = [f"predict/{images.name}-{name}-part{number:04d}" for number in range(len(shards))]
+        needs = [f"tune/{name}"] if self.study.tune else []
+        parts = [f"{base}/part{number:04d}" for number in range(len(shards))]
+        steps = []
+        for part, cases in zip(parts, shards, strict=True):
+            step = self._shard(images, part, cases, network, seed)
+            steps.append(replace(step, needs=[*self._trained(network, seed), *needs]))
+        yield from steps
         yield self._step(
             "gather",
             f"{images.name}-{name}",
-            needs=shards_done,
+            needs=[step.id for step in steps],
             fresh=[f"{base}/masks"],
             outputs=[f"{base}/lesions.csv"],
             action="gather",
             arguments={"parts": parts, "masks": f"{base}/masks", "table": f"{base}/lesions.csv"},
         )
-        references = images.references and str(self.file.resolve(images.references))
-        if images.images == TEST_CASES:
-            references = f"{self.raw}/labelsTs"
-        if references:
-            report = f"reports/{images.name}-{name}"
-            yield self._step(
-                "evaluate",
-                f"{images.name}-{name}",
-                commands=[
-                    ["sgnet", "evaluate", f"{base}/masks", references, "-o", report, "-np", CPUS,
-                     "--labels", f"{self.raw}/dataset.json"]
-                ],
-                needs=[f"gather/{images.name}-{name}"],
-                sources=[] if images.images == TEST_CASES else [references],
-                fresh=[report],
-                outputs=[f"{report}/per_case.csv"],
-                cpus=min(2, self.cores),
-            )  # fmt: skip
+        here = images.images == TEST_CASES
+        if not (here or images.references):
+            return
+        references = f"{self.raw}/labelsTs" if here else str(self.file.resolve(str(images.references)))
+        report = f"reports/{images.name}-{name}"
+        command = ["sgnet", "evaluate", f"{base}/masks", references, "-o", report, "-np", CPUS]
+        yield self._step(
+            "evaluate",
+            f"{images.name}-{name}",
+            commands=[[*command, "--labels", f"{self.raw}/dataset.json"]],
+            needs=[f"gather/{images.name}-{name}"],
+            sources=[] if here else [references],
+            fresh=[report],
+            outputs=[f"{report}/per_case.csv"],
+            cpus=min(2, self.cores),
+        )
+
+    def _shard(
+        self, images: PredictionSet, part: str, cases: dict[str, list[str]], network: Network, seed: int
+    ) -> Step:
+        """Return the prediction of the cases of a shard, given by their images, into the folder `part`."""
+        name = f"{images.name}-{network.model}-s{seed}-{Path(part).name}"
+        remote = is_remote(images.images)
+        folder = f"study/images/{name}" if cases else f"{self.raw}/imagesTs"
+        files = [file for group in cases.values() for file in group]
+        command = ["sgnet", "predict", "-m", f"{self._results(seed)}/{network.model}", "-i", folder]
+        command += ["-o", part, "-f", *self.folds, "-device", self.device, "--continue_prediction"]
+        store = f"{images.output.rstrip('/')}/{network.model}-s{seed}" if images.output else ""
+        return self._step(
+            "predict",
+            name,
+            commands=[command],
+            environment=_results_variable(seed),
+            sources=[] if remote else files,
+            links={} if remote else {f"{folder}/{Path(file).name}": file for file in files},
+            fresh=[part, *([folder] if cases else [])],
+            outputs=[part],
+            action="tabulate",
+            arguments={"masks": part, "images": folder, "fetch": files if remote else [], "store": store},
+            gpus=int(self.device == "cuda"),
+            cpus=min(2, self.cores),
+            cost=prediction_cost(network.trainer, len(cases) or self.cases // 5, folds=len(self.folds)),
+        )
 
     def _report(self, steps: list[Step]) -> Step:
         """Return the step that all others lead to."""

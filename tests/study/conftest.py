@@ -1,5 +1,9 @@
 """A tiny study: a raw data set, its file, and a folder to work in."""
 
+# ruff: noqa: PLC0415 - of the extra
+
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +33,12 @@ predictions:
 """
 
 
+@pytest.fixture(scope="session")
+def study_text() -> str:
+    """Return the text of the study's file."""
+    return STUDY
+
+
 @pytest.fixture
 def write_study(tmp_path: Path, make_dataset):
     """Return a function that writes a study's file, one text in it replaced by another, next to its data."""
@@ -45,10 +55,10 @@ def write_study(tmp_path: Path, make_dataset):
 
 @pytest.fixture
 def make_run(tmp_path: Path):
-    """Return a function that makes a run of given steps, which replace those of a study; the report ends it."""
-    from sgnet_nnunet.study.config import Data, Network, Study, StudyFile
+    """Return a function that makes a run of given steps, which replace those of a study, and a report."""
     from sgnet_nnunet.study.engine import Run, RunOptions
     from sgnet_nnunet.study.steps import Step, write_steps
+    from sgnet_nnunet.study.study_file import Data, Network, Study, StudyFile
 
     def make(steps, **options):
         study = Study(
@@ -62,3 +72,16 @@ def make_run(tmp_path: Path):
         return run, found
 
     return make
+
+
+@pytest.fixture(scope="session")
+def start_study():
+    """Return a function that starts `sgnet study` on a file."""
+    command = [sys.executable, "-c", "from sgnet_nnunet.cli.main import main; main()", "study"]
+
+    def start(path: Path, *options: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*command, str(path), *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    return start

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.study.config import Cluster, read_study
 from sgnet_nnunet.study.engine import LOCK, Run, RunOptions, estimate, visible_gpus
 from sgnet_nnunet.study.runner import JOURNAL, STEPS, run_step
 from sgnet_nnunet.study.status import State
 from sgnet_nnunet.study.steps import Step
+from sgnet_nnunet.study.study_file import read_study
 
 
 def write(path, text):
@@ -34,8 +34,8 @@ def ignore(_):
 
 
 REFUSED = {
-    "no such executor": ("lsf", {}, "Snakemake has no such plug-in; run: pip install snakemake-executor-plugin-lsf"),
-    "no cluster": ("slurm", {"PATH": "/nowhere"}, "there is no command sinfo; run this on a host of the cluster"),
+    "no such executor": ("lsf", {}, "Snakemake has no such plug-in; run: pip install snakemake-exec"),
+    "no cluster": ("slurm", {"PATH": "/nowhere"}, "there is no command sinfo; run this on a host"),
     "no Kubernetes": ("kubernetes", {"PATH": "/nowhere"}, "there is no command kubectl"),
     "no command that submits": ("cluster-generic", {}, "has no command that submits; give cluster.options"),
 }  # fmt: skip
@@ -72,9 +72,9 @@ def test_a_gpu_that_is_not_there_is_refused(write_study, monkeypatch):
 
 def test_a_work_folder_of_another_run_is_refused(make_run):
     first, second = make_run([])[0], make_run([])[0]
-    with first.locked(), pytest.raises(SGNetError, match=f"another study runs there .process {os.getpid()}."):
-        with second.locked():
-            pass
+    message = f"another study runs there .process {os.getpid()}."
+    with first.locked(), pytest.raises(SGNetError, match=message), second.locked():
+        pass
     with second.locked():
         assert (second.work / LOCK).exists()
 
@@ -96,7 +96,9 @@ def test_data_that_change_after_a_training_are_refused_and_touching_is_no_change
     run.prepare()
     assert done.exists()
     image.write_bytes(image.read_bytes() + b"0")
-    with pytest.raises(SGNetError, match=r"case0_0000.nii.gz has changed .*--accept-changes, which repeats 1"):
+    with pytest.raises(
+        SGNetError, match=r"case0_0000.nii.gz has changed .*--accept-changes, which repeats 1"
+    ):
         run.prepare()
     Run(file, RunOptions(accept_changes=True)).prepare()
     assert not done.exists()
@@ -124,7 +126,9 @@ def test_one_step_that_fails_does_not_stop_the_others_and_only_the_missing_are_r
     steps = [
         Step(kind="train", name="bad", commands=[[sys.executable, "-c", code]], retries=0),
         Step(kind="train", name="good", commands=[write("good", "x")], outputs=["good"]),
-        Step(kind="tune", name="good", commands=[write("tuned", "x")], needs=["train/good"], outputs=["tuned"]),
+        Step(
+            kind="tune", name="good", commands=[write("tuned", "x")], needs=["train/good"], outputs=["tuned"]
+        ),
     ]
     run, _ = make_run(steps, notify=f"echo $SGNET_STUDY_STATUS > {tmp_path}/outcome")
     status = run.run(watch=ignore)
@@ -162,7 +166,7 @@ def test_a_changed_step_redoes_what_hangs_on_it_and_nothing_else(make_run):
 SLEEPER = """
 import sys
 from pathlib import Path
-from sgnet_nnunet.study.config import Data, Network, Study, StudyFile
+from sgnet_nnunet.study.study_file import Data, Network, Study, StudyFile
 from sgnet_nnunet.study.engine import Run, RunOptions
 
 work = Path(sys.argv[1])

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from sgnet_nnunet.study import runner
-from sgnet_nnunet.study.runner import DONE, JOURNAL, LOGS, STEPS, checksum_of_tree, read_record, run_step, state_of
+from sgnet_nnunet.study.runner import (
+    DONE,
+    JOURNAL,
+    LOGS,
+    STEPS,
+    checksum_of_tree,
+    read_record,
+    run_step,
+    state_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +74,8 @@ def test_a_step_is_run_anew_if_its_command_or_an_input_has_changed(changed):
 def test_a_step_that_failed_goes_on_from_its_checkpoint_and_names_its_last_line():
     code = (
         "import sys, pathlib\npathlib.Path('fold').mkdir(exist_ok=True)\n"
-        "pathlib.Path('fold/checkpoint_latest.pth').touch()\nprint('out of memory')\nsys.exit('--c' not in sys.argv)"
+        "pathlib.Path('fold/checkpoint_latest.pth').touch()\nprint('out of memory')\n"
+        "sys.exit('--c' not in sys.argv)"
     )
     step = write_step(code=code, resume="fold", fresh=["fold"])
     assert run_step(step, cpus=1, gpus=0) == 1

@@ -15,7 +15,6 @@ from sgnet_nnunet.dataset.collection import scan_collection
 from sgnet_nnunet.errors import InputFileError, needs_extra
 from sgnet_nnunet.files import read_bytes
 from sgnet_nnunet.nnunet import ALL, DEFAULT_CONFIGURATION, DEFAULT_PLANS, SPLITS, find_masks, read_splits
-from sgnet_nnunet.plugin.shims import SHIMS
 
 LEAVE_ONE_OUT = "leave_one_out"
 TEST_CASES = "imagesTs"
@@ -112,8 +111,8 @@ class Study(Struct, forbid_unknown_fields=True):
     networks: Annotated[list[Network], Meta(min_length=1)]
     work: str = "study_output"
     plans: dict[Word, Plan] = msgspec.field(default_factory=lambda: {DEFAULT_PLANS: Plan()})
-    folds: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)] | Literal["all"] = (
-        msgspec.field(default_factory=lambda: [0, 1, 2, 3, 4])
+    folds: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)] | Literal["all"] = msgspec.field(
+        default_factory=lambda: [0, 1, 2, 3, 4]
     )
     seeds: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [0]
@@ -283,29 +282,32 @@ def _check_networks(study: Study, problems: _Problems) -> None:
         if plan.planner not in planners:
             problem = f"nnU-Net finds no planner {plan.planner}"
             raise problems.at(f"plans.{name}.planner", problem, _closest(plan.planner, planners))
-    ours = {name for shim in SHIMS for name in shim.names}
     seen: dict[str, int] = {}
     for number, network in enumerate(study.networks):
         place = f"networks[{number}]"
         if network.trainer not in trainers and "nnUNet_extTrainer" not in study.environment:
             problem = f"nnU-Net finds no trainer {network.trainer}"
             raise problems.at(f"{place}.trainer", problem, _closest(network.trainer, trainers))
-        if network.plans not in study.plans:
-            problem = f"there is no plan {network.plans}"
-            remedy = f"add it to `plans`, or give one of {', '.join(sorted(study.plans))}"
-            raise problems.at(f"{place}.plans", problem, remedy)
-        made = study.plans[network.plans].planner
-        if made.startswith("SGNet") and network.configuration != DEFAULT_CONFIGURATION:
-            problem = f"{made} makes no configuration {network.configuration}"
-            raise problems.at(f"{place}.configuration", problem, f"give {DEFAULT_CONFIGURATION}")
-        own = [name for name in ("epochs", "iterations", "validation_iterations") if getattr(network, name)]
-        if own and network.trainer.startswith("nnUNetTrainer") and network.trainer not in ours:
-            remedy = "leave it out; nnUNetTrainer_100epochs and the like have another number of epochs"
-            raise problems.at(f"{place}.{own[0]}", f"{network.trainer} has a schedule of its own", remedy)
+        _check_network(study, network, place, problems)
         if network.model in seen:
             problem = f"is {network.model}, as networks[{seen[network.model]}]"
             raise problems.at(place, problem, "give it once; a plan of another name makes another model")
         seen[network.model] = number
+
+
+def _check_network(study: Study, network: Network, place: str, problems: _Problems) -> None:
+    if network.plans not in study.plans:
+        problem = f"there is no plan {network.plans}"
+        remedy = f"add it to `plans`, or give one of {', '.join(sorted(study.plans))}"
+        raise problems.at(f"{place}.plans", problem, remedy)
+    planner = study.plans[network.plans].planner
+    if planner.startswith("SGNet") and network.configuration != DEFAULT_CONFIGURATION:
+        problem = f"{planner} makes no configuration {network.configuration}"
+        raise problems.at(f"{place}.configuration", problem, f"give {DEFAULT_CONFIGURATION}")
+    own = [name for name in ("epochs", "iterations", "validation_iterations") if getattr(network, name)]
+    if own and network.trainer.startswith("nnUNetTrainer"):
+        remedy = "leave it out; nnUNetTrainer_100epochs and the like have another number of epochs"
+        raise problems.at(f"{place}.{own[0]}", f"{network.trainer} has a schedule of its own", remedy)
 
 
 def classes_of_nnunet(folder: str) -> set[str]:
@@ -351,11 +353,12 @@ def _folds(file: StudyFile, problems: _Problems) -> tuple[int, ...]:
     number, origin = _count_folds(file)
     if file.study.folds == ALL:
         return tuple(range(number))
-    for place, fold in enumerate(file.study.folds):
+    chosen = [int(fold) for fold in file.study.folds]
+    for place, fold in enumerate(chosen):
         if fold >= number:
             folds = "fold 0" if number == 1 else f"the folds 0 to {number - 1}"
             raise problems.at(f"folds[{place}]", f"{origin} has no fold {fold}", f"it has {folds}")
-    return tuple(dict.fromkeys(int(fold) for fold in file.study.folds))
+    return tuple(dict.fromkeys(chosen))
 
 
 def _count_folds(file: StudyFile) -> tuple[int, str]:

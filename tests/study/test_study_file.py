@@ -3,12 +3,12 @@
 import pytest
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.study.config import classes_of_nnunet, read_study
+from sgnet_nnunet.study.study_file import classes_of_nnunet, read_study
 
 REFUSED = {
     "unknown trainer": (
         "BaselineUNetTrainer", "BaselineUNettrainer",
-        "8: networks[1].trainer: nnU-Net finds no trainer BaselineUNettrainer; did you mean BaselineUNetTrainer?",
+        "8: networks[1].trainer: nnU-Net finds no trainer BaselineUNettrainer; did you mean BaselineUNetTr",
     ),
     "missing plan": (
         "trainer: SGNetTrainer", "{trainer: SGNetTrainer, plans: Other}",
@@ -32,18 +32,20 @@ REFUSED = {
         "7: networks[0].plan: is no setting; did you mean plans?",
     ),
     "no number": ("epochs: 2", "epochs: two", "10: epochs: expected int | null, got str; correct it"),
-    "number out of range": ("iterations: 2", "iterations: 0", "11: iterations: expected int >= 1; correct it"),
+    "number out of range": ("iterations: 2", "iterations: 0", "11: iterations: expected int >= 1; correct"),
     "no such folder": (
-        "images: raw/Dataset501_Tiny/imagesTr", "images: raw/nowhere", "17: predictions[0].images: there is no folder",
+        "images: raw/Dataset501_Tiny/imagesTr", "images: raw/nowhere",
+        "17: predictions[0].images: there is no folder",
     ),
     "no such data": ("raw: raw/Dataset501_Tiny", "raw: raw/Dataset502", "3: data.raw: "),
-    "two kinds of data": ("raw: raw", "phantoms: 3\n  raw: raw", "2: data: has phantoms and raw; give one of"),
+    "two kinds of data": ("raw: raw", "phantoms: 3\n  raw: raw", "2: data: has phantoms and raw; give"),
     "schedule of a trainer with its own": (
         "trainer: SGNetTrainer", "{trainer: nnUNetTrainer, epochs: 3}",
         "7: networks[0].epochs: nnUNetTrainer has a schedule of its own; leave it out;",
     ),
     "network given twice": (
-        "BaselineUNetTrainer", "SGNetTrainer", "8: networks[1]: is SGNetTrainer__nnUNetPlans__3d_fullres, as networks[0]",
+        "BaselineUNetTrainer", "SGNetTrainer",
+        "8: networks[1]: is SGNetTrainer__nnUNetPlans__3d_fullres, as networks[0]",
     ),
     "no YAML": ("[0, 1]", "[0, 1", "10: is not YAML ("),
 }  # fmt: skip
