@@ -1,9 +1,14 @@
 """A study's file is refused with its line, what is wrong and what would be right."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.study.study_file import classes_of_nnunet, read_study
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 REFUSED = {
     "unknown trainer": (
@@ -81,3 +86,17 @@ def test_all_folds_are_those_of_the_data(write_study):
 def test_the_classes_that_nnunet_finds_are_read_without_importing_them():
     trainers = classes_of_nnunet("training/nnUNetTrainer")
     assert {"nnUNetTrainer", "nnUNetTrainer_100epochs"} <= trainers
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_a_study(path, tmp_path):
+    text = path.read_text(encoding="utf-8")
+    for patient in range(6):
+        folder = tmp_path / f"data/P{patient}"
+        folder.mkdir(parents=True)
+        (folder / "A_t1ce_img.nii.gz").touch()
+    for name in ("imagesTs", "labelsTs"):
+        (tmp_path / "clinic" / name).mkdir(parents=True)
+    text = re.sub(r"collection: .*", "collection: data", text)
+    (tmp_path / path.name).write_text(text.replace("/scratch/study", "out").replace("/data/study", "out"))
+    assert read_study(tmp_path / path.name).folds
