@@ -294,7 +294,7 @@ def _prepare_scans(
 def _alignment(aligned: Aligned | None) -> dict[str, Any] | None:
     if aligned is None:
         return None
-    names = ("registered", "similarity_before", "similarity_after", "moved_mm", "coverage")
+    names = ("registered", "tried", "similarity_before", "similarity_after", "moved_mm", "coverage")
     return {name: getattr(aligned, name) for name in names} | {"transform": aligned.transform.tolist()}
 
 
