@@ -17,7 +17,7 @@ from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
 from sgnet_nnunet.lesions import find_lesions
 from sgnet_nnunet.nifti import Volume, read_image, read_labels
-from sgnet_nnunet.patient.lesion_table import LesionRecord, read_lesions_json
+from sgnet_nnunet.patient.lesion_table import LesionRecord, axial_axis, read_lesions_json
 from sgnet_nnunet.patient.outputs import LESIONS_JSON, MASK, RUN, T1CE
 
 Matrix = NDArray[np.float64]
@@ -74,6 +74,10 @@ class Visit:
         """Centroid of each lesion in the first visit's world, shape (lesions, 3)."""
         points = np.reshape([record.centroid_mm for record in self.records], (-1, 3))
         return np.asarray(apply_affine(np.linalg.inv(self.world_map), points))
+
+    def axial_slices(self, number: int) -> int:
+        """Return in how many slices of the plane closest to axial a lesion is."""
+        return len(np.unique(np.nonzero(self.labels == number)[axial_axis(self.brain.grid)]))
 
     def inside(self, other: "Visit") -> Matrix:
         """Return the volume in mm3 of each lesion in each of another visit, shape (lesions, others)."""

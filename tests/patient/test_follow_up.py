@@ -123,11 +123,14 @@ def test_each_lesion_of_each_visit_belongs_to_one_lesion(seed):
     as_markdown(replace(found, visits=(visits[0],), responses=()))
 
 
-def seen(diameter: float, perpendicular: float | None = None, *, status: str = "") -> Observation:
+def seen(
+    diameter: float, perpendicular: float | None = None, *, slices: int = 2, status: str = ""
+) -> Observation:
     present = (1,) if diameter else ()
     short = diameter if perpendicular is None else perpendicular
     status = status or ("stable" if diameter else "absent")
-    return Observation(status=status, lesions=present, diameter_axial_mm=diameter, perpendicular_mm=short)
+    sizes = {"diameter_axial_mm": diameter, "perpendicular_mm": short, "axial_slices": slices}
+    return Observation(status=status, lesions=present, **sizes)
 
 
 def response(*lesions) -> str:
@@ -155,6 +158,12 @@ def response(*lesions) -> str:
         ([(20, 0), (6, 6)], "PR"),
         ([(20, 20), (0, 6)], "PD"),
         ([(20, 20), (0, 5)], "SD"),  # equivocal
+        ([(20, 20, 20), (0, 5, 4)], "PD"),  # found twice
+        ([(20, 20, 20), (0, 5, 0)], "SD"),
+        ([(20, 20, 20), (8, 0, 8)], "SD"),  # missed once
+        ([(20, 0, 8), (8, 0, 0)], "PD"),  # recurs after CR
+        ([(20, 0, 0), (8, 0, 8)], "PD"),
+        ([(8, 0, 4)], "non-CR/non-PD"),  # equivocal
         ([(20, 0), (0, 4)], "PR"),
         ([(9, 9)], "non-CR/non-PD"),
         ([(9, 0)], "CR"),
@@ -168,7 +177,8 @@ def test_response_is_that_of_rano_bm(lesions, expected):
 
 
 def test_targets_are_the_five_longest_measurable_lesions():
-    first = [seen(each) for each in (9.99, 30, 12, 15, 40, 11, 10)] + [seen(50, perpendicular=4.9)]
+    first = [seen(each) for each in (9.99, 30, 12, 15, 40, 11, 10)]
+    first += [seen(50, perpendicular=4.9), seen(50, slices=1)]
     assert choose_targets(first) == (4, 1, 3, 2, 5)
 
 
