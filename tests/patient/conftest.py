@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from heads import turned
 from scipy import ndimage
 
 from sgnet_nnunet.inference.operating_point import Provenance
@@ -39,17 +39,6 @@ def head():
     t1ce = np.where(inside, np.maximum(texture, 1) + 600 * bright, 0).astype(np.float32)
     flair = np.where(inside, np.maximum(texture, 1) + 300 * ndimage.gaussian_filter(bright, 1.5), 0)
     return Volume(t1ce, affine), Volume(flair.astype(np.float32), affine)
-
-
-def turned(volume, codes, *, shift=(0, 0, 0), rotation=None):
-    """Return a volume with its axes in another order, and its world moved and turned."""
-    turn = ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(codes))
-    move = np.eye(4)
-    move[:3, 3] = shift
-    if rotation is not None:
-        move[:3, :3] = rotation
-    affine = move @ volume.affine @ inv_ornt_aff(turn, volume.data.shape)
-    return Volume(np.ascontiguousarray(apply_orientation(volume.data, turn)), affine)
 
 
 @pytest.fixture
@@ -101,7 +90,7 @@ class Bright:
 def make_predictor():
     """Return a function that returns a predictor with that network, whose engine keeps its images."""
 
-    def make(*, point=None, channels=("T1ce", "FLAIR"), reader="NibabelIOWithReorient", **plans):
+    def make(*, point=None, channels=("T1ce", "FLAIR"), reader="NibabelIOWithReorient", spacing=2.0, **plans):
         labels = {"background": 0, "whole_tumor": 1}
         plan = Plan(
             plans={"transpose_forward": [0, 1, 2], **plans},
@@ -112,7 +101,7 @@ def make_predictor():
             labels=labels_of(labels, None),
             transpose_forward=(0, 1, 2),
             transpose_backward=(0, 1, 2),
-            spacing=(2.0, 2.0, 2.0),
+            spacing=(spacing,) * 3,
             normalisations=("NoNormalization",) * len(channels),
             masked=(False,) * len(channels),
             intensities=({},) * len(channels),

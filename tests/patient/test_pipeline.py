@@ -12,14 +12,17 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_series import FLAIR, T1CE, Patient, write_classic, write_enhanced, zip_folder
+from heads import turned
 from nibabel.orientations import aff2axcodes
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from visits_of_phantoms import SmallPhantom
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference.operating_point import Calibration, OperatingPoint
 from sgnet_nnunet.inference.predictor import PlanProcessing, PredictionOptions, Predictor
 from sgnet_nnunet.nifti import Volume, read_image, write_volume
+from sgnet_nnunet.patient import pipeline
 from sgnet_nnunet.patient.pipeline import PatientFiles, SegmentOptions, segment_patient
 
 POINT = OperatingPoint(threshold=0.5, min_lesion_volume_mm3=150, min_mean_probability=0.85)
@@ -77,6 +80,58 @@ def test_all_orders_of_axes_give_one_network_input_and_the_same_lesions(segment,
             if record.kept:
                 inside = np.argwhere(lesion_map.labels == record.number)
                 np.testing.assert_allclose(inside.mean(axis=0), record.centroid_voxel, atol=1e-6)
+
+
+def paired(found, expected, move=None):
+    """Return the pairs of each lesion and that whose centroid is nearest, with their distance in mm."""
+    move = np.eye(4) if move is None else move
+    places = nib.affines.apply_affine(move, [record.centroid_mm for record in expected.records])
+    distances = np.linalg.norm(places[:, None] - [record.centroid_mm for record in found.records], axis=2)
+    nearest = distances.argmin(axis=1)
+    assert len(found.records) == len(expected.records) == len(set(nearest))
+    return [
+        (found.records[other], record, distances[index, other])
+        for index, (record, other) in enumerate(zip(expected.records, nearest, strict=True))
+    ]
+
+
+@pytest.mark.slow
+def test_phantom_has_the_same_lesions_however_its_files_and_the_scanner_are_turned(
+    make_predictor, tmp_path, monkeypatch
+):
+    """Scans of a scanner that is turned are sampled anew: 1 % of a small lesion is then a voxel or two."""
+    monkeypatch.setattr(pipeline, "write_outputs", lambda *_, **__: ())
+    monkeypatch.setattr(pipeline, "write_run", lambda *_: None)
+    rng, phantom = np.random.default_rng(1), SmallPhantom(0)
+    predictor = make_predictor(spacing=1.0)
+
+    def segmented(volumes):
+        files = {name: tmp_path / f"{name}.nii" for name in ("t1ce", "flair")}
+        for path, volume in zip(files.values(), volumes, strict=True):
+            write_volume(path, volume)
+        return segment_patient(PatientFiles(**files), tmp_path / "out", predictor=predictor, options=OPTIONS)
+
+    scans = [volume.oriented("LPS") for volume in phantom.scan(np.eye(3))]
+    expected = segmented(scans)
+    assert len(expected.records) == 5
+    for codes in ORDERS:
+        degrees = rng.choice([0, 7, 20])
+        rotation = Rotation.from_rotvec(np.deg2rad(degrees) * normed(rng.normal(size=3))).as_matrix()
+        move = nib.affines.from_matvec(rotation, rng.normal(0, 40, 3))
+        found = segmented([turned(each, codes, shift=move[:3, 3], rotation=rotation) for each in scans])
+        for one, other, apart in paired(found, expected, move):
+            assert one.volume_mm3 == pytest.approx(other.volume_mm3, rel=0.01)
+            assert apart < 0.5
+    for degrees in (7, 7, 20, 20):
+        rotation = Rotation.from_rotvec(np.deg2rad(degrees) * normed(rng.normal(size=3))).as_matrix()
+        for one, other, apart in paired(segmented(phantom.scan(rotation)), expected):
+            radii = np.cbrt(3 / (4 * np.pi) * np.array([one.volume_mm3, other.volume_mm3]))
+            assert abs(radii[0] - radii[1]) < 0.1  # mm
+            assert apart < 0.5
+
+
+def normed(vector):
+    return vector / np.linalg.norm(vector)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PIR", "ASL"])
