@@ -15,7 +15,7 @@ FEATURES = [4, 8, 8, 16]
 
 
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory, make_results, make_dataset, write_fingerprint):
+def workplace(tmp_path_factory, make_results, make_dataset, write_fingerprint, nnunet_folders):
     """Return a folder with nnU-Net's paths, a collection, a model with gates, and results to evaluate."""
     folder = tmp_path_factory.mktemp("workplace")
     rng = np.random.default_rng(0)
@@ -27,9 +27,7 @@ def workplace(tmp_path_factory, make_results, make_dataset, write_fingerprint):
         for part in ("t1ce_img", "flair_img", "core_seg", "whole_seg"):
             data = (image > 900).astype(np.uint8) if part.endswith("seg") else image
             write_volume(patient / f"A_{part}.nii.gz", Volume(data, np.eye(4)))
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            patch.setenv(name, str(folder / name))
+    with nnunet_folders(folder):
         _write_model(folder, make_dataset, write_fingerprint)
         yield folder
 

@@ -15,13 +15,10 @@ from sgnet_nnunet.training.sgnet_trainer import SGNetTrainer
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, make_dataset, write_fingerprint):
+def trained(tmp_path_factory, make_dataset, write_fingerprint, nnunet_folders):
     """A model's folder and its preprocessed data set of one case."""
     root = tmp_path_factory.mktemp("nnunet")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (root / name).mkdir()
-            patch.setenv(name, str(root / name))
+    with nnunet_folders(root):
         raw = make_dataset(root / "nnUNet_raw", cases=1, shape=(20, 40, 36))
         preprocessed = root / "nnUNet_preprocessed" / raw.name
         write_fingerprint(preprocessed, cases=1)

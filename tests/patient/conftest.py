@@ -41,12 +41,11 @@ def head():
     return Volume(t1ce, affine), Volume(flair.astype(np.float32), affine)
 
 
-@pytest.fixture
-def write_patient(head, tmp_path):
-    """Return a function that writes the head's files and returns their paths."""
+@pytest.fixture(scope="session")
+def write_head(head):
+    """Return a function that writes the head's files to a folder and returns their paths."""
 
-    def write(codes="LPS", *, folder=None, suffix=".nii.gz", **move):
-        folder = folder or tmp_path / "scans"
+    def write(folder, codes="LPS", *, suffix=".nii.gz", **move):
         folder.mkdir(exist_ok=True)
         paths = {}
         for name, volume in zip(("t1ce", "flair"), head, strict=True):
@@ -55,6 +54,12 @@ def write_patient(head, tmp_path):
         return paths
 
     return write
+
+
+@pytest.fixture
+def write_patient(write_head, tmp_path):
+    """Return a function that writes the head's files and returns their paths."""
+    return lambda codes="LPS", *, folder=None, **how: write_head(folder or tmp_path / "scans", codes, **how)
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ class Bright:
         return np.stack([-score, score]) / 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_predictor():
     """Return a function that returns a predictor with that network, whose engine keeps its images."""
 

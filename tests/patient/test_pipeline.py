@@ -48,10 +48,17 @@ def segment(write_patient, make_predictor, tmp_path):
     return run
 
 
-@pytest.fixture
-def expected(segment):
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """Return the folder of the output of `expected`."""
+    return tmp_path_factory.mktemp("head") / "out"
+
+
+@pytest.fixture(scope="module")
+def expected(write_head, make_predictor, output):
     """Return the lesions of the head in LPS, and the network's input."""
-    lesion_map, predictor = segment()
+    files, predictor = PatientFiles(**write_head(output.with_name("scans"))), make_predictor(point=POINT)
+    lesion_map = segment_patient(files, output, predictor=predictor, options=OPTIONS)
     assert [record.kept for record in lesion_map.records] == [True, True, False]
     return lesion_map.records, predictor.models[0].engine.images[0]
 
@@ -64,9 +71,9 @@ def world_volumes(folder, name="mask.nii.gz"):
 
 
 @pytest.mark.slow
-def test_all_orders_of_axes_give_one_network_input_and_the_same_lesions(segment, expected, tmp_path):
+def test_all_orders_of_axes_give_one_network_input_and_the_same_lesions(segment, expected, output, tmp_path):
     records, image = expected
-    places = world_volumes(tmp_path / "out")
+    places = world_volumes(output)
     for codes in ORDERS:
         lesion_map, predictor = segment(codes)
         np.testing.assert_array_equal(predictor.models[0].engine.images[0], image)
