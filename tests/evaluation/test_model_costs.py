@@ -65,6 +65,7 @@ def test_parameters_are_counted_and_a_case_is_timed(trained):
     assert model.engine == "sparse"
 
 
+@pytest.mark.slow
 def test_a_network_that_needs_tiles_is_timed_with_nnunets_sliding_window(trained, monkeypatch):
     monkeypatch.setattr("sgnet_nnunet.inference.torch_engines.runs_on_blocks", lambda _network: False)
     monkeypatch.setattr("sgnet_nnunet.inference.torch_engines.allows_whole_image", lambda _network: False)

@@ -64,6 +64,7 @@ def test_description_that_was_changed_since_the_export_is_refused(exported_model
         read_export(folder)
 
 
+@pytest.mark.slow
 def test_weights_of_an_old_export_that_are_no_numbers_are_refused(folder, make_network, rng, smooth_image):
     network = make_network(seed=0)
     network.head.bias.data[0] = torch.nan

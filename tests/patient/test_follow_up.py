@@ -213,6 +213,7 @@ def flip(axis: int) -> np.ndarray:
     return matrix
 
 
+@pytest.mark.slow
 def test_head_in_another_position_and_contrast_is_registered(followed, head):
     _, move, found = followed
     grid = head[0].grid

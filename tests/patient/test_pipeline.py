@@ -336,6 +336,7 @@ def test_dicom_gives_the_same_lesions_and_objects_that_refer_to_the_series(
         assert not any(identity.encode() in text for text in texts)
 
 
+@pytest.mark.slow
 def test_dicom_without_lesions_has_no_objects(head, make_predictor, tmp_path):
     scans = write_classic_folder(tmp_path / "scans", head, Patient())
     point = OperatingPoint(threshold=0.5, min_lesion_volume_mm3=1e6)

@@ -147,6 +147,7 @@ def test_a_table_without_dice_is_enough(rows, tmp_path):
     assert "2 cases" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_comparison_is_enough_for_the_tables(write_figures, tmp_path):
     write_report(compare(write_figures(images=False).per_case, resamples=50), tmp_path / "report")
     names = {path.name for path in (tmp_path / "report").iterdir()}
