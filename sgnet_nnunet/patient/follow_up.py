@@ -21,6 +21,7 @@ from sgnet_nnunet.nifti import at_least
 from sgnet_nnunet.patient.dicom_objects import lesion_colour
 from sgnet_nnunet.patient.outputs import LESIONS_JSON, MASK, RESEARCH_ONLY, T1CE
 from sgnet_nnunet.patient.visits import (
+    SMALLEST_CORRELATION,
     USUAL_BRAIN_DICE,
     Matrix,
     Visit,
@@ -172,7 +173,7 @@ def follow(
         check_patients(visits)
     for index, visit in enumerate(visits):
         if index:
-            visits[index] = registered(visits[0], visit)
+            visits[index] = registered(visits[0], visit, same_patient=same_patient)
         on_done()
     return compare_visits(visits, smallest_change_mm=smallest_change_mm)
 
@@ -190,9 +191,13 @@ def compare_visits(visits: Sequence[Visit], *, smallest_change_mm: float | None 
         if any(visit.run.get(name) != visits[0].run.get(name) for visit in visits)
     )
     doubts = (
-        f"visit {number}: the brain differs from the first visit's (Dice {dice:.2f}): another patient?"
+        f"visit {number}: the brain differs from the first visit's (Dice {dice:.2f}, correlation of its "
+        f"structure {alike:.2f}): another patient?"
         for number, visit in enumerate(visits, start=1)
-        if (dice := visit.registration.get("brain_dice", 1)) < USUAL_BRAIN_DICE
+        for dice, alike in [
+            [visit.registration.get(name, 1) for name in ("brain_dice", "structure_correlation")]
+        ]
+        if dice < USUAL_BRAIN_DICE or alike < SMALLEST_CORRELATION
     )
     return FollowUp(
         visits=tuple(visits),

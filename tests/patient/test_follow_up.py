@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pydicom import Dataset
+from scipy.ndimage import gaussian_filter
 from visits_of_phantoms import draw_pair, write_visit
 
 from sgnet_nnunet.dataset.registration import RigidTransform
@@ -260,6 +261,21 @@ def test_visits_of_another_patient_are_refused_unless_that_is_known_to_be_wrong(
     with pytest.raises(InputFileError, match=r"other: is of another patient than .*--same-patient"):
         follow(folders)
     assert len(follow(folders, same_patient=True).lesions) == 3
+
+
+@pytest.mark.usefixtures("without_registration")
+def test_brain_of_another_structure_is_refused_unless_it_is_known_to_be_one_patient(head, tmp_path):
+    brain = head[0]
+    texture = gaussian_filter(np.random.default_rng(1).normal(size=brain.data.shape), 2)
+    other = np.where(brain.data > 0, 400 + 200 * texture / texture.std(), 0).clip(0).astype(np.float32)
+    folders = [
+        write_visit(tmp_path / str(number), Volume(data, brain.affine), brain.data > 750)
+        for number, data in enumerate((brain.data, other))
+    ]
+    with pytest.raises(InputFileError, match=r"1: its brain has another structure .*--same-patient"):
+        follow(folders)
+    (warning,) = follow(folders, same_patient=True).warnings
+    assert "another patient?" in warning
 
 
 @pytest.mark.usefixtures("without_registration")
