@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.lesion_metrics import match_lesions
+from sgnet_nnunet.evaluation.pairs import check_known
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.files import open_archive
 from sgnet_nnunet.inference.operating_point import (
@@ -326,9 +327,11 @@ def count_against(
     what it says of the images, None if that is not known.
 
     Raises:
-        InputFileError: If the reference cannot be read, has another shape or is on another grid.
+        InputFileError: If the reference cannot be read, has a value that is no label of the model, has
+            another shape or is on another grid.
     """
     values, properties = read_channel(reference, reader=model.reader)
+    check_known(reference, values, known=frozenset({0, *model.labels.foreground_labels}))
     if probabilities.shape[1:] != values.shape:
         problem = f"has shape {values.shape} (z, y, x), the probabilities have {probabilities.shape[1:]}"
         remedy = "run nnUNetv2_plan_and_preprocess again, then train or predict again"

@@ -5,7 +5,7 @@ averaged), one model or several (probabilities averaged on the image's grid), tr
 is imported by trained models only.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import check_output_files
 from sgnet_nnunet.inference.engines import Engine, Mirrored, finite_logits
 from sgnet_nnunet.inference.exported import (
     check_file,
@@ -35,6 +36,7 @@ from sgnet_nnunet.inference.operating_point import (
 )
 from sgnet_nnunet.inference.plan import ModelDescription, Plan, read_description, read_plan
 from sgnet_nnunet.inference.postprocessing import (
+    MODEL_FILES,
     classes_of,
     probabilities_on_image,
     segment,
@@ -236,6 +238,7 @@ class Predictor:
     ) -> int:
         """Predict the cases of a folder, and return how many; the arguments and errors are `predict`'s."""
         cases = self._cases_to_predict(images, output)
+        check_output_files(output, (*MODEL_FILES, *self._files_of(cases)))
 
         def start() -> None:
             write_model_files(output, self.description, self._arguments(images, output))
@@ -280,6 +283,11 @@ class Predictor:
                     del inputs
                     submit(case, logits, properties, now=alone)
                     del logits
+
+    def _files_of(self, cases: Iterable[str]) -> list[str]:
+        """Return the names of the files that the cases' predictions are written to."""
+        endings = [".npz", ".pkl"] if self.options.save_probabilities else []
+        return [f"{name}{ending}" for name in cases for ending in (*endings, self.description.file_ending)]
 
     def _cases_to_predict(self, images: Path, output: Path) -> dict[str, list[Path]]:
         """Return the files of each case of this run's part, but for those whose masks are to be kept."""

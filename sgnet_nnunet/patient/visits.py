@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -19,6 +19,7 @@ from sgnet_nnunet.lesions import find_lesions
 from sgnet_nnunet.nifti import Volume, read_image, read_labels
 from sgnet_nnunet.patient.lesion_table import LesionRecord, axial_axis, read_lesions_json
 from sgnet_nnunet.patient.outputs import LESIONS_JSON, MASK, RUN, T1CE
+from sgnet_nnunet.schemas import check
 
 Matrix = NDArray[np.float64]
 
@@ -42,6 +43,7 @@ real patient with two visits was at hand.
 _FINE_MM, _INNER_MM, _FEWEST_VOXELS = (1.5, 8.0), 8.0, 1000
 
 _CENTROID_TOLERANCE = 0.01  # voxels, for rounding
+_VOLUME_TOLERANCE = 1e-3  # a header keeps the voxel's size in single precision
 _REMEDY = "name a folder that sgnet segment wrote"
 
 
@@ -100,6 +102,18 @@ class Visit:
         return common[1:, 1:]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _RunFile:
+    """What is compared of `run.json`."""
+
+    format: Literal["sgnet segment"]
+    version: Literal[1]
+    patient_code: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    models: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
 def read_visit(folder: Path) -> Visit:
     """Read what is needed of a folder of `sgnet segment`.
 
@@ -107,6 +121,7 @@ def read_visit(folder: Path) -> Visit:
         InputFileError: If a file is missing or damaged, or the mask is not that of the lesions' table.
     """
     run = read_json(folder / RUN, remedy=_REMEDY)
+    check(folder / RUN, run, _RunFile, remedy=_REMEDY)
     brain, mask = read_image(folder / T1CE), read_labels(folder / MASK)
     if not brain.grid.same_place_as(mask.grid):
         raise InputFileError(folder / MASK, f"is not on the grid of {T1CE}", _REMEDY)
@@ -118,7 +133,10 @@ def read_visit(folder: Path) -> Visit:
     for label, centre in enumerate(np.reshape(centres, (-1, 3)), start=1):
         same = np.flatnonzero(np.abs(places - centre).max(axis=1) < _CENTROID_TOLERANCE)
         numbers[label] = records[same[0]].number if len(same) == 1 else 0
-    if sorted(numbers[1:]) != [record.number for record in records]:
+    volumes = np.append(0, [record.volume_mm3 for record in records])[numbers[1:]]
+    if sorted(numbers[1:]) != [record.number for record in records] or not np.allclose(
+        volumes, lesions.volumes_mm3, rtol=_VOLUME_TOLERANCE
+    ):
         problem = f"holds other lesions ({lesions.number}) than {LESIONS_JSON} ({len(records)})"
         raise InputFileError(folder / MASK, problem, "run sgnet segment again")
     return Visit(folder=folder, brain=brain, labels=numbers[lesions.labels], records=records, run=run)
