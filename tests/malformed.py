@@ -201,7 +201,7 @@ def damages_of_checkpoints() -> dict[str, Callable[[Path], object]]:
         "mirroring xyz": lambda whole: whole | {"inference_allowed_mirroring_axes": "xyz"},
         "not numbers": partial(weights, lambda each: each * np.nan),
         "infinite": partial(weights, lambda each: each + np.inf),
-        "other shapes": partial(weights, lambda each: each[:-1]),
+        "other shapes": partial(weights, lambda each: each[:-1] if each.ndim else each[None]),
         "no tensors": partial(weights, lambda _: 3.0),
         "payload": lambda whole: whole | {"extra": payload},
     }  # fmt: skip

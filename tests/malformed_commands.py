@@ -83,7 +83,7 @@ TABLES = {
     "tune": "cases.csv",
 }
 OBJECTS = {
-    "follow": ["visits/1/run.json", "visits/2/lesions.json"],
+    "follow": ["visits/2/run.json", "visits/2/lesions.json"],
     "segment": [f"{COARSE}/plans.json", f"{COARSE}/dataset.json"],
     "segment point": ["point.json"],
     "evaluate labelled": ["labels.json"],
@@ -148,7 +148,9 @@ OTHER_NAMES = {
 def of_file(command: str, path: str, name: str, change: Callable[[Path], object]) -> Malformed:
     file = Path(path)
     names = (file.name, file.name.removesuffix(".nii.gz"), *OTHER_NAMES.get(command, ()))
-    return Malformed(command, f"{file.name} {name}", lambda place: change(place / path), names)
+    return Malformed(
+        command, f"{'/'.join(file.parts[-2:])} {name}", lambda place: change(place / path), names
+    )
 
 
 def rewritten(change: Callable[[np.ndarray], np.ndarray], path: Path) -> None:
@@ -347,9 +349,9 @@ def malformed_outputs() -> Iterator[Malformed]:
 
 def malformed_names() -> Iterator[Malformed]:
     """Yield files of hostile names that are not there, or no scans."""
-    names = ("[/bold]", "[red]", "\x1b[31m", "a\nb", "\udcff", "\u202e", "=1+1", "%s{0}", "é", "x" * 256)
+    names = ("[bold]", "[red]", "\x1b[31m", "a\nb", "\udcff", "\u202e", "=1+1", "%s{0}", "é", "x" * 256)
     lines = {
-        "segment": f"segment --t1ce NAME -m {COARSE} -o OUT",
+        "segment": f"segment --t1ce NAME --flair scans/flair.nii.gz -m {COARSE} -o OUT",
         "follow": "follow visits/1 NAME -o OUT",
         "predict": "predict -i images -m NAME -o OUT",
         "gates": "gates NAME -i images -o OUT",
@@ -377,11 +379,10 @@ def edited(edit: Callable[..., object], place: Path) -> None:
     test_dicom.change(sorted((place / "dicom/t1ce").iterdir()), edit)
 
 
-def swapped(place: Path) -> None:
-    for a, b in (("scans/t1ce.nii.gz", "scans/flair.nii.gz"), ("dicom/t1ce", "dicom/flair")):
-        (place / a).rename(place / "scans/x")
-        (place / b).rename(place / a)
-        (place / "scans/x").rename(place / b)
+def swapped(one: str, other: str, place: Path) -> None:
+    (place / one).rename(place / "x")
+    (place / other).rename(place / one)
+    (place / "x").rename(place / other)
 
 
 def enlarged(place: Path) -> None:
@@ -417,14 +418,15 @@ def malformed_patients() -> Iterator[Malformed]:
         yield Malformed("segment DICOM", name, partial(edited, edit), ("dicom/t1ce",))
     changes = {
         "different patients": (other_patient, "different patients"),
-        "swapped series": (swapped, "is given as T1ce, but is FLAIR"),
+        "swapped series": (partial(swapped, "dicom/t1ce", "dicom/flair"), "is given as T1ce, but is FLAIR"),
         "a missing slice": (missing_slices(3), "dicom/t1ce"),
         "missing slices": (missing_slices(2, 3, 7), "dicom/t1ce"),
         "one slice": (missing_slices(*range(1, 38)), "dicom/t1ce"),
     }
     for name, (change, culprit) in changes.items():
         yield Malformed("segment DICOM", name, change, (culprit,))
-    yield Malformed("segment", "swapped scans", swapped, ("exchange T1ce and FLAIR",))
+    change = partial(swapped, "scans/t1ce.nii.gz", "scans/flair.nii.gz")
+    yield Malformed("segment", "swapped scans", change, ("exchange T1ce and FLAIR",))
     yield Malformed("segment", "spacing far outside the training", enlarged, ("t1ce.nii.gz",))
     zips = {
         "truncated": lambda raw: raw[: len(raw) // 2],
@@ -451,7 +453,37 @@ INPUTS = [
     *malformed_patients(),
 ]
 
-HARMLESS: dict[str, str] = {}
+HARMLESS = {
+    "*.nii.gz not compressed": "its voxels are read",
+    "convert: * other shape": "brought onto the T1ce's grid through the headers",
+    "convert: * other spacing": "brought onto the T1ce's grid through the headers",
+    "convert: * moved": "brought onto the T1ce's grid through the headers",
+    "segment: scans/* other shape": "brought onto the T1ce's grid through the headers",
+    "segment: scans/* other spacing": "brought onto the T1ce's grid through the headers",
+    "segment: scans/* moved": "brought onto the T1ce's grid through the headers",
+    "segment masked: * other *": "brought onto the T1ce's grid through the headers",
+    "predict: images/* moved": "a warning, as nnU-Net goes on",
+    "convert: * unknown label": "the tumour is everything above 0",
+    "evaluate: * unknown label": "without dataset.json everything above 0 is evaluated",
+    "segment masked: * unknown label": "the brain is everything above 0",
+    "follow: * unknown label": "a lesion is everything above 0",
+    "gates labelled: * unknown label": "everything above 0 is outlined",
+    "evaluate: * blank": "an empty mask",
+    "compare: * blank": "an empty mask",
+    "gates labelled: * blank": "an empty mask",
+    "follow: 2/run.json *=dropped": "not compared, or a warning",
+    "follow: 2/run.json settings=*": "a warning",
+    "follow: 2/run.json models=*": "a warning",
+    "compare: */dataset.json channel_names=*": "a warning: parameters cannot be counted",
+    "compare: */dataset.json file_ending=*": "a warning: parameters cannot be counted",
+    "doctor: * empty folder": "an empty folder is one of nnU-Net's",
+    "doctor: * folders for files": "what is in nnU-Net's folders is not doctor's",
+    "doctor: * junk": "what is in nnU-Net's folders is not doctor's",
+    "predict: output files for folders": "files of an earlier run",
+    "gates: output files for folders": "files of an earlier run",
+    "tune: output files for folders": "files of an earlier run",
+    "convert: nnUNet_raw *": "the folder is made, or holds other data sets",
+}
 """Inputs that a command may accept, as patterns, and why."""
 
 
@@ -459,5 +491,53 @@ def is_harmless(each: Malformed) -> bool:
     return any(fnmatch(str(each), pattern) for pattern in HARMLESS)
 
 
-EVERY_DAY = ()
+EVERY_DAY = (
+    "compare: SGNetTrainer__nnUNetPlans__3d_fullres/dataset.json labels=None",
+    "compare: Dataset501_Tiny/splits_final.json list",
+    "compare: cases.csv other columns",
+    "compare: Dataset501_Tiny absent",
+    "compare: output folders for files",
+    f"compare: gt_segmentations/{CASE}.nii.gz unknown label",
+    "tune: Dataset501_Tiny/splits_final.json pipe",
+    "tune: cases.csv open quote",
+    "tune: output folders for files",
+    "tune: output below a file",
+    f"tune: gt_segmentations/{CASE}.nii.gz unknown label",
+    "demo: output file",
+    "demo: output files for folders",
+    "demo: output long",
+    "doctor: nnUNet_raw absent",
+    "doctor: nnUNet_results folder of the system",
+    "predict: output folders for files",
+    "gates: output folders for files",
+    "export: output folders for files",
+    "convert: nnUNet_raw file",
+    "phantom: output pipe",
+    "follow: 2/run.json other",
+    "follow: 2/lesions.json lesions.0.volume_mm3=inf",
+    "follow: 2/lesions.json lesions.0.volume_mm3=7.5",
+    "follow: 2/mask.nii.gz bomb in a vast image",
+    "follow: 2 junk",
+    "follow: output folders for files",
+    "follow: absent \\x1b[31m",
+    "segment: scans/t1ce.nii.gz two volumes",
+    "segment: scans/t1ce.nii.gz colours",
+    "segment: scans/flair.nii.gz endless",
+    "segment: scans/t1ce.nii.gz blank",
+    "segment: spacing far outside the training",
+    "segment: swapped scans",
+    "segment: output folders for files",
+    "segment: absent \\udcff",
+    "segment masked: scans/brain.nii.gz fractions",
+    "segment table: patients.csv twice",
+    "segment table: output file",
+    "segment HD-BET: fold_all/checkpoint_final.pth payload alone",
+    "segment DICOM: different patients",
+    "segment DICOM: swapped series",
+    "segment DICOM: missing slices",
+    "segment DICOM: no decoder",
+    "segment DICOM: two patients",
+    "segment zip: damaged",
+)
 """Inputs of the tests that are not slow, as they are printed."""
+SLOW = (f"tune: gt_segmentations/{CASE}.nii.gz unknown label", "segment DICOM: different patients")

@@ -110,7 +110,7 @@ class _RunFile:
     version: Literal[1]
     patient_code: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    models: list[dict[str, Any]] = field(default_factory=list)
+    models: list[Any] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
 
 
