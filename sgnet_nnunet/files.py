@@ -55,8 +55,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for results, unless it is there; an SGNetError says why nothing can be written to it."""
+def make_folder(folder: Path, names: Iterable[str] = ()) -> None:
+    """Make a folder for results, files of these names, unless it is there, after `check_output_files`."""
+    check_output_files(folder, names)
     probe = folder / f"{PARTIAL_PREFIX}{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,13 +146,9 @@ def check_output_folder(folder: Path) -> None:
     Raises:
         InputFileError: If it is something else, holds a file that no output put there, or is not writable.
     """
-    parent = next(path for path in Path(os.path.realpath(folder)).parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputFileError(parent, "cannot be written", "check the permissions, or give another -o")
+    check_output_files(folder, ())
     if not os.path.lexists(folder):
         return
-    if not folder.is_dir():
-        raise InputFileError(folder, "is no folder", "give a folder to write to")
     contents = folder / CONTENTS
     try:
         ours = {CONTENTS, *json.loads(read_bytes(contents))} if contents.exists() else set()

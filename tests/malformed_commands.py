@@ -162,7 +162,7 @@ OF_MASKS: dict[str, Callable[[Path], object]] = {
     "unknown label": partial(rewritten, lambda mask: np.where(mask > 0, 7, 0).astype(np.uint8)),
     "fractions": partial(rewritten, lambda mask: mask * np.float32(0.3)),
     "negative": partial(rewritten, lambda mask: -mask.astype(np.int16)),
-    "beyond 16 bits": partial(rewritten, lambda mask: mask.astype(np.int64) * 2**40),
+    "beyond 16 bits": partial(rewritten, lambda mask: mask.astype(np.float64) * 2**40),
 }
 TEXTS = {
     "empty": b"",

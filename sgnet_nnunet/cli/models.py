@@ -74,8 +74,7 @@ def gates(
     description = gated.trained.description
     ending = description.file_ending
     cases = find_cases(images, file_ending=ending, channels=len(description.channels))
-    check_output_files(output, [f"{name}.png" for name in cases])
-    make_folder(output)
+    make_folder(output, [f"{name}.png" for name in cases])
     with progress_bar() as progress:
         task = progress.add_task("gates", total=len(cases))
         for name, files in cases.items():

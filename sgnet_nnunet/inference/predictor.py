@@ -5,7 +5,7 @@ averaged), one model or several (probabilities averaged on the image's grid), tr
 is imported by trained models only.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
@@ -238,7 +238,10 @@ class Predictor:
     ) -> int:
         """Predict the cases of a folder, and return how many; the arguments and errors are `predict`'s."""
         cases = self._cases_to_predict(images, output)
-        check_output_files(output, (*MODEL_FILES, *self._files_of(cases)))
+        endings = (".npz", ".pkl", self.description.file_ending)
+        check_output_files(
+            output, (*MODEL_FILES, *(f"{name}{ending}" for name in cases for ending in endings))
+        )
 
         def start() -> None:
             write_model_files(output, self.description, self._arguments(images, output))
@@ -283,11 +286,6 @@ class Predictor:
                     del inputs
                     submit(case, logits, properties, now=alone)
                     del logits
-
-    def _files_of(self, cases: Iterable[str]) -> list[str]:
-        """Return the names of the files that the cases' predictions are written to."""
-        endings = [".npz", ".pkl"] if self.options.save_probabilities else []
-        return [f"{name}{ending}" for name in cases for ending in (*endings, self.description.file_ending)]
 
     def _cases_to_predict(self, images: Path, output: Path) -> dict[str, list[Path]]:
         """Return the files of each case of this run's part, but for those whose masks are to be kept."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -18,8 +18,7 @@ from sgnet_nnunet.files import read_json
 from sgnet_nnunet.lesions import find_lesions
 from sgnet_nnunet.nifti import Volume, read_image, read_labels
 from sgnet_nnunet.patient.lesion_table import LesionRecord, axial_axis, read_lesions_json
-from sgnet_nnunet.patient.outputs import LESIONS_JSON, MASK, RUN, T1CE
-from sgnet_nnunet.schemas import check
+from sgnet_nnunet.patient.outputs import LESIONS_JSON, MASK, RUN, RUN_FORMAT, RUN_VERSION, T1CE
 
 Matrix = NDArray[np.float64]
 
@@ -102,18 +101,6 @@ class Visit:
         return common[1:, 1:]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _RunFile:
-    """What is compared of `run.json`."""
-
-    format: Literal["sgnet segment"]
-    version: Literal[1]
-    patient_code: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    models: list[Any] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
 def read_visit(folder: Path) -> Visit:
     """Read what is needed of a folder of `sgnet segment`.
 
@@ -121,7 +108,8 @@ def read_visit(folder: Path) -> Visit:
         InputFileError: If a file is missing or damaged, or the mask is not that of the lesions' table.
     """
     run = read_json(folder / RUN, remedy=_REMEDY)
-    check(folder / RUN, run, _RunFile, remedy=_REMEDY)
+    if (run.get("format"), run.get("version")) != (RUN_FORMAT, RUN_VERSION):
+        raise InputFileError(folder / RUN, f"is not {RUN_FORMAT}, version {RUN_VERSION}", _REMEDY)
     brain, mask = read_image(folder / T1CE), read_labels(folder / MASK)
     if not brain.grid.same_place_as(mask.grid):
         raise InputFileError(folder / MASK, f"is not on the grid of {T1CE}", _REMEDY)

@@ -33,14 +33,7 @@ from sgnet_nnunet.report.figures import (
     save,
 )
 from sgnet_nnunet.report.slices import Picture, attempt
-from sgnet_nnunet.report.tables import (
-    NOTHING,
-    number,
-    table_to_html,
-    tables_of,
-    write_csv,
-    write_summary,
-)
+from sgnet_nnunet.report.tables import NOTHING, number, table_to_html, tables_of, write_csv, write_summary
 from sgnet_nnunet.report.viewer import render, viewer_of_results
 
 if TYPE_CHECKING:
@@ -148,11 +141,7 @@ class _Page:
         prefix = f"{place}_" if len(self.comparison.labels) > 1 else ""
         plots = []
         lesions = None if self.measurements is None else self.measurements.per_lesion
-        data: dict[str, Any] = {
-            "per_lesion": lesions,
-            "froc": self.curves,
-            "reliability": self.reliability,
-        }
+        data: dict[str, Any] = {"per_lesion": lesions, "froc": self.curves, "reliability": self.reliability}
         for plot in plots_of(self.comparison, self.per_case, label=label, **data):
             path = self.folder / "plots" / f"{prefix}{plot.name}.png"
             plots.append((plot, attempt(partial(_draw_plot, plot, path))))
