@@ -56,8 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path, names: Iterable[str] = ()) -> None:
-    """Make a folder for results, files of these names, unless it is there, after `check_output_files`."""
-    check_output_files(folder, names)
+    """Make a folder for files of these names, unless it is there; an SGNetError says why that cannot be."""
     probe = folder / f"{PARTIAL_PREFIX}{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +65,8 @@ def make_folder(folder: Path, names: Iterable[str] = ()) -> None:
     except OSError as error:
         problem = f"cannot be made, or not be written to ({error.strerror})"
         raise InputFileError(folder, problem, "name another folder") from error
+    for name in names:
+        _refuse_folder(folder / name)
 
 
 def check_output_files(folder: Path, names: Iterable[str]) -> None:
@@ -146,9 +147,13 @@ def check_output_folder(folder: Path) -> None:
     Raises:
         InputFileError: If it is something else, holds a file that no output put there, or is not writable.
     """
-    check_output_files(folder, ())
+    parent = next(path for path in Path(os.path.realpath(folder)).parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputFileError(parent, "cannot be written", "check the permissions, or give another -o")
     if not os.path.lexists(folder):
         return
+    if not folder.is_dir():
+        raise InputFileError(folder, "is no folder", "give a folder to write to")
     contents = folder / CONTENTS
     try:
         ours = {CONTENTS, *json.loads(read_bytes(contents))} if contents.exists() else set()

@@ -140,7 +140,8 @@ OTHER_NAMES = {
     "convert": ("P0 A",),
     "segment table": ("a: ", "p: "),
     "follow": ("visits/",),
-    "segment": ("T1ce", "FLAIR"),
+    "segment": ("T1ce", "FLAIR", "trainer os", "configuration 2d"),
+    **dict.fromkeys(("predict", "export", "gates", "tune"), ("trainer os", "configuration 2d")),
 }
 """How a command may name what is wrong, besides the file's own name."""
 
@@ -468,6 +469,9 @@ HARMLESS = {
     "segment masked: * unknown label": "the brain is everything above 0",
     "follow: * unknown label": "a lesion is everything above 0",
     "gates labelled: * unknown label": "everything above 0 is outlined",
+    "* a bit of the stream": "of a small file, where no voxel depends on it: the checksum fits",
+    "evaluate: references/* loop": "a warning: its prediction is left out",
+    "evaluate: references/* dangling": "a warning: its prediction is left out",
     "evaluate: * blank": "an empty mask",
     "compare: * blank": "an empty mask",
     "gates labelled: * blank": "an empty mask",
