@@ -17,12 +17,7 @@ from sgnet_nnunet.inference.engines import ChunkedEngine, Engine, finite_logits
 from sgnet_nnunet.inference.plan import configuration_of, read_description
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
 from sgnet_nnunet.inference.preprocessing import grid_weights, resample
-from sgnet_nnunet.inference.torch_engines import (
-    DenseEngine,
-    activation_memory,
-    free_device_memory,
-    torch_run,
-)
+from sgnet_nnunet.inference.torch_engines import DenseEngine, activation_memory, free_device_memory, torch_run
 from sgnet_nnunet.inference.trained_model import build_network, find_device, load_trained_model, model_of
 from sgnet_nnunet.networks.gates import on_grid_of
 from sgnet_nnunet.networks.sgnet import SGNet

@@ -58,11 +58,7 @@ class TrainedModel:
 
 
 def load_trained_model(
-    folder: Path,
-    *,
-    folds: Sequence[str] = (),
-    checkpoint: str = CHECKPOINT,
-    trust: bool = False,
+    folder: Path, *, folds: Sequence[str] = (), checkpoint: str = CHECKPOINT, trust: bool = False
 ) -> TrainedModel:
     """Load the networks of some folds, by default of all that are trained.
 

@@ -177,7 +177,7 @@ def strip(
     remedy = (
         "give a mask of the brain with --brain-mask, or install hd-bet: pip install 'sgnet-nnunet[hdbet]'"
     )
-    head = f"a whole head, sure to {judge(t1ce).confidence:.0%}"
+    head = f"a whole head with its skull (confidence {judge(t1ce).confidence:.0%})"
     if hdbet_weights is None and not _has_hdbet():
         raise InputFileError(path, f"is {head}; models are trained on stripped brains", remedy)
     logger.info("T1ce is %s: HD-BET extracts the brain", head)
@@ -244,8 +244,11 @@ def _run_hdbet(t1ce: Volume, path: Path, weights: Path | None) -> NDArray[np.boo
     folder = weights or Path(paths.folder_with_parameter_files)
     for name in (_WEIGHTS, Path("plans.json"), Path("dataset.json")):
         if not (folder / name).is_file():
-            remedy = f"run hd-bet once, which downloads them, or unzip {_ZENODO} and give --hdbet-weights"
-            raise InputFileError(folder, f"lacks {name} of HD-BET's weights", remedy)
+            remedy = (
+                f"give --brain-mask, or run hd-bet once, which downloads them, or unzip {_ZENODO} and give "
+            )
+            problem = f"is a whole head with its skull, and HD-BET's weights lack {name} in {folder}"
+            raise InputFileError(path, problem, remedy + "--hdbet-weights")
     load_pickle(folder / _WEIGHTS)  # refuses what could run code; nnU-Net does not
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with TemporaryDirectory() as temporary, _as_it_was():

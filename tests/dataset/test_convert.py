@@ -160,6 +160,7 @@ def test_few_patients_are_converted_with_a_note(
     assert f"{patients} patients" in result.note or "fold 'all'" in result.note
 
 
+@pytest.mark.slow
 def test_paper_split_fills_the_test_folders(collection, convert, accepted_by_nnunet: Callable):
     collection.add_patients(10)
     collection.add("P09", "SECOND")

@@ -92,7 +92,7 @@ def test_a_head_without_a_way_to_strip_it_stops_with_what_to_do(
 ):
     monkeypatch.setattr(skull, "_has_hdbet", lambda: False)
     with pytest.raises(
-        InputFileError, match=r"whole head, sure to (9\d|100)%.*--brain-mask.*\[hdbet\]"
+        InputFileError, match=r"whole head with its skull \(confidence (9\d|100)%.*--brain-mask.*\[hdbet\]"
     ) as caught:
         strip(head, path=Path("t1ce.nii.gz"))
     assert caught.value.exit_status == 2
@@ -158,7 +158,9 @@ needs_hdbet = pytest.mark.skipif(
 
 @needs_hdbet
 def test_missing_weights_are_not_downloaded_but_explained(tmp_path: Path, head: Volume):
-    with pytest.raises(InputFileError, match=r"lacks .*checkpoint_final.pth.*zenodo.*--hdbet-weights"):
+    with pytest.raises(
+        InputFileError, match=r"lack .*checkpoint_final.pth.*--brain-mask.*zenodo.*--hdbet-weights"
+    ):
         strip(head, path=Path("t1ce.nii.gz"), hdbet_weights=tmp_path)
 
 
