@@ -290,6 +290,7 @@ def validation_cases(splits: Path, folds: Sequence[str], every_case: Iterable[st
 
 
 def read_splits(splits: Path) -> list[Split]:
+    """Return the folds of a file as `splits_final.json`; an InputFileError if it is not one."""
     remedy = "nnUNetv2_train writes it; give the fold all if there is no split"
     try:
         content = parse_json(read_bytes(splits))

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,14 @@ def split(raw: str, splits: str | None = None) -> None:
     cases = list(find_masks(Path(raw, "labelsTr")))
     patients = patients_of(cases, conversion_report=Path(raw, "conversion_report.csv"))
     if splits == LEAVE_ONE_OUT:
-        write_json(target, [_without(one, patients) for one in sorted(set(patients.values()))])
+        folds = [
+            {
+                "train": [case for case, patient in patients.items() if patient != one],
+                "val": [case for case, patient in patients.items() if patient == one],
+            }
+            for one in sorted(set(patients.values()))
+        ]
+        write_json(target, folds)
     elif splits is not None:
         named = {case for fold in read_splits(Path(splits)) for case in (*fold.train, *fold.val)}
         if absent := sorted(named.difference(cases)):
@@ -46,20 +52,11 @@ def split(raw: str, splits: str | None = None) -> None:
         copy.unlink()  # nnU-Net's planner copies the folds once
 
 
-def _without(patient: str, patients: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the fold that validates on a patient, given the patient of each case."""
-    return {
-        "train": [case for case, one in patients.items() if one != patient],
-        "val": [case for case, one in patients.items() if one == patient],
-    }
-
-
 def adopt(raw: str, source: str, splits: str | None = None) -> None:
     """Link the parts of a raw data set of the user, to which nothing is written, and write its folds."""
-    folder = Path(raw)
-    folder.mkdir(parents=True, exist_ok=True)
+    Path(raw).mkdir(parents=True, exist_ok=True)
     for path in Path(source).iterdir():
-        link = folder / path.name
+        link = Path(raw, path.name)
         if path.name == SPLITS:
             shutil.copyfile(path, link)
         elif not link.is_symlink():
@@ -78,16 +75,16 @@ def change_plan(path: str, change: dict[str, Any]) -> None:
 
 def tabulate(masks: str, images: str, fetch: list[str], store: str) -> None:
     """Write a row a predicted mask, and copy the masks to a store if they are to be there."""
-    rows = []
-    for case, path in find_masks(Path(masks)).items():
-        image = read_labels(path)
-        lesions = find_lesions(np.asarray(image.data) > 0, spacing=image.grid.spacing)
-        volumes = lesions.volumes_mm3
-        rows.append((case, lesions.number, f"{volumes.sum():.1f}", f"{max(volumes, default=0):.1f}"))
-    _write_csv(Path(masks, "lesions.csv"), [COLUMNS, *rows])
+    found = find_masks(Path(masks))
+    with atomic_path(Path(masks, "lesions.csv")) as partial, partial.open("w", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for case, path in found.items():
+            image = read_labels(path)
+            volumes = find_lesions(np.asarray(image.data) > 0, spacing=image.grid.spacing).volumes_mm3
+            writer.writerow((case, len(volumes), f"{volumes.sum():.1f}", f"{max(volumes, default=0):.1f}"))
     if store:
-        files = [*find_masks(Path(masks)).values()]
-        store_files(files, store, Path(masks, ".remote"))
+        store_files(found.values(), store, Path(masks, ".remote"))
     if fetch:
         shutil.rmtree(images)
 
@@ -107,44 +104,36 @@ def gather(parts: list[str], masks: str, table: str) -> None:
                 (folder / path.name).symlink_to(path.absolute())
 
 
-def _write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
-    with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+def report(tables: list[dict[str, str]], folder: str) -> None:
+    """Write the means of every network, set and seed as `study.csv`, and a page that links all reports.
 
-
-def report(validation: list[list[str]], test: list[list[str]], folder: str) -> None:
-    """Write the means of every network, set and seed as `study.csv`, and a page that links all reports."""
+    A table, `per_case.csv`, is given by its `path`, `images`, `seed` and, if it is of one network, `model`.
+    """
     import pandas as pd  # noqa: PLC0415
 
     from sgnet_nnunet.evaluation.registry import case_metrics  # noqa: PLC0415
     from sgnet_nnunet.report.viewer import render  # noqa: PLC0415
 
-    metrics = {each.name: each.title for each in case_metrics() if each.headline}
-    frames = []
-    for kind, tables in (("validation", validation), ("test", test)):
-        for name, seed, path in tables:
-            table = pd.read_csv(path)
-            if kind == "test":
-                images, _, model = name.rpartition(f"-s{seed}")[0].partition("-")
-                table = table.assign(model=model, images=images)
-            else:
-                table = table.assign(images=kind)
-            frames.append(table.assign(seed=int(seed)))
-    keys, columns = ["images", "model", "label"], []
+    keys = ["images", "model", "label"]
     page: dict[str, Any] = {"sets": {}, "metrics": {}}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    frames = []
+    for table in tables:
+        constant = {name: value for name, value in table.items() if name != "path"}
+        frames.append(pd.read_csv(table["path"]).assign(**constant))
     if frames:
         cases = pd.concat(frames)
-        columns = [name for name in metrics if name in cases]
-        means = cases.groupby([*keys, "seed"], sort=True)[columns].mean()
+        page["metrics"] = {
+            each.name: each.title for each in case_metrics() if each.headline and each.name in cases
+        }
+        means = cases.groupby([*keys, "seed"], sort=True)[list(page["metrics"])].mean()
         with atomic_path(Path(folder, "study.csv")) as partial:
             means.to_csv(partial, float_format="%.6g")
-        over_seeds = means.groupby(keys).mean()
-        for key, row in over_seeds.iterrows():
+        for key, row in means.groupby(keys).mean().iterrows():
             images, model, label = map(str, key)  # type: ignore[call-overload]
             page["sets"].setdefault(images, []).append((model, label, [f"{value:.3f}" for value in row]))
-        page["metrics"] = {name: metrics[name] for name in columns}
     else:
         write_text(Path(folder, "study.csv"), "images,model,label,seed\n")
-    links = [(name, f"{Path(path).parent.name}/report.html") for name, _, path in (*validation, *test)]
+    links = [Path(table["path"]).parent.name for table in tables]
     write_text(Path(folder, "study.html"), render("study.html", links=links, version=__version__, **page))
     write_text(Path(folder, "study.json"), json.dumps(page, indent=1) + "\n")

@@ -6,16 +6,13 @@ import sys
 with open("study/plan.json", encoding="utf-8") as file:
     PLAN = json.load(file)
 
-KINDS = list(dict.fromkeys(name.partition("/")[0] for name in PLAN))
-RUN = f"exec {sys.executable} -m sgnet_nnunet.study.runner ."
-
 
 def of_step(kind, value):
     return lambda wildcards: value(PLAN[f"{kind}/{wildcards.name}"])
 
 
 def resource(kind, name):
-    return lambda wildcards: PLAN[f"{kind}/{wildcards.name}"]["resources"].get(name, 0)
+    return of_step(kind, lambda step: step["resources"].get(name, 0))
 
 
 rule all:
@@ -23,7 +20,7 @@ rule all:
         "study/done/report/study.json",
 
 
-for kind in KINDS:
+for kind in dict.fromkeys(name.partition("/")[0] for name in PLAN):
 
     rule:
         name:
@@ -41,6 +38,6 @@ for kind in KINDS:
             gpu=resource(kind, "gpu"),
             data=resource(kind, "data"),
         params:
-            step=lambda wildcards, kind=kind: f"{kind}/{wildcards.name}",
+            step=f"{kind}/{{name}}",
         shell:
-            RUN + " {params.step} {threads} {resources.gpu}"
+            f"exec {sys.executable} -m sgnet_nnunet.study.runner . " + "{params.step} {threads} {resources.gpu}"

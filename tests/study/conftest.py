@@ -56,7 +56,7 @@ def write_study(tmp_path: Path, make_dataset):
 @pytest.fixture
 def make_run(tmp_path: Path):
     """Return a function that makes a run of given steps, which replace those of a study, and a report."""
-    from sgnet_nnunet.study.engine import Run, RunOptions
+    from sgnet_nnunet.study.engine import Run
     from sgnet_nnunet.study.steps import Step, write_steps
     from sgnet_nnunet.study.study_file import Data, Network, Study, StudyFile
 
@@ -65,7 +65,7 @@ def make_run(tmp_path: Path):
             data=Data(phantoms=1), networks=[Network(trainer="SGNetTrainer")], work="work", device="cpu",
             **options,
         )  # fmt: skip
-        run = Run(StudyFile(tmp_path / "study.yaml", study, {}, (0,)), RunOptions(cores=2))
+        run = Run(StudyFile(tmp_path / "study.yaml", study, {}, (0,)), cores=2)
         last = Step(kind="report", name="study", needs=[step.id for step in steps])
         found = {step.id: step for step in (*steps, last)}
         write_steps(run.work, found)
