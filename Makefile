@@ -108,12 +108,13 @@ $(BIN)/mkdocs:
 	$(MAKE) $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[docs]'
 
-STUDY ?= study_output
 BUDGET ?= cpu
 study: $(VENV)/installed ## Train every network on phantoms and write benchmarks/results; hours, resumable
-	$(BIN)/python benchmarks/study.py run $(STUDY) --budget $(BUDGET) -np 2
-	$(BIN)/python benchmarks/study.py speed $(STUDY)
-	$(BIN)/python benchmarks/study.py report $(STUDY) benchmarks/results
+	$(BIN)/python benchmarks/study.py phantoms study_output/phantoms
+	$(BIN)/sgnet study benchmarks/studies/$(BUDGET).yaml
+	$(BIN)/python benchmarks/study.py score benchmarks/studies/$(BUDGET).yaml
+	$(BIN)/python benchmarks/study.py speed benchmarks/studies/$(BUDGET).yaml
+	$(BIN)/python benchmarks/study.py report benchmarks/studies/$(BUDGET).yaml benchmarks/results
 
 DEMO_MODEL ?= demo_output/nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres
 DEMO_IMAGES ?= demo_output/nnUNet_raw/Dataset501_BrainMetsLung/imagesTs
@@ -122,4 +123,4 @@ speed: $(VENV)/installed ## Time inference (of the demo's model) and training; a
 	$(BIN)/python benchmarks/training.py benchmarks/results --no-default --batches 8
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .venv-newest .venv-lowest .venv-tools build dist *.egg-info demo_output fuzz_output notebooks/new_patient_output study_output site .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-tools build dist *.egg-info demo_output fuzz_output notebooks/new_patient_output notebooks/t4_output study_output site .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -86,3 +86,28 @@ def test_new_patient_is_segmented_and_followed(model, tmp_path):
     assert sum("image/png" in output["data"] for output in outputs) == 2
     (changes,) = (text for output in outputs if (text := output["data"].get("text/markdown")))
     assert "grown" in changes.partition("| All")[0]
+
+
+TINY = """
+WORK, DATA = Path({work!r}), {{"raw": {raw!r}}}
+SCHEDULE = {{"epochs": 1, "iterations": 2, "validation_iterations": 1}}
+PATCH, BATCH = (16, 32, 32), 2
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("study")
+def test_one_fold_is_trained_and_reported(make_dataset, tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("snakemake")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    raw = make_dataset(tmp_path / "raw", cases=5)
+    notebook = nbformat.read(ROOT / "notebooks/t4_training.ipynb", as_version=4)
+    (cell,) = (each for each in notebook.cells if "parameters" in each.metadata.get("tags", ()))
+    cell.source = TINY.format(work=str(tmp_path / "work"), raw=str(raw))
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    outputs = [output for each in notebook.cells for output in each.get("outputs", ())]
+    tables = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", ())]
+    assert "hours of one fold, estimated" in tables[0]
+    assert "SGNetTrainer__nnUNetPlans__3d_fullres" in tables[-1]
+    assert any("image/png" in output.get("data", ()) for output in outputs)

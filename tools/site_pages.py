@@ -25,7 +25,10 @@ PAGES = {
     "SECURITY.md": "security.md",
     **{
         path: path
-        for path in ("containers/Dockerfile", "containers/sgnet.def", "notebooks/new_patient.ipynb")
+        for path in (
+            *("containers/Dockerfile", "containers/sgnet.def"),
+            *("notebooks/new_patient.ipynb", "notebooks/t4_training.ipynb"),
+        )
     },
 }
 FOLDERS = {"docs/": "", "benchmarks/results/": "results/"}

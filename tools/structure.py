@@ -30,7 +30,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "report": frozenset({"evaluation", "inference"}),
     "demo": frozenset({"dataset", "phantom", "evaluation", "report"}),
     "patient": frozenset({"dataset", "inference", "report"}),
-    "study": frozenset({"dataset", "evaluation", "report", "plugin"}),
+    "study": frozenset({"dataset", "evaluation", "report"}),
     "cli": frozenset(
         {"dataset", "phantom", "inference", "evaluation", "report", "patient", "plugin", "demo", "study"}
     ),

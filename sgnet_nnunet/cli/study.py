@@ -85,9 +85,8 @@ def _print_estimate(rows: Mapping[str, Sequence[float]], steps: int) -> None:
     table = Table(title=f"would run, of {steps} steps", box=box.SIMPLE)
     for column in ("step", "number", "hours", "GPU-hours", "disk, GB"):
         table.add_column(column, justify="left" if column == "step" else "right")
-    for kind, (number, *others) in rows.items():
-        table.add_row(kind, f"{number:,}", *(f"{value:,.1f}" for value in others))
-    number, *others = map(sum, zip((0, 0, 0, 0), *rows.values(), strict=True))
-    table.add_row("all", f"{number:,}", *(f"{value:,.1f}" for value in others), style="bold")
+    total = [sum(column) for column in zip([0.0] * 4, *rows.values(), strict=True)]
+    for kind, (number, *others) in {**rows, "all": total}.items():
+        table.add_row(kind, f"{number:,.0f}", *(f"{value:,.1f}" for value in others))
     out.print(table)
     say("Hours are those of one step at a time; they are estimates from measured times, see docs/scale.md.")

@@ -202,9 +202,9 @@ class Run:
             "SGNET_STUDY_DONE": str(sum(step.state == "done" for step in status)),
             "SGNET_STUDY_WORK": str(self.work),
         }  # fmt: skip
-        if command := self.file.study.notify or "":
+        if hook := self.file.study.notify:
             subprocess.run(  # noqa: S602 - the user's own command line
-                command, shell=True, env=os.environ | outcome, check=False, timeout=60
+                hook, shell=True, env=os.environ | outcome, check=False, timeout=60
             )
 
 
@@ -249,14 +249,12 @@ def visible_gpus() -> list[str]:
     return found.stdout.split() if not found.returncode else []
 
 
-def estimate(
-    steps: Mapping[str, Step], missing: Sequence[str]
-) -> dict[str, tuple[float, float, float, float]]:
+def estimate(steps: Mapping[str, Step], missing: Sequence[str]) -> dict[str, list[float]]:
     """Return number, hours, GPU-hours and GB of disk of the missing steps, by kind."""
-    found: dict[str, tuple[float, float, float, float]] = {}
+    found: dict[str, list[float]] = {}
     for step in (steps[each] for each in missing):
         hours = step.cost.minutes / 60
         row = (1, hours, hours * step.gpus, step.cost.disk_mb / 1000)
-        before = found.get(step.kind, (0, 0, 0, 0))
-        found[step.kind] = tuple(map(sum, zip(before, row, strict=True)))
+        before = found.get(step.kind, [0, 0, 0, 0])
+        found[step.kind] = [one + other for one, other in zip(before, row, strict=True)]
     return found

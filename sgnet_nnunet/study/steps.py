@@ -247,20 +247,19 @@ class Steps:
                 gpus=int(self.device == "cuda"), cpus=self.two,
                 cost=prediction_cost(network.trainer, self.cases, folds=1),
             )  # fmt: skip
-        if number == 1:
-            return
-        command = ["nnUNetv2_find_best_configuration", self.id, "-np", CPUS, "-f", *self.folds]
-        command += [] if self.study.ensembles else ["--disable_ensembling"]
-        commands = [
-            [*command, "-p", plans, "-c", configuration, "-tr", *(network.trainer for network in group)]
-            for (plans, configuration), group in groupby(sorted(networks, key=_setting), key=_setting)
-        ]
-        yield Step(
-            kind="best", name=f"s{seed}", commands=commands, environment=_variable(seed),
-            needs=self._trained(networks, seed),
-            outputs=[f"{self._results(seed)}/inference_information.json"],
-            cost=Cost(2 + self.cases * number**2 / 60, 6000),
-        )  # fmt: skip
+        if number > 1:
+            command = ["nnUNetv2_find_best_configuration", self.id, "-np", CPUS, "-f", *self.folds]
+            command += [] if self.study.ensembles else ["--disable_ensembling"]
+            commands = [
+                [*command, "-p", plans, "-c", configuration, "-tr", *(network.trainer for network in group)]
+                for (plans, configuration), group in groupby(sorted(networks, key=_setting), key=_setting)
+            ]
+            yield Step(
+                kind="best", name=f"s{seed}", commands=commands, environment=_variable(seed),
+                needs=self._trained(networks, seed),
+                outputs=[f"{self._results(seed)}/inference_information.json"],
+                cost=Cost(2 + self.cases * number**2 / 60, 6000),
+            )  # fmt: skip
         report = f"reports/validation-s{seed}"
         command = ["sgnet", "compare", "-d", self.id, "-f", *self.folds, "--time-cases", "0", "-np", CPUS]
         command += ["-o", report, "--models", *(network.model for network in networks)]

@@ -2,21 +2,41 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import study
 import torch
-from study import BUDGETS, DATASET, DEFAULT_PLANS, MODELS, NAMES, SG_NET_PLANS, UNGATED, StudyConfig
+from study import DATASET, GATED, NAMES, SG_NET_PLANS, UNGATED
 from study_results import UNCLIPPED_PLANS, read_rows
 from typer.testing import CliRunner
 
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.plugin.shims import SHIMS
+from sgnet_nnunet.study.study_file import read_study
 from sgnet_nnunet.training import baseline_trainers, sgnet_trainer
 
+pytest.importorskip("yaml")
+
 LEVELS = ("1/8", "1/4", "1/2")
-GATED = f"SGNetTrainer__{SG_NET_PLANS}"
+STUDIES = sorted((Path(study.__file__).parent / "studies").glob("*.yaml"))
+STUDY = """\
+work: {work}
+data: {{raw: {raw}}}
+plans:
+  nnUNetPlans: {{planner: SGNetPlanner, patch_size: [16, 32, 32], batch_size: 2}}
+  nnUNetUnclippedPlans: {{planner: SGNetUnclippedPlanner}}
+networks:
+  - {{trainer: SGNetTrainer}}
+  - {{trainer: SGNetNoGateTrainer}}
+  - {{trainer: SGNetTrainer, plans: nnUNetUnclippedPlans}}
+folds: all
+seeds: [1, 2]
+epochs: 2
+iterations: 2
+device: cpu
+"""
 
 
 def run(*arguments):
@@ -42,38 +62,70 @@ def write_rows(folder, run, *, seeds=(1, 2), false_positives=1, suppressed=0, pa
     study._append(folder, rows)
 
 
-@pytest.fixture
-def phantoms(tmp_path):
-    """Return the folder of a study on phantoms, three of them to test on."""
-    labels = tmp_path / "nnUNet_raw" / DATASET / "labelsTs"
-    labels.mkdir(parents=True)
-    for i in range(3):
-        (labels / f"p{i}.nii.gz").touch()
-    BUDGETS["smoke"].save(tmp_path)
-    return tmp_path
+def write_study(folder, raw):
+    path = folder / "study.yaml"
+    path.write_text(STUDY.format(work=folder, raw=raw))
+    return path
 
 
 @pytest.fixture
-def real(tmp_path):
-    """Return the folder of a study that leaves each of three real patients out."""
-    raw = tmp_path / "nnUNet_raw" / DATASET
-    raw.mkdir(parents=True)
-    (raw / "splits_final.json").write_text(json.dumps([{"train": [], "val": [f"p{i}"]} for i in range(3)]))
-    study._configure(tmp_path, "real", seeds=2, device=None, collections=("/somewhere/gliomas",))
-    return tmp_path
+def make_study(tmp_path):
+    """Return a function that writes a study, in whose work folder is a raw data set of these folds."""
+
+    def make(*folds, test=()):
+        raw = tmp_path / "nnUNet_raw" / DATASET
+        for case in test:
+            (raw / "labelsTs").mkdir(parents=True, exist_ok=True)
+            (raw / f"labelsTs/{case}.nii.gz").touch()
+        raw.mkdir(parents=True, exist_ok=True)
+        (raw / "dataset.json").write_text("{}")
+        splits = [{"train": ["q"], "val": list(fold)} for fold in folds]
+        (raw / "splits_final.json").write_text(json.dumps(splits))
+        return write_study(tmp_path, raw)
+
+    return make
+
+
+@pytest.fixture
+def phantoms(make_study):
+    """Return a study on phantoms, three of them to test on."""
+    return make_study(["q1"], test=("p0", "p1", "p2"))
+
+
+@pytest.fixture
+def real(make_study):
+    """Return a study that leaves each of three patients out."""
+    return make_study(["p0"], ["p1"], ["p2"])
 
 
 def test_every_trainer_and_nnunets_own_are_in_the_study():
     shims = [shim for shim in SHIMS if "trainers" in shim.path and "benchmark" not in shim.path]
     ours = {name for shim in shims for name in shim.names}
-    assert {model.trainer for model in MODELS} == {*ours, "nnUNetTrainer"}
+    assert {run.partition("__")[0] for run in NAMES} == {*ours, "ShortNNUNetTrainer"}
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_studies_can_be_read(path, tmp_path, make_dataset):
+    raw = make_dataset(tmp_path / "study_output/phantoms", name=DATASET, cases=3)
+    (raw / "splits_final.json").write_text(json.dumps([{"train": ["case0"], "val": ["case1"]}]))
+    for name in ("COLLECTION", "ANOTHER"):
+        patient = tmp_path / f"benchmarks/studies/{name}/{name}1"
+        patient.mkdir(parents=True)
+        (patient / "A_t1ce_img.nii.gz").touch()
+    copy = tmp_path / "benchmarks/studies" / path.name
+    copy.write_text(path.read_text())
+    file = read_study(copy)
+    assert file.folds == ((0, 1) if path.stem == "real" else (0,))
+    assert {study.run_of(network) for network in file.study.networks} <= set(NAMES)
 
 
 def test_a_report_has_means_differences_and_gates(phantoms):
-    write_rows(phantoms, GATED, false_positives=1, suppressed=1)
-    write_rows(phantoms, f"{UNGATED}__{SG_NET_PLANS}", seeds=(1,), false_positives=3)
-    assert run("report", phantoms, phantoms / "results", "--name", "study").exit_code == 0
-    text = (phantoms / "results/study.md").read_text()
+    folder = phantoms.parent
+    write_rows(folder, GATED, false_positives=1, suppressed=1)
+    write_rows(folder, f"{UNGATED}__{SG_NET_PLANS}", seeds=(1,), false_positives=3)
+    assert run("report", phantoms, folder / "results", "--name", "study").exit_code == 0
+    text = (folder / "results/study.md").read_text()
+    assert "Budget: 1 training and 3 test patients; 8 patches of 16 x 32 x 32 voxels" in text
     assert "| SG-Net, hard spatial gates | 668,673 | 2 | 3 | 0.800 |" in text
     assert "| SG-Net, hard spatial gates | 0.800 / 0.800 |" in text
     # Only the seed that both networks have is compared, patient by patient.
@@ -82,77 +134,59 @@ def test_a_report_has_means_differences_and_gates(phantoms):
 
 
 def test_a_report_of_an_unfinished_study_says_how_much_is_done_and_compares_what_both_plans_have(real):
-    write_rows(real, GATED, seeds=(1,), dice=0.8)
-    write_rows(real, f"SGNetTrainer__{UNCLIPPED_PLANS}", seeds=(1,), patients=(0, 1), dice=0.7)
-    study._append(real, [row | {"run": "elsewhere", "fold": None} for row in read_rows(real)][:3])
-    run("report", real, real / "results", "--name", "real")
-    text = (real / "results/real.md").read_text()
-    assert "**5 of 24 trainings are done.**" in text
+    folder = real.parent
+    write_rows(folder, GATED, seeds=(1,), dice=0.8)
+    write_rows(folder, f"SGNetTrainer__{UNCLIPPED_PLANS}", seeds=(1,), patients=(0, 1), dice=0.7)
+    study._append(folder, [row | {"run": "elsewhere", "fold": None} for row in read_rows(folder)][:3])
+    run("report", real, folder / "results", "--name", "real")
+    text = (folder / "results/real.md").read_text()
+    assert "**5 of 18 trainings are done.**" in text
     assert "| SG-Net, hard spatial gates, unclipped | -0.100 (-0.100 to -0.100) |" in text
-    assert "| SG-Net, hard spatial gates, unclipped | 0.700 | 0.700 | – |" in text
-    assert "| elsewhere | 0.800 | 0.800 | 0.800 |" in text
-    assert json.loads((real / "results/real.json").read_text())["budget"]["collections"] == ["gliomas"]
 
 
-def test_comparisons_are_complete_as_early_as_possible():
-    jobs = study.trainings(BUDGETS["real"], 2)
-    order = [(seed, NAMES[model.run].removeprefix("SG-Net, "), fold) for model, seed, fold in jobs]
-    gated, ungated = "hard spatial gates", "no gate"
-    assert order[:5] == [
-        (1, gated, 0), (1, f"{gated}, unclipped", 0), (1, gated, 1), (1, f"{gated}, unclipped", 1),
-        (1, ungated, 0),
-    ]  # fmt: skip
-    assert len(order) == 2 * 4 * 3
-    assert [seed for seed, _, _ in order] == sorted(seed for seed, _, _ in order)
-
-
-def test_what_is_done_is_not_trained_again(real, monkeypatch):
-    trained = []
-    monkeypatch.setattr(study, "start_training", lambda job: trained.append((job[1].run, *job[2:])))
-    (real / "data.done").touch()
-    write_rows(real, GATED, seeds=(1,))
-    run("run", real)
-    assert len(trained) == 24 - 3
-    assert trained[0] == (f"SGNetTrainer__{UNCLIPPED_PLANS}", 1, 0)
-
-
-def test_each_real_patient_is_left_out_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "_plan", lambda *_: None)
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+def test_phantoms_are_made_once_some_to_train_on_and_others_to_test_on(tmp_path, monkeypatch):
     data = np.random.default_rng(0).integers(1, 99, (8, 9, 7)).astype(np.int16)
-    for patient in ("a/P1", "a/P2", "b/P3"):
-        (tmp_path / patient).mkdir(parents=True)
-        for part in ("t1ce_img", "flair_img", "whole_seg"):
-            volume = Volume((data > 50).astype(np.uint8) if part == "whole_seg" else data, np.eye(4))
-            write_volume(tmp_path / f"{patient}/A_{part}.nii.gz", volume)
-    config = StudyConfig(collections=(str(tmp_path / "a"), str(tmp_path / "b")))
-    study.prepare(tmp_path / "study", config)
-    raw = tmp_path / "study/nnUNet_raw" / DATASET
-    names = study.names_of(raw / "labelsTr")
-    assert len(names) == json.loads((raw / "dataset.json").read_text())["numTraining"] == 3
-    assert study.folds_of(tmp_path / "study") == [[name] for name in names]
-    splits = json.loads((raw / "splits_final.json").read_text())
-    assert [sorted(split["train"] + split["val"]) for split in splits] == [names] * 3
+
+    def write(folder, *, patients, seed, **_):
+        for patient in range(patients):
+            path = folder / f"{seed}P{patient}"
+            path.mkdir(parents=True)
+            for part in ("t1ce_img", "flair_img", "whole_seg"):
+                volume = Volume((data > 50).astype(np.uint8) if part == "whole_seg" else data, np.eye(4))
+                write_volume(path / f"A_{part}.nii.gz", volume)
+
+    monkeypatch.setattr(study, "write_phantoms", write)
+    options = ("--training", 2, "--validation", 1, "--test", 1, "-np", 1)
+    assert run("phantoms", tmp_path, *options).exit_code == 0
+    (fold,) = json.loads((tmp_path / DATASET / "splits_final.json").read_text())
+    assert [len(fold[part]) for part in ("train", "val")] == [2, 1]
+    tested = study.names_of(tmp_path / DATASET / "labelsTs")
+    assert len(tested) == 1
+    assert not {*tested} & {*fold["train"], *fold["val"]}
+    monkeypatch.delattr(study, "write_phantoms")
+    assert run("phantoms", tmp_path, *options).exit_code == 0
+
+
+def test_only_what_is_trained_and_has_no_scores_is_tested(real, monkeypatch):
+    folder = real.parent
+    write_rows(folder, GATED, seeds=(1,), patients=(0,))
+    for fold in (0, 1):
+        model = folder / f"results/seed1/{DATASET}/SGNetTrainer__nnUNetPlans__3d_fullres/fold_{fold}"
+        model.mkdir(parents=True)
+        (model / "checkpoint_final.pth").touch()
+    monkeypatch.setattr(study, "score", lambda *_, images, **__: [{"case": case} for case in images])
+    assert run("score", real).exit_code == 0
+    assert list(read_rows(folder))[1:] == [
+        {"run": name, "seed": 1, "fold": 1, "case": "p1"} for name in (GATED, GATED + study.BYPASSED)
+    ]
 
 
 def test_networks_without_a_common_seed_are_not_compared(phantoms):
-    write_rows(phantoms, GATED, seeds=(1,))
-    write_rows(phantoms, f"{UNGATED}__{SG_NET_PLANS}", seeds=(2,))
-    run("report", phantoms, phantoms)
-    assert "Difference" not in (phantoms / "phantom_study.md").read_text()
-
-
-def test_an_unknown_network_is_refused_before_anything_is_made(tmp_path):
-    result = run("run", tmp_path / "study", "--only", "UNetTrainer__nnUNetPlans")
-    assert result.exit_code == 2
-    assert not (tmp_path / "study").exists()
-
-
-def test_options_override_the_budget_and_are_kept(tmp_path):
-    study._configure(tmp_path, "smoke", seeds=1, device="cuda")
-    config = study._configure(tmp_path, "gpu", seeds=None, device=None)
-    assert (config.seeds, config.device, config.epochs) == (1, "cuda", 2)
-    assert StudyConfig.load(tmp_path) == config
+    folder = phantoms.parent
+    write_rows(folder, GATED, seeds=(1,))
+    write_rows(folder, f"{UNGATED}__{SG_NET_PLANS}", seeds=(2,))
+    run("report", phantoms, folder)
+    assert "Difference" not in (folder / "phantom_study.md").read_text()
 
 
 @pytest.mark.slow
@@ -176,8 +210,9 @@ def test_masks_and_gates_of_a_trained_model_are_scored(planned, trainer_class, b
     trainer.save_checkpoint(str(model / "fold_0/checkpoint_final.pth"))
     for name, content in {"plans": plans, "dataset": description}.items():
         (model / f"{name}.json").write_text(json.dumps(content))
-    BUDGETS["smoke"].save(planned)
-    rows = study._test(planned, model, "run" + (study.BYPASSED if bypassed else ""), 1, 0)
+    rows = study._test(
+        read_study(write_study(planned, raw)), model, "run" + (study.BYPASSED if bypassed else ""), 1, 0
+    )
     assert [row["case"] for row in rows] == ["case0", "case1"]
     for row in rows:
         assert row["parameters"] == sum(p.numel() for p in trainer.network.parameters())
@@ -189,23 +224,23 @@ def test_masks_and_gates_of_a_trained_model_are_scored(planned, trainer_class, b
 
 def test_a_model_trained_elsewhere_is_one_more_row(real, monkeypatch):
     monkeypatch.setattr(study, "score", lambda *_, images, **__: [{"case": case} for case in images])
-    assert run("external", real, real / "model", "--name", "phantoms", "--seed", 3).exit_code == 0
-    assert list(read_rows(real)) == [
+    assert run("external", real, real.parent / "model", "--name", "phantoms", "--seed", 3).exit_code == 0
+    assert list(read_rows(real.parent)) == [
         {"run": "phantoms", "seed": 3, "fold": None, "case": f"p{i}"} for i in range(3)
     ]
 
 
 @pytest.mark.slow
 def test_steps_and_cases_are_timed_relative_to_the_ungated_network(planned, monkeypatch):
-    chosen = [m for m in MODELS if m.trainer in {"SGNetTrainer", UNGATED} and m.plans == SG_NET_PLANS]
-    default = next(model for model in MODELS if model.plans == DEFAULT_PLANS)
-    monkeypatch.setattr(study, "MODELS", (*chosen, default))
     for name, value in {"TIMED_BATCH": 2, "TIMED_PATCH": (16, 32, 32), "TIMED_CASE": (16, 32, 32)}.items():
         monkeypatch.setattr(study, name, value)
     monkeypatch.setattr("sgnet_nnunet.training.settings.keep_freed_memory", lambda: True)
-    BUDGETS["smoke"].save(planned)
+    path = write_study(planned, planned / "nnUNet_raw" / DATASET)
+    path.write_text(
+        path.read_text().replace("  - {trainer: SGNetTrainer, plans: nnUNetUnclippedPlans}\n", "")
+    )
     shutil.rmtree(planned / "nnUNet_results")
-    study.speed(planned, rounds=1)
+    study.speed(path, rounds=1)
     gated, ungated = json.loads((planned / "speed.json").read_text())["models"]
     assert (ungated["trainer"], ungated["step_relative"], ungated["case_relative"]) == (UNGATED, 1, 1)
     assert gated["step_relative"] == pytest.approx(gated["step_s"] / ungated["step_s"])

@@ -17,6 +17,8 @@ from sgnet_nnunet.study.runner import COMMANDS_DONE, LOGS, STEPS, run_step
 from sgnet_nnunet.study.steps import Step
 from sgnet_nnunet.study.study_file import read_study
 
+SLEEPING = int(os.environ.get("SGNET_SLEEPING_STEPS", "0"))
+
 
 def write(path, text):
     return [sys.executable, "-c", f"open({str(path)!r}, 'a').write({text!r})"]
@@ -195,6 +197,15 @@ def test_a_study_that_is_killed_ten_times_runs_each_step_to_completion_once(make
         assert counts(run.run(watch=ignore)) == {"done": 41}
     assert set(completed(run.work).values()) == {1}
     assert [Path(run.work, f"out{i}").read_text() for i in range(40)] == [f"{i}\n" for i in range(40)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SLEEPING, reason="two minutes of sleeping: SGNET_SLEEPING_STEPS=200")
+def test_steps_that_sleep_take_little_more_than_the_ideal_time_on_two_slots(make_run):
+    run, _ = make_run([Step(kind="train", name=f"s{i}", commands=[["sleep", "1"]]) for i in range(SLEEPING)])
+    began = time.monotonic()
+    assert counts(run.run(watch=ignore)) == {"done": SLEEPING + 1}
+    assert time.monotonic() - began < 1.15 * SLEEPING / 2
 
 
 @pytest.mark.slow
