@@ -22,13 +22,21 @@ COLUMNS = ("case", "lesions", "volume_mm3", "largest_mm3")
 """Of the table of predicted masks."""
 
 
-def split(raw: str, splits: str | None = None) -> None:
-    """Write the folds of a raw data set: those of a file, one a patient, or nnU-Net's five, by patient.
+def split(raw: str, splits: str | None = None, source: str = "") -> None:
+    """Write the folds of a raw data set: those of a file, one a patient, or five, by patient.
+
+    A `source` is a raw data set of the user, to which nothing is written: its parts are linked.
 
     Raises:
         SGNetError: If a file of folds names a case that the data set lacks.
     """
     target = Path(raw, SPLITS)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for path in Path(source).iterdir() if source else ():
+        if path.name == SPLITS:
+            shutil.copyfile(path, target)
+        elif not target.with_name(path.name).is_symlink():
+            target.with_name(path.name).symlink_to(path)
     cases = list(find_masks(Path(raw, "labelsTr")))
     patients = patients_of(cases, conversion_report=Path(raw, "conversion_report.csv"))
     if splits == LEAVE_ONE_OUT:
@@ -50,18 +58,6 @@ def split(raw: str, splits: str | None = None) -> None:
     copy = Path(raw.replace("nnUNet_raw", "nnUNet_preprocessed"), SPLITS)
     if copy.is_file() and copy.read_bytes() != target.read_bytes():
         copy.unlink()  # nnU-Net's planner copies the folds once
-
-
-def adopt(raw: str, source: str, splits: str | None = None) -> None:
-    """Link the parts of a raw data set of the user, to which nothing is written, and write its folds."""
-    Path(raw).mkdir(parents=True, exist_ok=True)
-    for path in Path(source).iterdir():
-        link = Path(raw, path.name)
-        if path.name == SPLITS:
-            shutil.copyfile(path, link)
-        elif not link.is_symlink():
-            link.symlink_to(path)
-    split(raw, splits)
 
 
 def change_plan(path: str, change: dict[str, Any]) -> None:

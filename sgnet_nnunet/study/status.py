@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,8 @@ def _with_epoch(step: StepStatus, folder: Path, epochs: int) -> StepStatus:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time as 3 h 05 min, 12 min or 40 s; "" if it is unknown."""
-    if seconds is None:
-        return ""
-    minutes = round(seconds / 60)
-    if minutes >= 60:  # noqa: PLR2004
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min" if minutes >= 2 else f"{seconds:.0f} s"  # noqa: PLR2004
+    """Return a time as hours, minutes and seconds, 3:05:00; "" if it is unknown."""
+    return "" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 def summary(status: Sequence[StepStatus]) -> str:

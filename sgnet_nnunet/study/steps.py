@@ -15,6 +15,7 @@ from sgnet_nnunet.study.runner import CPUS, LOGS, STEPS
 from sgnet_nnunet.study.storage import list_images
 from sgnet_nnunet.study.study_file import (
     LEAVE_ONE_OUT,
+    SCHEDULE,
     TEST_CASES,
     Network,
     PredictionSet,
@@ -23,9 +24,6 @@ from sgnet_nnunet.study.study_file import (
 )
 
 PLAN = "study/plan.json"
-SCHEDULE = {"epochs": 200, "iterations": 250, "validation_iterations": 50}
-"""Of this package's trainers, whose settings of these names the study can change."""
-
 DEFAULT_PATCH, DEFAULT_BATCH = (32, 96, 96), 4
 _VARIABLES = {
     "epochs": "SGNET_EPOCHS",
@@ -146,13 +144,13 @@ class Steps:
     def _data(self) -> Iterator[Step]:
         data, folders = self.study.data, self.file.collections
         splits = data.splits if data.splits in (None, LEAVE_ONE_OUT) else str(self.file.resolve(data.splits))
-        sources = [] if splits in (None, LEAVE_ONE_OUT) else [splits]
+        sources = [] if splits in (None, LEAVE_ONE_OUT) else [str(splits)]
         arguments = {"raw": self.raw, "splits": splits}
         if data.raw is not None:
-            source = str(self.file.resolve(data.raw))
+            arguments["source"] = str(self.file.resolve(data.raw))
             yield Step(
-                kind="convert", name="data", sources=[source, *sources], outputs=[self.raw], action="adopt",
-                arguments=arguments | {"source": source},
+                kind="convert", name="data", sources=[arguments["source"], *sources], outputs=[self.raw],
+                action="split", arguments=arguments,
             )  # fmt: skip
             return
         if data.phantoms:
@@ -289,13 +287,13 @@ class Steps:
             for network in self.study.networks:
                 yield from self._prediction(images, shards, network, seed)
 
-    def _shards(self, images: PredictionSet) -> list[dict[str, list[str]]]:
-        """Return the images of each case of each shard; one shard without cases is not known yet.
+    def _shards(self, images: PredictionSet) -> dict[int, dict[str, list[str]]]:
+        """Return the images of each case of each shard, by number; one without cases is not known yet.
 
         Cases stay in the shard that they were in before; new ones make new shards.
         """
         if images.images == TEST_CASES:
-            return [{}]
+            return {0: {}}
         place = images.images if is_remote(images.images) else str(self.file.resolve(images.images))
         cases = list_images(place)
         if not cases:
@@ -306,16 +304,16 @@ class Steps:
         new, size = sorted(cases.keys() - {name for shard in shards for name in shard}), images.shard_size
         shards += [new[i : i + size] for i in range(0, len(new), size)]
         write_if_changed(kept, json.dumps(dict(enumerate(shards))) + "\n")
-        return [{name: cases[name] for name in shard} for shard in shards if shard]
+        return {i: {name: cases[name] for name in shard} for i, shard in enumerate(shards) if shard}
 
     def _prediction(
-        self, images: PredictionSet, shards: list[dict[str, list[str]]], network: Network, seed: int
+        self, images: PredictionSet, shards: dict[int, dict[str, list[str]]], network: Network, seed: int
     ) -> Iterator[Step]:
         """Yield the prediction of each shard by one network, and what is made of them."""
         model, base = f"{network.model}-s{seed}", f"predictions/{images.name}/s{seed}/{network.model}"
         name, masks = f"{images.name}-{model}", f"{base}/masks"
         steps = [
-            self._shard(images, f"{base}/part{i:04d}", shard, network, seed) for i, shard in enumerate(shards)
+            self._shard(images, f"{base}/part{i:04d}", shard, network, seed) for i, shard in shards.items()
         ]
         yield from steps
         yield Step(

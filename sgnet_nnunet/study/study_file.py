@@ -20,6 +20,9 @@ LEAVE_ONE_OUT = "leave_one_out"
 TEST_CASES = "imagesTs"
 """As `images` of a prediction set: the test cases that the conversion has set aside."""
 
+SCHEDULE = {"epochs": 200, "iterations": 250, "validation_iterations": 50}
+"""Of this package's trainers, whose settings of these names the study can change."""
+
 _FOLDS = 5  # that nnU-Net and `sgnet convert` make
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -160,14 +163,10 @@ class StudyFile:
         """Return a path of the file as an absolute one."""
         return (self.path.parent / Path(path).expanduser()).absolute()
 
-    def problem(self, field: str, problem: str, remedy: str) -> InputFileError:
-        """Return the error of a field such as `networks[1].trainer`, with its line."""
-        return InputFileError(_place(self.path, self.lines, field), f"{field}: {problem}", remedy)
-
-    def check_folder(self, field: str, path: str, remedy: str) -> None:
-        """Raise the error of a field that gives a folder which is not there."""
-        if not self.resolve(path).is_dir():
-            raise self.problem(field, f"there is no folder {self.resolve(path)}", remedy)
+    def require(self, right: object, field: str, problem: str, remedy: str) -> None:
+        """Raise the error of a field such as `networks[1].trainer`, with its line, unless it is right."""
+        if not right:
+            raise InputFileError(_place(self.path, self.lines, field), f"{field}: {problem}", remedy)
 
 
 def _place(path: Path, lines: Mapping[str, int], field: str) -> str:
@@ -246,57 +245,48 @@ def _closest(name: str, known: Iterable[str]) -> str:
 
 
 def _check_data(file: StudyFile) -> None:
-    data = file.study.data
+    data, require = file.study.data, file.require
     given = [name for name in ("collection", "phantoms", "raw") if getattr(data, name) is not None]
-    if len(given) != 1:
-        found = " and ".join(given) or "none of them"
-        raise file.problem("data", f"has {found}", "give one of collection, phantoms and raw")
+    found = " and ".join(given) or "none of them"
+    require(len(given) == 1, "data", f"has {found}", "give one of collection, phantoms and raw")
     for number, folder in enumerate(file.collections):
         field = f"data.collection[{number}]" if isinstance(data.collection, list) else "data.collection"
-        file.check_folder(field, str(folder), "give the collection's")
+        require(folder.is_dir(), field, f"there is no folder {folder}", "give the collection's")
     if data.raw is not None:
-        raw = file.resolve(data.raw)
-        if not (raw / "dataset.json").is_file():
-            raise file.problem("data.raw", f"{raw} holds no dataset.json", "give a raw data set of nnU-Net")
-        if not re.fullmatch(r"Dataset\d{3}_.+", raw.name):
-            problem = f"{raw.name} is no name of a data set"
-            raise file.problem("data.raw", problem, "name it Dataset501_NAME")
-    if data.splits not in (None, LEAVE_ONE_OUT) and not file.resolve(str(data.splits)).is_file():
-        problem = f"there is no file {file.resolve(str(data.splits))}"
-        raise file.problem("data.splits", problem, f"give {LEAVE_ONE_OUT}, or a file like nnU-Net's {SPLITS}")
+        raw, remedy = file.resolve(data.raw), "give a raw data set of nnU-Net, such as Dataset501_NAME"
+        require((raw / "dataset.json").is_file(), "data.raw", f"{raw} holds no dataset.json", remedy)
+        named = re.fullmatch(r"Dataset\d{3}_.+", raw.name)
+        require(named, "data.raw", f"{raw.name} is no name of a data set", remedy)
+    if data.splits not in (None, LEAVE_ONE_OUT):
+        splits, remedy = file.resolve(str(data.splits)), f"give {LEAVE_ONE_OUT}, or a file like {SPLITS}"
+        require(splits.is_file(), "data.splits", f"there is no file {splits}", remedy)
 
 
 def _check_networks(file: StudyFile) -> None:
     study, seen = file.study, dict[str, int]()
     trainers, planners = classes_of_nnunet("training/nnUNetTrainer"), classes_of_nnunet("experiment_planning")
     for name, plan in study.plans.items():
-        if plan.planner not in planners:
-            problem = f"nnU-Net finds no planner {plan.planner}"
-            raise file.problem(f"plans.{name}.planner", problem, _closest(plan.planner, planners))
+        field, problem = f"plans.{name}.planner", f"nnU-Net finds no planner {plan.planner}"
+        file.require(plan.planner in planners, field, problem, _closest(plan.planner, planners))
     for number, network in enumerate(study.networks):
-        place = f"networks[{number}]"
-        if network.trainer not in trainers and "nnUNet_extTrainer" not in study.environment:
-            problem = f"nnU-Net finds no trainer {network.trainer}"
-            raise file.problem(f"{place}.trainer", problem, _closest(network.trainer, trainers))
-        _check_network(file, network, place)
-        if network.model in seen:
-            problem = f"is {network.model}, as networks[{seen[network.model]}]"
-            raise file.problem(place, problem, "give it once; a plan of another name makes another model")
-        seen[network.model] = number
-
-
-def _check_network(file: StudyFile, network: Network, place: str) -> None:
-    if network.plans not in file.study.plans:
-        remedy = f"add it to `plans`, or give one of {', '.join(sorted(file.study.plans))}"
-        raise file.problem(f"{place}.plans", f"there is no plan {network.plans}", remedy)
-    planner = file.study.plans[network.plans].planner
-    if planner.startswith("SGNet") and network.configuration != DEFAULT_CONFIGURATION:
+        place, trainer = f"networks[{number}]", network.trainer
+        found = trainer in trainers or "nnUNet_extTrainer" in study.environment
+        remedy = _closest(trainer, trainers)
+        file.require(found, f"{place}.trainer", f"nnU-Net finds no trainer {trainer}", remedy)
+        remedy = f"add it to `plans`, or give one of {', '.join(sorted(study.plans))}"
+        planned = network.plans in study.plans
+        file.require(planned, f"{place}.plans", f"there is no plan {network.plans}", remedy)
+        planner = study.plans[network.plans].planner
+        made = not planner.startswith("SGNet") or network.configuration == DEFAULT_CONFIGURATION
         problem = f"{planner} makes no configuration {network.configuration}"
-        raise file.problem(f"{place}.configuration", problem, f"give {DEFAULT_CONFIGURATION}")
-    own = [name for name in ("epochs", "iterations", "validation_iterations") if getattr(network, name)]
-    if own and network.trainer.startswith("nnUNetTrainer"):
+        file.require(made, f"{place}.configuration", problem, f"give {DEFAULT_CONFIGURATION}")
+        own = [name for name in SCHEDULE if getattr(network, name) and trainer.startswith("nnUNetTrainer")]
         remedy = "leave it out; nnUNetTrainer_100epochs and the like have another number of epochs"
-        raise file.problem(f"{place}.{own[0]}", f"{network.trainer} has a schedule of its own", remedy)
+        file.require(not own, f"{place}.{''.join(own[:1])}", f"{trainer} has a schedule of its own", remedy)
+        problem = f"is {network.model}, as networks[{seen.get(network.model)}]"
+        remedy = "give it once; a plan of another name makes another model"
+        file.require(network.model not in seen, place, problem, remedy)
+        seen[network.model] = number
 
 
 def classes_of_nnunet(folder: str) -> set[str]:
@@ -314,19 +304,20 @@ def _check_predictions(file: StudyFile) -> None:
     data, names = file.study.data, set[str]()
     for number, one in enumerate(file.study.predictions):
         place = f"predictions[{number}]"
-        if one.name in names:
-            raise file.problem(f"{place}.name", f"{one.name} is given twice", "give each set its own name")
+        new = one.name not in names
+        file.require(new, f"{place}.name", f"{one.name} is given twice", "give each set its own name")
         names.add(one.name)
         if one.images == TEST_CASES:
-            if data.raw is None and data.split != "paper":
-                problem = f"{TEST_CASES}: the split cv sets no test cases aside"
-                raise file.problem(f"{place}.images", problem, "give a folder, or data.split: paper")
-        elif not is_remote(one.images):
-            file.check_folder(f"{place}.images", one.images, "give a folder of images, or s3://BUCKET/PREFIX")
-        if one.references:
-            file.check_folder(f"{place}.references", one.references, "give a folder of masks")
-        if one.output and not is_remote(one.output):
-            raise file.problem(f"{place}.output", f"{one.output} is no S3 prefix", "give s3://BUCKET/PREFIX")
+            problem = f"{TEST_CASES}: the split cv sets no test cases aside"
+            remedy = "give a folder, or data.split: paper"
+            file.require(data.raw or data.split == "paper", f"{place}.images", problem, remedy)
+        for name in ("images", "references"):
+            given = getattr(one, name)
+            if given and given != TEST_CASES and not (name == "images" and is_remote(given)):
+                folder, remedy = file.resolve(given), "give a folder, or for images s3://BUCKET/PREFIX"
+                file.require(folder.is_dir(), f"{place}.{name}", f"there is no folder {folder}", remedy)
+        remote, remedy = is_remote(one.output or "s3://"), "give s3://BUCKET/PREFIX"
+        file.require(remote, f"{place}.output", f"{one.output} is no S3 prefix", remedy)
 
 
 def is_remote(path: str) -> bool:
@@ -341,9 +332,8 @@ def _folds(file: StudyFile) -> tuple[int, ...]:
         return tuple(range(number))
     chosen = [int(fold) for fold in file.study.folds]
     for place, fold in enumerate(chosen):
-        if fold >= number:
-            folds = "fold 0" if number == 1 else f"the folds 0 to {number - 1}"
-            raise file.problem(f"folds[{place}]", f"{origin} has no fold {fold}", f"it has {folds}")
+        remedy = "it has fold 0" if number == 1 else f"it has the folds 0 to {number - 1}"
+        file.require(fold < number, f"folds[{place}]", f"{origin} has no fold {fold}", remedy)
     return tuple(dict.fromkeys(chosen))
 
 

@@ -51,7 +51,7 @@ def test_folds_of_a_file_are_taken_and_the_copy_of_others_goes(raw, tmp_path):
 def test_nothing_is_written_to_the_users_data_set(raw, tmp_path):
     source = tmp_path / raw
     before = sorted(source.rglob("*"))
-    actions.adopt("other/Dataset501_Tiny", str(source))
+    actions.split("other/Dataset501_Tiny", source=str(source))
     assert sorted(source.rglob("*")) == before
     assert len(folds_of("other/Dataset501_Tiny")) == 5
     assert Path("other/Dataset501_Tiny/imagesTr").is_symlink()

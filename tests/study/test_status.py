@@ -50,7 +50,7 @@ def test_what_runs_and_fails_comes_first_and_control_characters_are_escaped(work
     rows = rows_of(read_status(work))
     assert [row[1] for row in rows] == ["running", "failed", "waiting", "waiting", "done"]
     assert rows[1][-1] == r"out of \x1bmemory"
-    assert rows[-1][4] == "2 h 02 min"
+    assert rows[-1][4] == "2:01:40"
     assert summary(read_status(work)).startswith("1 running, 1 failed, 2 waiting, 1 done; about ")
     assert table_of(read_status(work)).row_count == 4
 
@@ -75,8 +75,9 @@ def test_a_folder_without_a_study_is_named(tmp_path):
         read_status(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, ""), (40, "40 s"), (720, "12 min"), (11_100, "3 h 05 min")]
-)
+TIMES = {None: "", 40: "0:00:40", 11_100: "3:05:00", 90_000: "1 day, 1:00:00"}
+
+
+@pytest.mark.parametrize(("seconds", "text"), TIMES.items())
 def test_a_time_is_read_at_a_glance(seconds, text):
     assert duration(seconds) == text
