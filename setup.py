@@ -33,12 +33,12 @@ EXTRAS = {
     "cpu": ["openvino>=2025.0"],
     "dicom": ["highdicom>=0.28", "pydicom>=3.0.1"],
     "hdbet": ["hd-bet>=2.0.1,<3"],
-    "study": [
-        "pyyaml>=6",
-        "snakemake>=9.1",
-        "snakemake-executor-plugin-cluster-generic>=1.0.9",
-        "snakemake-executor-plugin-slurm>=1.4",
-        "snakemake-storage-plugin-s3>=0.3.2",
+    "study": [  # Snakemake 9 needs Python 3.11
+        "pyyaml>=6.0.1",
+        "snakemake>=9.1; python_version >= '3.11'",
+        "snakemake-executor-plugin-cluster-generic>=1.0.9; python_version >= '3.11'",
+        "snakemake-executor-plugin-slurm>=1.4; python_version >= '3.11'",
+        "snakemake-storage-plugin-s3>=0.3.2; python_version >= '3.11'",
     ],
     "kubernetes": ["snakemake-executor-plugin-kubernetes>=0.4", "snakemake-storage-plugin-fs>=1.1"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"],

@@ -12,7 +12,15 @@ from sgnet_nnunet.errors import SGNetError, needs_extra
 from sgnet_nnunet.plugin.doctor import TESTED_NNUNET
 
 ROOT = Path(__file__).parents[1]
-DISTRIBUTIONS = {"HD_BET": "hd-bet", "PIL": "pillow", "markupsafe": "jinja2", "skimage": "scikit-image"}
+DISTRIBUTIONS = {
+    "HD_BET": "hd-bet", "PIL": "pillow", "markupsafe": "jinja2", "skimage": "scikit-image", "yaml": "pyyaml",
+    "snakemake_storage_plugin_s3": "snakemake-storage-plugin-s3",
+}  # fmt: skip
+EXTRAS = {"report", "phantom", "cpu", "dicom", "hdbet", "study", "kubernetes"}
+FOUND_BY_SNAKEMAKE = {
+    *(f"snakemake-executor-plugin-{name}" for name in ("cluster-generic", "slurm", "kubernetes")),
+    "snakemake-storage-plugin-fs",
+}
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -40,7 +48,7 @@ def imported() -> set[str]:
 
 def test_every_import_is_required_here_or_by_nnunet_and_nothing_else_is_listed():
     of_nnunet = {NAME.match(text)[0] for text in requires("nnunetv2") if "extra ==" not in text}
-    required, extras = listed("REQUIRED"), listed("EXTRAS") - {"report", "phantom", "cpu", "dicom", "hdbet"}
+    required, extras = listed("REQUIRED"), listed("EXTRAS") - EXTRAS - FOUND_BY_SNAKEMAKE
     assert required & of_nnunet == {"torch"}  # of which nnU-Net takes older releases
     assert required | extras <= imported() <= required | extras | of_nnunet
 

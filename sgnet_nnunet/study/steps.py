@@ -147,10 +147,10 @@ class Steps:
         sources = [] if splits in (None, LEAVE_ONE_OUT) else [str(splits)]
         arguments = {"raw": self.raw, "splits": splits}
         if data.raw is not None:
-            arguments["source"] = str(self.file.resolve(data.raw))
+            source = str(self.file.resolve(data.raw))
             yield Step(
-                kind="convert", name="data", sources=[arguments["source"], *sources], outputs=[self.raw],
-                action="split", arguments=arguments,
+                kind="convert", name="data", sources=[source, *sources], outputs=[self.raw], action="split",
+                arguments=arguments | {"source": source},
             )  # fmt: skip
             return
         if data.phantoms:
