@@ -20,6 +20,8 @@ Source = tuple[tuple[int, int, int], float, float]
 Edges = tuple[NDArray[np.int64], NDArray[np.int64], DoubleArray]
 """Both ends of each edge, and its cost."""
 
+_CALIBRATED = PhantomConfig()
+
 _SPEED = {"wm": 1.0, "gm": 0.13, "csf": 0.02}
 """How readily oedema spreads through a tissue, relative to white matter."""
 
@@ -185,7 +187,8 @@ def rasterise(
         necrosis[box] = np.where(grown, hollow, necrosis[box])
         enhancement[box] = np.where(grown, lesion.enhancement * (1 + 0.18 * uneven), enhancement[box])
     sources = [(lesion.centre, max(lesion.radii), lesion.reach) for lesion in lesions if lesion.reach > 0]
-    oedema = spread_oedema(rng, anatomy, core=core, sources=sources, config=config)
+    max_volume = config.max_tumour_fraction * anatomy.brain_volume
+    oedema = spread_oedema(rng, anatomy, core=core, sources=sources, max_volume=max_volume, config=config)
     # Brightest next to the core, and patchy.
     closeness = ndimage.gaussian_filter(np.maximum(core, oedema), _CLOSE / np.array(anatomy.grid.spacing))
     patches = SmoothField(rng, anatomy.grid.extent, _CLOSE).on(axes_of(anatomy.grid))
@@ -235,13 +238,14 @@ def spread_oedema(
     *,
     core: FloatArray,
     sources: Sequence[Source],
-    config: PhantomConfig,
+    max_volume: float,
+    config: PhantomConfig = _CALIBRATED,
 ) -> FloatArray:
     """Return the fraction of vasogenic oedema, 0 to 1, shape of `core`.
 
     It starts at the surface of each source's core and spreads for its reach along the path of least
     resistance: along white matter, sparing cortex and fluid. Where core and oedema together would
-    exceed `config.max_tumour_fraction` of the brain, all oedema is drawn back by the same distance.
+    exceed `max_volume` mm3, all oedema is drawn back by the same distance.
     """
     oedema = np.zeros_like(core)
     if not sources:
@@ -254,7 +258,6 @@ def spread_oedema(
     affinity = np.clip(1.25 * anatomy.wm[box] + 0.25 * anatomy.gm[box], 0, 1)
     affinity = ndimage.gaussian_filter(affinity, 0.5)
     outside_box = int((core > MAJORITY).sum()) - int((core[box] > MAJORITY).sum())
-    max_volume = config.max_tumour_fraction * anatomy.brain_volume
     room = int(max_volume / anatomy.grid.voxel_mm3) - outside_box
     oedema[box] = _recede(left, affinity, core[box], room, edge) * anatomy.brain[box]
     return oedema
