@@ -383,8 +383,10 @@ def _finish(
         (folder / SPLITS).unlink(missing_ok=True)
     if not training:
         (folder / "dataset.json").unlink(missing_ok=True)
+        why = (f"{row.patient}/{row.accession}: {row.reason or row.split}" for row in rows)
         raise SGNetError(
-            f"no accession can be trained on for the target {options.target}; {folder / REPORT_NAME} says why"
+            f"no accession can be trained on for the target {options.target} ({next(why, 'there is none')}); "
+            f"{folder / REPORT_NAME} has all"
         )
     write_json(folder / "dataset.json", dataset_json(options, training_cases=len(training)))
     note = "\n".join(filter(None, (splits.note, str(changed_folds(folder) or ""))))
