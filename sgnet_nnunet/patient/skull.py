@@ -207,7 +207,8 @@ def _read_brain(path: Path, t1ce: Volume, scan: Path) -> NDArray[np.bool_]:
     else:
         have_orientation((scan, path))
         read = read_labels(path)
-    mask = Volume(read.data > INTEGER_TOLERANCE, read.affine)
+    labels: NDArray[Any] = read.data
+    mask = Volume(labels > INTEGER_TOLERANCE, read.affine)
     if not mask.data.any():
         raise InputFileError(path, "brain mask is empty", "give the mask of this patient's brain")
     data: NDArray[Any] = t1ce.data
