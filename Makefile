@@ -6,8 +6,10 @@ SOURCES := $(shell find sgnet_nnunet -name '*.py') setup.py pyproject.toml
 # Two tests at a time, one thread each; tests of one xdist_group share a worker.
 PYTEST := pytest -n 2 --dist loadgroup
 pytest fast newest lowest: export OMP_NUM_THREADS := 1
+# The processes of the tests read each other's bytecode instead of compiling all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint typecheck pytest fast fuzz newest lowest audit release demo docs study synthetic speed clean
+.PHONY: help test lint typecheck pytest fast fast-of-models fast-of-files fuzz newest lowest audit release demo docs study synthetic speed clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,9 +37,18 @@ typecheck: $(VENV)/installed ## mypy
 pytest: $(VENV)/installed ## All tests, with coverage
 	$(BIN)/$(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
-# By file: one worker makes the fixtures of a module.
+# Two processes without workers, half of the time each: a worker collects all tests and imports what any of them needs.
+MODELS := $(addprefix tests/,inference training networks planning benchmarks evaluation tools test_headers.py)
 fast: $(BIN)/pytest ## The tests that are not slow, on the checkout without installing it; for daily work
-	PYTHONPATH=$(CURDIR) $(BIN)/pytest -n 2 --dist loadfile -m 'not slow'
+	$(MAKE) --no-print-directory --jobs 2 --keep-going \
+		$(if $(filter output-sync,$(.FEATURES)),--output-sync=target) fast-of-models fast-of-files
+
+fast-of-models fast-of-files: export PYTHONPATH := $(CURDIR)
+fast-of-models:
+	$(BIN)/pytest -q -m 'not slow' $(MODELS)
+
+fast-of-files:
+	$(BIN)/pytest -q -m 'not slow' $(addprefix --ignore=,$(MODELS))
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= nifti metaimage nrrd plans dataset splits point export record table names checkpoint probabilities

@@ -11,7 +11,7 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -41,9 +41,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     and the next write of the same file replaces. A link of either name is replaced, not followed.
 
     Raises:
-        SGNetError: If the disk is full.
+        SGNetError: If a folder has the name, or the disk is full.
     """
     partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
+    _refuse_folder(path)
+    _refuse_folder(partial)
     partial.unlink(missing_ok=True)
     try:
         with _naming_full_disk(path):
@@ -53,8 +55,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for results, unless it is there; an SGNetError says why nothing can be written to it."""
+def make_folder(folder: Path, names: Iterable[str] = ()) -> None:
+    """Make a folder for files of these names, unless it is there; an SGNetError says why that cannot be."""
     probe = folder / f"{PARTIAL_PREFIX}{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +65,29 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         problem = f"cannot be made, or not be written to ({error.strerror})"
         raise InputFileError(folder, problem, "name another folder") from error
+    for name in names:
+        _refuse_folder(folder / name)
+
+
+def check_output_files(folder: Path, names: Iterable[str]) -> None:
+    """Check, before hours of work, that files can be written to a folder, which may have to be made.
+
+    Raises:
+        InputFileError: If the folder cannot be made or written to, or one of the names is a folder's.
+    """
+    parent = next(path for path in (folder, *Path(os.path.realpath(folder)).parents) if os.path.lexists(path))
+    if not parent.is_dir():
+        raise InputFileError(parent, "is no folder", "give a folder to write to")
+    if not os.access(parent, os.W_OK):
+        raise InputFileError(parent, "cannot be written", "check the permissions, or give another -o")
+    for name in names:
+        _refuse_folder(folder / name)
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        remedy = "move it elsewhere, or give another -o"
+        raise InputFileError(path, "is a folder, where a file is to be written", remedy)
 
 
 @contextmanager

@@ -24,10 +24,7 @@ WEIGHTS = {
 }
 """Parts of the names of SG-Net's weights; the first that occurs is replaced."""
 
-LOG_KEYS = {
-    "gate_admitted_voxels": "gate_kept_lesion_voxels",
-    "gate_admitted_lesions": "gate_kept_lesions",
-}
+LOG_KEYS = {"gate_admitted_voxels": "gate_kept_lesion_voxels", "gate_admitted_lesions": "gate_kept_lesions"}
 """What a trainer logs each epoch."""
 
 SCHEDULE = "sgnet_training_length"

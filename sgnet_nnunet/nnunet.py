@@ -241,8 +241,10 @@ class ModelName:
 
 def trained_folds(model_folder: Path, checkpoint: str) -> tuple[str, ...]:
     """Return the numbered folds that have weights, sorted; else the fold `all` if it has; else none."""
-    found = model_folder.glob(f"fold_*/{checkpoint}")
-    folds = sorted(path.parent.name.removeprefix("fold_") for path in found)
+    found = [
+        each for each in model_folder.glob("fold_*") if os.path.lexists(each / checkpoint)
+    ]  # broken links too
+    folds = sorted(path.name.removeprefix("fold_") for path in found)
     return tuple(fold for fold in folds if fold != ALL) or tuple(folds)
 
 

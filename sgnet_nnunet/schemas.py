@@ -26,6 +26,8 @@ Spacing = Annotated[float, Meta(ge=1e-3, le=1e3)]
 Voxels = Annotated[int, Meta(ge=1, le=4096)]
 Finite = Annotated[float, Meta(ge=-1e30, le=1e30)]
 Label = Annotated[int, Meta(ge=0, le=65535)]
+Size = Annotated[float, Meta(ge=0, le=1e9)]
+Share = Annotated[float, Meta(ge=0, le=1.001)]  # a mean in single precision may be 1.0000001
 
 _SHOWN = 60  # characters of a wrong value
 

@@ -6,6 +6,7 @@ import builtins
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,21 @@ def nnunet_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("EPOCHS", "ITERS", "VAL_ITERS", "PATIENCE", "BF16", "MIRRORING"):
         monkeypatch.delenv(f"SGNET_{name}", raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def nnunet_folders() -> Callable[[Path], AbstractContextManager[None]]:
+    """Return a context manager that makes nnU-Net's three folders under one, and sets its paths to them."""
+
+    @contextmanager
+    def made(root: Path) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in NNUNET_PATHS:
+                (root / name).mkdir(exist_ok=True)
+                patch.setenv(name, str(root / name))
+            yield
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -99,48 +99,76 @@ def write_sound(folder: Path, reader: str) -> None:
     torch.save(weights, folder / CHECKPOINT)
 
 
-def malformed_images() -> Iterator[Malformed]:
-    """Yield every damage of an image: of the second channel, and of both."""
+def content_of(path: Path) -> headers.Content:
+    """Return what a file `NAME.nii.gz` consists of, as nibabel or `Content` wrote it: no extensions.
+
+    Its qform is that of its sform, for damages of either.
+    """
+    raw = gzip.decompress(path.read_bytes())
+    header = nib.Nifti1Header(raw[:348], check=False)
+    voxels = np.frombuffer(raw, header.get_data_dtype(), offset=352).reshape(
+        header.get_data_shape(), order="F"
+    )
+    if not header["qform_code"]:
+        header.set_qform(header.get_sform(), 1)
+    return headers.Content(header, voxels.copy())
+
+
+def damages_of_images() -> dict[str, Callable[[Path], object]]:
+    """Return what can be wrong with any image or mask, `NAME.nii.gz`."""
 
     def header(change, path):
-        content = sound_image(np.random.default_rng(int(path.name[5])))
+        content = content_of(path)
         change(content)
         content.write(path)
 
-    def stream(change, path):
-        path.write_bytes(change(bytearray(path.read_bytes())))
-
-    def strange(make, path):
-        path.unlink()
-        make(path)
-
     def replaced(content, path):
         path.write_bytes(gzip.compress(content[0]) + content[1])
-
-    def shaped(content):
-        content.voxels = content.voxels[2:, :, 1:]
-        content.header.set_data_shape(content.voxels.shape)
 
     changes = {name: partial(header, change) for name, change in headers.INVALID.items()}
     changes |= {name: partial(stream, change) for name, change in headers.DAMAGED.items()}
     changes |= {name: partial(strange, make) for name, make in bounds.STRANGE.items()}
     changes |= {f"bomb {name}": partial(replaced, content) for name, content in bounds.BOMBS.items()}
     changes["bomb after a small image"] = partial(stream, lambda raw: raw + bounds.zeros_of(3))
-    changes |= {
+    return changes | {
         "blank": partial(header, lambda content: content.voxels.fill(0)),
         "absent": Path.unlink,
         "not compressed": partial(stream, gzip.decompress),
         "compressed twice": partial(stream, gzip.compress),
         "PNG": partial(stream, lambda _: b"\x89PNG\r\n\x1a\n" + bytes(400)),
         "text": partial(stream, lambda _: b"no image"),
+        "other shape": partial(header, shaped),
+        "moved": partial(header, headers.only_sform("srow_x", 60, at=3)),
+        "other spacing": partial(header, headers.only_sform("srow_z", 3.6, at=2)),
+    }
+
+
+OF_GRIDS = ("other shape", "moved", "other spacing")
+"""Damages that another file of the same grid tells."""
+
+
+def stream(change: Callable[[bytearray], bytes], path: Path) -> None:
+    path.write_bytes(change(bytearray(path.read_bytes())))
+
+
+def strange(make: Callable[[Path], object], path: Path) -> None:
+    path.unlink()
+    make(path)
+
+
+def shaped(content: headers.Content) -> None:
+    content.voxels = content.voxels[2:, :, 1:]
+    content.header.set_data_shape(content.voxels.shape)
+
+
+def malformed_images() -> Iterator[Malformed]:
+    """Yield every damage of an image: of the second channel, and of both."""
+    changes = damages_of_images() | {
         "other ending": lambda path: path.rename(path.with_name(path.name.replace(".nii.gz", ".nii"))),
         "upper case ending": lambda path: path.rename(path.with_name(path.name.replace(".nii", ".NII"))),
         "without number": lambda path: path.rename(path.with_name(f"b{path.name[5]}.nii.gz")),
     }
-    other_grids = {
-        "other shape": partial(header, shaped),
-        "moved": partial(header, headers.only_sform("srow_x", 60, at=3)),
-        "other spacing": partial(header, headers.only_sform("srow_z", 3.6, at=2)),
+    other_grids = {name: changes.pop(name) for name in OF_GRIDS} | {
         "third channel": lambda path: shutil.copy(path, path.with_name("a_0002.nii.gz")),
     }
     for where, reader in READERS.items():
@@ -155,6 +183,45 @@ def malformed_images() -> Iterator[Malformed]:
             yield Malformed("image", f"{name}, {where}", change_all, names, reader)
 
 
+def damages_of_checkpoints() -> dict[str, Callable[[Path], object]]:
+    """Return what can be wrong with a checkpoint; the payloads make a folder `marker`."""
+
+    def content(changed, path):
+        torch.save(changed(torch.load(path, weights_only=False)), path)
+
+    def weights(change, whole):
+        return whole | {
+            "network_weights": {key: change(each) for key, each in whole["network_weights"].items()}
+        }
+
+    payload = trust.Payload("marker")
+    changed = {
+        "list": lambda _: [1, 2],
+        "tensor": lambda _: torch.zeros(3),
+        "nothing": lambda _: {},
+        **{f"without {key}": partial(doors.mutated, place=(key,), value=doors.DROP)
+           for key in ("trainer_name", "init_args", "network_weights")},
+        "trainer os": lambda whole: whole | {"trainer_name": "os"},
+        "configuration 2d": lambda whole: whole | {"init_args": {"configuration": "2d"}},
+        "mirroring xyz": lambda whole: whole | {"inference_allowed_mirroring_axes": "xyz"},
+        "not numbers": partial(weights, lambda each: each * np.nan),
+        "infinite": partial(weights, lambda each: each + np.inf),
+        "other shapes": partial(weights, lambda each: each[:-1] if each.ndim else each[None]),
+        "no tensors": partial(weights, lambda _: 3.0),
+        "payload": lambda whole: whole | {"extra": payload},
+    }  # fmt: skip
+    streams = {
+        "empty": lambda _: b"",
+        "text": lambda _: b"no checkpoint",
+        "half": lambda raw: raw[: len(raw) // 2],
+        "the end is missing": lambda raw: raw[:-100],
+        "payload alone": lambda _: pickle.dumps(payload),
+    }
+    changes = {name: partial(content, each) for name, each in changed.items()}
+    changes |= {name: partial(stream, each) for name, each in streams.items()}
+    return changes | {name: partial(strange, each) for name, each in bounds.STRANGE.items()}
+
+
 def malformed_models() -> Iterator[Malformed]:
     """Yield every wrong field of the JSON files, and every damage of the checkpoint."""
 
@@ -162,20 +229,8 @@ def malformed_models() -> Iterator[Malformed]:
         path = work / MODEL / file
         path.write_text(json.dumps(doors.mutated(json.loads(path.read_text()), place, value)))
 
-    def content(changed, work):
-        torch.save(changed(torch.load(work / CHECKPOINT, weights_only=False)), work / CHECKPOINT)
-
-    def weights(change, whole):
-        return whole | {
-            "network_weights": {key: change(each) for key, each in whole["network_weights"].items()}
-        }
-
-    def stream(change, work):
-        (work / CHECKPOINT).write_bytes(change((work / CHECKPOINT).read_bytes()))
-
-    def strange(make, work):
-        (work / CHECKPOINT).unlink()
-        make(work / CHECKPOINT)
+    def checkpoint(change, work):
+        change(work / CHECKPOINT)
 
     def hub(work):
         (work / "hubconf.py").write_text("import os; os.mkdir('marker')")
@@ -192,32 +247,7 @@ def malformed_models() -> Iterator[Malformed]:
             change = partial(field, file, place, value)
             key = next(key for key in reversed(place) if isinstance(key, str) and len(key) > 4)
             yield Malformed("model", f"{file} {doors.named(place, value)}", change, (file, key))
-    payload = trust.Payload("marker")
-    changed = {
-        "list": lambda _: [1, 2],
-        "tensor": lambda _: torch.zeros(3),
-        "nothing": lambda _: {},
-        **{f"without {key}": partial(doors.mutated, place=(key,), value=doors.DROP)
-           for key in ("trainer_name", "init_args", "network_weights")},
-        "trainer os": lambda whole: whole | {"trainer_name": "os"},
-        "configuration 2d": lambda whole: whole | {"init_args": {"configuration": "2d"}},
-        "mirroring xyz": lambda whole: whole | {"inference_allowed_mirroring_axes": "xyz"},
-        "not numbers": partial(weights, lambda each: each * np.nan),
-        "infinite": partial(weights, lambda each: each + np.inf),
-        "other shapes": partial(weights, lambda each: each[:-1]),
-        "no tensors": partial(weights, lambda _: 3.0),
-        "payload": lambda whole: whole | {"extra": payload},
-    }  # fmt: skip
-    streams = {
-        "empty": lambda _: b"",
-        "text": lambda _: b"no checkpoint",
-        "half": lambda raw: raw[: len(raw) // 2],
-        "the end is missing": lambda raw: raw[:-100],
-        "payload alone": lambda _: pickle.dumps(payload),
-    }
-    changes = {name: partial(content, each) for name, each in changed.items()}
-    changes |= {name: partial(stream, each) for name, each in streams.items()}
-    changes |= {name: partial(strange, each) for name, each in bounds.STRANGE.items()}
+    changes = {name: partial(checkpoint, change) for name, change in damages_of_checkpoints().items()}
     names = ("checkpoint_final.pth", "fold_0", "trainer os", "configuration 2d")
     for name, change in changes.items():
         yield Malformed("model", f"checkpoint: {name}", change, names)

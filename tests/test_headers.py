@@ -494,7 +494,24 @@ Refusals = dict[str, tuple[Path, object]]
 """For each path from a file to a result: the damaged file, and the error or whatever came of it."""
 
 
-def refusals(folder: Path, make: Callable[..., Content], damage: Damage) -> Refusals:
+@pytest.fixture(scope="module")
+def predictors(tmp_path_factory) -> dict[str, dict[str, Predictor]]:
+    """Return both predictors of a model for each reader."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        reader: open_predictors(
+            draw_plan(np.random.default_rng(0), folder / reader, reader, ".nii.gz"), folder / reader
+        )
+        for reader in READERS
+    }
+
+
+def refusals(
+    folder: Path,
+    make: Callable[..., Content],
+    damage: Damage,
+    predictors: dict[str, dict[str, Predictor]],
+) -> Refusals:
     said: Refusals = {}
 
     def note(use: str, file: Path, result: Callable[[], object], *, traces: str = "") -> None:
@@ -517,8 +534,7 @@ def refusals(folder: Path, make: Callable[..., Content], damage: Damage) -> Refu
         own = folder / reader
         make().write(own / "images/case_0000.nii.gz")
         bad = damage(make(), own / "images/case_0001.nii.gz")
-        plan = draw_plan(np.random.default_rng(0), own / "model", reader, ".nii.gz")
-        for name, predictor in open_predictors(plan, own / "model").items():
+        for name, predictor in predictors[reader].items():
             predict = partial(predictor.predict_folder, own / "images", own / name)
             note(f"predict {name} {reader}", bad, predict, traces=f"{reader}/{name}/*.nii.gz")
         mask = damage(make(is_mask=True), own / "mask.nii.gz")
@@ -540,28 +556,32 @@ def check_refused_by_all(said: Refusals) -> None:
 
 
 @pytest.mark.parametrize("kind", INVALID)
-def test_invalid_header_is_refused_by_conversion_prediction_and_evaluation(tmp_path: Path, case, kind: str):
+def test_invalid_header_is_refused_by_conversion_prediction_and_evaluation(
+    tmp_path: Path, case, predictors, kind: str
+):
     def damage(content: Content, path: Path) -> Path:
         INVALID[kind](content)
         return content.write(path)
 
-    check_refused_by_all(refusals(tmp_path, case, damage))
+    check_refused_by_all(refusals(tmp_path, case, damage, predictors))
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_damaged_stream_is_refused_by_conversion_prediction_and_evaluation(tmp_path: Path, case, kind: str):
+def test_damaged_stream_is_refused_by_conversion_prediction_and_evaluation(
+    tmp_path: Path, case, predictors, kind: str
+):
     def damage(content: Content, path: Path) -> Path:
         content.write(path).write_bytes(DAMAGED[kind](bytearray(path.read_bytes())))
         return path
 
-    check_refused_by_all(refusals(tmp_path, case, damage))
+    check_refused_by_all(refusals(tmp_path, case, damage, predictors))
 
 
-def test_valid_files_are_refused_by_none(tmp_path: Path, case):
+def test_valid_files_are_refused_by_none(tmp_path: Path, case, predictors):
     def keep(content: Content, path: Path) -> Path:
         return content.write(path)
 
-    said = refusals(tmp_path, case, keep)
+    said = refusals(tmp_path, case, keep, predictors)
     assert not [use for use, (_, outcome) in said.items() if isinstance(outcome, InputFileError)]
 
 

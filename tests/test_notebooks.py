@@ -31,21 +31,18 @@ def test_notebook_has_no_outputs(path):
 
 
 @pytest.fixture
-def model(tmp_path, write_fingerprint, make_dataset, monkeypatch):
+def model(nnunet_paths, write_fingerprint, make_dataset):
     """Return the folder of a model for which a lesion is what is bright in T1ce over 3 x 3 x 3 voxels."""
     from sgnet_nnunet.planning.planner import SGNetPlanner  # noqa: PLC0415 - nnU-Net reads its folders
 
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    raw = make_dataset(tmp_path / "nnUNet_raw", cases=2)
-    write_fingerprint(tmp_path / "nnUNet_preprocessed/Dataset501_Tiny", cases=2)
+    raw = make_dataset(nnunet_paths / "nnUNet_raw", cases=2)
+    write_fingerprint(nnunet_paths / "nnUNet_preprocessed/Dataset501_Tiny", cases=2)
     plans = SGNetPlanner(501).plan_experiment()
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] |= {
         "features_per_stage": FEATURES,
         "gate": "none",
     }
-    folder = tmp_path / "model"
+    folder = nnunet_paths / "model"
     (folder / "fold_0").mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     dataset = json.loads((raw / "dataset.json").read_text())

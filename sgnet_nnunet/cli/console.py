@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperCommand
 
-from sgnet_nnunet.errors import printable
+from sgnet_nnunet.errors import SGNetError, printable
+from sgnet_nnunet.files import PARTIAL_PREFIX
 
 # Text from files is printed literally: no markup, no emoji, no error for characters that cannot be encoded.
 for stream in (sys.stdout, sys.stderr):
@@ -20,6 +22,8 @@ for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
 out = Console(markup=False, emoji=False)
 err = Console(stderr=True, markup=False, emoji=False)
+
+_LONGEST_NAME = 255  # bytes, of common file systems
 
 MODEL_FOLDER = "nnU-Net's folder of the training, TRAINER__PLANS__CONFIGURATION."
 TRUST = "Allow the model to run code of its own: pickles, other packages' trainers and networks."
@@ -88,7 +92,9 @@ class ListCommand(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override, unused-ignore]
         """Repeat each list option before each of its values, then parse as usual."""
         flags = [flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts]
-        return super().parse_args(ctx, list(repeat_flags(args, flags)))
+        rest = super().parse_args(ctx, list(repeat_flags(args, flags)))
+        _check_lengths(args)
+        return rest
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override, unused-ignore]
         """Run the command; an EOFError becomes a ValueError, for Click takes it for the end of the input."""
@@ -96,6 +102,13 @@ class ListCommand(TyperCommand):
             return super().invoke(ctx)
         except EOFError as error:
             raise ValueError(f"a file ends too early ({error})") from error
+
+
+def _check_lengths(arguments: Sequence[str]) -> None:
+    """Raise an SGNetError if a path has a name that is too long for file systems, a prefix included."""
+    for argument in arguments:
+        if max(len(os.fsencode(name)) for name in argument.split("/")) > _LONGEST_NAME - len(PARTIAL_PREFIX):
+            raise SGNetError(f"{argument}: its name is too long; give a shorter one")
 
 
 def repeat_flags(arguments: Sequence[str], flags: Collection[str]) -> Iterator[str]:

@@ -188,11 +188,5 @@ def compare(
         return replace(found, trust=trust)
 
     make_report(
-        find,
-        output,
-        presets=presets or (),
-        workers=workers,
-        viewer=viewer,
-        gates=gates,
-        complete=add_costs,
+        find, output, presets=presets or (), workers=workers, viewer=viewer, gates=gates, complete=add_costs
     )

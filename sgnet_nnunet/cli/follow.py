@@ -25,7 +25,7 @@ def follow(
         ),
     ] = None,
     same_patient: Annotated[
-        bool, typer.Option("--same-patient", help="Do not compare the codes of the patient's DICOM ids.")
+        bool, typer.Option("--same-patient", help="Do not compare DICOM ids and brains: it is one patient.")
     ] = False,
 ) -> None:
     """Follow a patient's lesions over visits: new, grown, shrunk, gone; volumes, diameters, RANO-BM.

@@ -7,7 +7,7 @@ import typer
 
 from sgnet_nnunet.cli.console import MODEL_FOLDER, TRUST, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.files import make_folder
+from sgnet_nnunet.files import check_output_files, make_folder
 from sgnet_nnunet.nnunet import CHECKPOINT
 
 
@@ -31,6 +31,7 @@ def export(
     from sgnet_nnunet.inference.export import export_onnx, export_openvino  # noqa: PLC0415 - imports PyTorch
 
     if output.suffix:
+        check_output_files(output.parent, [output.name])
         from sgnet_nnunet.inference.trained_model import load_trained_model  # noqa: PLC0415
 
         trained = load_trained_model(model, folds=folds, checkpoint=checkpoint, trust=trust)
@@ -73,7 +74,7 @@ def gates(
     description = gated.trained.description
     ending = description.file_ending
     cases = find_cases(images, file_ending=ending, channels=len(description.channels))
-    make_folder(output)
+    make_folder(output, [f"{name}.png" for name in cases])
     with progress_bar() as progress:
         task = progress.add_task("gates", total=len(cases))
         for name, files in cases.items():

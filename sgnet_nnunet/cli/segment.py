@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sgnet_nnunet.cli.console import (
-    Checkpoint,
-    Device,
-    Folds,
-    PointFile,
-    Trust,
-    err,
-    progress_bar,
-    say,
-)
+from sgnet_nnunet.cli.console import Checkpoint, Device, Folds, PointFile, Trust, err, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import EngineName, PrecisionName, RuntimeName
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor

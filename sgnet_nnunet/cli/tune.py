@@ -9,7 +9,7 @@ from rich.table import Table
 
 from sgnet_nnunet.cli.console import TRUST, out, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.files import make_folder
+from sgnet_nnunet.files import check_output_files, make_folder
 from sgnet_nnunet.inference import EngineName, PrecisionName
 from sgnet_nnunet.inference.operating_point import FILE_NAME
 from sgnet_nnunet.nnunet import CHECKPOINT
@@ -89,6 +89,8 @@ def tune(
     path = output or find_model_folder(dataset, model) / FILE_NAME
     if path.suffix != ".json" or path.is_dir():
         raise SGNetError(f"-o {path}: is not the name of a JSON file; give one such as {FILE_NAME}")
+    picture = path.with_suffix(".png")
+    check_output_files(path.parent, (path.name, picture.name))
     with prints_to_log(), progress_bar() as progress:
         tuning = tune_model(
             dataset,
@@ -113,7 +115,7 @@ def tune(
     out.print(_table(tuning))
     say(f"{tuning.objective}: {tuning.point}")
     say(f"for predictions with folds {' '.join(tuning.provenance.folds)}: {path} (and .png)")
-    draw_tuning(tuning, path.with_suffix(".png"))
+    draw_tuning(tuning, picture)
 
 
 def _table(tuning: "Tuning") -> Table:

@@ -73,12 +73,8 @@ def register_rigid(fixed: Volume, moving: Volume) -> RigidTransform:
     Repeatable bit for bit on one machine. It is the identity, with a note, where the optimiser fails or
     does not raise the mutual information.
     """
-    grid = _metric_grid(fixed.grid)
-    fields = [field_of_view(volume, grid) for volume in (fixed, moving)]
-    pair = []
-    for volume, field in zip((fixed, moving), fields, strict=True):
-        image = Volume(volume.data.astype(np.float32, copy=False), volume.affine)
-        pair.append((_to_sitk(resample_image(image, grid), grid), _to_sitk(field.astype(np.uint8), grid)))
+    grid = _metric_grid(fixed.grid, METRIC_SPACING)
+    pair, fields = _pair(fixed, moving, grid)
     transform = sitk.Euler3DTransform()
     transform.SetCenter(grid.bounds().mean(axis=0).tolist())
     before = None
@@ -97,6 +93,46 @@ def register_rigid(fixed: Volume, moving: Volume) -> RigidTransform:
     return RigidTransform(_matrix(transform), before, after)
 
 
+PROBE_SPACING = 4.0
+"""In mm, of the images that `probe` compares."""
+
+PROBE_MM, PROBE_DEGREES = 2.5, 2.5
+"""The small moves that `probe` tries, along and about each axis."""
+
+
+def probe(fixed: Volume, moving: Volume) -> tuple[float, float] | None:
+    """Return the similarity of T1ce (`fixed`) and FLAIR, and the largest after a small move, or None.
+
+    The moves are `PROBE_MM` along and `PROBE_DEGREES` about each axis of the world, both ways. The mutual
+    information, in nats, is that of images thinned out to `PROBE_SPACING`; None if it cannot be computed.
+    """
+    pair, _ = _pair(_thinned(fixed), _thinned(moving), _metric_grid(fixed.grid, PROBE_SPACING))
+    found = []
+    try:
+        with _one_thread():
+            for move in np.vstack([np.zeros(6), np.eye(6), -np.eye(6)]):
+                transform = sitk.Euler3DTransform()
+                transform.SetCenter(fixed.grid.bounds().mean(axis=0).tolist())
+                transform.SetTranslation((PROBE_MM * move[:3]).tolist())
+                transform.SetRotation(*np.deg2rad(PROBE_DEGREES * move[3:]).tolist())
+                found.append(_mutual_information(pair, transform))
+    except RuntimeError:
+        return None
+    return found[0], max(found[1:])
+
+
+def _thinned(volume: Volume) -> Volume:
+    """Return the means of blocks of up to `PROBE_SPACING`."""
+    block = [max(1, int(PROBE_SPACING / step)) for step in volume.grid.spacing]
+    shape = [n // size for n, size in zip(volume.data.shape, block, strict=True)]
+    kept = tuple(slice(n * size) for n, size in zip(shape, block, strict=True))
+    sides = [each for pair in zip(shape, block, strict=True) for each in pair]
+    means = volume.data[kept].reshape(sides).mean(axis=(1, 3, 5), dtype=np.float32)
+    centre = np.eye(4)
+    centre[:3, 3] = (np.array(block) - 1) / 2
+    return Volume(means, volume.affine @ centre @ np.diag([*block, 1.0]))
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Keep ITK to one thread: accessions run side by side, and only one thread sums in one order.
@@ -111,12 +147,22 @@ def _one_thread() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
-def _metric_grid(fixed: Grid) -> Grid:
+def _pair(fixed: Volume, moving: Volume, grid: Grid) -> tuple[Pair, list[NDArray[np.bool_]]]:
+    """Return both images on the metric's grid, and their fields of view."""
+    fields = [field_of_view(volume, grid) for volume in (fixed, moving)]
+    pair = []
+    for volume, field in zip((fixed, moving), fields, strict=True):
+        image = Volume(volume.data.astype(np.float32, copy=False), volume.affine)
+        pair.append((_to_sitk(resample_image(image, grid), grid), _to_sitk(field.astype(np.uint8), grid)))
+    return pair, fields
+
+
+def _metric_grid(fixed: Grid, spacing: float) -> Grid:
     """Return the isotropic grid along the world axes that covers a grid."""
     low, high = fixed.bounds()
-    x, y, z = (max(4 * max(SHRINK_FACTORS), int(np.ceil(extent / METRIC_SPACING))) for extent in high - low)
-    affine = np.diag([METRIC_SPACING, METRIC_SPACING, METRIC_SPACING, 1.0])
-    affine[:3, 3] = low + METRIC_SPACING / 2
+    x, y, z = (max(4 * max(SHRINK_FACTORS), int(np.ceil(extent / spacing))) for extent in high - low)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = low + spacing / 2
     return Grid((x, y, z), affine)
 
 
@@ -126,7 +172,7 @@ def _to_sitk(data: NDArray[Any], grid: Grid) -> sitk.Image:
     The metric is independent of handedness, and the transform refers to the world of the affines.
     """
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
-    image.SetSpacing([METRIC_SPACING] * 3)
+    image.SetSpacing(grid.spacing)
     image.SetOrigin(grid.affine[:3, 3].tolist())
     return image
 

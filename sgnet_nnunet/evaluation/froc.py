@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.evaluation.lesion_metrics import match_lesions
+from sgnet_nnunet.evaluation.pairs import check_known
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.files import open_archive
 from sgnet_nnunet.inference.operating_point import (
@@ -254,6 +255,7 @@ class Froc:
         false_positives_per_case: Shape (points,).
         min_lesion_volume_mm3: Predicted lesions of a smaller volume were removed, if their mean probability
             was below `min_mean_probability`; 1 for all of them.
+        lesions: Those at nnU-Net's own threshold, nothing removed; None if they were not kept.
     """
 
     thresholds: NDArray[np.float64]
@@ -261,6 +263,7 @@ class Froc:
     false_positives_per_case: NDArray[np.float64]
     min_lesion_volume_mm3: float = 0.0
     min_mean_probability: float = 1.0
+    lesions: Candidates | None = None
 
 
 def froc_at(counts: LesionCounts, grid: SearchGrid, *, rule: int) -> Froc:
@@ -274,7 +277,7 @@ def froc_at(counts: LesionCounts, grid: SearchGrid, *, rule: int) -> Froc:
 
 
 def froc_of(cases: Sequence[PredictedCase], *, model_folder: Path, workers: int = 1) -> Froc | None:
-    """Return one model's curve from the probabilities that nnU-Net saves with `--npz`, nothing removed.
+    """Return one model's curve, and lesions, from what nnU-Net saves with `--npz`, nothing removed.
 
     It is None if a case has no probabilities, the references have no lesion, or an ignore label. Each
     worker process holds one case's probabilities.
@@ -290,20 +293,24 @@ def froc_of(cases: Sequence[PredictedCase], *, model_folder: Path, workers: int 
         return None
     grid = SearchGrid(volumes_mm3=(0.0,))
     job = partial(_count_saved, model=model, grid=grid)
-    counts = LesionCounts.join([outcome for _, outcome in run_jobs(job, files, workers=workers)])
-    return froc_at(counts, grid, rule=0) if counts.total_lesions else None
+    outcomes = [outcome for _, outcome in run_jobs(job, files, workers=workers)]
+    counts, lesions = LesionCounts.join([counts for counts, _ in outcomes]), [found for _, found in outcomes]
+    curve = froc_at(counts, grid, rule=0)
+    return replace(curve, lesions=Candidates.join(lesions)) if counts.total_lesions else None
 
 
 def _count_saved(
     files: tuple[Path, Path | None, Path], *, model: ModelDescription, grid: SearchGrid
-) -> LesionCounts:
+) -> tuple[LesionCounts, Candidates]:
     reference, prediction, saved = files
     probabilities = read_probabilities(saved, heads=model.labels.heads)
     own = classes_of(probabilities, model.labels)
     if not prediction or not np.array_equal(read_channel(prediction, reader=model.reader)[0], own):
         problem = f"does not give the mask that is evaluated ({prediction}): other weights predicted it"
         raise InputFileError(saved, problem, "delete it, or validate the fold again with --val --npz")
-    return count_against(reference, probabilities, model=model, grid=grid).at_grid
+    counted = count_against(reference, probabilities, model=model, grid=grid)
+    own_threshold = grid.thresholds.index(DEFAULT_THRESHOLD)
+    return counted.at_grid, counted.candidates.of(counted.candidates.threshold == own_threshold)
 
 
 def count_against(
@@ -320,9 +327,11 @@ def count_against(
     what it says of the images, None if that is not known.
 
     Raises:
-        InputFileError: If the reference cannot be read, has another shape or is on another grid.
+        InputFileError: If the reference cannot be read, has a value that is no label of the model, has
+            another shape or is on another grid.
     """
     values, properties = read_channel(reference, reader=model.reader)
+    check_known(reference, values, known=frozenset({0, *model.labels.foreground_labels}))
     if probabilities.shape[1:] != values.shape:
         problem = f"has shape {values.shape} (z, y, x), the probabilities have {probabilities.shape[1:]}"
         remedy = "run nnUNetv2_plan_and_preprocess again, then train or predict again"

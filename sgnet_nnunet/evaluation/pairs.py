@@ -126,10 +126,17 @@ def read_label_map(path: Path, *, known: frozenset[int]) -> Volume:
         InputFileError: If it cannot be read, is no mask, or has a value that is not `known`.
     """
     volume = read_labels(path)
-    if unknown := sorted(set(values_in(volume.data).tolist()) - known):
-        problem = f"has the value {unknown[0]}, which is no label of the data set (labels: {_listed(known)})"
-        raise InputFileError(path, problem, "fix the mask, or name the dataset.json that has its labels")
+    check_known(path, volume.data, known=known)
     return volume
+
+
+def check_known(path: Path, labels: NDArray[Any], *, known: frozenset[int]) -> None:
+    """Raise an InputFileError if a label map, the content of a file, has a value that is not `known`."""
+    if unknown := sorted(set(values_in(labels).tolist()) - known):
+        problem = (
+            f"has the value {unknown[0]:g}, which is no label of the data set (labels: {_listed(known)})"
+        )
+        raise InputFileError(path, problem, "fix the mask, or name the dataset.json that has its labels")
 
 
 def mask_of(target: Target, values: NDArray[Any], *, known: frozenset[int]) -> NDArray[np.bool_]:

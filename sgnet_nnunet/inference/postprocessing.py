@@ -193,6 +193,9 @@ def write_probabilities(
         partial.write_bytes(pickle.dumps(properties))
 
 
+MODEL_FILES = ("predict_from_raw_data_args.json", "dataset.json", "plans.json")
+
+
 def write_model_files(folder: Path, model: ModelDescription, arguments: dict[str, Any]) -> None:
     """Write the three files that `nnUNetv2_predict` leaves next to its masks.
 
@@ -202,9 +205,9 @@ def write_model_files(folder: Path, model: ModelDescription, arguments: dict[str
         InputFileError: If the folder cannot be made.
     """
     make_folder(folder)
-    write_text(folder / "predict_from_raw_data_args.json", json.dumps(arguments, indent=4, sort_keys=True))
-    write_text(folder / "dataset.json", json.dumps(model.dataset, indent=4))
-    write_text(folder / "plans.json", json.dumps(model.plans, indent=4))
+    contents = (dict(sorted(arguments.items())), model.dataset, model.plans)
+    for name, content in zip(MODEL_FILES, contents, strict=True):
+        write_text(folder / name, json.dumps(content, indent=4))
 
 
 @contextmanager

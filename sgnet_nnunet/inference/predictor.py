@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.files import check_output_files
 from sgnet_nnunet.inference.engines import Engine, Mirrored, finite_logits
 from sgnet_nnunet.inference.exported import (
     check_file,
@@ -35,6 +36,7 @@ from sgnet_nnunet.inference.operating_point import (
 )
 from sgnet_nnunet.inference.plan import ModelDescription, Plan, read_description, read_plan
 from sgnet_nnunet.inference.postprocessing import (
+    MODEL_FILES,
     classes_of,
     probabilities_on_image,
     segment,
@@ -236,6 +238,10 @@ class Predictor:
     ) -> int:
         """Predict the cases of a folder, and return how many; the arguments and errors are `predict`'s."""
         cases = self._cases_to_predict(images, output)
+        endings = (".npz", ".pkl", self.description.file_ending)
+        check_output_files(
+            output, (*MODEL_FILES, *(f"{name}{ending}" for name in cases for ending in endings))
+        )
 
         def start() -> None:
             write_model_files(output, self.description, self._arguments(images, output))

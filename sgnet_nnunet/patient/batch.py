@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from sgnet_nnunet.errors import InputFileError, printable
-from sgnet_nnunet.files import atomic_path, csv_cell, inside, read_bytes, read_json
+from sgnet_nnunet.files import atomic_path, csv_cell, inside, make_folder, read_bytes, read_json
 from sgnet_nnunet.inference.predictor import Predictor
 from sgnet_nnunet.patient.lesion_table import LesionRecord, read_lesions_json
 from sgnet_nnunet.patient.outputs import LESIONS_JSON, RUN
@@ -92,7 +92,7 @@ def segment_table(
     A patient whose files, model and settings are as in the folder's `run.json` is left as it is. One that
     fails costs no other: its outcome says why.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output, [SUMMARY])
     outcomes = []
     for patient, files in patients.items():
         outcome = _segment_row(patient, files, output, predictor, options)

@@ -52,8 +52,27 @@ _BARE = (b"\x02\x00", b"\x08\x00")  # first group of a file that lacks the pream
 _COPY = "export or copy the series again"
 
 
+def _of_first(keyword: str) -> property:
+    """Return a property that is a tag of the first header, printable."""
+    return property(lambda series: text_of(series.headers[0], keyword), doc=f"{keyword}; empty without one.")
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class DicomSeries:
+class _Series:
+    """The headers of a series' files, complete but for the pixels; what is absent is an empty text."""
+
+    headers: tuple["Dataset", ...]
+
+    uid = _of_first("SeriesInstanceUID")
+    study_uid = _of_first("StudyInstanceUID")
+    frame_of_reference = _of_first("FrameOfReferenceUID")
+    modality = _of_first("Modality")
+    number = _of_first("SeriesNumber")
+    description = _of_first("SeriesDescription")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DicomSeries(_Series):
     """One DICOM series, as a volume and as what objects that refer to it need.
 
     `volume.data[i, j, k]` is the pixel in row j and column i of slice k, rescaled; slices run along the
@@ -61,55 +80,25 @@ class DicomSeries:
     DICOM. The affine is RAS+, as everywhere in this package, and not DICOM's LPS+.
 
     Attributes:
-        uid: SeriesInstanceUID.
-        study_uid: StudyInstanceUID.
-        frame_of_reference: FrameOfReferenceUID; empty if there is none.
-        modality: Modality, MR.
-        number: SeriesNumber; empty if there is none.
-        description: SeriesDescription, printable; empty if there is none.
-        files: The files in the order of the slices, a multi-frame file once. Those of a zip file are
-            paths below it, which cannot be opened.
-        headers: A data set for each of `files`, complete but for its pixels.
+        files: The files in the order of the slices, a multi-frame file once, as are the headers. Those of a
+            zip file are paths below it, which cannot be opened.
         frames: For each slice k, the index in `files`, and the number of the frame in it, from 1.
         volume: The voxels, float32, and their affine.
         warnings: What was unusual and did not keep it from being used.
     """
 
-    uid: str
-    study_uid: str
-    frame_of_reference: str
-    modality: str
-    number: str
-    description: str
     files: tuple[Path, ...]
-    headers: tuple["Dataset", ...]
     frames: tuple[tuple[int, int], ...]
     volume: Volume
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class FoundSeries:
-    """The headers of one series, in the order of its files' names, before anything of it is checked."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FoundSeries(_Series):
+    """A series in a folder, zip file or file, before anything of it is checked; by the names of its files."""
 
     path: Path
     names: tuple[str, ...]
-    headers: tuple["Dataset", ...]
-
-    @property
-    def uid(self) -> str:
-        """SeriesInstanceUID."""
-        return text_of(self.headers[0], "SeriesInstanceUID")
-
-    @property
-    def number(self) -> str:
-        """SeriesNumber; empty if there is none."""
-        return text_of(self.headers[0], "SeriesNumber")
-
-    @property
-    def description(self) -> str:
-        """SeriesDescription; empty if there is none."""
-        return text_of(self.headers[0], "SeriesDescription")
 
     @cached_property
     def images(self) -> int:
@@ -120,7 +109,7 @@ class FoundSeries:
     def listed(self) -> str:
         """The series in one clause, for a list to choose from."""
         named = f'{self.number or "no number"} "{self.description}"'
-        return f"{named} ({text_of(self.headers[0], 'Modality')}, {self.images} images)"
+        return f"{named} ({self.modality}, {self.images} images)"
 
 
 @contextmanager
@@ -219,7 +208,10 @@ def find_series(path: Path) -> tuple[FoundSeries, ...]:
                 groups.setdefault(text_of(header, "SeriesInstanceUID"), []).append((name, header))
         if not groups:
             raise InputFileError(path, "holds no DICOM image", "name the folder or zip file of the series")
-        found = [FoundSeries(path, *zip(*files, strict=True)) for files in groups.values()]
+        found = [
+            FoundSeries(path=path, names=names, headers=headers)
+            for names, headers in (zip(*files, strict=True) for files in groups.values())
+        ]
         return tuple(sorted(found, key=lambda each: (len(each.number), each.number, each.uid)))
 
 
@@ -290,12 +282,6 @@ def load_series(series: FoundSeries) -> DicomSeries:
         data = _pixels(series, stack, refuse)
         note = _numbering(series.headers)
     return DicomSeries(
-        uid=series.uid,
-        study_uid=text_of(series.headers[0], "StudyInstanceUID"),
-        frame_of_reference=text_of(series.headers[0], "FrameOfReferenceUID"),
-        modality=text_of(series.headers[0], "Modality"),
-        number=series.number,
-        description=series.description,
         files=tuple(path / series.names[index] for index in used),
         headers=tuple(series.headers[index] for index in used),
         frames=tuple((used.index(frame.file), frame.number) for frame in stack),
@@ -529,10 +515,6 @@ def _decode(dataset: "Dataset") -> NDArray[Any]:
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = syntax
     stored = pixel_array(dataset, raw=True)
-    if not syntax.is_compressed and (bits := stored.dtype.itemsize * 8) > (used := int(dataset.BitsStored)):
-        # Unused bits may hold an overlay; shifting them out also extends the sign.
-        high = int(dataset.get("HighBit", used - 1))
-        stored = (stored << (bits - 1 - high)) >> (bits - used)
     return stored.reshape(-1, *stored.shape[-2:])
 
 

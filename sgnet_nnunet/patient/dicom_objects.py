@@ -189,10 +189,7 @@ def write_sr(path: Path, lesion_map: LesionMap, series: DicomSeries, *, seg: Pat
             title=codes.DCM.ImagingMeasurementReport,
         )
         document = hd.sr.Comprehensive3DSR(
-            evidence=[segmentation],
-            content=report,
-            is_complete=True,
-            **_series_of("SR"),
+            evidence=[segmentation], content=report, is_complete=True, **_series_of("SR")
         )
         _save(path, document)
     return True

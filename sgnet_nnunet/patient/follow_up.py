@@ -21,6 +21,7 @@ from sgnet_nnunet.nifti import at_least
 from sgnet_nnunet.patient.dicom_objects import lesion_colour
 from sgnet_nnunet.patient.outputs import LESIONS_JSON, MASK, RESEARCH_ONLY, T1CE
 from sgnet_nnunet.patient.visits import (
+    SMALLEST_CORRELATION,
     USUAL_BRAIN_DICE,
     Matrix,
     Visit,
@@ -56,19 +57,23 @@ _FORBIDDEN = 1e6  # cost of a pair that is not allowed: as many are matched as c
 STABLE_VOXELS = 0.5
 """Change, in voxels, of the diameter of the sphere of equal volume below which a lesion is stable."""
 
-MEASURABLE_MM, SHORT_AXIS_MM, MOST_TARGETS, EQUIVOCAL_MM = 10.0, 5.0, 5, 5.0
+MEASURABLE_MM, SHORT_AXIS_MM, FEWEST_SLICES, MOST_TARGETS = 10.0, 5.0, 2, 5
 PARTIAL, PROGRESSIVE, PROGRESSIVE_MM = 0.7, 1.2, 5.0
 
+EQUIVOCAL_MM = 5.0
+"""RANO-BM calls a new lesion equivocal "for example, because of its small size", and names no size."""
+
 RANO_BM = (
-    "RANO-BM (Lin et al., Lancet Oncol 2015;16:e270-78). Target lesions: the up to five longest lesions "
-    "of the first visit of at least 10 mm, with a perpendicular of at least 5 mm. PD: the sum of their "
-    "longest axial diameters is at least 20 % above its minimum so far, and one of them is at least 5 mm "
-    "longer than it was then; or a lesion of more than 5 mm is new or has recurred. CR: no lesion is "
-    "left. PR: the sum is at least 30 % below that of the first visit. SD: otherwise; non-CR/non-PD "
-    "without target lesions. The criteria also ask for what is not known here: confirmation after four "
-    "weeks, corticosteroids, clinical status, unequivocal progression of other lesions, FLAIR, "
-    "immunotherapy. Diameters are those of the mask: with a model that segments oedema too, the class is "
-    "not RANO-BM's."
+    "RANO-BM (Lin et al., Lancet Oncol 2015;16:e270-78). Target lesions: the up to five longest lesions of "
+    "the first visit that are at least 10 mm long, with a perpendicular of at least 5 mm, in at least two "
+    "axial slices. PD: the sum of their longest axial diameters is at least 20 % above its minimum so far "
+    "(nadir), and one of them is at least 5 mm longer than it was then; or a lesion is new, or recurs after "
+    "CR. A new lesion of at most 5 mm is equivocal here until it is found at a second visit; RANO-BM names "
+    "no size. CR: no lesion is left. PR: the sum is at least 30 % below that of the first visit (baseline). "
+    "SD: otherwise; non-CR/non-PD without target lesions. The criteria also ask for what is not known here: "
+    "confirmation after four weeks, corticosteroids, clinical status, unequivocal progression of other "
+    "lesions, immunotherapy. Diameters are those of the mask: with a model that segments oedema too, the "
+    "class is not RANO-BM's."
 )
 """The rule that `respond` follows, with its source and its limits."""
 
@@ -93,7 +98,7 @@ class Observation:
         lesions: Its number in the visit's own table; several if it was split.
         volume_mm3: Volume, the sum of all parts.
         diameter_axial_mm: Longest axial diameter; the sum of those of all parts, as in RANO-BM.
-        perpendicular_mm: The perpendicular of the largest part.
+        perpendicular_mm: The perpendicular of the largest part; `axial_slices` is the number of its slices.
         change_mm: Change of the diameter of the sphere of equal volume since it was last seen; of the sum of
             all that merged.
         note: Which lesions merged, or that it was split.
@@ -104,6 +109,7 @@ class Observation:
     volume_mm3: float = 0.0
     diameter_axial_mm: float = 0.0
     perpendicular_mm: float = 0.0
+    axial_slices: int = 0
     change_mm: float | None = None
     note: str = ""
 
@@ -167,7 +173,7 @@ def follow(
         check_patients(visits)
     for index, visit in enumerate(visits):
         if index:
-            visits[index] = registered(visits[0], visit)
+            visits[index] = registered(visits[0], visit, same_patient=same_patient)
         on_done()
     return compare_visits(visits, smallest_change_mm=smallest_change_mm)
 
@@ -185,9 +191,13 @@ def compare_visits(visits: Sequence[Visit], *, smallest_change_mm: float | None 
         if any(visit.run.get(name) != visits[0].run.get(name) for visit in visits)
     )
     doubts = (
-        f"visit {number}: the brain differs from the first visit's (Dice {dice:.2f}): another patient?"
+        f"visit {number}: the brain differs from the first visit's (Dice {dice:.2f}, correlation of its "
+        f"structure {alike:.2f}): another patient?"
         for number, visit in enumerate(visits, start=1)
-        if (dice := visit.registration.get("brain_dice", 1)) < USUAL_BRAIN_DICE
+        for dice, alike in [
+            [visit.registration.get(name, 1) for name in ("brain_dice", "structure_correlation")]
+        ]
+        if dice < USUAL_BRAIN_DICE or alike < SMALLEST_CORRELATION
     )
     return FollowUp(
         visits=tuple(visits),
@@ -323,6 +333,7 @@ def _observe(
         volume_mm3=volume,
         diameter_axial_mm=sum(part.diameter_axial_mm for part in parts),
         perpendicular_mm=parts[0].perpendicular_mm,
+        axial_slices=visit.axial_slices(parts[0].number),
         change_mm=change,
         note=f"in {len(parts)} parts" if len(parts) > 1 else "",
     )
@@ -333,7 +344,9 @@ def choose_targets(first: Sequence[Observation]) -> tuple[int, ...]:
     measurable = [
         index
         for index, seen in enumerate(first)
-        if at_least(seen.diameter_axial_mm, MEASURABLE_MM) and at_least(seen.perpendicular_mm, SHORT_AXIS_MM)
+        if at_least(seen.diameter_axial_mm, MEASURABLE_MM)
+        and at_least(seen.perpendicular_mm, SHORT_AXIS_MM)
+        and seen.axial_slices >= FEWEST_SLICES
     ]
     return tuple(sorted(measurable, key=lambda index: -first[index].diameter_axial_mm)[:MOST_TARGETS])
 
@@ -344,10 +357,10 @@ def respond(lesions: Sequence[Sequence[Observation]], targets: Sequence[int], in
     sums = diameters.sum(axis=0) if targets else np.zeros(index + 1)
     then = int(sums[:index].argmin())
     first, smallest, now = float(sums[0]), float(sums[then]), float(sums[index])
-    larger, small = _new_ones(lesions, index)
+    new, equivocal = _new_ones(lesions, index)
     longer = targets and at_least(diameters[:, index] - diameters[:, then], PROGRESSIVE_MM).any()
     rules: tuple[tuple[object, Response, str], ...] = (
-        (larger, "PD", f"new or recurred lesions above {EQUIVOCAL_MM:g} mm: {larger}"),
+        (new, "PD", f"new lesions, or lesions that recur after CR: {new}"),
         (longer and at_least(now, PROGRESSIVE * smallest), "PD", _percent(now, smallest, "its minimum")),
         (not any(seen[0].lesions for seen in lesions), "no lesions", "none at the first visit"),
         (not any(seen[index].lesions for seen in lesions), "CR", "no lesion is left"),
@@ -356,19 +369,24 @@ def respond(lesions: Sequence[Sequence[Observation]], targets: Sequence[int], in
         (True, "SD", _percent(now, first, "the first visit's")),
     )
     response, reason = next((response, reason) for holds, response, reason in rules if holds)
-    if small:
-        reason += f"; equivocal new lesions, of at most {EQUIVOCAL_MM:g} mm: {small}"
+    if equivocal:
+        reason += f"; equivocal new lesions, of at most {EQUIVOCAL_MM:g} mm: {equivocal}"
     return ResponseAt(
         response=response, sum_mm=now, first_sum_mm=first, smallest_sum_mm=smallest, reason=reason
     )
 
 
 def _new_ones(lesions: Sequence[Sequence[Observation]], index: int) -> tuple[int, int]:
-    """Return how many lesions at a visit are new since the first or have recurred: larger, and equivocal."""
-    statuses = {"new", "recurred"}
-    later = [seen for seen in lesions if statuses & {each.status for each in seen[: index + 1]}]
-    larger = sum(seen[index].diameter_axial_mm > EQUIVOCAL_MM for seen in later)
-    return larger, sum(bool(seen[index].lesions) for seen in later) - larger
+    """Return how many lesions at a visit are new since the first, or recur after CR: sure and equivocal."""
+    empty = [visit for visit in range(index) if not any(seen[visit].lesions for seen in lesions)]
+    since = max(empty, default=0)
+    later = [
+        [each for each in seen[since + 1 : index + 1] if each.lesions]
+        for seen in lesions
+        if seen[index].lesions and (empty or not seen[0].lesions)
+    ]
+    sure = sum(len(found) > 1 or found[-1].diameter_axial_mm > EQUIVOCAL_MM for found in later)
+    return sure, len(later) - sure
 
 
 def _percent(value: float, reference: float, what: str) -> str:

@@ -21,7 +21,7 @@ from sgnet_nnunet.files import atomic_path, csv_cell, read_json, write_json
 from sgnet_nnunet.lesions import Lesions
 from sgnet_nnunet.nifti import Grid, Volume
 from sgnet_nnunet.patient.midline import Hemisphere, find_midline
-from sgnet_nnunet.schemas import Header, check
+from sgnet_nnunet.schemas import Finite, Header, Label, Share, Size, check
 
 FORMAT = "sgnet lesions"
 VERSION = 1
@@ -58,19 +58,19 @@ class LesionRecord:
         kept: Whether the operating point keeps it; a removed lesion is in no mask.
     """
 
-    number: int
-    volume_mm3: float
-    diameter_axial_mm: float
-    perpendicular_mm: float
-    diameter_3d_mm: float
-    centroid_mm: tuple[float, float, float]
-    centroid_voxel: tuple[float, float, float]
+    number: Label
+    volume_mm3: Size
+    diameter_axial_mm: Size
+    perpendicular_mm: Size
+    diameter_3d_mm: Size
+    centroid_mm: tuple[Finite, Finite, Finite]
+    centroid_voxel: tuple[Finite, Finite, Finite]
     hemisphere: Hemisphere
     location: str
-    mean_probability: float
-    max_probability: float
-    confidence: float | None = None
-    gate_shares: Mapping[str, float] = field(default_factory=dict)
+    mean_probability: Share
+    max_probability: Share
+    confidence: Share | None = None
+    gate_shares: Mapping[str, Share] = field(default_factory=dict)
     kept: bool = True
 
 

@@ -17,7 +17,7 @@ from sgnet_nnunet.nifti import Grid, Volume, bounding_box
 from sgnet_nnunet.nnunet import NIFTI_SUFFIXES
 from sgnet_nnunet.patient.lesion_table import LesionMap, axial_axis, write_lesions_csv, write_lesions_json
 from sgnet_nnunet.patient.scans import Scan
-from sgnet_nnunet.report.figures import PREDICTION_COLOUR, REFERENCE_COLOUR
+from sgnet_nnunet.report.figures import FAINT, PREDICTION_COLOUR, REFERENCE_COLOUR
 from sgnet_nnunet.report.slices import (
     Contour,
     Panel,
@@ -211,15 +211,19 @@ class _Shown:
             (
                 fullest_slice(self.labels == record.number, default=0),
                 f"{record.number}: {record.volume_mm3:.0f} mm3, {record.diameter_axial_mm:.1f} mm",
+                record.number,
             )
             for record in self.findings.lesions.kept[:MOST_PANELS]
-        ] or [(fullest_slice(grey > 0, default=grey.shape[2] // 2), "no lesion found")]
-        panels = [self._panel(k, title) for k, title in slices]
+        ] or [(fullest_slice(grey > 0, default=grey.shape[2] // 2), "no lesion found", 0)]
+        panels = [self._panel(*each) for each in slices]
         view = view_of((grey > 0) | (self.labels > 0), spacing=self.spacing, pixels_per_mm=2)
         return _captioned(draw_panels(panels, view, columns=4), RESEARCH_ONLY)
 
-    def _panel(self, k: int, title: str) -> Panel:
-        contours = [Contour(mask=self.labels > 0, colour=PREDICTION_COLOUR)]
+    def _panel(self, k: int, title: str, number: int) -> Panel:
+        contours = [
+            Contour(mask=(self.labels > 0) & (self.labels != number), colour=FAINT),
+            Contour(mask=(self.labels > 0) & (self.labels == number), colour=PREDICTION_COLOUR),
+        ]
         if self.removed[:, :, k].any():
             contours.append(Contour(mask=self.removed, colour=REFERENCE_COLOUR, name=REMOVED))
         return Panel(grey=self.scans["T1ce"], k=k, title=title, contours=contours)

@@ -19,13 +19,7 @@ from platform import platform, python_version
 from typing import Any, Literal
 
 import numpy as np
-from nibabel.orientations import (
-    apply_orientation,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from sgnet_nnunet import __version__
@@ -127,11 +121,7 @@ class Stopwatch:
 
 
 def segment_patient(
-    files: PatientFiles,
-    output: Path,
-    *,
-    predictor: Predictor,
-    options: SegmentOptions = SegmentOptions(),
+    files: PatientFiles, output: Path, *, predictor: Predictor, options: SegmentOptions = SegmentOptions()
 ) -> LesionMap:
     """Segment one patient, and write the folder of output, which replaces an earlier one.
 
@@ -294,7 +284,7 @@ def _prepare_scans(
 def _alignment(aligned: Aligned | None) -> dict[str, Any] | None:
     if aligned is None:
         return None
-    names = ("registered", "similarity_before", "similarity_after", "moved_mm", "coverage")
+    names = ("registered", "tried", "similarity_before", "similarity_after", "moved_mm", "coverage")
     return {name: getattr(aligned, name) for name in names} | {"transform": aligned.transform.tolist()}
 
 

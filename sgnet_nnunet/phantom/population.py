@@ -94,7 +94,7 @@ def _write_patient(root: Path, index: int, *, seed: int, config: PhantomConfig |
     patient, accession = draw_ids(rng)
     volumes = draw_patient(rng, config.draw(rng) if isinstance(config, WidePopulation) else config)
     folder = inside(root, patient)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     for part, volume in volumes.items():
         write_volume(part_path(root, patient, accession, part), volume)
     return folder

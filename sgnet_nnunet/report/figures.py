@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from sgnet_nnunet.evaluation.calibration import Reliability
     from sgnet_nnunet.evaluation.froc import Froc
     from sgnet_nnunet.evaluation.tuning import Tuning
 
@@ -124,10 +125,12 @@ def plots_of(
     label: str,
     per_lesion: pd.DataFrame | None = None,
     froc: "Mapping[str, Froc] | None" = None,
+    reliability: "Mapping[str, Mapping[str, Reliability]] | None" = None,
 ) -> Iterator[Plot]:
     """Yield the plots of one label or region, those whose data are given.
 
-    The table of cases may be empty; FROC curves are by the model's name.
+    The table of cases may be empty; FROC curves are by the model's name, as is the reliability of each kind
+    of confidence, the lesions' mean probability first.
     """
     look = look_of(comparison.models)
     if rows_of_label(comparison.differences, label):
@@ -152,6 +155,20 @@ def plots_of(
                 caption="Points: cases; large point: mean; dashed: equal Dice.",
                 draw=lambda: overlap_plot(rows, look=look),
             )
+    yield from _plots_of_probabilities(froc or {}, reliability or {}, look)
+    if per_lesion is not None:
+        lesions = per_lesion[(per_lesion["label"] == label) & (per_lesion["status"] != "false positive")]
+        yield Plot(
+            name="lesion_size",
+            title="Lesion sensitivity by diameter",
+            caption="Lesions of all cases; bars: 95 % Wilson intervals, lesions taken as independent.",
+            draw=lambda: size_plot(lesions, look=look),
+        )
+
+
+def _plots_of_probabilities(
+    froc: "Mapping[str, Froc]", reliability: "Mapping[str, Mapping[str, Reliability]]", look: Look
+) -> Iterator[Plot]:
     if froc:
         yield Plot(
             name="froc",
@@ -160,13 +177,13 @@ def plots_of(
             f"{DEFAULT_THRESHOLD:g}.",
             draw=lambda: froc_plot(froc, look=look),
         )
-    if per_lesion is not None:
-        lesions = per_lesion[(per_lesion["label"] == label) & (per_lesion["status"] != "false positive")]
+    if reliability:
         yield Plot(
-            name="lesion_size",
-            title="Lesion sensitivity by diameter",
-            caption="Lesions of all cases; bars: 95 % Wilson intervals, lesions taken as independent.",
-            draw=lambda: size_plot(lesions, look=look),
+            name="reliability",
+            title="Reliability of predicted lesions",
+            caption=f"Lesions at a threshold of {DEFAULT_THRESHOLD:g}, none removed, all labels, in bins of "
+            "their confidence; larger point: more lesions; grey: as often true as confident.",
+            draw=lambda: reliability_plot(reliability, look=look),
         )
 
 
@@ -287,6 +304,18 @@ def froc_plot(curves: "Mapping[str, Froc]", *, look: Look) -> "Figure":
         place = int(np.argmin(np.abs(curve.thresholds - DEFAULT_THRESHOLD)))
         axes.plot(*(values[place] for values in points), ms=9, mec=INK, **look[model])
     _frame_froc(axes)
+    return figure
+
+
+def reliability_plot(found: "Mapping[str, Mapping[str, Reliability]]", *, look: Look) -> "Figure":
+    """Return a figure with the reliability of each model's confidences, that of the first kind dashed."""
+    figure, grid = new_figure(6.5, 5)
+    curves = [
+        (each, look[model]["color"], f"{short(model, width=30)}, {kind}", "-" if place else "--")
+        for model, kinds in found.items()
+        for place, (kind, each) in enumerate(kinds.items())
+    ]
+    _draw_reliability(grid[0, 0], curves)
     return figure
 
 
@@ -416,21 +445,27 @@ def draw_tuning(tuning: "Tuning", path: Path) -> None:
     cases = f"{tuning.default.cases} cases of {tuning.patients} patients"
     model = short(tuning.provenance.model, width=70)
     axes.set_title(f"{model}\n{cases}, {tuning.default.total_lesions} lesions", fontsize=10)
-    if tuning.reliability is not None:
-        _draw_reliability(grid[0, 1], tuning)
+    if tuning.reliability is not None and tuning.uncalibrated is not None:
+        curves = (
+            (tuning.uncalibrated, FAINT, "mean probability", "-"),
+            (tuning.reliability, "#009E73", "confidence, cross-fitted", "-"),
+        )
+        _draw_reliability(grid[0, 1], curves)
+        grid[0, 1].set_title("Reliability of predicted lesions", fontsize=10)
     save(figure, path)
 
 
-def _draw_reliability(axes: "Axes", tuning: "Tuning") -> None:
+def _draw_reliability(axes: "Axes", curves: "Sequence[tuple[Reliability, str, str, str]]") -> None:
+    """Draw reliabilities, each with its colour, name and line style."""
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
-    for found, colour, name in (
-        (tuning.uncalibrated, FAINT, "mean probability"),
-        (tuning.reliability, "#009E73", "confidence, cross-fitted"),
-    ):
-        if found is not None:
-            label = f"{name}: error {found.error:.3f}, Brier {found.brier:.3f}"
-            axes.plot(found.confidence, found.true_share, marker="o", color=colour, label=label)
-            axes.scatter(found.confidence, found.true_share, s=6 * np.sqrt(found.lesions), color=colour)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="mean in the bin", ylabel="share of true lesions")
-    axes.legend(fontsize=8, loc="upper left", frameon=False)
-    axes.set_title("Reliability of predicted lesions", fontsize=10)
+    for found, colour, name, style in curves:
+        label = f"{name}: error {found.error:.3f}, Brier {found.brier:.3f}"
+        axes.plot(found.confidence, found.true_share, style, color=colour, label=label)
+        axes.scatter(found.confidence, found.true_share, s=6 * np.sqrt(found.lesions), color=colour)
+    axes.set(
+        xlim=SHARE_LIMITS,
+        ylim=SHARE_LIMITS,
+        xlabel="confidence (mean of the bin)",
+        ylabel="share of true lesions",
+    )
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False)

@@ -33,17 +33,11 @@ from sgnet_nnunet.report.figures import (
     save,
 )
 from sgnet_nnunet.report.slices import Picture, attempt
-from sgnet_nnunet.report.tables import (
-    NOTHING,
-    number,
-    table_to_html,
-    tables_of,
-    write_csv,
-    write_summary,
-)
+from sgnet_nnunet.report.tables import NOTHING, number, table_to_html, tables_of, write_csv, write_summary
 from sgnet_nnunet.report.viewer import render, viewer_of_results
 
 if TYPE_CHECKING:
+    from sgnet_nnunet.evaluation.calibration import Reliability
     from sgnet_nnunet.evaluation.froc import Froc
 
 logger = logging.getLogger(__name__)
@@ -107,6 +101,7 @@ class _Page:
         drawn = self.measurements is not None and "dice" in self.per_case
         self.choices = choose(self.comparison, self.per_case) if drawn else ()
         self.curves: dict[str, Froc] = {}
+        self.reliability: dict[str, dict[str, Reliability]] = {}
 
     def draw(self, *, viewer: bool, gates: bool) -> str:
         """Draw everything and return the page."""
@@ -114,6 +109,8 @@ class _Page:
         if self.measurements is not None:
             results = self.measurements.results
             self.curves, problems = _froc(results, workers=self.workers)
+            found = {name: _reliability(results, name, each) for name, each in self.curves.items()}
+            self.reliability = {name: each for name, each in found.items() if each}
             if viewer:
                 viewer_of_results(results, self.folder / "viewer", colours=self.colours)
             of_cases = {
@@ -144,9 +141,8 @@ class _Page:
         prefix = f"{place}_" if len(self.comparison.labels) > 1 else ""
         plots = []
         lesions = None if self.measurements is None else self.measurements.per_lesion
-        for plot in plots_of(
-            self.comparison, self.per_case, label=label, per_lesion=lesions, froc=self.curves
-        ):
+        data: dict[str, Any] = {"per_lesion": lesions, "froc": self.curves, "reliability": self.reliability}
+        for plot in plots_of(self.comparison, self.per_case, label=label, **data):
             path = self.folder / "plots" / f"{prefix}{plot.name}.png"
             plots.append((plot, attempt(partial(_draw_plot, plot, path))))
             _warn(plot.title, plots[-1][1].problem)
@@ -221,6 +217,22 @@ def _froc(results: Results, *, workers: int) -> "tuple[dict[str, Froc], list[str
             problems.append(f"FROC curve of {model.name}: no picture: {error}")
             logger.warning("%s", problems[-1])
     return curves, problems
+
+
+def _reliability(results: Results, model: str, curve: "Froc") -> "dict[str, Reliability]":
+    """Return how the confidences of a model's lesions agree with the truth, as far as there are enough."""
+    from sgnet_nnunet.evaluation.calibration import cross_fitted, reliability_of  # noqa: PLC0415 - as above
+    from sgnet_nnunet.evaluation.tuning import groups_of  # noqa: PLC0415
+
+    if (lesions := curve.lesions) is None:
+        return {}
+    groups, patients = groups_of([case for case in results.cases if case.model == model])
+    confidences = {
+        "mean probability": lesions.mean_probability,
+        "calibrated on other patients": cross_fitted(lesions, groups, patients),
+    }
+    found = {name: reliability_of(values, lesions.is_true) for name, values in confidences.items()}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _uri(picture: Picture) -> str:

@@ -53,12 +53,9 @@ FEATURES = [4, 8, 8, 16]
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory, make_dataset, write_fingerprint):
+def subject(tmp_path_factory, make_dataset, write_fingerprint, nnunet_folders):
     root = tmp_path_factory.mktemp("nnunet")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (root / name).mkdir()
-            patch.setenv(name, str(root / name))
+    with nnunet_folders(root):
         raw = make_dataset(root / "nnUNet_raw", cases=2)
         write_fingerprint(root / "nnUNet_preprocessed/Dataset501_Tiny", cases=2)
         plans = SGNetPlanner(501).plan_experiment()

@@ -15,33 +15,43 @@ FEATURES = [4, 8, 8, 16]
 
 
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory, make_results, make_dataset, write_fingerprint):
-    """Return a folder with nnU-Net's paths, a collection, a model with gates, and results to evaluate."""
+def write_workplace(make_results, make_dataset, write_fingerprint, nnunet_folders):
+    """Return a function that writes nnU-Net's paths, a collection, a model with gates, and results."""
+
+    def write(folder, *, cases, folds, shape, patients, image_shape):
+        rng = np.random.default_rng(0)
+        models = ("SGNetTrainer", "BaselineUNetTrainer")
+        make_results(folder, models=models, cases=cases, folds=folds, shape=shape)
+        image = rng.integers(100, 1000, image_shape).astype(np.int16)
+        for number in range(patients):
+            patient = folder / f"collection/P{number}"
+            patient.mkdir(parents=True)
+            for part in ("t1ce_img", "flair_img", "core_seg", "whole_seg"):
+                data = (image > 900).astype(np.uint8) if part.endswith("seg") else image
+                write_volume(patient / f"A_{part}.nii.gz", Volume(data, np.eye(4)))
+        with nnunet_folders(folder):
+            _write_model(folder, make_dataset, write_fingerprint, image_shape)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory, write_workplace, nnunet_folders):
+    """Return a folder with work of seconds for each command."""
     folder = tmp_path_factory.mktemp("workplace")
-    rng = np.random.default_rng(0)
-    make_results(folder, models=("SGNetTrainer", "BaselineUNetTrainer"), cases=12, shape=(64, 64, 64))
-    image = rng.integers(100, 1000, (96, 96, 64)).astype(np.int16)
-    for number in range(6):
-        patient = folder / f"collection/P{number}"
-        patient.mkdir(parents=True)
-        for part in ("t1ce_img", "flair_img", "core_seg", "whole_seg"):
-            data = (image > 900).astype(np.uint8) if part.endswith("seg") else image
-            write_volume(patient / f"A_{part}.nii.gz", Volume(data, np.eye(4)))
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            patch.setenv(name, str(folder / name))
-        _write_model(folder, make_dataset, write_fingerprint)
+    write_workplace(folder, cases=12, folds=3, shape=(64, 64, 64), patients=6, image_shape=(96, 96, 64))
+    with nnunet_folders(folder):
         yield folder
 
 
-def _write_model(folder, make_dataset, write_fingerprint):
+def _write_model(folder, make_dataset, write_fingerprint, shape):
     """Give each fold of the SG-Net in the results a network, and plans with small patches."""
     import torch  # noqa: PLC0415 - takes seconds
 
     from sgnet_nnunet.networks.sgnet import SGNet  # noqa: PLC0415
     from sgnet_nnunet.planning.planner import SGNetPlanner  # noqa: PLC0415
 
-    raw = make_dataset(folder / "nnUNet_raw", name="Dataset502_Plans", cases=2, shape=(64, 64, 64))
+    raw = make_dataset(folder / "nnUNet_raw", name="Dataset502_Plans", cases=2, shape=shape)
     write_fingerprint(folder / "nnUNet_preprocessed/Dataset502_Plans", cases=2)
     plans = SGNetPlanner(502).plan_experiment() | {"dataset_name": "Dataset501_Tiny"}
     settings = plans["configurations"]["3d_fullres"]

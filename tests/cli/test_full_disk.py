@@ -1,5 +1,7 @@
 """A full disk ends every command with one line that names the disk and the file, and nothing is half-written.
 
+With room again, the command ends with the same files as where there was room from the start.
+
 The test runs itself once more where it may mount a disk in memory. `SGNET_FULL_DISKS` is the number of rows:
 
     SGNET_FULL_DISKS=14 pytest -s tests/cli/test_full_disk.py
@@ -10,11 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from whole_runs import contents, differences, forked_runs, shortened
 
-SGNET = [sys.executable, "-c", "from sgnet_nnunet.cli.main import main; main()"]
 DISK_MB = 300
 ROWS = [
     *[
@@ -34,49 +37,51 @@ ROWS = [
 def main() -> None:
     """In a namespace of its own: mount a disk, and print what goes wrong on it."""
     work = json.loads(sys.argv[1])
-    disk = Path(work["disk"])
+    disk, errors = Path(work["disk"]), Path(work["errors"])
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", disk], check=True)
-    sizes: dict[str, int] = {}
-    for name, share in work["rows"]:
-        if share and name not in sizes:
-            _run(name, work)
-            sizes[name] = sum(path.stat().st_size for path in _files(disk))
-        _empty(disk)
-        room = int(share * sizes.get(name, 0))
-        with (disk / "filler").open("wb") as file:
-            usage = shutil.disk_usage(disk)
-            os.posix_fallocate(file.fileno(), 0, usage.free - room // 4096 * 4096)
-        ended = _run(name, work)
-        lines = [line for line in ended.stderr.splitlines() if line.startswith("sgnet: ")]
-        faults = [
-            f"status {ended.returncode}" * (ended.returncode == 0),
-            "traceback" * ("Traceback" in ended.stderr),
-            f"{len(lines)} lines" * (len(lines) != 1),
-            "no disk named" * (f"disk of {disk} is full" not in ended.stderr),
-            *(f"left {path.name}" for path in disk.rglob("*") if path.name.startswith(".partial-")),
-        ]
-        sys.stdout.write(f"{name} {share}: {', '.join(filter(None, faults)) or 'handled'}: {lines[-1:]}\n")
-        if any(faults):
-            sys.stdout.write(ended.stderr[-1500:] + "\n")
-        sys.stdout.flush()
-        _empty(disk)
+    expected: dict[str, dict[str, bytes]] = {}
+    with forked_runs() as runs:
+
+        def run(name: str) -> int:
+            environment = {"nnUNet_raw": str(disk)} if name == "convert" else {}
+            return runs(work["lines"][name], environment, errors=errors)[0]
+
+        for name, share in work["rows"]:
+            if name not in expected:
+                run(name)
+                expected[name] = contents(disk)
+                empty(disk)
+            room = int(share * sum(map(len, expected[name].values())))
+            with (disk / "filler").open("wb") as file:
+                usage = shutil.disk_usage(disk)
+                os.posix_fallocate(file.fileno(), 0, usage.free - room // 4096 * 4096)
+            faults = [*faults_of(run(name), errors.read_text(), disk)]
+            shown = errors.read_text()
+            (disk / "filler").unlink()
+            if status := run(name):
+                faults.append(f"status {status} with room again: {errors.read_text()}")
+            faults += [f"other {file}" for file in differences(contents(disk), expected[name])]
+            sys.stdout.write(f"{name} {share}: {', '.join(faults) or 'handled'}: {shown.splitlines()[-1:]}\n")
+            sys.stdout.flush()
+            empty(disk)
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+def faults_of(status: int, shown: str, disk: Path) -> Iterator[str]:
+    lines = [line for line in shown.splitlines() if line.startswith("sgnet: ")]
+    if status == 0:
+        yield "status 0"
+    if "Traceback" in shown:
+        yield f"traceback {shown[-1500:]}"
+    if len(lines) != 1:
+        yield f"{len(lines)} lines"
+    if f"disk of {disk} is full" not in shown:
+        yield "no disk named"
+    yield from (f"left {path.name}" for path in disk.rglob("*") if path.name.startswith(".partial-"))
 
 
-def _empty(disk: Path) -> None:
+def empty(disk: Path) -> None:
     for path in disk.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _run(name: str, work: dict) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | work["environment"] | {"OMP_NUM_THREADS": "1"}
-    if name == "convert":
-        environment["nnUNet_raw"] = work["disk"]
-    command = [*SGNET, *work["lines"][name]]
-    return subprocess.run(command, env=environment, check=False, capture_output=True, text=True, cwd="/tmp")
 
 
 @pytest.mark.slow
@@ -87,16 +92,11 @@ def test_full_disk_is_one_line_and_nothing_is_half_written(command_lines, tmp_pa
     mount = [*namespace, "mount", "-t", "tmpfs", "tmpfs", disk]
     if not shutil.which("unshare") or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("no disk may be mounted here")
-    lines = command_lines(disk)
-    lines["predict"].remove("--tta")
-    lines["demo"] += ["--epochs", "1", "--iters", "1"]
-    lines["convert"][lines["convert"].index("rigid")] = "none"
-    lines["phantom"][lines["phantom"].index("40")] = "2"
     work = {
         "disk": str(disk),
-        "lines": lines,
+        "errors": str(tmp_path / "errors.txt"),
+        "lines": shortened(command_lines(disk), workers=2),
         "rows": ROWS[: int(os.environ.get("SGNET_FULL_DISKS", "5"))],
-        "environment": {name: value for name, value in os.environ.items() if name.startswith("nnUNet_")},
     }
     shown = ""
     with subprocess.Popen(

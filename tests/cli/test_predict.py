@@ -98,6 +98,7 @@ def test_what_is_not_offered_is_refused(calls, capsys, arguments):
     assert not calls
 
 
+@pytest.mark.slow
 def test_bar_is_drawn_in_a_terminal_only(calls, capsys, monkeypatch):
     assert run("-m", "model") == 0
     assert not capsys.readouterr().err

@@ -130,7 +130,9 @@ def test_target_needs_its_own_mask_only(collection, convert):
         for number, target in enumerate(("core", "whole"), start=1)
     }
     assert used == {"core": ["P0"], "whole": ["P1"]}
-    with pytest.raises(SGNetError, match=r"no accession .* for the target regions; .*report\.csv says why"):
+    with pytest.raises(
+        SGNetError, match=r"no accession .* regions \(P0/A: missing: whole_seg\); .*report\.csv says why"
+    ):
         convert(target="regions", dataset_id=3)
 
 
@@ -160,6 +162,7 @@ def test_few_patients_are_converted_with_a_note(
     assert f"{patients} patients" in result.note or "fold 'all'" in result.note
 
 
+@pytest.mark.slow
 def test_paper_split_fills_the_test_folders(collection, convert, accepted_by_nnunet: Callable):
     collection.add_patients(10)
     collection.add("P09", "SECOND")

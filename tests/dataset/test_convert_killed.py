@@ -159,6 +159,7 @@ def test_killed_at_each_file_it_ends_with_the_same_bytes(
         assert contents(result.dataset_folder) == expected
 
 
+@pytest.mark.slow
 def test_source_removed_after_a_kill_leaves_nothing_behind(collection, raw: Path, contents: Callable):
     collection.add_patients(3)
     assert convert_and_die(collection.root, raw, range(3, 4), written=1.0) == [-signal.SIGKILL]

@@ -1,5 +1,7 @@
 """Our figures against other tools' on random masks, anisotropic voxels included."""
 
+# ruff: noqa: PLC0415 - the other tools, VTK among them, take seconds to import
+
 import csv
 import subprocess
 import sys
@@ -10,13 +12,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meshmetrics import DistanceMetrics
-from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-from monai.metrics.surface_dice import compute_surface_dice
-from monai.metrics.surface_distance import compute_average_surface_distance
 
 from sgnet_nnunet.evaluation.challenges import (
     brats2026_large_dice,
@@ -64,6 +61,8 @@ def paired(prediction, reference, spacing):
 
 
 def one_hot(prediction, reference):
+    import torch
+
     return torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None]
 
 
@@ -71,6 +70,8 @@ def one_hot(prediction, reference):
 @random_pairs
 @given(cases())
 def test_directed_hd95_is_monais(case):
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+
     prediction, reference, spacing = case
     theirs = compute_hausdorff_distance(
         *one_hot(prediction, reference), include_background=True, percentile=95, spacing=spacing
@@ -82,6 +83,8 @@ def test_directed_hd95_is_monais(case):
 @random_pairs
 @given(cases(), st.sampled_from([1.0, 2.0]))
 def test_surface_dice_is_monais(case, tolerance):
+    from monai.metrics.surface_dice import compute_surface_dice
+
     prediction, reference, spacing = case
     theirs = compute_surface_dice(
         *one_hot(prediction, reference), [tolerance], include_background=True, spacing=spacing
@@ -93,6 +96,8 @@ def test_surface_dice_is_monais(case, tolerance):
 @random_pairs
 @given(cases())
 def test_average_distance_is_monais(case):
+    from monai.metrics.surface_distance import compute_average_surface_distance
+
     prediction, reference, spacing = case
     theirs = compute_average_surface_distance(
         *one_hot(prediction, reference), include_background=True, symmetric=True, spacing=spacing
@@ -146,8 +151,11 @@ def test_one_to_one_matching_is_panopticas(case, one_to_one):
         assert matching.dice.sum() / found == pytest.approx(theirs.sq_dsc, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.9, 0.9, 3.0)])
 def test_surface_weighted_hd95_is_that_of_meshes_within_a_voxel(spacing):
+    from meshmetrics import DistanceMetrics
+
     grid = np.stack(np.indices((40, 40, 24)), axis=-1) * spacing
     middle = np.multiply((20, 20, 12), spacing)
     reference, prediction = (

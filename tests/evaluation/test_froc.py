@@ -193,6 +193,9 @@ def test_curve_is_that_worked_by_hand(two_cases):
     np.testing.assert_allclose(froc.sensitivity[points], [1, 2 / 3, 1 / 3])
     assert froc.false_positives_per_case[points].tolist() == [0.5, 0, 0]
     assert froc.min_lesion_volume_mm3 == 0
+    assert froc.lesions.case.tolist() == [0, 0]  # at 0.5
+    assert sorted(froc.lesions.mean_probability) == pytest.approx([0.6, 0.9], abs=1e-3)
+    assert froc.lesions.is_true.all()
 
 
 @pytest.mark.slow

@@ -15,13 +15,10 @@ from sgnet_nnunet.training.sgnet_trainer import SGNetTrainer
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, make_dataset, write_fingerprint):
+def trained(tmp_path_factory, make_dataset, write_fingerprint, nnunet_folders):
     """A model's folder and its preprocessed data set of one case."""
     root = tmp_path_factory.mktemp("nnunet")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (root / name).mkdir()
-            patch.setenv(name, str(root / name))
+    with nnunet_folders(root):
         raw = make_dataset(root / "nnUNet_raw", cases=1, shape=(20, 40, 36))
         preprocessed = root / "nnUNet_preprocessed" / raw.name
         write_fingerprint(preprocessed, cases=1)
@@ -68,6 +65,7 @@ def test_parameters_are_counted_and_a_case_is_timed(trained):
     assert model.engine == "sparse"
 
 
+@pytest.mark.slow
 def test_a_network_that_needs_tiles_is_timed_with_nnunets_sliding_window(trained, monkeypatch):
     monkeypatch.setattr("sgnet_nnunet.inference.torch_engines.runs_on_blocks", lambda _network: False)
     monkeypatch.setattr("sgnet_nnunet.inference.torch_engines.allows_whole_image", lambda _network: False)

@@ -359,6 +359,7 @@ def test_rates_without_an_interval_are_null(hesitant, tmp_path):
     assert content["improvement"]["f1"]["low"] is None
 
 
+@pytest.mark.slow
 def test_picture_shows_the_reliability_next_to_the_curve(hesitant, tmp_path):
     grid = replace(SURE, volumes_mm3=(0.0,))
     draw_tuning(chosen(*sure_and_small(grid), grid=grid), tmp_path / "both.png")

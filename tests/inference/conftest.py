@@ -14,10 +14,12 @@ from sgnet_nnunet.evaluation.model_costs import with_costs
 from sgnet_nnunet.evaluation.results import results_of_models
 from sgnet_nnunet.evaluation.tuning import tune
 from sgnet_nnunet.inference.export import export_openvino
+from sgnet_nnunet.inference.exported import FILE_NAME
 from sgnet_nnunet.inference.gate_maps import GatedModel
 from sgnet_nnunet.inference.plan import read_plan
 from sgnet_nnunet.inference.predictor import PredictionOptions, predict
-from sgnet_nnunet.inference.torch_engines import TorchRuntime, stages_of
+from sgnet_nnunet.inference.runtimes import import_openvino
+from sgnet_nnunet.inference.torch_engines import TorchRuntime, stage_models, stages_of
 from sgnet_nnunet.networks.gates import HardSpatialGate
 from sgnet_nnunet.networks.sgnet import SGNet
 from sgnet_nnunet.nifti import Volume, write_volume
@@ -337,6 +339,30 @@ def write_case(folder, name, *, shape=(24, 22, 14), affine=None, channels=2, see
 
 
 @pytest.fixture(scope="session")
+def write_export():
+    """Return a function that writes networks, by their fold, as an exported model without a plan."""
+
+    def write(folder, networks, *, mirroring_axes=()):
+        content = {
+            "format": "sgnet export",
+            "version": 1,
+            "model": "Dataset501/SGNetTrainer__nnUNetPlans__3d_fullres",
+            "configuration": "3d_fullres",
+            "background_head": True,
+            "mirroring_axes": list(mirroring_axes),
+            "folds": {fold: network.geometry.as_dict() for fold, network in networks.items()},
+        }
+        (folder / FILE_NAME).write_text(json.dumps(content))
+        for fold, network in networks.items():
+            for name, model in stage_models(network).items():
+                path = folder / f"fold_{fold}" / f"{name}.xml"
+                import_openvino().save_model(model, str(path), compress_to_fp16=False)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def study(gated_model, make_results, tmp_path_factory):
     """Return nnU-Net's three folders of a data set on which that model is trained, two folds of it."""
     root = tmp_path_factory.mktemp("study")
@@ -351,21 +377,18 @@ def study(gated_model, make_results, tmp_path_factory):
 
 
 @pytest.fixture
-def commands(study, tmp_path, monkeypatch):
+def commands(study, tmp_path, nnunet_folders):
     """Return each command that loads a model as a function, and a copy of the model that they load."""
     root = shutil.copytree(study, tmp_path / "study")
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(name, str(root / name))
-    return Commands(root / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres", root)
+    with nnunet_folders(root):
+        yield Commands(root / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres", root)
 
 
 @pytest.fixture(scope="module")
-def shared_commands(study, tmp_path_factory):
+def shared_commands(study, tmp_path_factory, nnunet_folders):
     """Return the same for tests that restore what they change."""
     root = shutil.copytree(study, tmp_path_factory.mktemp("doors") / "study")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            patch.setenv(name, str(root / name))
+    with nnunet_folders(root):
         yield Commands(root / "nnUNet_results/Dataset501_Tiny/SGNetTrainer__nnUNetPlans__3d_fullres", root)
 
 
@@ -374,6 +397,20 @@ class Commands:
 
     def __init__(self, folder, root):
         self.folder, self.root, self.images = folder, root, root / "nnUNet_raw/Dataset501_Tiny/imagesTr"
+
+    def arguments(self, command, output):
+        """Return the arguments with which a command of the command line loads the model."""
+        model, images, output = map(str, (self.folder, self.images, output))
+        return {
+            "predict": ["-i", images, "-o", output, "-m", model],
+            "export": [model, "-o", output],
+            "gates": [model, "-i", images, "-o", output],
+            "tune": ["-d", "501", "-o", f"{output}.json"],
+            "compare": [
+                *("--models", "SGNetTrainer", "-f", "0", "-o", output),
+                *("--no-gates", "--time-cases", "0"),
+            ],
+        }[command]
 
     def predict(self, *, trust=False, **options):
         options = PredictionOptions(device="cpu", folds=("0",), trust=trust, **options)

@@ -119,9 +119,9 @@ def named(place, value):
 
 
 def rows(table):
-    """Return the rows as parameters; every third is among the tests that are not slow."""
+    """Return the rows as parameters; every sixth is among the tests that are not slow."""
     return [
-        pytest.param(*row, id=named(*row), marks=[pytest.mark.slow] if number % 3 else [])
+        pytest.param(*row, id=named(*row), marks=[pytest.mark.slow] if number % 6 else [])
         for number, row in enumerate(table)
     ]
 
@@ -242,15 +242,12 @@ def test_command_line_ends_with_one_line(commands, tmp_path, command, file, text
     if file == "splits_final.json":
         folder = commands.root / "nnUNet_preprocessed/Dataset501_Tiny"
     (folder / file).write_text(text)
-    model, images, output = map(str, (commands.folder, commands.images, tmp_path / "output"))
-    arguments = {
-        "predict": ["-i", images, "-o", output, "-m", model],
-        "export": [model, "-o", output],
-        "gates": [model, "-i", images, "-o", output],
-        "tune": ["-d", "501", "-o", f"{output}.json"],
-        "compare": ["--models", "SGNetTrainer", "-f", "0", "-o", output],
-    }[command]
-    run = subprocess.run([*SGNET, command, *arguments], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [*SGNET, command, *commands.arguments(command, tmp_path / "output")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode in {1, 2}
     assert run.stderr.strip().count("\n") == 0
     assert file in run.stderr

@@ -1,6 +1,5 @@
 """Engines made of others: ensembles of folds, mirrored images, chunks along z within a memory budget."""
 
-import json
 from itertools import product
 
 import numpy as np
@@ -10,9 +9,8 @@ import torch
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import engines
 from sgnet_nnunet.inference.engines import ChunkedEngine, MemoryNeed, Mirrored, free_host_memory
-from sgnet_nnunet.inference.exported import FILE_NAME, open_exported
-from sgnet_nnunet.inference.runtimes import import_openvino
-from sgnet_nnunet.inference.torch_engines import build_engine, stage_models
+from sgnet_nnunet.inference.exported import open_exported
+from sgnet_nnunet.inference.torch_engines import build_engine
 
 
 class BoxSum:
@@ -152,7 +150,7 @@ def built(networks, options):
 
 
 @pytest.fixture(params=[*KINDS, "exported whole", "exported sparse"])
-def members_and_ensemble(request, make_network, tmp_path):
+def members_and_ensemble(request, make_network, write_export, tmp_path):
     """Return an engine of each fold, and one of all."""
     if request.param.startswith("exported"):
         folder = write_export(tmp_path, {str(seed): make_network(seed=seed) for seed in SEEDS})
@@ -163,24 +161,6 @@ def members_and_ensemble(request, make_network, tmp_path):
     features = options.pop("features", (4, 8, 8, 16))
     networks = [make_network(seed=seed, features=features) for seed in SEEDS]
     return [built([network], options) for network in networks], built(networks, options)
-
-
-def write_export(folder, networks):
-    content = {
-        "format": "sgnet export",
-        "version": 1,
-        "model": "Dataset501/SGNetTrainer__nnUNetPlans__3d_fullres",
-        "configuration": "3d_fullres",
-        "background_head": True,
-        "mirroring_axes": [],
-        "folds": {fold: network.geometry.as_dict() for fold, network in networks.items()},
-    }
-    (folder / FILE_NAME).write_text(json.dumps(content))
-    for fold, network in networks.items():
-        for name, model in stage_models(network).items():
-            path = folder / f"fold_{fold}" / f"{name}.xml"
-            import_openvino().save_model(model, str(path), compress_to_fp16=False)
-    return folder
 
 
 @pytest.mark.slow

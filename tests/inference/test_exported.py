@@ -13,25 +13,9 @@ from sgnet_nnunet.inference.torch_engines import stage_models
 
 
 @pytest.fixture(scope="module")
-def written(make_network, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported")
+def written(make_network, write_export, tmp_path_factory):
     networks = {"0": make_network(seed=0), "1": make_network(seed=1)}
-    content = {
-        "format": "sgnet export",
-        "version": 1,
-        "model": "Dataset501/SGNetTrainer__nnUNetPlans__3d_fullres",
-        "configuration": "3d_fullres",
-        "background_head": True,
-        "mirroring_axes": [0, 2],
-        "folds": {fold: network.geometry.as_dict() for fold, network in networks.items()},
-    }
-    (folder / FILE_NAME).write_text(json.dumps(content))
-    for fold, network in networks.items():
-        for name, model in stage_models(network).items():
-            import_openvino().save_model(
-                model, str(folder / f"fold_{fold}" / f"{name}.xml"), compress_to_fp16=False
-            )
-    return folder
+    return write_export(tmp_path_factory.mktemp("exported"), networks, mirroring_axes=[0, 2])
 
 
 @pytest.fixture
@@ -80,6 +64,7 @@ def test_description_that_was_changed_since_the_export_is_refused(exported_model
         read_export(folder)
 
 
+@pytest.mark.slow
 def test_weights_of_an_old_export_that_are_no_numbers_are_refused(folder, make_network, rng, smooth_image):
     network = make_network(seed=0)
     network.head.bias.data[0] = torch.nan

@@ -241,7 +241,7 @@ def test_damaged_image_is_named_and_earlier_cases_are_written(open_predictor, ca
 
 def test_mask_that_cannot_be_written_is_named(open_predictor, cases, tmp_path):
     (tmp_path / "out/a.nii.gz").mkdir(parents=True)
-    with pytest.raises(InputFileError, match=r"a\.nii\.gz: cannot be written"):
+    with pytest.raises(InputFileError, match=r"a\.nii\.gz: is a folder"):
         open_predictor().predict_folder(cases, tmp_path / "out")
 
 

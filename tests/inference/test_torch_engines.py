@@ -244,6 +244,7 @@ def test_a_weight_that_is_no_number_never_gives_a_mask(make_network, rng, smooth
             finite_logits(opened, image, path=Path("a.nii.gz"))
 
 
+@pytest.mark.slow
 def test_openvino_refuses_weights_that_are_no_numbers(make_network, rng, smooth_image):
     """OpenVINO's maxima and minima turn NaN into numbers: it would not reach the logits."""
     network = make_network()

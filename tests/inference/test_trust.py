@@ -245,8 +245,8 @@ def weights_like(values, **changes):
         ({"network_weights": [torch.zeros(1)]}, r"\$\.network_weights: expected object"),
         (weights_like(3.0), "expected Tensor"),
         (weights_like(None), "expected Tensor"),
-        ({"network_weights": {}}, "does not fit the network"),
-        (weights_like(torch.zeros(3)), "does not fit the network"),
+        ({"network_weights": {}}, "does not fit plans.json"),
+        (weights_like(torch.zeros(3)), "does not fit plans.json"),
         (weights_like(torch.zeros(2).to_sparse()), "weight head.bias is no dense tensor"),
         (weights_like(torch.zeros(2, device="meta")), "weight head.bias is no dense tensor"),
         (weights_like(torch.zeros(1).expand(10**6, 10**6)), "weight head.bias is no dense tensor"),
@@ -306,15 +306,12 @@ def test_probabilities_of_objects_are_not_unpickled(tmp_path):
 @pytest.mark.parametrize("command", ["predict", "export", "gates", "tune", "compare"])
 def test_commands_run_nothing_of_a_strangers_model(commands, command, tmp_path):
     change_checkpoint(commands.folder, extra=Payload(tmp_path / "marker"))
-    model, images, output = map(str, (commands.folder, commands.images, tmp_path / "output"))
-    arguments = {
-        "predict": ["-i", images, "-o", output, "-m", model],
-        "export": [model, "-o", output],
-        "gates": [model, "-i", images, "-o", output],
-        "tune": ["-d", "501", "-o", f"{output}.json"],
-        "compare": ["--models", "SGNetTrainer", "-f", "0", "--no-gates", "--time-cases", "0", "-o", output],
-    }[command]
-    run = subprocess.run([*SGNET, command, *arguments], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [*SGNET, command, *commands.arguments(command, tmp_path / "output")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "--trust" in run.stderr
     assert "Traceback" not in run.stderr
     assert bool(run.returncode) == (command != "compare")

@@ -77,6 +77,7 @@ def test_point_is_refused_with_the_reason_for_other_folds_settings_and_weights(t
         Predictor.open([folder], options=OPTIONS)
 
 
+@pytest.mark.slow
 def test_image_that_is_damaged_is_refused_in_tuning(tuned):
     folder, _, images = tuned
     path = images / "case1_0001.nii.gz"
@@ -111,6 +112,7 @@ def moved_by_zip(folder, elsewhere, monkeypatch):
     return elsewhere / folder.relative_to(results)
 
 
+@pytest.mark.slow
 def test_point_of_a_model_that_nnunets_zip_has_moved_is_applied_in_plain_sight(
     tuned, tmp_path, monkeypatch, caplog
 ):
@@ -131,6 +133,7 @@ def test_point_of_a_model_that_nnunets_zip_has_moved_is_applied_in_plain_sight(
     assert f"those of {there.name}, {there.name} are not used" in caplog.text
 
 
+@pytest.mark.slow
 def test_point_that_is_given_elsewhere_is_no_point_of_the_model(tuned, tmp_path):
     folder, tuning, _ = tuned
     before = (folder / "fold_0/debug.json").read_text()

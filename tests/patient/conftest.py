@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+from heads import turned
 from scipy import ndimage
 
 from sgnet_nnunet.inference.operating_point import Provenance
@@ -41,23 +41,11 @@ def head():
     return Volume(t1ce, affine), Volume(flair.astype(np.float32), affine)
 
 
-def turned(volume, codes, *, shift=(0, 0, 0), rotation=None):
-    """Return a volume with its axes in another order, and its world moved and turned."""
-    turn = ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(codes))
-    move = np.eye(4)
-    move[:3, 3] = shift
-    if rotation is not None:
-        move[:3, :3] = rotation
-    affine = move @ volume.affine @ inv_ornt_aff(turn, volume.data.shape)
-    return Volume(np.ascontiguousarray(apply_orientation(volume.data, turn)), affine)
+@pytest.fixture(scope="session")
+def write_head(head):
+    """Return a function that writes the head's files to a folder and returns their paths."""
 
-
-@pytest.fixture
-def write_patient(head, tmp_path):
-    """Return a function that writes the head's files and returns their paths."""
-
-    def write(codes="LPS", *, folder=None, suffix=".nii.gz", **move):
-        folder = folder or tmp_path / "scans"
+    def write(folder, codes="LPS", *, suffix=".nii.gz", **move):
         folder.mkdir(exist_ok=True)
         paths = {}
         for name, volume in zip(("t1ce", "flair"), head, strict=True):
@@ -66,6 +54,12 @@ def write_patient(head, tmp_path):
         return paths
 
     return write
+
+
+@pytest.fixture
+def write_patient(write_head, tmp_path):
+    """Return a function that writes the head's files and returns their paths."""
+    return lambda codes="LPS", *, folder=None, **how: write_head(folder or tmp_path / "scans", codes, **how)
 
 
 @pytest.fixture
@@ -97,11 +91,11 @@ class Bright:
         return np.stack([-score, score]) / 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_predictor():
     """Return a function that returns a predictor with that network, whose engine keeps its images."""
 
-    def make(*, point=None, channels=("T1ce", "FLAIR"), reader="NibabelIOWithReorient", **plans):
+    def make(*, point=None, channels=("T1ce", "FLAIR"), reader="NibabelIOWithReorient", spacing=2.0, **plans):
         labels = {"background": 0, "whole_tumor": 1}
         plan = Plan(
             plans={"transpose_forward": [0, 1, 2], **plans},
@@ -112,7 +106,7 @@ def make_predictor():
             labels=labels_of(labels, None),
             transpose_forward=(0, 1, 2),
             transpose_backward=(0, 1, 2),
-            spacing=(2.0, 2.0, 2.0),
+            spacing=(spacing,) * 3,
             normalisations=("NoNormalization",) * len(channels),
             masked=(False,) * len(channels),
             intensities=({},) * len(channels),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy import ndimage
 
 from sgnet_nnunet.nifti import Grid, Volume
@@ -29,6 +30,17 @@ def write_by_itk(path: Path, volume: Volume) -> None:
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     SimpleITK.WriteImage(image, str(path))
+
+
+def turned(volume, codes, *, shift=(0, 0, 0), rotation=None):
+    """Return a volume with its axes in another order, and its world moved and turned."""
+    turn = ornt_transform(axcodes2ornt("LPS"), axcodes2ornt(codes))
+    move = np.eye(4)
+    move[:3, 3] = shift
+    if rotation is not None:
+        move[:3, :3] = rotation
+    affine = move @ volume.affine @ inv_ornt_aff(turn, volume.data.shape)
+    return Volume(np.ascontiguousarray(apply_orientation(volume.data, turn)), affine)
 
 
 def draw_brain(rng: np.random.Generator, *, spacing: float = 2.5) -> dict[str, Volume]:

@@ -11,6 +11,8 @@ from sgnet_nnunet.dataset.resampling import resample_image
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.nifti import Volume, read_image
 from sgnet_nnunet.patient.alignment import align
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.population import draw_patient, patient_rng
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,10 @@ def test_a_registration_is_taken_only_if_the_similarity_says_so(
 ):
     found = RigidTransform(motion(pair[0].grid, 0, mm), before=0.5, after=0.5 * (1 + gain))
     monkeypatch.setattr(registration, "register_rigid", lambda *_: found)
+    monkeypatch.setattr(registration, "probe", lambda *_: (0.5, 0.51))
     aligned = align(*pair, mode=mode)
     assert aligned.registered == registered
+    assert aligned.tried == "registration"
     assert (aligned.similarity_before, aligned.similarity_after) == (found.before, found.after)
     assert aligned.moved_mm == pytest.approx(mm)
     expected = found.world_map if registered else np.eye(4)
@@ -106,12 +110,51 @@ def test_partial_cover_is_noted_and_half_of_it_refused(pair: tuple[Volume, Volum
             assert any("covers" in warning for warning in aligned.warnings)
 
 
+def displaced(volume: Volume, rng: np.random.Generator, degrees: float, mm: float) -> Volume:
+    """Return a volume that is turned about its centre and shifted, both along drawn axes."""
+    matrix, centre = np.eye(4), volume.grid.bounds().mean(axis=0)
+    axis, shift = (each / np.linalg.norm(each) for each in rng.normal(size=(2, 3)))
+    matrix[:3, :3] = Rotation.from_rotvec(np.deg2rad(degrees) * axis).as_matrix()
+    matrix[:3, 3] = centre - matrix[:3, :3] @ centre + mm * shift
+    return Volume(volume.data, matrix @ volume.affine)
+
+
+def tried(t1ce: Volume, flair: Volume, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what `align` tries, without registering."""
+    failed = RigidTransform(np.eye(4), None, None, f"not registered: {registration.UNIMPROVED}")
+    monkeypatch.setattr(registration, "register_rigid", lambda *_: failed)
+    return align(t1ce, flair).tried
+
+
+@pytest.mark.slow
+def test_a_registration_is_tried_for_flair_that_is_3_mm_or_3_degrees_off_only(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    rng = np.random.default_rng(4)
+    parts = draw_patient(patient_rng(20, 0), PhantomConfig())
+    t1ce, flair = parts["t1ce_img"], parts["flair_img"]
+    far = rng.uniform((3, 3), (20, 30))
+    for degrees, mm in [(0, 0), (0, 0.3), (0.3, 0), (3, 0), (3, 0), (0, 3), (0, 3), far, far * [0, 1]]:
+        expected = "registration" if max(degrees, mm) >= 3 else "small moves"
+        assert tried(t1ce, displaced(flair, rng, degrees, mm), monkeypatch) == expected, (degrees, mm)
+
+
+@pytest.mark.slow
+def test_real_scans_on_one_grid_are_not_registered(monkeypatch: pytest.MonkeyPatch):
+    folders = sorted(real_scans().glob("*_tcia_layout/*"))
+    assert folders
+    for folder in folders:
+        t1ce, flair = (read_image(next(folder.glob(f"*{name}*"))) for name in ("t1ce", "flair"))
+        assert tried(t1ce, flair, monkeypatch) == "small moves"
+
+
 @pytest.mark.slow
 def test_headers_that_are_right_are_kept_and_wrong_ones_are_corrected(pair: tuple[Volume, Volume]):
     t1ce, flair = pair
     kept = align(t1ce, flair)
-    assert not kept.registered
-    assert kept.similarity_after - kept.similarity_before < 0.02 * kept.similarity_before
+    assert (kept.registered, kept.tried) == (False, "small moves")
+    assert kept.similarity_after < kept.similarity_before
+    assert not align(t1ce, flair, mode="always").moved_mm > 1
     moved = motion(t1ce.grid, 4, 5)
     corrected = align(t1ce, Volume(flair.data, moved @ flair.affine))
     assert corrected.registered

@@ -52,30 +52,25 @@ def test_bad_row_costs_that_row_alone_and_finished_rows_are_kept(table, make_pre
     assert (again[0].lesions, again[0].volume_mm3) == (outcomes[0].lesions, outcomes[0].volume_mm3)
 
 
-@pytest.mark.parametrize(
-    ("change", "status"),
-    [
+@pytest.mark.slow
+def test_rows_are_segmented_again_if_a_setting_or_the_operating_point_changes(
+    table, make_predictor, tmp_path
+):
+    patients = {name: files for name, files in read_patients(table).items() if name == "a"}
+    options, point = OPTIONS, None
+    for change, expected in (
+        ({}, "segmented"),
         ({}, "unchanged"),
         ({"keep_identity": True}, "unchanged"),
         ({"register": "auto"}, "segmented"),
         ({"save_probability": True}, "segmented"),
-    ],
-)
-def test_rows_are_segmented_again_if_a_setting_changes(table, make_predictor, tmp_path, change, status):
-    patients = {name: files for name, files in read_patients(table).items() if name == "a"}
-    options = OPTIONS
-    segment_table(patients, tmp_path / "out", predictor=make_predictor(), options=options)
-    options = replace(options, **change)
-    assert statuses(
-        segment_table(patients, tmp_path / "out", predictor=make_predictor(), options=options)
-    ) == [status]
-
-
-def test_rows_are_segmented_again_at_another_operating_point(table, make_predictor, tmp_path):
-    patients = {name: files for name, files in read_patients(table).items() if name == "a"}
-    for point, expected in ((None, "segmented"), (None, "unchanged"), (0.4, "segmented")):
-        predictor = make_predictor(point=point and OperatingPoint(threshold=point))
-        outcomes = segment_table(patients, tmp_path / "out", predictor=predictor, options=OPTIONS)
+        ({}, "unchanged"),
+        ({"point": OperatingPoint(threshold=0.4)}, "segmented"),
+    ):
+        point = change.pop("point", point)
+        options = replace(options, **change)
+        predictor = make_predictor(point=point)
+        outcomes = segment_table(patients, tmp_path / "out", predictor=predictor, options=options)
         assert statuses(outcomes) == [expected]
 
 

@@ -58,7 +58,7 @@ def make_series(folder: Path, orientation="oblique", *, multi_frame=False, **tag
             header.pop(keyword)
         else:
             setattr(header, keyword, value)
-    return replace(series, frame_of_reference=series.headers[0].get("FrameOfReferenceUID", ""))
+    return series
 
 
 def make_lesions(series: DicomSeries, *, seed: int = 0, empty: bool = False) -> LesionMap:

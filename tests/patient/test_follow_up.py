@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from pydicom import Dataset
+from scipy.ndimage import gaussian_filter
 from visits_of_phantoms import draw_pair, write_visit
 
 from sgnet_nnunet.dataset.registration import RigidTransform
@@ -123,11 +124,14 @@ def test_each_lesion_of_each_visit_belongs_to_one_lesion(seed):
     as_markdown(replace(found, visits=(visits[0],), responses=()))
 
 
-def seen(diameter: float, perpendicular: float | None = None, *, status: str = "") -> Observation:
+def seen(
+    diameter: float, perpendicular: float | None = None, *, slices: int = 2, status: str = ""
+) -> Observation:
     present = (1,) if diameter else ()
     short = diameter if perpendicular is None else perpendicular
     status = status or ("stable" if diameter else "absent")
-    return Observation(status=status, lesions=present, diameter_axial_mm=diameter, perpendicular_mm=short)
+    sizes = {"diameter_axial_mm": diameter, "perpendicular_mm": short, "axial_slices": slices}
+    return Observation(status=status, lesions=present, **sizes)
 
 
 def response(*lesions) -> str:
@@ -155,6 +159,12 @@ def response(*lesions) -> str:
         ([(20, 0), (6, 6)], "PR"),
         ([(20, 20), (0, 6)], "PD"),
         ([(20, 20), (0, 5)], "SD"),  # equivocal
+        ([(20, 20, 20), (0, 5, 4)], "PD"),  # found twice
+        ([(20, 20, 20), (0, 5, 0)], "SD"),
+        ([(20, 20, 20), (8, 0, 8)], "SD"),  # missed once
+        ([(20, 0, 8), (8, 0, 0)], "PD"),  # recurs after CR
+        ([(20, 0, 0), (8, 0, 8)], "PD"),
+        ([(8, 0, 4)], "non-CR/non-PD"),  # equivocal
         ([(20, 0), (0, 4)], "PR"),
         ([(9, 9)], "non-CR/non-PD"),
         ([(9, 0)], "CR"),
@@ -168,7 +178,8 @@ def test_response_is_that_of_rano_bm(lesions, expected):
 
 
 def test_targets_are_the_five_longest_measurable_lesions():
-    first = [seen(each) for each in (9.99, 30, 12, 15, 40, 11, 10)] + [seen(50, perpendicular=4.9)]
+    first = [seen(each) for each in (9.99, 30, 12, 15, 40, 11, 10)]
+    first += [seen(50, perpendicular=4.9), seen(50, slices=1)]
     assert choose_targets(first) == (4, 1, 3, 2, 5)
 
 
@@ -203,6 +214,7 @@ def flip(axis: int) -> np.ndarray:
     return matrix
 
 
+@pytest.mark.slow
 def test_head_in_another_position_and_contrast_is_registered(followed, head):
     _, move, found = followed
     grid = head[0].grid
@@ -249,6 +261,21 @@ def test_visits_of_another_patient_are_refused_unless_that_is_known_to_be_wrong(
     with pytest.raises(InputFileError, match=r"other: is of another patient than .*--same-patient"):
         follow(folders)
     assert len(follow(folders, same_patient=True).lesions) == 3
+
+
+@pytest.mark.usefixtures("without_registration")
+def test_brain_of_another_structure_is_refused_unless_it_is_known_to_be_one_patient(head, tmp_path):
+    brain = head[0]
+    texture = gaussian_filter(np.random.default_rng(1).normal(size=brain.data.shape), 2)
+    other = np.where(brain.data > 0, 400 + 200 * texture / texture.std(), 0).clip(0).astype(np.float32)
+    folders = [
+        write_visit(tmp_path / str(number), Volume(data, brain.affine), brain.data > 750)
+        for number, data in enumerate((brain.data, other))
+    ]
+    with pytest.raises(InputFileError, match=r"1: its brain has another structure .*--same-patient"):
+        follow(folders)
+    (warning,) = follow(folders, same_patient=True).warnings
+    assert "another patient?" in warning
 
 
 @pytest.mark.usefixtures("without_registration")

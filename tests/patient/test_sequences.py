@@ -15,83 +15,71 @@ def header(description: str = "", **tags) -> Dataset:
     return dataset
 
 
-@pytest.mark.parametrize(
-    "description",
-    [
-        *(
-            "t1_mprage_sag_post_gd",
-            "AX T1 POST",
-            "T1 +C",
-            "Ax T1 FSPGR+C",
-            "SAG 3D T1 MPRAGE POST GAD",
-            "T1ce",
-        ),
-        *(
-            "t1_mpr_ns_sag_KM",
-            "T1W_3D_TFE_Gd",
-            "BRAVO post contrast",
-            "T1_VIBE_CE",
-            "AX T1 C+",
-            "T1 FLAIR POST",
-        ),
-        *(
-            "t1_space_sag_p2_iso Dotarem",
-            "T1W-TSE-Contrast",
-            "T1 MPRAGE (enhanced)",
-            "t1-gd",
-            "AX 3D T1 GADO",
-        ),
-    ],
-)
-def test_descriptions_of_t1ce(description: str):
-    assert channel_of(header(description)) == "t1ce"
+DESCRIPTIONS: dict[str | None, tuple[str, ...]] = {
+    "t1ce": (
+        "t1_mprage_sag_post_gd",
+        "AX T1 POST",
+        "T1 +C",
+        "Ax T1 FSPGR+C",
+        "SAG 3D T1 MPRAGE POST GAD",
+        "T1ce",
+        "t1_mpr_ns_sag_KM",
+        "T1W_3D_TFE_Gd",
+        "BRAVO post contrast",
+        "T1_VIBE_CE",
+        "AX T1 C+",
+        "T1 FLAIR POST",
+        "t1_space_sag_p2_iso Dotarem",
+        "T1W-TSE-Contrast",
+        "T1 MPRAGE (enhanced)",
+        "t1-gd",
+        "AX 3D T1 GADO",
+    ),
+    "flair": (
+        "t2_tirm_tra_dark-fluid",
+        "AX FLAIR",
+        "T2 FLAIR",
+        "FLAIR 3D SAG",
+        "Ax T2 FLAIR FS +C",
+        "t2_space_flair",
+        "T2W_FLAIR",
+        "3D CUBE T2 FLAIR",
+        "t2_spc_darkfluid_sag",
+        "FLAIR post",
+        "FLAIR without contrast",
+    ),
+    None: (
+        "t1_mprage_sag",
+        "AX T1 PRE",
+        "T1 without contrast",
+        "T1 w/o",
+        "t1_se_nativ",
+        "T1 non-contrast",
+        "",
+        "t2_tse_tra",
+        "T2* GRE",
+        "DWI",
+        "ep2d_diff_tra",
+        "ADC",
+        "SWI",
+        "localizer post",
+        "DSC PERFUSION +C",
+        "TOF MRA",
+        "T1 perfusion DCE post",
+        "PD",
+        "unknown",
+        "t1 mprage post subtraction",
+    ),
+}
+"""By channel."""
 
 
 @pytest.mark.parametrize(
-    "description",
-    [
-        *(
-            "t2_tirm_tra_dark-fluid",
-            "AX FLAIR",
-            "T2 FLAIR",
-            "FLAIR 3D SAG",
-            "Ax T2 FLAIR FS +C",
-            "t2_space_flair",
-        ),
-        *("T2W_FLAIR", "3D CUBE T2 FLAIR", "t2_spc_darkfluid_sag", "FLAIR post", "FLAIR without contrast"),
-    ],
+    ("description", "channel"),
+    [(each, channel) for channel, descriptions in DESCRIPTIONS.items() for each in descriptions],
 )
-def test_descriptions_of_flair(description: str):
-    assert channel_of(header(description)) == "flair"
-
-
-@pytest.mark.parametrize(
-    "description",
-    [
-        *(
-            "t1_mprage_sag",
-            "AX T1 PRE",
-            "T1 without contrast",
-            "T1 w/o",
-            "t1_se_nativ",
-            "T1 non-contrast",
-            "",
-        ),
-        *(
-            "t2_tse_tra",
-            "T2* GRE",
-            "DWI",
-            "ep2d_diff_tra",
-            "ADC",
-            "SWI",
-            "localizer post",
-            "DSC PERFUSION +C",
-        ),
-        *("TOF MRA", "T1 perfusion DCE post", "PD", "unknown", "t1 mprage post subtraction"),
-    ],
-)
-def test_descriptions_of_neither(description: str):
-    assert channel_of(header(description)) is None
+def test_descriptions_tell_the_channel_or_neither(description: str, channel: str | None):
+    assert channel_of(header(description)) == channel
 
 
 def test_an_agent_makes_a_t1_a_t1ce_unless_the_description_says_no():

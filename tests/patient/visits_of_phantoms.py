@@ -14,7 +14,7 @@ from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.fields import centred_grid, rotation
 from sgnet_nnunet.phantom.scanner import acquire, render, sample
 from sgnet_nnunet.phantom.tumours import LesionMaps, draw_lesions, rasterise
-from sgnet_nnunet.phantom.vessels import draw_distractors
+from sgnet_nnunet.phantom.vessels import Distractors, draw_distractors
 
 FACTORS = {"grown": (1.25, 1.7), "shrunk": (0.45, 0.8)}
 """Of the diameter."""
@@ -87,6 +87,35 @@ def draw_pair(rng: np.random.Generator, root: Path) -> tuple[list[Path], list[Fa
         for fate, lesion, both in zip(fates, lesions, bodies, strict=True)
     ]
     return folders, made, max(steps)
+
+
+class SmallPhantom:
+    """A brain of an eighth of the volume, without vessels, noise and bias, to be scanned in any position."""
+
+    def __init__(self, seed: int) -> None:
+        config = PhantomConfig(
+            brain_scale=(0.45, 0.45), extra_lesions_median=4.0, extra_lesions_sigma=0.1, faint_fraction=0.0,
+            diameter_limits=(7.0, 16.0), diameter_median=10.0, ring_fraction=0.0, oedema_fraction=0.0,
+            max_core_fraction=0.05, max_tumour_fraction=0.1,
+        )  # fmt: skip
+        rng = np.random.default_rng(seed)
+        anatomy = draw_anatomy(rng, config)
+        self.grid = anatomy.grid
+        lesions = rasterise(rng, anatomy, draw_lesions(rng, anatomy, config), config)
+        none = Distractors(*np.zeros((5, *self.grid.shape), dtype=np.float32))
+        self.brain = anatomy.brain.astype(np.float32)
+        self.signals = [render(rng, name, anatomy, lesions, none) for name in ("t1ce", "flair")]
+
+    def scan(self, turn: np.ndarray) -> list[Volume]:
+        """Return T1ce and FLAIR; the scanner's axes are turned by a rotation matrix, the head stays."""
+        centre = self.grid.world((np.array([self.grid.shape]) - 1) / 2)[0]
+        spacing = np.array(self.grid.spacing)
+        there = self.grid
+        if not np.allclose(turn, np.eye(3)):
+            there = centred_grid(centre=centre, extent=self.grid.extent * 1.2, spacing=spacing, turn=turn)
+        inside = sample(self.brain, self.grid, there, order=1) > 0.5
+        scans = (sample(signal, self.grid, there, order=3) for signal in self.signals)
+        return [Volume(np.where(inside, np.maximum(600 * each, 1), 0), there.affine) for each in scans]
 
 
 def is_crowded(lesions, grid: Grid) -> np.ndarray:

@@ -192,6 +192,7 @@ def test_a_brain_that_fills_its_grid_is_never_cut():
     assert (pads >= 0).all()
 
 
+@pytest.mark.slow
 def test_oedema_is_uneven_on_flair(scene, flair):
     _, lesions, _ = scene
     oedema = (lesions.oedema > 0.9) & (lesions.core < 0.01)

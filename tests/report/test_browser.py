@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = (
     *("--no-sandbox", "--disable-background-networking", "--disable-component-update"),
@@ -35,6 +33,7 @@ PIXELS = """() => {
 
 @pytest.fixture(scope="module")
 def chromium():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     with sync_api.sync_playwright() as playwright:
@@ -70,9 +69,15 @@ def open_page(chromium):
     assert trouble == []
 
 
+def status_of(page):
+    from playwright.sync_api import expect  # noqa: PLC0415 - takes a third of a second
+
+    return expect(page.locator("#status"))
+
+
 def wait_for_status(page, text):
     """Wait for the viewer's status line; without a script in the page, which its policy forbids."""
-    sync_api.expect(page.locator("#status")).to_have_text(text, timeout=PATIENCE_MS)
+    status_of(page).to_have_text(text, timeout=PATIENCE_MS)
 
 
 def column(page, table, number):
@@ -165,7 +170,7 @@ def test_a_case_that_is_not_there_is_said_to_be_missing(chromium, report, tmp_pa
     (tmp_path / "viewer" / "cases" / "b.js").unlink()
     page = chromium.new_page()
     page.goto((tmp_path / "viewer" / "index.html").as_uri() + "#b")
-    sync_api.expect(page.locator("#status")).to_contain_text("is not there", timeout=PATIENCE_MS)
+    status_of(page).to_contain_text("is not there", timeout=PATIENCE_MS)
     page.close()
 
 

@@ -20,6 +20,8 @@ from sgnet_nnunet.report.case_pictures import CaseJob, channel_names, choose, dr
 from sgnet_nnunet.report.figures import colours_of
 from sgnet_nnunet.report.slices import GAP, LARGEST_PANEL
 
+SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 4)) for seed in range(12)]
+
 
 def answers_of(results, name):
     return tuple(case for case in results.cases if case.name == name)
@@ -105,7 +107,9 @@ def test_an_image_100_mm_away_is_not_drawn_and_all_pages_say_so(write_results, w
     assert page.count("no picture: channel 1: ") == 3
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 4)) for seed in range(12)]
+)
 def test_pictures_are_bounded_whatever_the_size_of_a_voxel(write_results, seed, tmp_path):
     rng = np.random.default_rng(seed)
     affine = np.eye(4)

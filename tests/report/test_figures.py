@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sgnet_nnunet.evaluation.calibration import reliability_of
 from sgnet_nnunet.evaluation.comparison import compare
 from sgnet_nnunet.evaluation.froc import Froc
 from sgnet_nnunet.evaluation.results import Model
@@ -91,6 +92,21 @@ def test_only_what_was_measured_is_plotted(figures):
     assert "froc" in plots(figures, froc={"second": CURVE})
     comparison = compare(figures.per_case, resamples=50)
     assert [plot.name for plot in plots_of(comparison, pd.DataFrame(), label="tumour")] == ["differences"]
+
+
+def test_reliability_has_a_curve_for_each_model_and_kind_of_confidence(figures):
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(size=60)
+    first = reliability_of(confidence, rng.uniform(size=60) < confidence)
+    second = reliability_of(confidence[:7], np.ones(7, dtype=bool))
+    found = {
+        "first": {"mean probability": first, "calibrated": second},
+        "second": {"mean probability": first},
+    }
+    (axes,) = plots(figures, reliability=found)["reliability"].draw().axes
+    assert len(axes.get_legend().get_texts()) == 3
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 4
+    assert "reliability" not in plots(figures)
 
 
 def test_a_single_model_has_no_differences(write_figures):

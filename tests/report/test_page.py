@@ -6,7 +6,7 @@ import pytest
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.comparison import compare
-from sgnet_nnunet.evaluation.froc import Froc
+from sgnet_nnunet.evaluation.froc import Candidates, Froc
 from sgnet_nnunet.evaluation.results import Target
 from sgnet_nnunet.files import output_folder
 from sgnet_nnunet.report.page import write_report
@@ -147,6 +147,7 @@ def test_a_table_without_dice_is_enough(rows, tmp_path):
     assert "2 cases" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_comparison_is_enough_for_the_tables(write_figures, tmp_path):
     write_report(compare(write_figures(images=False).per_case, resamples=50), tmp_path / "report")
     names = {path.name for path in (tmp_path / "report").iterdir()}
@@ -161,7 +162,9 @@ def test_a_model_whose_cases_all_have_probabilities_has_a_curve(
 
     def froc_of(cases, *, model_folder, workers):
         asked.append((model_folder, [case.name for case in cases]))
-        return Froc(np.array([0.2, 0.5]), np.array([0.9, 0.8]), np.array([4.0, 1.0]))
+        place, true = np.arange(8) % 2, np.arange(8) < 4
+        lesions = Candidates(place, np.zeros_like(place), np.ones(8), 0.4 + 0.07 * np.arange(8), true)
+        return Froc(np.array([0.2, 0.5]), np.array([0.9, 0.8]), np.array([4.0, 1.0]), lesions=lesions)
 
     monkeypatch.setattr("sgnet_nnunet.evaluation.froc.froc_of", froc_of)
     figures = write_figures(names=("a", "b"), images=False)
@@ -178,6 +181,7 @@ def test_a_model_whose_cases_all_have_probabilities_has_a_curve(
     )
     assert asked == [(tmp_path / "first", ["a", "b"])]
     assert (tmp_path / "report" / "plots" / "froc.png").is_file()
+    assert (tmp_path / "report" / "plots" / "reliability.png").is_file()
     assert "No FROC curve" not in page
 
 

@@ -11,7 +11,7 @@ from fuzz_targets import TARGETS, places, replaced
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-EXAMPLES = int(os.environ.get("SGNET_FUZZ_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("SGNET_FUZZ_EXAMPLES", "25"))
 JSON = sorted(name for name, target in TARGETS.items() if target.seeds[0][:1] in b"{[")
 bounded = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -35,13 +35,12 @@ KINDS = {
 
 
 @pytest.fixture(scope="session")
-def preprocessed(tmp_path_factory: pytest.TempPathFactory, make_dataset, write_fingerprint) -> Path:
+def preprocessed(
+    tmp_path_factory: pytest.TempPathFactory, make_dataset, write_fingerprint, nnunet_folders
+) -> Path:
     """Return the folder of nnU-Net's three paths, the tiny data sets of `KINDS` preprocessed."""
     root = tmp_path_factory.mktemp("nnunet")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-            (root / name).mkdir()
-            patch.setenv(name, str(root / name))
+    with nnunet_folders(root):
         for i, kind in enumerate(KINDS.values()):
             raw = make_dataset(root / "nnUNet_raw", name=f"Dataset{501 + i}_Tiny", **kind)
             target = root / "nnUNet_preprocessed" / raw.name

@@ -32,6 +32,7 @@ def log_of(trainer):
     return Path(trainer.log_file).read_text()
 
 
+@pytest.mark.slow
 def test_no_gpu_falls_back_to_the_cpu_and_says_so(make_trainer, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     trainer = make_trainer(device="cuda")
@@ -188,6 +189,7 @@ def test_batch_norms_keep_their_statistics_in_the_second_half(make_trainer, name
     assert epochs_that_update_norms(trainer, first_norm) == updated
 
 
+@pytest.mark.slow
 def test_a_short_training_freezes_only_the_norms_behind_deciding_gates(make_trainer):
     trainer = make_trainer(configuration={"gate_supervision": {"warm_up": 0.5}})
     assert epochs_that_update_norms(trainer, first_norm) == [True, True]
@@ -287,6 +289,7 @@ def test_checkpoint_loaded_into_a_running_trainer_sets_its_schedule(make_trainer
     assert second.lr_scheduler.max_steps == 3
 
 
+@pytest.mark.slow
 def test_training_stops_when_the_pseudo_dice_stalls_and_stays_stopped_on_resume(make_trainer, monkeypatch):
     monkeypatch.setenv("SGNET_EPOCHS", "9")
     monkeypatch.setenv("SGNET_PATIENCE", "1")

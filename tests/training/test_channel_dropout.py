@@ -84,6 +84,7 @@ def test_the_model_says_so_and_its_loss_is_logged(make_trainer, name):
     assert set(scores["mean"]) == {"dice", "dice_without", "loss"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [None, "whole"])
 def test_the_loss_is_measured_in_every_validation_of_the_fold(make_trainer, monkeypatch, engine):
     trainer = make_trainer("SGNetNoGateTrainer", configuration=WITHOUT_SECOND)

@@ -86,6 +86,7 @@ def test_progress_plot_gains_a_panel(tmp_path):
     assert panel.min() < 200  # something is drawn there
 
 
+@pytest.mark.slow
 def test_network_without_gates_has_nnunets_plot(tmp_path):
     logger = GateLogger([])
     log_epochs(logger, 1)

@@ -42,6 +42,7 @@ def test_gates_are_bypassed_for_the_first_epochs_and_then_enabled(make_trainer, 
     assert "of this network suppress nothing" not in log_of(trainer)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_one_with_enabled_gates(make_trainer, monkeypatch):
     monkeypatch.setenv("SGNET_EPOCHS", "2")
     trainer = make_trainer()
