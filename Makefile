@@ -9,7 +9,7 @@ pytest fast newest lowest: export OMP_NUM_THREADS := 1
 # The processes of the tests read each other's bytecode instead of compiling all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint typecheck pytest fast fast-of-models fast-of-files fuzz newest lowest slurm audit release demo docs study speed clean
+.PHONY: help test lint typecheck pytest fast fast-of-models fast-of-files fuzz newest lowest slurm audit release demo docs study synthetic speed clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -116,6 +116,10 @@ study: $(VENV)/installed ## Train every network on phantoms and write benchmarks
 	$(BIN)/python benchmarks/study.py speed benchmarks/studies/$(BUDGET).yaml
 	$(BIN)/python benchmarks/study.py report benchmarks/studies/$(BUDGET).yaml benchmarks/results
 
+SYNTHETIC ?= synthetic_output
+synthetic: $(VENV)/installed ## Train a network on synthetic patients alone; hours, resumable
+	$(BIN)/python tools/synthetic.py train $(SYNTHETIC)
+
 DEMO_MODEL ?= demo_output/nnUNet_results/Dataset501_BrainMetsLung/SGNetTrainer__nnUNetPlans__3d_fullres
 DEMO_IMAGES ?= demo_output/nnUNet_raw/Dataset501_BrainMetsLung/imagesTs
 speed: $(VENV)/installed ## Time inference (of the demo's model) and training; an hour, on an idle machine
@@ -123,4 +127,4 @@ speed: $(VENV)/installed ## Time inference (of the demo's model) and training; a
 	$(BIN)/python benchmarks/training.py benchmarks/results --no-default --batches 8
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .venv-newest .venv-lowest .venv-tools build dist *.egg-info demo_output fuzz_output notebooks/new_patient_output notebooks/t4_output study_output site .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-tools build dist *.egg-info demo_output fuzz_output notebooks/new_patient_output study_output synthetic_output site .coverage .mypy_cache .pytest_cache .ruff_cache

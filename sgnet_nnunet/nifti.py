@@ -249,7 +249,7 @@ def read_mask(path: Path) -> Mask:
             negative values.
     """
     volume = _read_volume(path)
-    labels = _check_integers(path, np.unique(volume.data))
+    labels = check_integers(path, np.unique(volume.data))
     if labels[-1] == 0:
         raise InputFileError(path, "mask is empty", "draw the lesion or leave the accession out")
     listed = ", ".join(f"{label:g}" for label in labels[labels > 1][:5])
@@ -264,7 +264,7 @@ def read_labels(path: Path) -> Volume:
         InputFileError: As for `read_image`, a blank one aside, and for fractional or negative values.
     """
     volume = _read_volume(path)
-    _check_integers(path, values_in(volume.data))
+    check_integers(path, values_in(volume.data))
     if volume.data.dtype.kind == "f":
         return Volume(np.rint(volume.data).astype(np.int32), volume.affine)
     return volume
@@ -567,8 +567,8 @@ def _check_finite(path: Path, values: NDArray[Any]) -> None:
     raise InputFileError(path, f"{bad} of {values.size} voxels are NaN or infinite", "replace them by 0")
 
 
-def _check_integers(path: Path, found: NDArray[Any]) -> NDArray[Any]:
-    """Return the values found in a mask as the integers they must be, shape (n,) and sorted."""
+def check_integers(path: Path, found: NDArray[Any]) -> NDArray[Any]:
+    """Return the values found in a mask as integers, shape (n,) and sorted; others are an InputFileError."""
     labels = np.rint(found)
     fractions = found[np.abs(found - labels) > INTEGER_TOLERANCE]
     if fractions.size:

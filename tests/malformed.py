@@ -100,12 +100,17 @@ def write_sound(folder: Path, reader: str) -> None:
 
 
 def content_of(path: Path) -> headers.Content:
-    """Return what a file `NAME.nii.gz` consists of, as nibabel or `Content` wrote it: no extensions."""
+    """Return what a file `NAME.nii.gz` consists of, as nibabel or `Content` wrote it: no extensions.
+
+    Its qform is that of its sform, for damages of either.
+    """
     raw = gzip.decompress(path.read_bytes())
     header = nib.Nifti1Header(raw[:348], check=False)
     voxels = np.frombuffer(raw, header.get_data_dtype(), offset=352).reshape(
         header.get_data_shape(), order="F"
     )
+    if not header["qform_code"]:
+        header.set_qform(header.get_sform(), 1)
     return headers.Content(header, voxels.copy())
 
 

@@ -91,9 +91,10 @@ class ListCommand(TyperCommand):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override, unused-ignore]
         """Repeat each list option before each of its values, then parse as usual."""
-        _check_lengths(args)
         flags = [flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts]
-        return super().parse_args(ctx, list(repeat_flags(args, flags)))
+        rest = super().parse_args(ctx, list(repeat_flags(args, flags)))
+        _check_lengths(args)
+        return rest
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override, unused-ignore]
         """Run the command; an EOFError becomes a ValueError, for Click takes it for the end of the input."""

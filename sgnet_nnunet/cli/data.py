@@ -66,16 +66,27 @@ def phantom(
         int, typer.Option("-n", min=1, max=MOST_PATIENTS, metavar="N", help="Number of patients.")
     ] = 8,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed; the same seed gives the same files.")] = 0,
+    population: Annotated[
+        Literal["metastases", "wide"],
+        typer.Option(metavar="NAME", help="metastases: as real ones; wide: far beyond the real range."),
+    ] = "metastases",
     workers: Annotated[
         int, typer.Option("-np", min=1, max=1024, metavar="N", help="Processes.")
     ] = os.cpu_count() or 1,
 ) -> None:
     """Write synthetic patients in the layout of Brain-Mets-Lung-MRI-Path-Segs."""
+    from sgnet_nnunet.phantom.config import PhantomConfig  # noqa: PLC0415
     from sgnet_nnunet.phantom.population import write_phantoms  # noqa: PLC0415
+    from sgnet_nnunet.phantom.wide import WIDE  # noqa: PLC0415
 
     with progress_bar() as progress:
         task = progress.add_task("phantoms", total=patients)
         write_phantoms(
-            folder, patients=patients, seed=seed, workers=workers, on_done=lambda _: progress.advance(task)
+            folder,
+            patients=patients,
+            seed=seed,
+            workers=workers,
+            on_done=lambda _: progress.advance(task),
+            config=WIDE if population == "wide" else PhantomConfig(),
         )
     say(f"{patients} patients in {folder}")

@@ -383,9 +383,7 @@ def _finish(
         (folder / SPLITS).unlink(missing_ok=True)
     if not training:
         (folder / "dataset.json").unlink(missing_ok=True)
-        raise SGNetError(
-            f"no accession can be trained on for the target {options.target}; {folder / REPORT_NAME} says why"
-        )
+        raise _nothing_to_train_on(rows, folder / REPORT_NAME, options.target)
     write_json(folder / "dataset.json", dataset_json(options, training_cases=len(training)))
     note = "\n".join(filter(None, (splits.note, str(changed_folds(folder) or ""))))
     if note:
@@ -397,6 +395,12 @@ def _delete_stale(folder: Path, used: Mapping[str, str]) -> None:
     for stale in sorted(records.recorded_cases(folder) - set(used)):
         logger.info("%s: no longer in the collection, deleted from the data set", stale)
         records.delete_case(folder, stale)
+
+
+def _nothing_to_train_on(rows: Sequence[ReportRow], report: Path, target: TargetName) -> SGNetError:
+    reasons = [f"{row.patient}/{row.accession}: {row.reason}" for row in rows if row.reason]
+    first = f" ({reasons[0]})" if reasons else ""
+    return SGNetError(f"no accession can be trained on for the target {target}{first}; {report} says why")
 
 
 def _row(

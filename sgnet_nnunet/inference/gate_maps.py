@@ -21,7 +21,7 @@ from sgnet_nnunet.inference.torch_engines import DenseEngine, activation_memory,
 from sgnet_nnunet.inference.trained_model import build_network, find_device, load_trained_model, model_of
 from sgnet_nnunet.networks.gates import on_grid_of
 from sgnet_nnunet.networks.sgnet import SGNet
-from sgnet_nnunet.nifti import grid_of, read_channel
+from sgnet_nnunet.nifti import check_integers, grid_of, read_channel, values_in
 from sgnet_nnunet.nnunet import CHECKPOINT, ModelName
 
 MAJORITY = 0.5
@@ -164,6 +164,7 @@ def _on_grid(
     """Return the foreground of a reference, without ignored voxels, on the network's grid."""
     description = model.trained.description
     labels, its = read_channel(reference, reader=description.reader)
+    check_integers(reference, values_in(labels))
     here, there = (grid_of(labels.shape, found) for found in (its, properties))
     labels = labels.transpose(description.plans["transpose_forward"])
     same_shape = labels.shape == tuple(properties["shape_before_cropping"])

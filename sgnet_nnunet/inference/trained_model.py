@@ -88,7 +88,7 @@ def load_trained_model(
         except RuntimeError as error:
             raise InputFileError(
                 path,
-                f"does not fit the network of plans.json ({' '.join(str(error).split())[:200]})",
+                f"does not fit plans.json and dataset.json ({' '.join(str(error).split())[:200]})",
                 "name the folder that the checkpoint was trained in",
             ) from error
     return TrainedModel(

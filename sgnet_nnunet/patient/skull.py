@@ -20,7 +20,16 @@ from scipy import ndimage
 from sgnet_nnunet.dataset.resampling import resample_mask
 from sgnet_nnunet.errors import InputFileError, needs_extra
 from sgnet_nnunet.inference.trust import load_pickle
-from sgnet_nnunet.nifti import INTEGER_TOLERANCE, Grid, Volume, read_labels, write_volume
+from sgnet_nnunet.nifti import (
+    INTEGER_TOLERANCE,
+    Grid,
+    Volume,
+    check_integers,
+    have_orientation,
+    read_labels,
+    values_in,
+    write_volume,
+)
 from sgnet_nnunet.patient.scans import ITK_SUFFIXES, read_by_itk
 
 logger = logging.getLogger(__name__)
@@ -173,7 +182,7 @@ def strip(
             the mask does not fit the head.
     """
     if brain_mask is not None:
-        return _read_brain(brain_mask, t1ce), f"the mask {brain_mask.name}"
+        return _read_brain(brain_mask, t1ce, path), f"the mask {brain_mask.name}"
     remedy = (
         "give a mask of the brain with --brain-mask, or install hd-bet: pip install 'sgnet-nnunet[hdbet]'"
     )
@@ -184,8 +193,8 @@ def strip(
     return _run_hdbet(t1ce, path, hdbet_weights), "HD-BET"
 
 
-def _read_brain(path: Path, t1ce: Volume) -> NDArray[np.bool_]:
-    """Read a mask of the brain, and bring it onto the T1ce grid through the headers.
+def _read_brain(path: Path, t1ce: Volume, scan: Path) -> NDArray[np.bool_]:
+    """Read a mask of the brain, and bring it onto the grid of the T1ce `scan` through the headers.
 
     Raises:
         InputFileError: It is no mask, or does not lie over the head.
@@ -194,12 +203,11 @@ def _read_brain(path: Path, t1ce: Volume) -> NDArray[np.bool_]:
         raise InputFileError(path, "does not exist", "check its name")
     if path.suffix.lower() in ITK_SUFFIXES:
         read = read_by_itk(path)
-        labels: NDArray[Any] = read.data
-        if np.abs(labels - np.rint(labels)).max() > INTEGER_TOLERANCE or labels.min() < 0:
-            raise InputFileError(path, "holds fractional or negative values", "a mask has integer labels")
+        check_integers(path, values_in(read.data))
     else:
+        have_orientation((scan, path))
         read = read_labels(path)
-        labels = read.data
+    labels: NDArray[Any] = read.data
     mask = Volume(labels > INTEGER_TOLERANCE, read.affine)
     if not mask.data.any():
         raise InputFileError(path, "brain mask is empty", "give the mask of this patient's brain")

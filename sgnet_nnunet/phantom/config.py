@@ -1,12 +1,72 @@
 """Parameters of a phantom population."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 MOST_PATIENTS = 10_000
 """A hundred gigabytes."""
 
 Range = tuple[float, float]
 """Lowest and highest value of a uniform draw."""
+
+Sequence = Literal["t1ce", "flair"]
+
+Levels = Mapping[str, Mapping[Sequence, Range]]
+"""Lowest and highest signal of each tissue in each sequence."""
+
+CALIBRATED_LEVELS: Levels = {
+    "gm": {"t1ce": (0.74, 0.81), "flair": (1.32, 1.46)},
+    "csf": {"t1ce": (0.22, 0.36), "flair": (0.12, 0.3)},
+    "detail": {"t1ce": (0.7, 1.0), "flair": (-0.1, 0.1)},
+    "texture": {"t1ce": (0.014, 0.024), "flair": (0.025, 0.05)},
+    "cortex": {"t1ce": (0.01, 0.03), "flair": (0.03, 0.05)},
+    "rim": {"t1ce": (0.14, 0.18), "flair": (0.06, 0.09)},
+    "enhancing": {"t1ce": (0.25, 0.31), "flair": (1.6, 2.0)},
+    "necrosis": {"t1ce": (0.69, 0.8), "flair": (1.3, 2.1)},
+    "oedema": {"t1ce": (0.76, 0.86), "flair": (2.15, 2.35)},
+    "vessel": {"t1ce": (2.35, 3.3), "flair": (0.3, 0.6)},
+    "plexus": {"t1ce": (1.5, 1.9), "flair": (1.2, 1.6)},
+    "meninges": {"t1ce": (1.3, 2.0), "flair": (2.4, 2.75)},
+    "white_matter_lesion": {"t1ce": (0.82, 0.92), "flair": (2.0, 2.12)},
+}
+"""Signal of each tissue, white matter being 1; one draw a patient.
+
+`detail` is the weight of the T1 average's fine contrast, `texture` and `cortex` the standard deviation of
+the variation within tissue and of grey matter from region to region, `rim` the loss at the surface. On T1ce,
+`enhancing` is a share of the enhancement of vessels: both follow the dose. Calibrated on real scans by
+`benchmarks/calibration.py`.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pathology:
+    """Damage that is no tumour and has no label; by default there is none of it."""
+
+    cavities: int = 0  # old strokes and resection cavities: fluid, with a rim of bright white matter on FLAIR
+    cavity_radius: Range = (3.0, 12.0)  # mm
+    gliosis: float = 2.0  # thickness of the bright rim, mm
+    confluent: float = 0.0  # reach of confluent white-matter disease from the lateral ventricles, mm
+    limbic: float = 0.0  # gain of insula, cingulate gyrus and hippocampus on FLAIR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefacts:
+    """Faults of skull stripping and of the scans; by default there are none.
+
+    Faults of the scans are drawn for each of the two with the chance given.
+    """
+
+    missing: float = 0.0  # depth to which patches of cortex are missing, mm
+    dura: float = 0.0  # thickness of dura left around the brain in patches, mm
+    curve: float = 0.0  # strength of a monotone intensity curve: sigma of the logarithm of its slopes
+    chance: float = 0.0  # of each of the following faults
+    blur: float = 1.2  # largest sigma along each axis, mm
+    thickness: float = 6.0  # largest slice thickness along any axis, mm
+    ghosts: float = 0.15  # largest strength of ghosts
+    spikes: float = 0.05  # largest amplitude of a spike's wave, relative to white matter
+    motion: float = 3.0  # largest displacement of the head, mm
+    displaced: float = 0.0  # sigma of FLAIR's displacement against T1ce along each axis, mm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +109,15 @@ class PhantomConfig:
     box_share: Range = (0.36, 0.39)  # share of the field of view that the brain's box takes
     background_above: Range = (8.0, 25.0)  # by which the field of view is higher than the brain, mm
     margin: float = 4.0  # least background around the brain, mm
+    levels: Levels = field(default_factory=lambda: CALIBRATED_LEVELS)
+    # Whether T1ce's `enhancing` is a share of the vessels' enhancement; without, it is a signal as others.
+    follows_dose: bool = True
+    rim_thickness: Range = (1.3, 2.0)  # thickness of a ring of no size, mm; a twentieth of its diameter more
+    core_texture: float = 0.06  # standard deviation of the core's variation
+    oedema_sigma: float = 0.4  # of the logarithm of the oedema's reach
+    oedema_edge: float = 3.5  # distance over which oedema fades, mm
+    oedema_ragged: float = 0.5  # sigma of the logarithm of the resistance to its spread
+    ventricle_closeness: float = 0.02  # closeness to the ventricles, 0 to 1, below which a lesion may grow
+    least_depth: float = 0.4  # depth of a lesion's centre under the surface, as a share of its diameter
+    pathology: Pathology = Pathology()
+    artefacts: Artefacts = Artefacts()

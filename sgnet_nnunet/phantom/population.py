@@ -16,17 +16,22 @@ from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.phantom.anatomy import draw_anatomy
 from sgnet_nnunet.phantom.config import MOST_PATIENTS, PhantomConfig
 from sgnet_nnunet.phantom.fields import MAJORITY
+from sgnet_nnunet.phantom.pathology import add_pathology
 from sgnet_nnunet.phantom.scanner import (
     ORIENTATIONS,
     acquire,
+    displaced,
+    distort,
     draw_background,
     draw_flair_grid,
     render,
     sample,
     slice_thick,
+    strip_badly,
 )
 from sgnet_nnunet.phantom.tumours import displace, draw_lesions, rasterise
 from sgnet_nnunet.phantom.vessels import draw_distractors
+from sgnet_nnunet.phantom.wide import WidePopulation
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +50,7 @@ def write_phantoms(
     seed: int,
     workers: int = 1,
     on_done: Callable[[str], object] = lambda _: None,
-    config: PhantomConfig = _DEFAULT,
+    config: PhantomConfig | WidePopulation = _DEFAULT,
 ) -> list[Path]:
     """Write phantom patients in the collection's layout.
 
@@ -83,11 +88,11 @@ def _check_root(root: Path, ids: list[str]) -> None:
         raise InputFileError(root, f"holds {others[0]!r}, which is not of this run", remedy)
 
 
-def _write_patient(root: Path, index: int, *, seed: int, config: PhantomConfig) -> Path:
+def _write_patient(root: Path, index: int, *, seed: int, config: PhantomConfig | WidePopulation) -> Path:
     """Draw patient `index` and write its four files; return its folder."""
     rng = patient_rng(seed, index)
     patient, accession = draw_ids(rng)
-    volumes = draw_patient(rng, config)
+    volumes = draw_patient(rng, config.draw(rng) if isinstance(config, WidePopulation) else config)
     folder = inside(root, patient)
     make_folder(folder)
     for part, volume in volumes.items():
@@ -117,8 +122,10 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     anatomy = displace(healthy, drawn_lesions)
     lesions = rasterise(rng, anatomy, drawn_lesions, config)
     distractors = draw_distractors(rng, anatomy, config)
-    t1ce_signal = render(rng, "t1ce", anatomy, lesions, distractors)
-    flair_signal = render(rng, "flair", anatomy, lesions, distractors)
+    distractors = add_pathology(rng, anatomy, distractors, lesions.whole, config.pathology)
+    anatomy, distractors = strip_badly(rng, anatomy, distractors, lesions.whole, config.artefacts)
+    t1ce_signal = render(rng, "t1ce", anatomy, lesions, distractors, config)
+    flair_signal = render(rng, "flair", anatomy, lesions, distractors, config)
 
     grid = draw_flair_grid(rng, anatomy.grid, config)
     core = lesions.core > MAJORITY
@@ -130,6 +137,10 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     t1ce_signal = ndimage.gaussian_filter(
         t1ce_signal, rng.uniform(*config.t1ce_blur) / np.array(anatomy.grid.spacing)
     )
+    if config.artefacts != PhantomConfig().artefacts:
+        t1ce_signal = distort(rng, t1ce_signal, anatomy.grid, config.artefacts)
+        flair_signal = distort(rng, flair_signal, grid, config.artefacts)
+        grid = displaced(rng, grid, config.artefacts.displaced)
     t1ce, flair = (
         acquire(rng, *scene, noise=rng.uniform(*config.noise), bias=rng.uniform(*config.bias))
         for scene in ((t1ce_signal, anatomy.brain, anatomy.grid), (flair_signal, brain, grid))

@@ -20,10 +20,11 @@ Source = tuple[tuple[int, int, int], float, float]
 Edges = tuple[NDArray[np.int64], NDArray[np.int64], DoubleArray]
 """Both ends of each edge, and its cost."""
 
+_CALIBRATED = PhantomConfig()
+
 _SPEED = {"wm": 1.0, "gm": 0.13, "csf": 0.02}
 """How readily oedema spreads through a tissue, relative to white matter."""
 
-_EDGE = 3.5  # distance in mm over which oedema fades
 _STRIDE = 2  # spread is computed on every second voxel
 _LARGE = 8.0  # diameter in mm from which rings and oedema are common
 _SMALLEST_RING = 5.0  # diameter in mm below which a rim leaves no room for necrosis
@@ -31,7 +32,6 @@ _BRAINSTEM = ((-18.0, 18.0), (-48.0, 12.0), (-70.0, 0.0))
 """Box around brainstem and hypothalamus in MNI mm, which hold few metastases for their mixed tissue."""
 
 _BORDER = 0.2  # least fraction of grey and of white matter on their border
-_FAR = 0.02  # closeness to the ventricles below which a lesion does not reach into them
 _SURFACE = 1.2  # distance from the centre, in radii, that an irregular surface seldom passes
 _CLOSE = 4.0  # distance in mm over which the brightness of oedema varies
 _PUSHED = 0.6  # share of a large lesion's ball from which tissue is pushed away; it replaces the rest
@@ -81,17 +81,18 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, config: PhantomConf
     diameters = np.sort(np.clip(diameters, *config.diameter_limits))[::-1]
     room = config.max_core_fraction * anatomy.brain_volume
     diameters = diameters * min(1.0, float(np.cbrt(room / (np.pi / 6 * np.sum(diameters**3)))))
-    return [_draw_lesion(rng, *place, config) for place in _place(rng, anatomy, diameters)]
+    return [_draw_lesion(rng, *place, config) for place in _place(rng, anatomy, diameters, config)]
 
 
 def _place(
-    rng: np.random.Generator, anatomy: Anatomy, diameters: DoubleArray
+    rng: np.random.Generator, anatomy: Anatomy, diameters: DoubleArray, config: PhantomConfig
 ) -> list[tuple[tuple[int, int, int], float]]:
     """Place lesions on the grey-white border, nearer the surface more often, apart from each other.
 
     Returns the centre (voxel index) and the diameter (mm) of each that found room.
     """
-    border = np.argwhere((np.minimum(anatomy.gm, anatomy.wm) > _BORDER) & (anatomy.near_ventricles < _FAR))
+    far = anatomy.near_ventricles < config.ventricle_closeness
+    border = np.argwhere((np.minimum(anatomy.gm, anatomy.wm) > _BORDER) & far)
     index = tuple(border.T)
     depth = anatomy.depth[index]
     weight = np.exp(-depth / 18)
@@ -107,7 +108,7 @@ def _place(
                 np.linalg.norm((border[pick] - other) * anatomy.grid.spacing) > (diameter + width) * 0.7
                 for other, width in taken
             )
-            if apart and depth[pick] > 0.4 * diameter:
+            if apart and depth[pick] > config.least_depth * diameter:
                 taken.append((border[pick], float(diameter)))
                 break
     return [((int(x), int(y), int(z)), diameter) for (x, y, z), diameter in taken]
@@ -120,11 +121,13 @@ def _draw_lesion(
     stretch = np.exp(rng.normal(0, 0.12, 3))
     x, y, z = diameter / 2 * stretch / np.cbrt(np.prod(stretch))
     ringed = diameter > _SMALLEST_RING and rng.uniform() < config.ring_fraction * min(1, diameter / _LARGE)
-    rim = rng.uniform(1.3, 2.0) + 0.05 * diameter if ringed else np.inf
+    rim = rng.uniform(*config.rim_thickness) + 0.05 * diameter if ringed else np.inf
     faint = rng.uniform() < config.faint_fraction
     strength = rng.uniform(0.45, 0.65) if faint else rng.uniform(0.75, 1.15)
     swollen = rng.uniform() < config.oedema_fraction * (1 if diameter >= _LARGE else 0.5)
-    reach = config.oedema_reach * np.sqrt(diameter / 10) * np.exp(rng.normal(0, 0.4)) * swollen
+    reach = (
+        config.oedema_reach * np.sqrt(diameter / 10) * np.exp(rng.normal(0, config.oedema_sigma)) * swollen
+    )
     return Lesion(centre, (float(x), float(y), float(z)), float(rim), float(strength), float(reach))
 
 
@@ -185,7 +188,7 @@ def rasterise(
         enhancement[box] = np.where(grown, lesion.enhancement * (1 + 0.18 * uneven), enhancement[box])
     sources = [(lesion.centre, max(lesion.radii), lesion.reach) for lesion in lesions if lesion.reach > 0]
     max_volume = config.max_tumour_fraction * anatomy.brain_volume
-    oedema = spread_oedema(rng, anatomy, core=core, sources=sources, max_volume=max_volume)
+    oedema = spread_oedema(rng, anatomy, core=core, sources=sources, max_volume=max_volume, config=config)
     # Brightest next to the core, and patchy.
     closeness = ndimage.gaussian_filter(np.maximum(core, oedema), _CLOSE / np.array(anatomy.grid.spacing))
     patches = SmoothField(rng, anatomy.grid.extent, _CLOSE).on(axes_of(anatomy.grid))
@@ -236,6 +239,7 @@ def spread_oedema(
     core: FloatArray,
     sources: Sequence[Source],
     max_volume: float,
+    config: PhantomConfig = _CALIBRATED,
 ) -> FloatArray:
     """Return the fraction of vasogenic oedema, 0 to 1, shape of `core`.
 
@@ -246,22 +250,23 @@ def spread_oedema(
     oedema = np.zeros_like(core)
     if not sources:
         return oedema
-    box = _box_around(sources, anatomy)
-    coarse = _distance_left(rng, anatomy, box, sources)
+    edge = config.oedema_edge
+    box = _box_around(sources, anatomy, edge)
+    coarse = _distance_left(rng, anatomy, box, sources, config)
     shape = core[box].shape
     left = ndimage.affine_transform(coarse, np.eye(3) / _STRIDE, output_shape=shape, order=1, mode="nearest")
     affinity = np.clip(1.25 * anatomy.wm[box] + 0.25 * anatomy.gm[box], 0, 1)
     affinity = ndimage.gaussian_filter(affinity, 0.5)
     outside_box = int((core > MAJORITY).sum()) - int((core[box] > MAJORITY).sum())
     room = int(max_volume / anatomy.grid.voxel_mm3) - outside_box
-    oedema[box] = _recede(left, affinity, core[box], room) * anatomy.brain[box]
+    oedema[box] = _recede(left, affinity, core[box], room, edge) * anatomy.brain[box]
     return oedema
 
 
-def _box_around(sources: Sequence[Source], anatomy: Anatomy) -> Box:
+def _box_around(sources: Sequence[Source], anatomy: Anatomy, edge: float) -> Box:
     """Return the box, starting at even voxels, that holds all oedema of `sources`."""
     centres = np.array([centre for centre, _, _ in sources])
-    reaches = np.array([radius + reach + 2 * _EDGE for _, radius, reach in sources])
+    reaches = np.array([radius + reach + 2 * edge for _, radius, reach in sources])
     voxels = np.ceil(reaches[:, None] / anatomy.grid.spacing).astype(int)
     low = np.maximum((centres - voxels).min(axis=0), 0) // _STRIDE * _STRIDE
     high = np.minimum((centres + voxels).max(axis=0) + 1, anatomy.grid.shape)
@@ -269,16 +274,17 @@ def _box_around(sources: Sequence[Source], anatomy: Anatomy) -> Box:
 
 
 def _distance_left(
-    rng: np.random.Generator, anatomy: Anatomy, box: Box, sources: Sequence[Source]
+    rng: np.random.Generator, anatomy: Anatomy, box: Box, sources: Sequence[Source], config: PhantomConfig
 ) -> FloatArray:
     """Return how much farther oedema could spread from each second voxel of `box`, in mm.
 
-    Negative where it does not come; `-_EDGE` at the lowest.
+    Negative where it does not come; minus `config.oedema_edge` at the lowest.
     """
+    edge = config.oedema_edge
     every = tuple(slice(s.start, s.stop, _STRIDE) for s in box)
     speed = sum(getattr(anatomy, tissue)[every] * value for tissue, value in _SPEED.items())
     ragged = ndimage.gaussian_filter(rng.standard_normal(speed.shape, dtype=np.float32), 1.5)
-    resistance = np.exp(0.5 * ragged / ragged.std()) / np.maximum(speed, _SPEED["csf"])
+    resistance = np.exp(config.oedema_ragged * ragged / ragged.std()) / np.maximum(speed, _SPEED["csf"])
     step = np.array(anatomy.grid.spacing) * _STRIDE
     position = np.indices(resistance.shape).reshape(3, -1).T * step
     farthest = max(reach for _, _, reach in sources)
@@ -288,14 +294,14 @@ def _distance_left(
     for centre, radius, reach in sources:
         offset = (np.array(centre) - [s.start for s in box]) * anatomy.grid.spacing
         away = np.linalg.norm(position - offset, axis=1)
-        near |= away < radius + reach + 2 * _EDGE
+        near |= away < radius + reach + 2 * edge
         body = np.flatnonzero(away <= max(radius, away.min()))
         edges.append((np.full(body.size, start), body, np.full(body.size, farthest - reach + 1e-3)))
     edges += _edges(resistance, near.reshape(resistance.shape), step)
     heads, tails, costs = (np.concatenate(parts) for parts in zip(*edges, strict=True))
     graph = sparse.csr_matrix((costs, (heads, tails)), shape=(start + 1, start + 1))
-    spent = sparse.csgraph.dijkstra(graph, directed=False, indices=start, limit=farthest + _EDGE)
-    left: FloatArray = np.maximum(farthest - spent[:start], -_EDGE).astype(np.float32)
+    spent = sparse.csgraph.dijkstra(graph, directed=False, indices=start, limit=farthest + edge)
+    left: FloatArray = np.maximum(farthest - spent[:start], -edge).astype(np.float32)
     return left.reshape(resistance.shape)
 
 
@@ -311,14 +317,14 @@ def _edges(resistance: FloatArray, near: NDArray[np.bool_], step: DoubleArray) -
         yield index[here][kept], index[there][kept], mean * np.linalg.norm(direction * step)
 
 
-def _recede(left: FloatArray, affinity: FloatArray, core: FloatArray, room: int) -> FloatArray:
+def _recede(left: FloatArray, affinity: FloatArray, core: FloatArray, room: int, edge: float) -> FloatArray:
     """Return the fraction of oedema, drawn back until it and the core take at most `room` voxels."""
     # A voxel counts as oedema where the fraction passes one half: from this distance on.
-    threshold = _EDGE * MAJORITY / np.maximum(affinity, 1e-3)
+    threshold = edge * MAJORITY / np.maximum(affinity, 1e-3)
     excess = np.where((core <= MAJORITY) & (affinity > MAJORITY), left - threshold, -np.inf).ravel()
     allowed = max(room - int((core > MAJORITY).sum()), 0)
     too_many = int((excess > 0).sum()) > allowed
     # A little farther, since rounding must not lift the first voxel that is left out over one half.
     back = float(np.partition(excess, -allowed - 1)[-allowed - 1]) + 1e-4 if too_many else 0.0
-    fraction: FloatArray = (np.clip((left - back) / _EDGE, 0, 1) * affinity).astype(np.float32)
+    fraction: FloatArray = (np.clip((left - back) / edge, 0, 1) * affinity).astype(np.float32)
     return fraction

@@ -50,7 +50,8 @@ class Distractors:
     """Structures that are not tumour; arrays of the T1ce grid's shape, fractions 0 to 1.
 
     `sinuses` has the great deep veins too, `meninges` are the enhancing falx and remains of dura at the
-    surface, `white_matter` are hyperintensities that do not enhance.
+    surface, `white_matter` are hyperintensities that do not enhance, `cavities` hold fluid, see
+    `add_pathology`.
     """
 
     vessels: FloatArray
@@ -58,6 +59,7 @@ class Distractors:
     plexus: FloatArray
     meninges: FloatArray
     white_matter: FloatArray
+    cavities: FloatArray
 
 
 def draw_distractors(rng: np.random.Generator, anatomy: Anatomy, config: PhantomConfig) -> Distractors:
@@ -70,6 +72,7 @@ def draw_distractors(rng: np.random.Generator, anatomy: Anatomy, config: Phantom
         plexus=_plexus(rng, anatomy),
         meninges=_meninges(rng, anatomy),
         white_matter=_white_matter_lesions(rng, anatomy, mean=config.white_matter_lesions),
+        cavities=np.zeros(anatomy.grid.shape, dtype=np.float32),
     )
 
 

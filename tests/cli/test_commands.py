@@ -11,6 +11,8 @@ from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.dataset.convert import ConversionResult, ReportRow
 from sgnet_nnunet.demo import METRICS, DemoPlan, DemoResult
 from sgnet_nnunet.nifti import Volume, write_volume
+from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.wide import WIDE
 
 
 def run(*arguments):
@@ -95,7 +97,10 @@ def test_convert_without_nnunet_raw_names_the_variable_and_the_command(monkeypat
     assert "run: export nnUNet_raw=" in capsys.readouterr().err
 
 
-def test_phantom_passes_its_options_on(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("options", "config"), [([], PhantomConfig()), (["--population", "wide"], WIDE)], ids=["default", "wide"]
+)
+def test_phantom_passes_its_options_on(monkeypatch, capsys, options, config):
     calls = []
 
     def write_phantoms(folder, *, on_done, **options):
@@ -103,8 +108,8 @@ def test_phantom_passes_its_options_on(monkeypatch, capsys):
         on_done("YG_1")
 
     monkeypatch.setattr("sgnet_nnunet.phantom.population.write_phantoms", write_phantoms)
-    assert run("phantom", "out", "-n", "3", "--seed", "5", "-np", "1") == 0
-    assert calls == [(Path("out"), {"patients": 3, "seed": 5, "workers": 1})]
+    assert run("phantom", "out", "-n", "3", "--seed", "5", "-np", "1", *options) == 0
+    assert calls == [(Path("out"), {"patients": 3, "seed": 5, "workers": 1, "config": config})]
     assert "3 patients in out" in capsys.readouterr().out
 
 

@@ -130,7 +130,9 @@ def test_target_needs_its_own_mask_only(collection, convert):
         for number, target in enumerate(("core", "whole"), start=1)
     }
     assert used == {"core": ["P0"], "whole": ["P1"]}
-    with pytest.raises(SGNetError, match=r"no accession .* for the target regions; .*report\.csv says why"):
+    with pytest.raises(
+        SGNetError, match=r"no accession .* regions \(P0/A: missing: whole_seg\); .*report\.csv says why"
+    ):
         convert(target="regions", dataset_id=3)
 
 

@@ -81,7 +81,7 @@ def test_network_without_gates_is_refused(model, images):
 def outline(gated_model, images, folder, values, *, labels=None):
     """Return the reference that is drawn of a mask with these values on a grid of zeros."""
     files = sorted(images.glob("a_*"))
-    mask = np.zeros(nib.load(files[0]).shape, dtype=np.uint8)
+    mask = np.zeros(nib.load(files[0]).shape, dtype=np.float32)
     for number, value in enumerate(values):
         mask[8 + 6 * number : 13 + 6 * number, 10:16, 4:8] = value
     write_volume(folder / "a.nii.gz", Volume(mask, np.eye(4)))
@@ -99,6 +99,12 @@ def test_ignored_voxels_are_not_drawn_as_reference(gated_model, images, tmp_path
     expected = outline(gated_model, images, tmp_path / "without", (1, 0))
     assert drawn.any()
     np.testing.assert_array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(-1, "negative"), (0.5, "fractional")])
+def test_reference_that_is_no_label_map_is_refused(gated_model, images, tmp_path, value, kind):
+    with pytest.raises(InputFileError, match=rf"a\.nii\.gz: mask holds {kind} values"):
+        outline(gated_model, images, tmp_path, (1, value))
 
 
 def test_reference_without_a_lesion_is_drawn_empty(gated_model, images, tmp_path):

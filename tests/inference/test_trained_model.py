@@ -70,7 +70,7 @@ def test_former_name_of_a_trainer_is_understood(model, tmp_path):
     path = folder / "fold_0" / CHECKPOINT
     content = torch.load(path, weights_only=False)
     torch.save({**content, "trainer_name": "UNetTrainer"}, path)
-    with pytest.raises(InputFileError, match="does not fit the network"):
+    with pytest.raises(InputFileError, match=r"does not fit plans\.json"):
         load_trained_model(folder, folds=("0",))
 
 

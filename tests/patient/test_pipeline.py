@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pydicom
 import pytest
 from dicom_series import FLAIR, T1CE, Patient, write_classic, write_enhanced, zip_folder
@@ -397,8 +398,12 @@ def whole_patient(request, head, tmp_path):
 def test_all_but_network_registration_and_stripping_takes_3_seconds_and_2_gb(
     whole_patient, make_predictor, tmp_path, monkeypatch
 ):
-    """In seconds of one core, the median of three runs; `pytest --log-cli-level=INFO` prints both figures."""
+    """In seconds of one core, the median of three runs; `pytest --log-cli-level=INFO` prints both figures.
+
+    The memory of a process that has run other tests is what is added; a command's own starts at 0.5 GB.
+    """
     monkeypatch.setattr(pipeline.time, "perf_counter", time.process_time)
+    before = psutil.Process().memory_info().rss / 1e9
     seconds = []
     for _ in range(3):
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak of the memory
@@ -407,9 +412,9 @@ def test_all_but_network_registration_and_stripping_takes_3_seconds_and_2_gb(
         left_out = ("network", "align", "strip")
         seconds.append(sum(each for stage, each in run["seconds"].items() if stage not in left_out))
     peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e6
-    logging.getLogger("cost").info("%.2f s, %.2f GB", np.median(seconds), peak)
+    logging.getLogger("cost").info("%.2f s, %.2f GB, %.2f GB before", np.median(seconds), peak, before)
     assert np.median(seconds) < 3
-    assert peak < 2
+    assert peak - before < 1.5
 
 
 def test_texts_lose_paths_and_nothing_else(tmp_path):

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -113,7 +114,7 @@ def test_a_brain_mask_on_any_grid_of_the_head_is_taken(
             write_volume(path, volume)
         else:
             write_by_itk(path, volume)
-        brain, source = strip(head, path=Path("t1ce.nii.gz"), brain_mask=path)
+        brain, source = strip(head, path=tmp_path, brain_mask=path)
         assert np.array_equal(brain, mask.data > 0)
         assert path.name in source
 
@@ -140,9 +141,39 @@ def test_a_brain_mask_that_does_not_fit_is_refused(tmp_path: Path, head: Volume,
     for expected, volume in bad.items():
         write_volume(tmp_path / "brain.nii.gz", volume)
         with pytest.raises(InputFileError, match=expected):
-            strip(head, path=Path("t1ce.nii.gz"), brain_mask=tmp_path / "brain.nii.gz")
+            strip(head, path=tmp_path, brain_mask=tmp_path / "brain.nii.gz")
     with pytest.raises(InputFileError, match="does not exist"):
-        strip(head, path=Path("t1ce.nii.gz"), brain_mask=tmp_path / "absent.nii.gz")
+        strip(head, path=tmp_path, brain_mask=tmp_path / "absent.nii.gz")
+
+
+def test_a_brain_mask_needs_an_orientation_if_the_scan_has_one(
+    tmp_path: Path, head: Volume, brains: list[Volume]
+):
+    paths = {name: tmp_path / f"{name}.nii.gz" for name in ("with", "without", "mask")}
+    mask = brain_in(head, brains[0])
+    for path, volume in zip(paths.values(), (head, head, mask), strict=True):
+        image = nib.Nifti1Image(volume.data, volume.affine)
+        for form in (image.set_sform, image.set_qform):
+            form(volume.affine, code=int(path == paths["with"]))
+        image.to_filename(path)
+    for scan in (paths["with"], tmp_path):  # a folder is a DICOM series
+        with pytest.raises(InputFileError, match=r"mask\.nii\.gz: has no orientation"):
+            strip(head, path=scan, brain_mask=paths["mask"])
+    reoriented = read_image(paths["without"])
+    brain, _ = strip(reoriented, path=paths["without"], brain_mask=paths["mask"])
+    assert np.array_equal(brain, mask.data > 0)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+@pytest.mark.parametrize(("kind", "factor"), [("negative", -1), ("fractional", 0.5), ("huge", 2.0**33)])
+def test_a_brain_mask_holds_labels(
+    tmp_path: Path, head: Volume, brains: list[Volume], suffix: str, kind: str, factor: float
+):
+    mask, path = brain_in(head, brains[0]), tmp_path / f"brain{suffix}"
+    write = write_volume if suffix == ".nii.gz" else write_by_itk
+    write(path, Volume(mask.data * np.float32(factor), mask.affine))
+    with pytest.raises(InputFileError, match=f"brain{suffix}: mask holds {kind} values"):
+        strip(head, path=tmp_path, brain_mask=path)
 
 
 def test_missing_hdbet_is_named_with_its_extra(tmp_path: Path, head: Volume, without_module):

@@ -1,22 +1,25 @@
 """Contrasts and the acquisition of a scan."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from sgnet_nnunet.nifti import Grid
-from sgnet_nnunet.phantom.config import PhantomConfig
+from sgnet_nnunet.phantom.config import Artefacts, PhantomConfig
 from sgnet_nnunet.phantom.fields import centred_grid
 from sgnet_nnunet.phantom.scanner import (
     acquire,
+    displaced,
+    distort,
     draw_background,
     draw_flair_grid,
     render,
     slice_thick,
+    strip_badly,
 )
 from sgnet_nnunet.phantom.tumours import Lesion, rasterise
-from sgnet_nnunet.phantom.vessels import draw_distractors
+from sgnet_nnunet.phantom.vessels import Distractors, draw_distractors
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +200,95 @@ def test_oedema_is_uneven_on_flair(scene, flair):
     swelling = lesions.swelling[oedema]
     near = lesions.swelling[(lesions.whole > 0.9) & (lesions.core > 0.4) & (lesions.core < 0.6)]
     assert near.mean() > np.percentile(swelling, 30)
+
+
+GRID = Grid((24, 20, 16), np.diag((1.0, 1.0, 1.0, 1.0)))
+NONE = {"blur": 0.2, "thickness": 1.5, "ghosts": 0.0, "spikes": 0.0, "motion": 0.0}
+"""Strengths with which every fault is (nearly) without effect."""
+
+
+@pytest.fixture
+def signal():
+    rng = np.random.default_rng(1)
+    return rng.uniform(0, 2, GRID.shape).astype(np.float32)
+
+
+def smooth(seed=2):
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in GRID.shape), indexing="ij")
+    return np.exp(-3 * (x**2 + y**2 + z**2) + np.random.default_rng(seed).uniform()).astype(np.float32)
+
+
+def test_without_faults_the_signal_is_unchanged(signal):
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(distort(rng, signal, GRID, Artefacts()), signal)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_intensity_curve_keeps_the_order_and_white_matter(seed, signal):
+    signal.flat[0] = 1
+    curved = distort(np.random.default_rng(seed), signal, GRID, Artefacts(curve=0.5))
+    order = np.argsort(signal, axis=None)
+    assert (np.diff(curved.ravel()[order]) >= 0).all()
+    assert curved.flat[0] == pytest.approx(1)
+    assert not np.allclose(curved, signal, atol=0.02)
+
+
+def test_spikes_are_waves():
+    rng, config = np.random.default_rng(0), Artefacts(chance=1.0, **NONE | {"spikes": 0.1})
+    calm = np.ones(GRID.shape, dtype=np.float32)
+    spectrum = np.abs(np.fft.fftn(distort(rng, calm, GRID, config) - 1))
+    strongest = np.sort(spectrum, axis=None)[::-1]
+    assert strongest[200] < 0.1 * strongest[0]
+
+
+@pytest.mark.parametrize("fault", ["blur", "ghosts", "motion", "thickness"])
+def test_each_fault_changes_the_scan_but_keeps_its_mean(fault):
+    rng, strong = np.random.default_rng(3), {"blur": 2.0, "ghosts": 0.2, "motion": 3.0, "thickness": 6.0}
+    scan = smooth()
+    config = Artefacts(chance=1.0, **NONE | {fault: strong[fault]})
+    faulty = distort(rng, scan, GRID, config)
+    assert faulty.shape == scan.shape
+    assert np.isfinite(faulty).all()
+    assert faulty.mean() == pytest.approx(scan.mean(), rel=0.15)
+    assert np.abs(faulty - scan).max() > 0.02
+
+
+def test_a_displaced_grid_has_another_origin_alone():
+    moved = displaced(np.random.default_rng(0), GRID, 1.0)
+    assert moved.shape == GRID.shape
+    shift = moved.affine - GRID.affine
+    assert 0.1 < np.abs(shift[:3, 3]).max() < 5
+    assert not shift[:3, :3].any()
+
+
+@pytest.fixture(scope="module")
+def stripped(anatomy):
+    nothing = np.zeros(anatomy.grid.shape, dtype=np.float32)
+    tumour = nothing.copy()
+    tumour[: tumour.shape[0] // 2] = 1
+    distractors = Distractors(*(nothing for _ in fields(Distractors)))
+    config = Artefacts(missing=6.0, dura=4.0)
+    return tumour, *strip_badly(np.random.default_rng(0), anatomy, distractors, tumour, config)
+
+
+def test_cortex_is_missing_but_no_tumour_is(anatomy, stripped):
+    tumour, faulty, _ = stripped
+    missing = anatomy.brain & ~faulty.brain
+    assert 0.01 < missing.sum() / anatomy.brain.sum() < 0.3
+    assert anatomy.depth[missing].max() < 13
+    assert not (missing & (tumour > 0)).any()
+
+
+def test_dura_is_left_outside_the_brain(anatomy, stripped):
+    _, faulty, distractors = stripped
+    dura = faulty.brain & ~anatomy.brain
+    assert dura.any()
+    assert (distractors.meninges[dura] == 1).all()
+
+
+def test_stripping_without_faults_is_unchanged(anatomy):
+    nothing = np.zeros(anatomy.grid.shape, dtype=np.float32)
+    distractors = Distractors(*(nothing for _ in fields(Distractors)))
+    same = strip_badly(np.random.default_rng(0), anatomy, distractors, nothing, Artefacts())
+    assert same[0].brain is anatomy.brain
+    assert same[1].meninges is nothing

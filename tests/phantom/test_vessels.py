@@ -12,11 +12,11 @@ def distractors(anatomy):
     return draw_distractors(np.random.default_rng(4), anatomy, PhantomConfig(vessels=100))
 
 
-def test_every_kind_is_present_as_fractions_within_the_brain(anatomy, distractors):
+def test_every_kind_but_cavities_is_present_as_fractions_within_the_brain(anatomy, distractors):
     for field in fields(distractors):
         fraction = getattr(distractors, field.name)
         assert fraction.dtype == np.float32
-        assert fraction.max() > 0.3, field.name
+        assert (fraction.max() > 0.3) == (field.name != "cavities"), field.name
         assert fraction.min() >= 0
         assert fraction.max() <= 1
         assert not fraction[~anatomy.brain].any()
