@@ -1,8 +1,13 @@
-"""What steps do besides running commands: folds, changes of a plan, tables and the report of all seeds."""
+"""What steps do besides running commands: folds, changes of a plan, images of a store, tables, the report."""
 
 import csv
 import json
+import logging
+import os
+import re
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +15,18 @@ import numpy as np
 
 from sgnet_nnunet import __version__
 from sgnet_nnunet.dataset.splits import grouped_splits, patients_of
-from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.errors import SGNetError, needs_extra
 from sgnet_nnunet.files import atomic_path, read_json, write_json, write_text
 from sgnet_nnunet.lesions import find_lesions
 from sgnet_nnunet.nifti import read_labels
 from sgnet_nnunet.nnunet import SPLITS, find_masks, read_splits
-from sgnet_nnunet.study.storage import store as store_files
-from sgnet_nnunet.study.study_file import LEAVE_ONE_OUT
+from sgnet_nnunet.study.study_file import LEAVE_ONE_OUT, is_remote
 
 COLUMNS = ("case", "lesions", "volume_mm3", "largest_mm3")
 """Of the table of predicted masks."""
+
+_IMAGE = re.compile(r"([^.].*)_(\d{4})\.nii(\.gz)?", re.DOTALL)
+_SETTINGS = ("endpoint_url", "region", "access_key", "secret_key", "token")
 
 
 def split(raw: str, splits: str | None = None, source: str = "") -> None:
@@ -31,23 +38,12 @@ def split(raw: str, splits: str | None = None, source: str = "") -> None:
         SGNetError: If a file of folds names a case that the data set lacks.
     """
     target = Path(raw, SPLITS)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for path in Path(source).iterdir() if source else ():
-        if path.name == SPLITS:
-            shutil.copyfile(path, target)
-        elif not target.with_name(path.name).is_symlink():
-            target.with_name(path.name).symlink_to(path)
+    if source:
+        _link_parts(Path(raw), Path(source))
     cases = list(find_masks(Path(raw, "labelsTr")))
     patients = patients_of(cases, conversion_report=Path(raw, "conversion_report.csv"))
     if splits == LEAVE_ONE_OUT:
-        folds = [
-            {
-                "train": [case for case, patient in patients.items() if patient != one],
-                "val": [case for case, patient in patients.items() if patient == one],
-            }
-            for one in sorted(set(patients.values()))
-        ]
-        write_json(target, folds)
+        write_json(target, [_without(one, patients) for one in sorted(set(patients.values()))])
     elif splits is not None:
         named = {case for fold in read_splits(Path(splits)) for case in (*fold.train, *fold.val)}
         if absent := sorted(named.difference(cases)):
@@ -58,6 +54,23 @@ def split(raw: str, splits: str | None = None, source: str = "") -> None:
     copy = Path(raw.replace("nnUNet_raw", "nnUNet_preprocessed"), SPLITS)
     if copy.is_file() and copy.read_bytes() != target.read_bytes():
         copy.unlink()  # nnU-Net's planner copies the folds once
+
+
+def _link_parts(raw: Path, source: Path) -> None:
+    raw.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.name == SPLITS:
+            shutil.copyfile(path, raw / SPLITS)
+        elif not (raw / path.name).is_symlink():
+            (raw / path.name).symlink_to(path)
+
+
+def _without(patient: str, patients: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the fold that validates on a patient, given the patient of each case."""
+    parts: dict[str, list[str]] = {"train": [], "val": []}
+    for case, one in patients.items():
+        parts["val" if one == patient else "train"].append(case)
+    return parts
 
 
 def change_plan(path: str, change: dict[str, Any]) -> None:
@@ -80,7 +93,7 @@ def tabulate(masks: str, images: str, fetch: list[str], store: str) -> None:
             volumes = find_lesions(np.asarray(image.data) > 0, spacing=image.grid.spacing).volumes_mm3
             writer.writerow((case, len(volumes), f"{volumes.sum():.1f}", f"{max(volumes, default=0):.1f}"))
     if store:
-        store_files(found.values(), store, Path(masks, ".remote"))
+        copy_to_store(found.values(), store, Path(masks, ".remote"))
     if fetch:
         shutil.rmtree(images)
 
@@ -133,3 +146,75 @@ def report(tables: list[dict[str, str]], folder: str) -> None:
     links = [Path(table["path"]).parent.name for table in tables]
     write_text(Path(folder, "study.html"), render("study.html", links=links, version=__version__, **page))
     write_text(Path(folder, "study.json"), json.dumps(page, indent=1) + "\n")
+
+
+# --- images and masks on an S3-compatible store, through Snakemake's storage plugin -------------------------
+
+
+def list_images(place: str) -> dict[str, list[str]]:
+    """Return the images of each case of a folder, or of an S3 prefix, in the order of the channels.
+
+    Raises:
+        SGNetError: If the store cannot be reached.
+    """
+    if is_remote(place):
+        bucket, _, prefix = place.removeprefix("s3://").rstrip("/").partition("/")
+        with _naming(place):
+            store = _object(f"s3://{bucket}/{prefix}/x", Path("study/remote")).s3bucket()
+            paths = sorted(f"s3://{bucket}/{each.key}" for each in store.objects.filter(Prefix=prefix))
+    else:
+        with os.scandir(place) as entries:
+            paths = sorted(entry.path for entry in entries)
+    cases: dict[str, list[str]] = {}
+    for path in paths:
+        if match := _IMAGE.fullmatch(path.rpartition("/")[2]):
+            cases.setdefault(match[1], []).append(path)
+    return cases
+
+
+def fetch(paths: Iterable[str], folder: Path) -> None:
+    """Copy objects of a store into a folder, those that are there already aside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        target = folder / path.rpartition("/")[2]
+        if not target.is_file():
+            with _naming(path):
+                found = _object(path, folder / ".remote")
+                found.local_path().parent.mkdir(parents=True, exist_ok=True)
+                found.retrieve_object()
+                found.local_path().replace(target)
+
+
+def copy_to_store(files: Iterable[Path], prefix: str, folder: Path) -> None:
+    """Copy files to a prefix of a store; they are linked into a folder meanwhile."""
+    for file in files:
+        with _naming(f"{prefix}/{file.name}"):
+            found = _object(f"{prefix}/{file.name}", folder)
+            local = found.local_path()
+            local.parent.mkdir(parents=True, exist_ok=True)
+            local.unlink(missing_ok=True)
+            local.symlink_to(file.absolute())
+            found.store_object()
+            local.unlink()
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    try:
+        yield
+    except SGNetError:
+        raise
+    except Exception as error:
+        raise SGNetError(
+            f"{place}: the store cannot be used ({' '.join(str(error).split())}); check "
+            f"{', '.join(f'SNAKEMAKE_STORAGE_S3_{name.upper()}' for name in _SETTINGS)}"
+        ) from error
+
+
+def _object(query: str, folder: Path) -> Any:  # noqa: ANN401 - of an extra
+    """Return the storage plugin's object; its settings come from the variables that Snakemake reads."""
+    with needs_extra("study"):
+        from snakemake_storage_plugin_s3 import StorageProvider, StorageProviderSettings  # noqa: PLC0415
+    given = {name: os.environ.get(f"SNAKEMAKE_STORAGE_S3_{name.upper()}") for name in _SETTINGS}
+    settings = StorageProviderSettings(**{name: value for name, value in given.items() if value})
+    return StorageProvider(folder, logging.getLogger(__name__), settings=settings).object(query)

@@ -85,7 +85,7 @@ def _perform(content: Mapping[str, Any], log: IO[str], *, cpus: int, gpus: int) 
         if GPUS in os.environ and gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(stack.enter_context(_reserved(gpus)))
         if arguments.get("fetch"):
-            from sgnet_nnunet.study.storage import fetch  # noqa: PLC0415 - of remote images alone
+            from sgnet_nnunet.study.actions import fetch  # noqa: PLC0415 - of remote images alone
 
             fetch(arguments["fetch"], Path(arguments["images"]))
         for command in content.get("commands", ()):

@@ -10,9 +10,9 @@ from typing import Any
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.files import make_folder, read_json, write_text
 from sgnet_nnunet.nnunet import find_masks
+from sgnet_nnunet.study.actions import list_images
 from sgnet_nnunet.study.costs import CASE_MB, Cost, prediction_cost, preprocessing_cost, training_cost
 from sgnet_nnunet.study.runner import CPUS, LOGS, STEPS
-from sgnet_nnunet.study.storage import list_images
 from sgnet_nnunet.study.study_file import (
     LEAVE_ONE_OUT,
     SCHEDULE,

@@ -121,7 +121,7 @@ def test_a_folder_without_images_is_refused(write_study):
 BULK = """
 import resource, sys, time
 from pathlib import Path
-from sgnet_nnunet.study import steps, storage
+from sgnet_nnunet.study import steps
 from sgnet_nnunet.study.study_file import read_study
 
 patients = int(sys.argv[2])

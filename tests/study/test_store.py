@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.study.actions import list_images
 from sgnet_nnunet.study.runner import STEPS, run_step
-from sgnet_nnunet.study.storage import list_images
 
 pytestmark = pytest.mark.slow
 
