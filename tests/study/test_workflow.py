@@ -60,7 +60,8 @@ def test_a_finished_study_runs_nothing_and_a_longer_training_only_what_hangs_on_
     longer = finished.with_name("longer.yaml")
     longer.write_text(finished.read_text().replace("er: SGNetTrainer", "er: SGNetTrainer\n    epochs: 3"))
     output = start_study(longer, "--dry-run").communicate()[0]
-    found = dict(line.split()[:2] for line in output.splitlines() if len(line.split()) == 5)
+    rows = [line.split() for line in output.splitlines()]
+    found = {row[0]: row[1] for row in rows if len(row) == 5 and row[1].isdigit()}
     wanted = {
         "train": "2",
         "tune": "1",
