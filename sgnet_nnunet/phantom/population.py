@@ -14,7 +14,7 @@ from sgnet_nnunet.files import inside, make_folder
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.phantom.anatomy import draw_anatomy
-from sgnet_nnunet.phantom.config import MOST_PATIENTS, PhantomConfig
+from sgnet_nnunet.phantom.config import MOST_PATIENTS, Artefacts, PhantomConfig
 from sgnet_nnunet.phantom.fields import MAJORITY
 from sgnet_nnunet.phantom.pathology import add_pathology
 from sgnet_nnunet.phantom.scanner import (
@@ -137,7 +137,7 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     t1ce_signal = ndimage.gaussian_filter(
         t1ce_signal, rng.uniform(*config.t1ce_blur) / np.array(anatomy.grid.spacing)
     )
-    if config.artefacts != PhantomConfig().artefacts:
+    if config.artefacts != Artefacts():  # else it draws nothing: seeds keep their patients
         t1ce_signal = distort(rng, t1ce_signal, anatomy.grid, config.artefacts)
         flair_signal = distort(rng, flair_signal, grid, config.artefacts)
         grid = displaced(rng, grid, config.artefacts.displaced)
