@@ -20,6 +20,7 @@ from sgnet_nnunet.phantom.pathology import add_pathology
 from sgnet_nnunet.phantom.scanner import (
     ORIENTATIONS,
     acquire,
+    add_stripping_errors,
     displaced,
     distort,
     draw_background,
@@ -27,7 +28,6 @@ from sgnet_nnunet.phantom.scanner import (
     render,
     sample,
     slice_thick,
-    strip_badly,
 )
 from sgnet_nnunet.phantom.tumours import displace, draw_lesions, rasterise
 from sgnet_nnunet.phantom.vessels import draw_distractors
@@ -123,7 +123,7 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     lesions = rasterise(rng, anatomy, drawn_lesions, config)
     distractors = draw_distractors(rng, anatomy, config)
     distractors = add_pathology(rng, anatomy, distractors, lesions.whole, config.pathology)
-    anatomy, distractors = strip_badly(rng, anatomy, distractors, lesions.whole, config.artefacts)
+    anatomy, distractors = add_stripping_errors(rng, anatomy, distractors, lesions.whole, config.artefacts)
     t1ce_signal = render(rng, "t1ce", anatomy, lesions, distractors, config)
     flair_signal = render(rng, "flair", anatomy, lesions, distractors, config)
 
