@@ -39,8 +39,9 @@ from inference_engines import (
     with_ratios,
 )
 from numpy.typing import NDArray
-from timing import Spent, describe_machine, in_turn, machine_line, markdown, nnunet_paths, pin, run_measured
+from timing import Spent, describe_machine, in_turn, machine_line, markdown, pin, run_measured
 
+from sgnet_nnunet.demo import nnunet_paths
 from sgnet_nnunet.files import write_text
 
 CORES = 2

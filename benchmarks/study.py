@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from study_results import CASES, SG_NET_PLANS, UNCLIPPED_PLANS, UNGATED, read_rows, score, write_tables
-from timing import in_turn, nnunet_paths, seconds
+from timing import in_turn, seconds
 
 from sgnet_nnunet.dataset.convert import convert
+from sgnet_nnunet.demo import nnunet_paths
 from sgnet_nnunet.files import write_json
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import write_phantoms

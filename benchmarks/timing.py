@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.nnunet import FOLDER_VARIABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,14 +65,6 @@ def machine_line(machine: Mapping[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads; device: "
         f"{machine['device']}; Python {machine['python']}, {versions}."
     )
-
-
-def nnunet_paths(folder: Path) -> dict[str, str]:
-    """Return nnU-Net's three path variables below a folder, and create the folders."""
-    paths = {name: folder / name for name in FOLDER_VARIABLES}
-    for path in paths.values():
-        path.mkdir(parents=True, exist_ok=True)
-    return {name: str(path) for name, path in paths.items()}
 
 
 def now(device: "torch.device | None" = None) -> float:

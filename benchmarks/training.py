@@ -31,7 +31,6 @@ from timing import (
     machine_line,
     markdown,
     median_of,
-    nnunet_paths,
     now,
     peak_megabytes,
     reset_peak,
@@ -39,7 +38,7 @@ from timing import (
 )
 
 from sgnet_nnunet.dataset.convert import convert
-from sgnet_nnunet.demo import run_command
+from sgnet_nnunet.demo import nnunet_paths, run_command
 from sgnet_nnunet.files import write_text
 from sgnet_nnunet.phantom.population import write_phantoms
 

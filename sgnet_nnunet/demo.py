@@ -68,9 +68,8 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
     Raises:
         SGNetError: If a stage fails.
     """
-    folders = {name: inside(folder, name) for name in FOLDER_VARIABLES}
-    for path in (inside(folder, "logs"), *folders.values()):
-        make_folder(path)
+    make_folder(inside(folder, "logs"))
+    paths = nnunet_paths(folder)
     for name in ("phantoms", "predictions"):
         inside(folder, name)
     workers = os.cpu_count() or 1
@@ -84,7 +83,7 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
     )
     raw = convert(
         folder / "phantoms",
-        folders["nnUNet_raw"],
+        paths["nnUNet_raw"],
         dataset_id=int(DATASET_ID),
         split="paper",
         workers=workers,
@@ -100,7 +99,7 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
 
 def _run_nnunet(folder: Path, raw: Path, plan: DemoPlan, *, report: Report, workers: int) -> None:
     """Plan, train and predict; each command writes a log of its name into `logs`."""
-    environment = {name: str(folder / name) for name in FOLDER_VARIABLES} | {
+    environment = nnunet_paths(folder) | {
         "SGNET_EPOCHS": str(plan.epochs),
         "SGNET_ITERS": str(plan.iters),
         "SGNET_VAL_ITERS": "1",
@@ -128,6 +127,18 @@ def _run_nnunet(folder: Path, raw: Path, plan: DemoPlan, *, report: Report, work
         log = folder / "logs" / f"{arguments[0]}.log"
         run_command(arguments, environment=environment, log=log, on_line=counter)
         report(stage, counter.total, counter.total)
+
+
+def nnunet_paths(folder: Path) -> dict[str, str]:
+    """Return nnU-Net's three path variables, set to folders below a folder that are made.
+
+    Raises:
+        SGNetError: If one of them leads elsewhere, or cannot be made or written to.
+    """
+    paths = {name: inside(folder, name) for name in FOLDER_VARIABLES}
+    for path in paths.values():
+        make_folder(path)
+    return {name: str(path) for name, path in paths.items()}
 
 
 def run_command(

@@ -75,13 +75,18 @@ def check_output_files(folder: Path, names: Iterable[str]) -> None:
     Raises:
         InputFileError: If the folder cannot be made or written to, or one of the names is a folder's.
     """
-    parent = next(path for path in (folder, *Path(os.path.realpath(folder)).parents) if os.path.lexists(path))
-    if not parent.is_dir():
-        raise InputFileError(parent, "is no folder", "give a folder to write to")
-    if not os.access(parent, os.W_OK):
-        raise InputFileError(parent, "cannot be written", "check the permissions, or give another -o")
+    _check_writable((folder, *Path(os.path.realpath(folder)).parents))
     for name in names:
         _refuse_folder(folder / name)
+
+
+def _check_writable(folders: Iterable[Path]) -> None:
+    """Raise an InputFileError if the first of the folders that is there cannot be written to."""
+    first = next(path for path in folders if os.path.lexists(path))
+    if not first.is_dir():
+        raise InputFileError(first, "is no folder", "give a folder to write to")
+    if not os.access(first, os.W_OK):
+        raise InputFileError(first, "cannot be written", "check the permissions, or give another -o")
 
 
 def _refuse_folder(path: Path) -> None:
@@ -147,9 +152,7 @@ def check_output_folder(folder: Path) -> None:
     Raises:
         InputFileError: If it is something else, holds a file that no output put there, or is not writable.
     """
-    parent = next(path for path in Path(os.path.realpath(folder)).parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputFileError(parent, "cannot be written", "check the permissions, or give another -o")
+    _check_writable(Path(os.path.realpath(folder)).parents)
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():

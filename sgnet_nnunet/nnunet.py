@@ -241,9 +241,8 @@ class ModelName:
 
 def trained_folds(model_folder: Path, checkpoint: str) -> tuple[str, ...]:
     """Return the numbered folds that have weights, sorted; else the fold `all` if it has; else none."""
-    found = [
-        each for each in model_folder.glob("fold_*") if os.path.lexists(each / checkpoint)
-    ]  # broken links too
+    # A broken link counts: a fold must not be left out without a word.
+    found = (path for path in model_folder.glob("fold_*") if os.path.lexists(path / checkpoint))
     folds = sorted(path.name.removeprefix("fold_") for path in found)
     return tuple(fold for fold in folds if fold != ALL) or tuple(folds)
 

@@ -32,13 +32,19 @@ READERS = {"second channel": "SimpleITKIO", "both channels": "NibabelIOWithReori
 
 
 @dataclass(frozen=True)
-class Malformed:
-    """What it changes in the folder of a sound input, and the names that a message may use."""
+class Damage:
+    """What is changed in a folder of sound input, and the names that a message may use."""
 
     kind: str
     name: str
     change: Callable[[Path], object]
     culprits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Malformed(Damage):
+    """An input of a prediction, nnU-Net's or ours."""
+
     reader: str = "SimpleITKIO"
     arguments: str = ""
 

@@ -117,23 +117,19 @@ OUTPUTS = ("predict", "segment", "segment table", "follow", "export", "gates", "
 
 
 @dataclass(frozen=True)
-class Malformed:
-    """An input: what it changes in a folder of sound ones, and the names that a message may use."""
+class Malformed(malformed.Damage):
+    """An input of a command, its `kind`."""
 
-    command: str
-    name: str
-    change: Callable[[Path], object]
-    culprits: tuple[str, ...]
     line: tuple[str, ...] = ()
     put: str = "out/put"
 
     def __str__(self) -> str:
-        return f"{self.command}: {self.name}"
+        return f"{self.kind}: {self.name}"
 
     @property
     def arguments(self) -> list[str]:
         """The command line, whose output is `put`."""
-        return [word.replace("OUT", self.put) for word in self.line or LINES[self.command].split()]
+        return [word.replace("OUT", self.put) for word in self.line or LINES[self.kind].split()]
 
 
 OTHER_NAMES = {

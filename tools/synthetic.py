@@ -8,7 +8,6 @@ from its latest checkpoint. `test` works at any time after the first checkpoint,
 """
 
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +15,11 @@ from typing import Annotated
 import typer
 
 from sgnet_nnunet.dataset.convert import convert
-from sgnet_nnunet.demo import run_command
+from sgnet_nnunet.demo import nnunet_paths, run_command
 from sgnet_nnunet.evaluation.measurement import evaluate
 from sgnet_nnunet.files import write_json
-from sgnet_nnunet.nnunet import FOLDER_VARIABLES
+from sgnet_nnunet.inference.predictor import PredictionOptions, predict
+from sgnet_nnunet.nnunet import CHECKPOINT, CHECKPOINT_BEST, CHECKPOINT_LATEST
 from sgnet_nnunet.phantom.population import draw_ids, patient_rng, write_phantoms
 from sgnet_nnunet.phantom.wide import WidePopulation
 
@@ -32,7 +32,6 @@ POPULATION = WidePopulation(calibrated=0.2)
 VALIDATION = 4
 """Number of patients that nnU-Net validates on."""
 
-CHECKPOINT = "checkpoint_latest.pth"
 METRICS = [
     "dice", "precision", "recall", "lesion_sensitivity", "lesion_sensitivity_from_10mm", "false_positives",
 ]  # fmt: skip
@@ -42,14 +41,6 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 logger = logging.getLogger("synthetic")
 
 Folder = Annotated[Path, typer.Argument(help="Work folder; about 6 GB.")]
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """Return nnU-Net's three path variables below a folder, and create the folders."""
-    paths = {name: folder / name for name in FOLDER_VARIABLES}
-    for path in paths.values():
-        path.mkdir(parents=True, exist_ok=True)
-    return {name: str(path) for name, path in paths.items()}
 
 
 def model_of(folder: Path) -> Path:
@@ -66,7 +57,7 @@ def prepare(folder: Path, patients: int, workers: int) -> None:
     if not (folder / "patients.done").exists():
         write_phantoms(phantoms, patients=patients, seed=SEED, workers=workers, config=POPULATION)
         (folder / "patients.done").touch()
-    paths = environment(folder)
+    paths = nnunet_paths(folder)
     convert(phantoms, raw, workers=workers)
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (raw / DATASET / "labelsTr").iterdir())
     # The first patients, which are the same however many there are.
@@ -103,11 +94,11 @@ def train(
         "SGNET_BF16": str(int(device == "cpu")),
     }
     fold = model_of(folder) / "fold_0"
-    started = (fold / CHECKPOINT).exists() or (fold / "checkpoint_best.pth").exists()
+    started = any((fold / name).exists() for name in (CHECKPOINT_LATEST, CHECKPOINT_BEST))
     command = ("nnUNetv2_train", "501", "3d_fullres", "0", "-tr", "SGNetTrainer", "-device", device)
     run_command(
         (*command, *(("--c",) if started else ())),
-        environment=environment(folder) | settings,
+        environment=nnunet_paths(folder) | settings,
         log=folder / "train.log",
     )
 
@@ -128,16 +119,10 @@ def measure(
             shutil.copytree(path, folder / "real_patients", dirs_exist_ok=True)
         convert(folder / "real_patients", folder / "real")
         shutil.rmtree(folder / "real_patients")
-    fold = model_of(folder) / "fold_0"
-    final = (fold / "checkpoint_final.pth").exists()
+    final = (model_of(folder) / "fold_0" / CHECKPOINT).exists()
     output = folder / "predictions" / name
-    run_command(
-        ("sgnet", "predict", "-m", str(model_of(folder)), "-i", str(raw / "imagesTr"), "-o", str(output))
-        + (() if final else ("-chk", CHECKPOINT))
-        + ("-device", "cpu"),
-        environment=os.environ,
-        log=folder / "predict.log",
-    )
+    options = PredictionOptions(device="cpu", checkpoint=CHECKPOINT if final else CHECKPOINT_LATEST)
+    predict(raw / "imagesTr", output, model_folders=[model_of(folder)], options=options)
     scores = evaluate(output, raw / "labelsTr").set_index("case")[METRICS]
     scores.loc["mean"] = scores.mean()
     typer.echo(scores.to_string(float_format="%.3f"))

@@ -252,11 +252,12 @@ def _run_hdbet(t1ce: Volume, path: Path, weights: Path | None) -> NDArray[np.boo
     folder = weights or Path(paths.folder_with_parameter_files)
     for name in (_WEIGHTS, Path("plans.json"), Path("dataset.json")):
         if not (folder / name).is_file():
-            remedy = (
-                f"give --brain-mask, or run hd-bet once, which downloads them, or unzip {_ZENODO} and give "
+            raise InputFileError(
+                path,
+                f"is a whole head with its skull, and HD-BET's weights lack {name} in {folder}",
+                "give --brain-mask, or run hd-bet once, which downloads them, or unzip "
+                f"{_ZENODO} and give --hdbet-weights",
             )
-            problem = f"is a whole head with its skull, and HD-BET's weights lack {name} in {folder}"
-            raise InputFileError(path, problem, remedy + "--hdbet-weights")
     load_pickle(folder / _WEIGHTS)  # refuses what could run code; nnU-Net does not
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with TemporaryDirectory() as temporary, _as_it_was():

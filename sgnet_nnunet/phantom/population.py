@@ -14,12 +14,13 @@ from sgnet_nnunet.files import inside, make_folder
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.parallel import run_jobs
 from sgnet_nnunet.phantom.anatomy import draw_anatomy
-from sgnet_nnunet.phantom.config import MOST_PATIENTS, PhantomConfig
+from sgnet_nnunet.phantom.config import MOST_PATIENTS, Artefacts, PhantomConfig
 from sgnet_nnunet.phantom.fields import MAJORITY
 from sgnet_nnunet.phantom.pathology import add_pathology
 from sgnet_nnunet.phantom.scanner import (
     ORIENTATIONS,
     acquire,
+    add_stripping_errors,
     displaced,
     distort,
     draw_background,
@@ -27,7 +28,6 @@ from sgnet_nnunet.phantom.scanner import (
     render,
     sample,
     slice_thick,
-    strip_badly,
 )
 from sgnet_nnunet.phantom.tumours import displace, draw_lesions, rasterise
 from sgnet_nnunet.phantom.vessels import draw_distractors
@@ -123,7 +123,7 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     lesions = rasterise(rng, anatomy, drawn_lesions, config)
     distractors = draw_distractors(rng, anatomy, config)
     distractors = add_pathology(rng, anatomy, distractors, lesions.whole, config.pathology)
-    anatomy, distractors = strip_badly(rng, anatomy, distractors, lesions.whole, config.artefacts)
+    anatomy, distractors = add_stripping_errors(rng, anatomy, distractors, lesions.whole, config.artefacts)
     t1ce_signal = render(rng, "t1ce", anatomy, lesions, distractors, config)
     flair_signal = render(rng, "flair", anatomy, lesions, distractors, config)
 
@@ -137,7 +137,7 @@ def draw_patient(rng: np.random.Generator, config: PhantomConfig) -> dict[Part, 
     t1ce_signal = ndimage.gaussian_filter(
         t1ce_signal, rng.uniform(*config.t1ce_blur) / np.array(anatomy.grid.spacing)
     )
-    if config.artefacts != PhantomConfig().artefacts:
+    if config.artefacts != Artefacts():  # else it draws nothing: seeds keep their patients
         t1ce_signal = distort(rng, t1ce_signal, anatomy.grid, config.artefacts)
         flair_signal = distort(rng, flair_signal, grid, config.artefacts)
         grid = displaced(rng, grid, config.artefacts.displaced)

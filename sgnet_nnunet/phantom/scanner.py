@@ -143,14 +143,14 @@ _GHOST_LINES = (2, 3, 4)  # distances of the lines of k-space that a ghosted sca
 _WAVES = (0.02, 0.25)  # frequencies of a spike, cycles a voxel
 
 
-def strip_badly(
+def add_stripping_errors(
     rng: np.random.Generator,
     anatomy: Anatomy,
     distractors: Distractors,
     tumour: FloatArray,
     config: Artefacts,
 ) -> tuple[Anatomy, Distractors]:
-    """Return the brain with patches of cortex missing and of dura left on it; no tumour is missing."""
+    """Return the brain after errors of stripping: cortex removed, dura left, in patches; tumour is kept."""
     brain, meninges = anatomy.brain, distractors.meninges
     axes = axes_of(anatomy.grid)
     if config.missing:

@@ -1,7 +1,7 @@
-"""The wide population: patients, scanners and tumours drawn far beyond the real range (domain randomisation).
+"""The wide population: anatomy, tumours and scans drawn far beyond the real range (domain randomisation).
 
-As SynthSeg does for anatomy (Billot et al. 2023, arXiv 2107.09559): a network that has seen more than the
-world's variety takes a real scan for one more draw.
+As SynthSeg does (Billot et al. 2023, arXiv 2107.09559), so that a network trained on synthetic scans alone
+does not depend on the contrast and the quality of a certain scanner.
 """
 
 from collections.abc import Mapping
@@ -35,10 +35,10 @@ _CHANCE_OF_LARGE = 0.65
 
 @dataclass(frozen=True, kw_only=True)
 class WidePopulation:
-    """Distributions of the distributions: `draw` returns the `PhantomConfig` of one patient.
+    """Ranges of the parameters of phantoms: `draw` returns the `PhantomConfig` of one patient.
 
-    Of a `Range` each patient gets one uniform draw, of a chance whether it has something at all. `scanner`
-    are further arguments of `PhantomConfig`, the same for all patients.
+    A `Range` is that of one uniform draw for each patient, a chance the probability that a patient has
+    something. `scanner` has further arguments of `PhantomConfig`, the same for all patients.
     """
 
     calibrated: float = 0.0  # share of patients that are of the default, calibrated population

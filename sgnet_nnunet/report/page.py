@@ -141,8 +141,14 @@ class _Page:
         prefix = f"{place}_" if len(self.comparison.labels) > 1 else ""
         plots = []
         lesions = None if self.measurements is None else self.measurements.per_lesion
-        data: dict[str, Any] = {"per_lesion": lesions, "froc": self.curves, "reliability": self.reliability}
-        for plot in plots_of(self.comparison, self.per_case, label=label, **data):
+        for plot in plots_of(
+            self.comparison,
+            self.per_case,
+            label=label,
+            per_lesion=lesions,
+            froc=self.curves,
+            reliability=self.reliability,
+        ):
             path = self.folder / "plots" / f"{prefix}{plot.name}.png"
             plots.append((plot, attempt(partial(_draw_plot, plot, path))))
             _warn(plot.title, plots[-1][1].problem)

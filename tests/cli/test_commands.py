@@ -192,5 +192,5 @@ def test_output_that_cannot_be_written_is_named(command, kind, tmp_path, capsys)
     path = tmp_path / "out/culprit"
     OUTPUTS[kind](path)
     line = {"phantom": [path, "-n", "1", "-np", "1"], "evaluate": [masks, masks, "-o", path, "-np", "1"]}
-    expected = "out: cannot be written" if (kind, command) == ("below a file", "evaluate") else "out/culprit"
+    expected = "out: is no folder" if (kind, command) == ("below a file", "evaluate") else "out/culprit"
     assert expected in said_of([command, *line[command]], capsys)

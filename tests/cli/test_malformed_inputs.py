@@ -109,7 +109,7 @@ def attempt(sound, tmp_path, monkeypatch, capsys):
 
     def run(each: Malformed) -> tuple[str, str]:
         shutil.rmtree(work, ignore_errors=True)
-        without = () if each.command in ("segment DICOM", "segment zip") else ("dicom",)
+        without = () if each.kind in ("segment DICOM", "segment zip") else ("dicom",)
         shutil.copytree(sound, work, ignore=shutil.ignore_patterns(*without))
         (work / "out").mkdir()
         logging.getLogger().handlers.clear()
@@ -163,7 +163,7 @@ def outcome(each: Malformed, status: object, text: str, written: bool) -> str:
         return "warned" if named else "silent"
     if not named:
         return "unnamed"
-    return "written" if written and each.command.split()[0] in WHOLE else "refused"
+    return "written" if written and each.kind.split()[0] in WHOLE else "refused"
 
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028\ud800-\udfff]")
@@ -206,7 +206,7 @@ def test_drawn_inputs_are_refused(attempt, capsys):
     for each in (corpus.INPUTS[draw] for draw in draws):
         said, text = attempt(each)
         right = is_right(each, said)
-        counts.setdefault(each.command.split()[0], Counter())[said if right else f"WRONG: {said}"] += 1
+        counts.setdefault(each.kind.split()[0], Counter())[said if right else f"WRONG: {said}"] += 1
         if not right:
             wrong.append(f"{each}: {said}: {text[-300:]!a}")
         if log := os.environ.get("SGNET_MALFORMED_LOG"):

@@ -1,6 +1,6 @@
 """Folders of `sgnet segment` made from masks, and two visits of a phantom whose lesions change as drawn."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +102,7 @@ class SmallPhantom:
         anatomy = draw_anatomy(rng, config)
         self.grid = anatomy.grid
         lesions = rasterise(rng, anatomy, draw_lesions(rng, anatomy, config), config)
-        none = Distractors(*np.zeros((5, *self.grid.shape), dtype=np.float32))
+        none = Distractors(*np.zeros((len(fields(Distractors)), *self.grid.shape), dtype=np.float32))
         self.brain = anatomy.brain.astype(np.float32)
         self.signals = [render(rng, name, anatomy, lesions, none) for name in ("t1ce", "flair")]
 

@@ -10,13 +10,13 @@ from sgnet_nnunet.phantom.config import Artefacts, PhantomConfig
 from sgnet_nnunet.phantom.fields import centred_grid
 from sgnet_nnunet.phantom.scanner import (
     acquire,
+    add_stripping_errors,
     displaced,
     distort,
     draw_background,
     draw_flair_grid,
     render,
     slice_thick,
-    strip_badly,
 )
 from sgnet_nnunet.phantom.tumours import Lesion, rasterise
 from sgnet_nnunet.phantom.vessels import Distractors, draw_distractors
@@ -268,7 +268,7 @@ def stripped(anatomy):
     tumour[: tumour.shape[0] // 2] = 1
     distractors = Distractors(*(nothing for _ in fields(Distractors)))
     config = Artefacts(missing=6.0, dura=4.0)
-    return tumour, *strip_badly(np.random.default_rng(0), anatomy, distractors, tumour, config)
+    return tumour, *add_stripping_errors(np.random.default_rng(0), anatomy, distractors, tumour, config)
 
 
 def test_cortex_is_missing_but_no_tumour_is(anatomy, stripped):
@@ -289,6 +289,6 @@ def test_dura_is_left_outside_the_brain(anatomy, stripped):
 def test_stripping_without_faults_is_unchanged(anatomy):
     nothing = np.zeros(anatomy.grid.shape, dtype=np.float32)
     distractors = Distractors(*(nothing for _ in fields(Distractors)))
-    same = strip_badly(np.random.default_rng(0), anatomy, distractors, nothing, Artefacts())
+    same = add_stripping_errors(np.random.default_rng(0), anatomy, distractors, nothing, Artefacts())
     assert same[0].brain is anatomy.brain
     assert same[1].meninges is nothing

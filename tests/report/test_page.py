@@ -298,5 +298,5 @@ def test_remains_of_a_killed_run_are_replaced(tmp_path):
 
 def test_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SGNetError, match="cannot be written"):
+    with pytest.raises(SGNetError, match="file: is no folder"):
         write(tmp_path / "file/report", one="1")

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.inference.trust import load_pickle
 
 KILLS = int(os.environ.get("SGNET_KILLS", "3"))
+ALONE = "SGNET_TEST_ALONE"
 EPOCHS, WARM_UP, SAVE_EVERY = 8, 4, 3
 WORST = (False, float("-inf"))
 LATEST, BEST, FINAL = (f"checkpoint_{name}.pth" for name in ("latest", "best", "final"))
@@ -93,8 +95,26 @@ needs_fork = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and 
 
 @needs_fork
 @pytest.mark.slow
-def test_killed_and_continued_training_ends_as_one_in_one_go(start, tmp_path):
-    """`SGNET_KILLS` sets the number of kills, at moments drawn from the duration of a training."""
+def test_killed_and_continued_training_ends_as_one_in_one_go(request):
+    """`SGNET_KILLS` sets the number of kills, at moments drawn from the duration of a training.
+
+    The trainings are forks. PyTorch refuses backward passes in forks of a process that has run others in
+    threads, as the other tests may have: this one runs in a process of its own.
+    """
+    if ALONE not in os.environ:
+        test = f"{__file__}::{request.node.name}"
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+            cwd=request.config.rootpath,
+            env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+            | {ALONE: "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return
+    start = request.getfixturevalue("start")
     draw = random.Random(KILLS)
     code, whole = train_in_a_child(start, continued=False)
     assert code == 0
