@@ -6,7 +6,8 @@ The measured times are those of `benchmarks/results`, as `sgnet_nnunet/study/cos
 the two equal. Times on GPUs other than an H200 are estimates, by memory bandwidth. Prices are assumptions.
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Literal, cast
 
 import pandas as pd
 import typer
@@ -14,23 +15,25 @@ from timing import markdown
 
 from sgnet_nnunet.study import costs
 
-PRICES = {"cpu": 0.10, "T4": 0.35, "L4": 0.70, "V100": 2.50, "A100": 3.70, "H200": 5.00}
+Place = Literal["cpu"] | costs.Gpu
+
+PRICES: dict[Place, float] = {"cpu": 0.10, "T4": 0.35, "L4": 0.70, "V100": 2.50, "A100": 3.70, "H200": 5.00}
 """Assumed, in dollars an hour: two cores, or one GPU."""
 
 TRAINERS = ("SGNetTrainer", "SGNetNoGateTrainer", "BaselineUNetTrainer", "BaselineAttentionUNetTrainer")
 FOLDS, CASES = 5, 1000
 
 
-def training_table(prices: dict[str, float], *, epochs: int, iterations: int) -> pd.DataFrame:
+def training_table(prices: Mapping[Place, float], *, epochs: int, iterations: int) -> pd.DataFrame:
     """Return hours and cost of five folds of each network on each device, 50 validation batches an epoch."""
     rows = []
     for trainer in TRAINERS:
         row = {"five folds of": f"`{trainer}`"}
         for place, price in prices.items():
-            device = {"device": "cpu"} if place == "cpu" else {"device": "cuda", "gpu": place}
+            device = "cpu" if place == "cpu" else "cuda"
             cost = costs.training_cost(
-                trainer, iterations=epochs * (iterations + 50 / 3), patch=(32, 96, 96), batch=4,
-                cases=CASES // FOLDS, **device,
+                trainer, device=device, gpu="H200" if place == "cpu" else place, patch=(32, 96, 96), batch=4,
+                iterations=epochs * (iterations + 50 / 3), cases=CASES // FOLDS,
             )  # fmt: skip
             hours = FOLDS * cost.minutes / 60
             row["two cores" if place == "cpu" else place] = f"{hours:,.0f} h, ${hours * price:,.0f}"
@@ -77,7 +80,8 @@ def main(
     iterations: Annotated[int, typer.Option(min=1, help="Training batches an epoch.")] = 250,
 ) -> None:
     """Print the tables."""
-    prices = PRICES | {name: float(value) for name, _, value in (each.partition("=") for each in price or ())}
+    given = (each.partition("=") for each in price or ())
+    prices = PRICES | {cast("Place", name): float(value) for name, _, value in given}
     typer.echo(markdown(training_table(prices, epochs=epochs, iterations=iterations)))
     typer.echo()
     typer.echo(markdown(patients_table(prices["cpu"])))

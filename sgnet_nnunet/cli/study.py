@@ -50,7 +50,7 @@ def study(
     run = Run(read, executor=executor, jobs=jobs, cores=cores)
     run.check()
     with run.locked():
-        steps = run.prepare(accept_changes=accept_changes)
+        steps = run.prepare(accept_changes=accept_changes, dry_run=dry_run)
         if dry_run:
             _print_estimate(estimate(steps, run.missing()), len(steps))
             return

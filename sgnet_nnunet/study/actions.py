@@ -58,10 +58,13 @@ def split(raw: str, splits: str | None = None, source: str = "") -> None:
 
 def _link_parts(raw: Path, source: Path) -> None:
     raw.mkdir(parents=True, exist_ok=True)
+    for path in raw.iterdir():  # of an earlier state of the source
+        if path.is_symlink() or path.name == SPLITS:
+            path.unlink()
     for path in source.iterdir():
         if path.name == SPLITS:
             shutil.copyfile(path, raw / SPLITS)
-        elif not (raw / path.name).is_symlink():
+        else:
             (raw / path.name).symlink_to(path)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 STEP_S = {"cpu": 2.217, "cuda": 0.0210}
 """Seconds of a training step of SGNetNoGateTrainer, four patches of 32 x 96 x 96 voxels (z, y, x).
@@ -16,7 +17,9 @@ STEP_RELATIVE = {
 }  # fmt: skip
 """Time of a step as a multiple, on the H200; networks that were not timed take as long as the slowest."""
 
-BANDWIDTH_TB_S = {"H200": 4.8, "A100": 2.0, "V100": 0.9, "T4": 0.32, "L4": 0.3}
+Gpu = Literal["H200", "A100", "V100", "T4", "L4"]
+
+BANDWIDTH_TB_S: dict[Gpu, float] = {"H200": 4.8, "A100": 2.0, "V100": 0.9, "T4": 0.32, "L4": 0.3}
 """Memory bandwidth (data sheets), by which a GPU is estimated to be slower than the H200 of `STEP_S`."""
 
 PREPROCESS_S = {"SGNetPlanner": 0.28, "ExperimentPlanner": 1.98}
@@ -48,7 +51,7 @@ class Cost:
 
 def training_cost(
     trainer: str, *, device: str, iterations: float, patch: Sequence[int], batch: int, cases: int,
-    gpu: str = "H200",
+    gpu: Gpu = "H200",
 ) -> Cost:  # fmt: skip
     """Return the cost of a number of training steps and of predicting the validation cases of the fold."""
     relative = STEP_RELATIVE.get(trainer, max(STEP_RELATIVE.values()))

@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,8 +25,11 @@ from sgnet_nnunet.study.status import StepStatus, read_status
 from sgnet_nnunet.study.steps import Step, Steps, write_steps
 from sgnet_nnunet.study.study_file import StudyFile
 
+logger = logging.getLogger(__name__)
+
 LOCK, SNAKEMAKE_LOG = "study/lock", "study/logs/snakemake.log"
 LOCAL = "local"
+_HOOK_S = 60
 _DATA = ("convert", "fingerprint", "plan", "preprocess")
 _TESTS = {
     "slurm": ["sinfo", "--noheader"],
@@ -47,6 +52,7 @@ class Run:
         self.executor, self.jobs = executor or self.cluster.executor, jobs or self.cluster.jobs
         self.cores = cores or os.cpu_count() or 1
         self.gpus = visible_gpus() if self.executor == LOCAL else []
+        self.changed: list[str] = []
         best = "cuda" if self.gpus or self.executor != LOCAL else "cpu"
         self.device = best if file.study.device == "auto" else file.study.device
 
@@ -89,8 +95,10 @@ class Run:
             problem = f"another study runs there (process {pid})"
             raise InputFileError(self.work, problem, "wait for it, end it, or name another `work`") from error
 
-    def prepare(self, *, accept_changes: bool = False) -> dict[str, Step]:
-        """Write the steps, mark those whose inputs have changed, and return all.
+    def prepare(self, *, accept_changes: bool = False, dry_run: bool = False) -> dict[str, Step]:
+        """Write the steps and return them; those whose inputs have changed are not done any more.
+
+        In a dry run these are only noted, for `missing`.
 
         Raises:
             InputFileError: If data have changed on which networks were trained, unless that is accepted.
@@ -107,7 +115,8 @@ class Run:
                     problem = f"{changed} has changed since it was preprocessed"
                     remedy = f"restore it, or give --accept-changes, which repeats {trained} trainings"
                     raise InputFileError(self.work, problem, remedy)
-                for folder in (DONE, RECORDS):
+                self.changed.append(f"{DONE}/{step.id}.json")
+                for folder in () if dry_run else (DONE, RECORDS):
                     Path(folder, f"{step.id}.json").unlink(missing_ok=True)
         finally:
             os.chdir(here)
@@ -149,8 +158,9 @@ class Run:
         Raises:
             SGNetError: If Snakemake refuses the workflow.
         """
+        command = self.command("--dry-run", *(["--forcerun", *self.changed] if self.changed else []))
         found = subprocess.run(  # noqa: S603
-            self.command("--dry-run"), env=self.environment(), capture_output=True, text=True, check=False
+            command, env=self.environment(), capture_output=True, text=True, check=False
         )
         if found.returncode:
             raise SGNetError(f"Snakemake: {_last(found.stdout + found.stderr)}; see its --dry-run")
@@ -162,17 +172,15 @@ class Run:
         Raises:
             SGNetError: If Snakemake fails without a step that fails.
         """
-        for path in (self.work / RECORDS).rglob("*.json"):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["state"] in {"failed", "running"}:
-                write_text(path, json.dumps(record | {"state": "waiting"}))
+        self._mark({"failed", "running"}, state="waiting")
         log = self.work / SNAKEMAKE_LOG
         make_folder(log.parent)
         stop, last = threading.Event(), ""
 
         def follow() -> None:
             while not stop.wait(period):
-                watch(read_status(self.work))
+                with suppress(OSError, SGNetError):  # such as a full disk: the steps go on
+                    watch(read_status(self.work))
 
         watcher = threading.Thread(target=follow, daemon=True)
         watcher.start()
@@ -185,9 +193,12 @@ class Run:
                 last = line.strip() or last
         stop.set()
         watcher.join()
+        killed = "its process was killed (out of memory, or out of time?)"
+        self._mark({"running"}, state="failed", ended=time.time(), problem=killed)
         status = read_status(self.work)
         watch(status)
         if process.returncode and not any(step.state == "failed" for step in status):
+            self._notify(status)
             raise SGNetError(f"Snakemake ended with status {process.returncode}: {last}; see {log}")
         return status
 
@@ -196,16 +207,34 @@ class Run:
         with (self.work / SNAKEMAKE_LOG).open("a", encoding="utf-8") as log:
             command = self.command("--report", str(self.work / "snakemake_report.html"))
             subprocess.run(command, env=self.environment(), stdout=log, stderr=log, check=False)  # noqa: S603
-        failed = sum(step.state == "failed" for step in status)
+        self._notify(status)
+
+    def _notify(self, status: Sequence[StepStatus]) -> None:
+        """Run the study's command of notification; it may contain a password, and is not printed."""
+        if not (hook := self.file.study.notify):
+            return
+        done, failed = (sum(step.state == state for step in status) for state in ("done", "failed"))
         outcome = {
-            "SGNET_STUDY_STATUS": "failed" if failed else "done", "SGNET_STUDY_FAILED": str(failed),
-            "SGNET_STUDY_DONE": str(sum(step.state == "done" for step in status)),
+            "SGNET_STUDY_STATUS": "done" if done == len(status) else "failed",
+            "SGNET_STUDY_DONE": str(done), "SGNET_STUDY_FAILED": str(failed),
             "SGNET_STUDY_WORK": str(self.work),
         }  # fmt: skip
-        if hook := self.file.study.notify:
-            subprocess.run(  # noqa: S602 - the user's own command line
-                hook, shell=True, env=os.environ | outcome, check=False, timeout=60
+        try:
+            ended = subprocess.run(  # noqa: S602 - the user's own command line
+                hook, shell=True, env=os.environ | outcome, check=False, timeout=_HOOK_S
             )
+            problem = f"status {ended.returncode}" if ended.returncode else ""
+        except subprocess.TimeoutExpired:
+            problem = f"no end in {_HOOK_S} s"
+        if problem:
+            logger.warning("notify: the command failed (%s)", problem)
+
+    def _mark(self, states: Container[str], **changes: object) -> None:
+        """Change the records of the steps in these states."""
+        for path in (self.work / RECORDS).rglob("*.json"):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["state"] in states:
+                write_text(path, json.dumps(record | changes))
 
 
 def _changed_source(step: str) -> str:

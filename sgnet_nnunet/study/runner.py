@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from sgnet_nnunet.errors import SGNetError, describe
 from sgnet_nnunet.files import checksum_of, write_text
 
 STEPS, DONE, RECORDS, LOGS, _LOCKS = (
@@ -48,10 +50,8 @@ def run_step(step: str, *, cpus: int, gpus: int) -> int:
         Path(folder, step).parent.mkdir(parents=True, exist_ok=True)
     # A process that outlives the study for a moment, or a job of a cluster, may be at it still.
     with FileLock(f"{_LOCKS}/{step}.lock"):
-        text = Path(STEPS, f"{step}.json").read_text(encoding="utf-8")
-        content: dict[str, Any] = json.loads(text)
-        needed = [Path(DONE, f"{each}.json").read_text(encoding="utf-8") for each in content.get("needs", ())]
-        identity = hashlib.sha256("\0".join([text, *needed]).encode()).hexdigest()
+        content: dict[str, Any] = json.loads(Path(STEPS, f"{step}.json").read_text(encoding="utf-8"))
+        identity = identity_of(step)
         record = read_record(step)
         if record.get("identity") == identity and record["state"] == "done":
             write_text(Path(DONE, f"{step}.json"), record["done"])
@@ -60,8 +60,14 @@ def run_step(step: str, *, cpus: int, gpus: int) -> int:
             _delete(Path(path))
         record = {"identity": identity, "state": "running", "began": time.time()}
         write_record(step, record)
+        # Before they are read: what changes meanwhile is a change when the study is started the next time.
+        sources = {each: states_of(Path(each), {}) for each in content.get("sources", ())}
         with Path(LOGS, f"{step}.log").open("a", encoding="utf-8") as log:
-            problem = _perform(content, log, cpus=cpus, gpus=gpus)
+            try:
+                problem = _perform(content, log, cpus=cpus, gpus=gpus)
+            except Exception as error:
+                traceback.print_exc(file=log)
+                problem = str(error) if isinstance(error, SGNetError) else describe(error)
             log.write(f"[{time.strftime('%F %T')}] {problem or COMMANDS_DONE}\n")
         record["ended"] = time.time()
         if problem:
@@ -69,10 +75,21 @@ def run_step(step: str, *, cpus: int, gpus: int) -> int:
             sys.stderr.write(f"{step}: {problem}; see {LOGS}/{step}.log\n")
             return 1
         done = json.dumps({each: checksum_of_tree(Path(each)) for each in content.get("outputs", ())})
-        sources = {each: states_of(Path(each), {}) for each in content.get("sources", ())}
         write_record(step, record | {"state": "done", "done": done, "sources": sources})
         write_text(Path(DONE, f"{step}.json"), done)
         return 0
+
+
+def identity_of(step: str, work: Path = Path()) -> str:
+    """Return a checksum of what a step is to do and of what the steps that it needs have made.
+
+    Raises:
+        OSError: If one of those is not done.
+    """
+    text = (work / STEPS / f"{step}.json").read_text(encoding="utf-8")
+    needs = json.loads(text).get("needs", ())
+    made = [(work / DONE / f"{each}.json").read_text(encoding="utf-8") for each in needs]
+    return hashlib.sha256("\0".join([text, *made]).encode()).hexdigest()
 
 
 def _perform(content: Mapping[str, Any], log: IO[str], *, cpus: int, gpus: int) -> str:
@@ -104,10 +121,7 @@ def _perform(content: Mapping[str, Any], log: IO[str], *, cpus: int, gpus: int) 
     if content.get("action"):
         from sgnet_nnunet.study import actions  # noqa: PLC0415 - half of the steps have none
 
-        try:
-            getattr(actions, content["action"])(**arguments)
-        except Exception as error:
-            return f"{content['action']}: {type(error).__name__}: {error}"
+        getattr(actions, content["action"])(**arguments)
     return ""
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from sgnet_nnunet import __version__
 from sgnet_nnunet.errors import printable
 from sgnet_nnunet.files import read_json, write_text
-from sgnet_nnunet.study.runner import RECORDS
+from sgnet_nnunet.study.runner import RECORDS, identity_of
 from sgnet_nnunet.study.steps import PLAN
 
 STATES = ("running", "failed", "waiting", "done")
@@ -49,22 +49,28 @@ class StepStatus:
 def read_status(work: Path) -> list[StepStatus]:
     """Return how each step of the study of a work folder stands."""
     plan = read_json(work / PLAN, remedy="start the study, which writes it")
-    return [_read_step(work, name, planned) for name, planned in plan.items()]
+    found: dict[str, StepStatus] = {}
+    for name, planned in plan.items():
+        needs = [found[need].state for need in planned["needs"]]
+        found[name] = _read_step(work, name, planned, ready=all(state == "done" for state in needs))
+    return list(found.values())
 
 
-def _read_step(work: Path, name: str, planned: dict[str, Any]) -> StepStatus:
+def _read_step(work: Path, name: str, planned: dict[str, Any], *, ready: bool) -> StepStatus:
+    """Return the status of a step; `ready` are those whose inputs are made. What is to be redone waits."""
     expected, now = planned["minutes"] * 60, time.time()
     waiting = StepStatus(step=name, state="waiting", log=planned["log"], left=expected)
     try:
         record = json.loads((work / RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+        current = record["state"] != "done" or (ready and record["identity"] == identity_of(name, work))
     except (OSError, ValueError):
+        return waiting
+    if record["state"] == "waiting" or not current:
         return waiting
     seconds = record.get("ended", now) - record["began"]
     if record["state"] in {"done", "failed"}:
         problem = record.get("problem", "")
         return replace(waiting, state=record["state"], seconds=seconds, left=None, problem=problem)
-    if record["state"] == "waiting":
-        return waiting
     running = replace(waiting, state="running", seconds=seconds, left=max(0.0, expected - seconds))
     return _with_epoch(running, work / planned["resume"], planned["epochs"]) if planned["resume"] else running
 

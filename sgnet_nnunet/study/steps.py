@@ -1,6 +1,7 @@
 """The steps of a study: their commands, what they need, what they make and what they cost."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
@@ -71,6 +72,7 @@ class Step:
     retries: int = 1
     cost: Cost = field(default_factory=Cost)
     limits: dict[str, int] = field(default_factory=dict)
+    epochs: int = 0
 
     @property
     def id(self) -> str:
@@ -79,7 +81,7 @@ class Step:
 
     def identity(self) -> dict[str, Any]:
         """Return what the step is to do: if it changes, the step is done again."""
-        runs = ("cpus", "gpus", "retries", "cost", "limits")
+        runs = ("cpus", "gpus", "retries", "cost", "limits", "epochs")
         return {key: value for key, value in asdict(self).items() if key not in runs and value}
 
     def planned(self) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class Step:
         return {
             "needs": self.needs, "cpus": self.cpus, "retries": self.retries, "minutes": self.cost.minutes,
             "resources": {**hours, **self.limits, "gpu": self.gpus}, "log": f"{LOGS}/{self.id}.log",
-            "resume": self.resume, "epochs": int(self.environment.get("SGNET_EPOCHS", SCHEDULE["epochs"])),
+            "resume": self.resume, "epochs": self.epochs,
         }  # fmt: skip
 
 
@@ -107,7 +109,7 @@ class Steps:
         if data.raw:
             self.cases = len(find_masks(file.resolve(data.raw) / "labelsTr"))
         else:
-            self.cases = data.phantoms or sum(len(_patients(folder)) for folder in file.collections)
+            self.cases = data.phantoms or len(file.patients)
 
     def make(self) -> dict[str, Step]:
         """Return every step by its id, each after those that it needs."""
@@ -160,13 +162,14 @@ class Steps:
                 cpus=self.four,
             )  # fmt: skip
         options = ["-d", self.id, "--target", data.target, "--register", data.register, "--split", data.split]
-        several = [each for folder in folders for each in _patients(folder)] if len(folders) > 1 else []
+        several = self.file.patients if len(folders) > 1 else []
         command = ["sgnet", "convert", str(folders[0]) if len(folders) == 1 else "patients", "-np", CPUS]
         yield Step(
             kind="convert", name="data", commands=[[*command, *options]], accepted=[0, 3],
             needs=["phantom/data"] if data.phantoms else [],
             sources=[*map(str, folders), *sources],
             links={f"patients/{each.name}": str(each) for each in several},
+            fresh=["patients"] if several else [],
             outputs=[self.raw], action="split", arguments=arguments, cpus=self.four,
             cost=Cost(self.cases * 3 / 60, 2000 * self.four, self.cases * CASE_MB["raw"]),
         )  # fmt: skip
@@ -210,6 +213,9 @@ class Steps:
         plan = self.study.plans[network.plans]
         given = {name: getattr(network, name) or getattr(self.study, name) for name in SCHEDULE}
         epochs, iterations, validations = (given[name] or default for name, default in SCHEDULE.items())
+        if network.trainer.startswith("nnUNetTrainer"):
+            own = re.search(r"_(\d+)epochs?(_|$)", network.trainer)
+            epochs, iterations, validations = int(own[1]) if own else 1000, 250, 50
         environment = {_VARIABLES[name]: str(value) for name, value in given.items() if value}
         environment |= {"SGNET_SEED": str(seed), "SGNET_PATIENCE": "0"}
         environment |= {} if self.study.mirroring else {"SGNET_MIRRORING": "0"}
@@ -218,11 +224,11 @@ class Steps:
             environment=environment | _variable(seed) | network.environment,
             needs=[f"preprocess/{network.plans}"], fresh=[folder], resume=folder,
             outputs=[f"{folder}/checkpoint_final.pth", f"{folder}/validation"],
-            cpus=self.four, gpus=gpus, retries=2,
+            cpus=self.four, gpus=gpus, retries=2, epochs=epochs,
             cost=training_cost(
-                network.trainer, device=self.device, iterations=epochs * (iterations + validations / 3),
+                network.trainer, device=self.device, gpu=self.study.gpu,
+                iterations=epochs * (iterations + validations / 3), cases=max(1, self.cases // 5),
                 patch=plan.patch_size or DEFAULT_PATCH, batch=plan.batch_size or DEFAULT_BATCH,
-                cases=max(1, self.cases // 5),
             ),
         )  # fmt: skip
 
@@ -339,17 +345,8 @@ class Steps:
         remote = is_remote(images.images)
         folder = f"study/images/{name}" if cases else f"{self.raw}/imagesTs"
         files = [file for group in cases.values() for file in group]
-        command = [
-            "sgnet",
-            "predict",
-            "-m",
-            f"{self._results(seed)}/{network.model}",
-            "-i",
-            folder,
-            "-o",
-            part,
-        ]
-        command += ["-f", *self.folds, "-device", self.device, "--continue_prediction"]
+        command = ["sgnet", "predict", "-m", f"{self._results(seed)}/{network.model}", "-i", folder]
+        command += ["-o", part, "-f", *self.folds, "-device", self.device, "--continue_prediction"]
         store = f"{images.output.rstrip('/')}/{network.model}-s{seed}" if images.output else ""
         tuned = [f"tune/{network.model}-s{seed}"] if self.study.tune else []
         return Step(
@@ -370,10 +367,6 @@ def _setting(network: Network) -> tuple[str, str]:
 
 def _variable(seed: int) -> dict[str, str]:
     return {"nnUNet_results": f"results/seed{seed}"}
-
-
-def _patients(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.is_dir())
 
 
 def write_steps(work: Path, steps: dict[str, Step]) -> None:

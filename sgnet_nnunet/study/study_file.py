@@ -1,12 +1,14 @@
 """`study.yaml`: its schema, and checks that name the line and what would be right."""
 
+import copy
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -15,6 +17,7 @@ from sgnet_nnunet.dataset.collection import scan_collection
 from sgnet_nnunet.errors import InputFileError, needs_extra
 from sgnet_nnunet.files import read_bytes
 from sgnet_nnunet.nnunet import ALL, DEFAULT_CONFIGURATION, DEFAULT_PLANS, SPLITS, find_masks, read_splits
+from sgnet_nnunet.study.costs import Gpu
 
 LEAVE_ONE_OUT = "leave_one_out"
 TEST_CASES = "imagesTs"
@@ -121,6 +124,7 @@ class Study(Struct, forbid_unknown_fields=True):
     iterations: Count | None = None
     validation_iterations: Count | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpu: Gpu = "A100"  # that the times are estimated for
     mirroring: bool = True
     ensembles: bool = True
     tune: bool = True
@@ -159,6 +163,11 @@ class StudyFile:
         given = self.study.data.collection
         return [self.resolve(each) for each in ([given] if isinstance(given, str) else given or [])]
 
+    @property
+    def patients(self) -> list[Path]:
+        """Folders of the patients of all collections, sorted in each."""
+        return [each for root in self.collections for each in sorted(root.iterdir()) if each.is_dir()]
+
     def resolve(self, path: str) -> Path:
         """Return a path of the file as an absolute one."""
         return (self.path.parent / Path(path).expanduser()).absolute()
@@ -186,7 +195,7 @@ def read_study(path: Path) -> StudyFile:
     try:
         study = msgspec.convert(content, Study)
     except msgspec.ValidationError as error:
-        field, problem, remedy = _explain(str(error))
+        field, problem, remedy = _explain(content, str(error))
         raise InputFileError(_place(path, lines, field), f"{field}: {problem}", remedy) from error
     file = StudyFile(path.absolute(), study, lines)
     _check_data(file)
@@ -206,7 +215,7 @@ def _parse(path: Path) -> tuple[object, dict[str, int]]:
         raise InputFileError(path, f"cannot be read ({error.strerror})", "name a study file") from error
     except UnicodeDecodeError as error:
         raise InputFileError(path, "is not text in UTF-8", remedy) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no date, an alias in itself
         mark = getattr(error, "problem_mark", None)
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         place = f"{path}:{mark.line + 1}" if mark else path
@@ -227,15 +236,47 @@ def _lines(node: Any, place: str) -> Iterator[tuple[str, int]]:  # noqa: ANN401 
             yield from _lines(child, f"{place}[{number}]")
 
 
-def _explain(message: str) -> tuple[str, str, str]:
-    """Return field, problem and remedy of msgspec's error; an unknown field gets the closest known one."""
+def _explain(content: object, message: str) -> tuple[str, str, str]:
+    """Return field, problem and remedy of msgspec's error, which names no key of a mapping."""
     problem, _, place = message.replace("`", "").partition(" - at ")
-    field = place.lstrip("$").lstrip(".")
+    of_key = place.startswith("key in ")
+    field = place.removeprefix("key in ").lstrip("$").lstrip(".") + "[...]" * of_key
+    before, several, after = field.partition("[...]")
+    if several:
+        field = f"{before}.{_culprit(content, before, message)}{after}".strip(".")
+    kind = _PARTS.get(re.split(r"[.\[]", field)[0], Study)
     if unknown := re.fullmatch(r"Object contains unknown field (\w+)", problem):
-        kind = _PARTS.get(re.split(r"[.\[]", field)[0], Study)
         remedy = _closest(unknown[1], kind.__struct_fields__)
         return f"{field}.{unknown[1]}".lstrip("."), "is no setting", remedy
-    return field or "the file", problem[0].lower() + problem[1:], "correct it"
+    if wrong := re.fullmatch(r"Invalid enum value '?(.*?)'?", problem):
+        hint = Kind if of_key else get_type_hints(kind)[field.rpartition(".")[2]]
+        return field, f"cannot be {wrong[1]}", _closest(wrong[1], _choices(hint))
+    quoted = re.fullmatch(r"Expected str, got (int|float|bool)", problem)
+    remedy = "put it in quotes" if quoted else "correct it"
+    return field or "the file", problem[0].lower() + problem[1:], remedy
+
+
+def _culprit(content: object, mapping: str, message: str) -> str:
+    """Return the key of a mapping, given by its place, that alone makes the same error."""
+    changed: Any = copy.deepcopy(content)
+    found = changed
+    for part in re.findall(r"\w+", mapping):
+        found = found[int(part) if isinstance(found, list) else part]
+    items = dict(found)
+    for key, value in items.items():
+        found.clear()
+        found[key] = value
+        try:
+            msgspec.convert(changed, Study)
+        except msgspec.ValidationError as error:
+            if str(error) == message:
+                return str(key)
+    return ""
+
+
+def _choices(hint: object) -> list[str]:
+    """Return the texts that a type allows."""
+    return [name for part in get_args(hint) for name in ([part] if isinstance(part, str) else _choices(part))]
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
@@ -252,11 +293,19 @@ def _check_data(file: StudyFile) -> None:
     for number, folder in enumerate(file.collections):
         field = f"data.collection[{number}]" if isinstance(data.collection, list) else "data.collection"
         require(folder.is_dir(), field, f"there is no folder {folder}", "give the collection's")
+    names = Counter(each.name for each in file.patients)
+    for name, number in names.items():
+        problem, remedy = f"{number} patients are called {name}", "rename the folder of one of them"
+        require(number == 1, "data.collection", problem, remedy)
     if data.raw is not None:
         raw, remedy = file.resolve(data.raw), "give a raw data set of nnU-Net, such as Dataset501_NAME"
         require((raw / "dataset.json").is_file(), "data.raw", f"{raw} holds no dataset.json", remedy)
         named = re.fullmatch(r"Dataset\d{3}_.+", raw.name)
         require(named, "data.raw", f"{raw.name} is no name of a data set", remedy)
+        within = raw.is_relative_to(file.work)
+        require(
+            not within, "data.raw", f"is in {file.work}, which the study writes to", "name another `work`"
+        )
     if data.splits not in (None, LEAVE_ONE_OUT):
         splits, remedy = file.resolve(str(data.splits)), f"give {LEAVE_ONE_OUT}, or a file like {SPLITS}"
         require(splits.is_file(), "data.splits", f"there is no file {splits}", remedy)
@@ -271,7 +320,8 @@ def _check_networks(file: StudyFile) -> None:
     for number, network in enumerate(study.networks):
         place, trainer = f"networks[{number}]", network.trainer
         found = trainer in trainers or "nnUNet_extTrainer" in study.environment
-        remedy = _closest(trainer, trainers)
+        linked = any(name.startswith("SGNet") for name in trainers)
+        remedy = _closest(trainer, trainers) if linked else "run: sgnet link"
         file.require(found, f"{place}.trainer", f"nnU-Net finds no trainer {trainer}", remedy)
         remedy = f"add it to `plans`, or give one of {', '.join(sorted(study.plans))}"
         planned = network.plans in study.plans

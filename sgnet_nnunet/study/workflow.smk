@@ -1,10 +1,12 @@
 # The study as a workflow of Snakemake: one rule a kind of step. `sgnet study` writes what each step is to do,
 # which is its input, and runs this file. A step's output lists the checksums of what it has made.
 import json
+import shlex
 import sys
 
 with open("study/plan.json", encoding="utf-8") as file:
     PLAN = json.load(file)
+PYTHON = shlex.quote(sys.executable).replace("{", "{{").replace("}", "}}")  # Snakemake formats commands
 
 
 def of_step(kind, value):
@@ -40,4 +42,4 @@ for kind in dict.fromkeys(name.partition("/")[0] for name in PLAN):
         params:
             step=f"{kind}/{{name}}",
         shell:
-            f"exec {sys.executable} -m sgnet_nnunet.study.runner . " + "{params.step} {threads} {resources.gpu}"
+            f"exec {PYTHON} -m sgnet_nnunet.study.runner . " + "{params.step} {threads} {resources.gpu}"

@@ -63,8 +63,10 @@ def write_rows(folder, run, *, seeds=(1, 2), false_positives=1, suppressed=0, pa
 
 
 def write_study(folder, raw):
-    path = folder / "study.yaml"
-    path.write_text(STUDY.format(work=folder, raw=raw))
+    path, given = folder / "study.yaml", folder.with_name(f"{folder.name}-given") / DATASET
+    given.parent.mkdir()
+    given.symlink_to(raw)  # a study refuses data in the folder that it writes to
+    path.write_text(STUDY.format(work=folder, raw=given))
     return path
 
 

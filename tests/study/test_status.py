@@ -2,11 +2,12 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.study.runner import RECORDS
+from sgnet_nnunet.study.runner import DONE, RECORDS, identity_of, run_step
 from sgnet_nnunet.study.status import duration, read_status, rows_of, summary, table_of, write_status
 from sgnet_nnunet.study.steps import Step
 
@@ -21,7 +22,7 @@ LOG = """
 def work(make_run):
     """Return the work folder of a study of four trainings, of which one is done, one fails and one runs."""
     steps = [
-        Step(kind="train", name=name, resume=f"fold_{name}", environment={"SGNET_EPOCHS": "10"})
+        Step(kind="train", name=name, resume=f"fold_{name}", epochs=10)
         for name in ("waits", "fails", "runs", "done")
     ]
     run, _ = make_run(steps)
@@ -29,7 +30,12 @@ def work(make_run):
     for name, record in {
         "runs": {"state": "running", "began": now - 100},
         "fails": {"state": "failed", "began": now - 50, "ended": now, "problem": "out of \x1bmemory"},
-        "done": {"state": "done", "began": now - 7300, "ended": now},
+        "done": {
+            "state": "done",
+            "began": now - 7300,
+            "ended": now,
+            "identity": identity_of("train/done", run.work),
+        },
     }.items():
         path = run.work / RECORDS / f"train/{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +74,27 @@ def test_the_page_loads_itself_anew_until_all_is_done(work):
 def test_a_record_that_is_half_written_is_a_step_that_waits(work):
     (work / RECORDS / "train/runs.json").write_text('{"state": "runn')
     assert [step.state for step in read_status(work)].count("waiting") == 3
+
+
+def test_what_hangs_on_a_changed_step_waits(make_run, monkeypatch):
+    steps = [
+        Step(kind="train", name="first", outputs=["out"]),
+        Step(kind="tune", name="second", needs=["train/first"]),
+        Step(kind="tune", name="third"),
+    ]
+    run, _ = make_run(steps)
+    with monkeypatch.context() as context:
+        context.chdir(run.work)
+        assert [run_step(step.id, cpus=1, gpus=0) for step in steps] == [0, 0, 0]
+
+    def states():
+        return [step.state for step in read_status(run.work)]
+
+    assert states() == ["done", "done", "done", "waiting"]
+    (run.work / DONE / "train/first.json").write_text("{}")
+    assert states() == ["done", "waiting", "done", "waiting"]
+    make_run([replace(steps[0], environment={"SGNET_EPOCHS": "2"}), *steps[1:]])
+    assert states() == ["waiting", "waiting", "done", "waiting"]
 
 
 def test_a_folder_without_a_study_is_named(tmp_path):
