@@ -89,4 +89,4 @@ def _print_estimate(rows: Mapping[str, Sequence[float]], steps: int) -> None:
     for kind, (number, *others) in {**rows, "all": total}.items():
         table.add_row(kind, f"{number:,.0f}", *(f"{value:,.1f}" for value in others))
     out.print(table)
-    say("Hours are those of one step at a time; they are estimates from measured times, see docs/scale.md.")
+    say("Hours are estimates, for one step at a time and the `gpu` of the study; see docs/scale.md.")

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,14 @@ _VARIABLES = {
     "iterations": "SGNET_ITERS",
     "validation_iterations": "SGNET_VAL_ITERS",
 }
+_FIND_BEST = """
+import json, sys
+from nnunetv2.evaluation.find_best_configuration import find_best_configuration
+models, folds, ensembles, processes = map(json.loads, sys.argv[2:])
+find_best_configuration(int(sys.argv[1]), models, ensembles, processes, folds=tuple(folds))
+"""
+"""nnUNetv2_find_best_configuration, whose command line takes only models of every trainer with every plan."""
+
 _ONE_AT_A_TIME = {"data": 1}  # steps that write what all share
 
 
@@ -252,14 +259,14 @@ class Steps:
                 cost=prediction_cost(network.trainer, self.cases, folds=1),
             )  # fmt: skip
         if number > 1:
-            command = ["nnUNetv2_find_best_configuration", self.id, "-np", CPUS, "-f", *self.folds]
-            command += [] if self.study.ensembles else ["--disable_ensembling"]
-            commands = [
-                [*command, "-p", plans, "-c", configuration, "-tr", *(network.trainer for network in group)]
-                for (plans, configuration), group in groupby(sorted(networks, key=_setting), key=_setting)
+            models = [
+                {"trainer": each.trainer, "plans": each.plans, "configuration": each.configuration}
+                for each in networks
             ]
+            command = ["python", "-c", _FIND_BEST, self.id, json.dumps(models), json.dumps(self.file.folds)]
             yield Step(
-                kind="best", name=f"s{seed}", commands=commands, environment=_variable(seed),
+                kind="best", name=f"s{seed}", environment=_variable(seed),
+                commands=[[*command, json.dumps(self.study.ensembles), CPUS]],
                 needs=self._trained(networks, seed),
                 outputs=[f"{self._results(seed)}/inference_information.json"],
                 cost=Cost(2 + self.cases * number**2 / 60, 6000),
@@ -359,10 +366,6 @@ class Steps:
             gpus=int(self.device == "cuda"), cpus=self.two,
             cost=prediction_cost(network.trainer, len(cases) or self.cases // 5, folds=len(self.folds)),
         )  # fmt: skip
-
-
-def _setting(network: Network) -> tuple[str, str]:
-    return network.plans, network.configuration
 
 
 def _variable(seed: int) -> dict[str, str]:

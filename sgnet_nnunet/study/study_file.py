@@ -281,7 +281,7 @@ def _choices(hint: object) -> list[str]:
 
 def _closest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     return f"did you mean {found[0]}?" if found else f"give one of {', '.join(names)}"
 
 

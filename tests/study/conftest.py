@@ -62,10 +62,8 @@ def make_run(tmp_path: Path):
     from sgnet_nnunet.study.study_file import Data, Network, Study, StudyFile
 
     def make(steps, **options):
-        study = Study(
-            data=Data(phantoms=1), networks=[Network(trainer="SGNetTrainer")], work="work", device="cpu",
-            **options,
-        )  # fmt: skip
+        options = {"work": "work", "device": "cpu", **options}
+        study = Study(data=Data(phantoms=1), networks=[Network(trainer="SGNetTrainer")], **options)
         run = Run(StudyFile(tmp_path / "study.yaml", study, {}, (0,)), cores=2)
         last = Step(kind="report", name="study", needs=[step.id for step in steps])
         found = {step.id: step for step in (*steps, last)}

@@ -55,6 +55,12 @@ def test_nothing_is_written_to_the_users_data_set(raw, tmp_path):
     assert sorted(source.rglob("*")) == before
     assert len(folds_of("other/Dataset501_Tiny")) == 5
     assert Path("other/Dataset501_Tiny/imagesTr").is_symlink()
+    (source / "splits_final.json").write_text(json.dumps([{"train": ["case0"], "val": ["case1"]}]))
+    actions.split("other/Dataset501_Tiny", source=str(source))
+    assert len(folds_of("other/Dataset501_Tiny")) == 1
+    (source / "splits_final.json").unlink()
+    actions.split("other/Dataset501_Tiny", source=str(source))
+    assert len(folds_of("other/Dataset501_Tiny")) == 5
 
 
 def test_patch_and_batch_of_three_dimensional_configurations_are_changed(tmp_path):

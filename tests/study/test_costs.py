@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -50,6 +51,10 @@ def test_a_training_costs_more_the_more_it_does_and_the_slower_the_device(device
         assert minutes(**more) > minutes()
     if device == "cuda":
         assert minutes(gpu="T4") > minutes(gpu="A100") > minutes()
+
+
+def test_every_gpu_has_a_bandwidth():
+    assert set(costs.BANDWIDTH_TB_S) == set(get_args(costs.Gpu))
 
 
 def test_a_network_that_was_not_timed_takes_as_long_as_the_slowest():

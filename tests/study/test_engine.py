@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.study import engine
 from sgnet_nnunet.study.engine import LOCK, Run, estimate, visible_gpus
 from sgnet_nnunet.study.runner import COMMANDS_DONE, LOGS, STEPS, run_step
+from sgnet_nnunet.study.status import read_status
 from sgnet_nnunet.study.steps import Step
 from sgnet_nnunet.study.study_file import read_study
 
@@ -106,6 +108,10 @@ def test_data_that_change_after_a_training_are_refused_and_touching_is_no_change
         SGNetError, match=r"case0_0000.nii.gz has changed .*--accept-changes, which repeats 1"
     ):
         run.prepare()
+    dry = Run(file)
+    dry.prepare(accept_changes=True, dry_run=True)
+    assert dry.changed == ["study/done/convert/data.json"]
+    assert done.exists()
     Run(file).prepare(accept_changes=True)
     assert not done.exists()
     assert steps["convert/data"].sources
@@ -142,6 +148,32 @@ def test_one_step_that_fails_does_not_stop_the_others_and_only_the_missing_are_r
     flag.touch()
     assert counts(run.run(watch=ignore)) == {"done": 4}
     assert (run.work / "good").read_text() == (run.work / "tuned").read_text() == "x"
+
+
+HOOKS = {"exit 3": "status 3", "sleep 9": "no end in 0.1 s"}
+
+
+@pytest.mark.parametrize(("hook", "problem"), HOOKS.items())
+def test_a_notification_that_fails_is_a_warning_without_its_command(
+    make_run, caplog, monkeypatch, hook, problem
+):
+    monkeypatch.setattr(engine, "_HOOK_S", 0.1)
+    run, _ = make_run([], notify=f"{hook}; : password")
+    run._notify(read_status(run.work))
+    assert f"notify: the command failed ({problem})" in caplog.text
+    assert "password" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_step_that_is_killed_has_failed_and_names_with_odd_characters_are_no_obstacle(make_run, tmp_path):
+    code = "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"
+    steps = [Step(kind="train", name="a", commands=[[sys.executable, "-c", code]], retries=0)]
+    run, _ = make_run(steps, work="a work folder, {of} Jürgen's $HOME")
+    (failed, _) = run.run(watch=ignore)
+    assert (failed.state, failed.problem) == (
+        "failed",
+        "its process was killed (out of memory, or out of time?)",
+    )
 
 
 @pytest.mark.slow

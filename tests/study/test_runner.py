@@ -80,6 +80,24 @@ def test_a_step_that_failed_goes_on_from_its_checkpoint_and_names_its_last_line(
     assert Path(LOGS, "train/a.log").read_text().splitlines().count("out of memory") == 2
 
 
+def test_an_action_or_a_store_that_fails_is_a_failed_step_with_its_traceback_in_the_log():
+    values = {"action": "gather", "arguments": {"parts": ["nowhere"], "masks": "m", "table": "t"}}
+    assert run_step(write_step(**values), cpus=1, gpus=0) == 1
+    record = read_record("train/a")
+    assert (record["state"], record["problem"]) == (
+        "failed", "nowhere/lesions.csv: FileNotFoundError: No such file or directory",
+    )  # fmt: skip
+    assert "Traceback" in Path(LOGS, "train/a.log").read_text()
+
+
+def test_data_that_change_while_they_are_read_are_changed_data():
+    Path("in").write_text("1")
+    step = write_step(code="open('in', 'a').write('2')", sources=["in"])
+    run_step(step, cpus=1, gpus=0)
+    record = read_record(step)
+    assert states_of(Path("in"), {})["."][2] != record["sources"]["in"]["."][2]
+
+
 def test_a_status_that_is_accepted_is_a_success():
     assert run_step(write_step(code="import sys; sys.exit(3)", accepted=[0, 3]), cpus=1, gpus=0) == 0
 

@@ -80,6 +80,23 @@ def test_a_training_is_that_of_its_network_fold_and_seed(write_study):
     assert step.environment["nnUNet_results"] == "results/seed0"
 
 
+TRAINERS = {"nnUNetTrainer": 1000, "nnUNetTrainer_250epochs": 250, "nnUNetTrainer_1epoch": 1}
+
+
+@pytest.mark.parametrize(("trainer", "epochs"), TRAINERS.items())
+def test_trainers_of_nnunet_have_epochs_of_their_own(write_study, trainer, epochs):
+    steps = steps_of(write_study("BaselineUNetTrainer", trainer))
+    assert steps[f"train/{trainer}__nnUNetPlans__3d_fullres-f0-s0"].planned()["epochs"] == epochs
+
+
+def test_a_training_is_given_more_time_on_a_slower_gpu(write_study):
+    def minutes(gpu):
+        steps = steps_of(write_study("", f"gpu: {gpu}\n"), device="cuda")
+        return next(step.cost.minutes for step in steps.values() if step.kind == "train")
+
+    assert minutes("T4") > minutes("A100") > minutes("H200")
+
+
 def test_resources_are_those_of_the_study_and_a_job_has_twice_the_expected_time(write_study):
     given = "mirroring: false\nresources:\n  train: {cpus: 1, hours: 9, memory_gb: 4.5}"
     steps = steps_of(write_study("mirroring: false", given))

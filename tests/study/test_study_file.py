@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.study import study_file
 from sgnet_nnunet.study.study_file import classes_of_nnunet, read_study
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -52,6 +53,25 @@ REFUSED = {
         "BaselineUNetTrainer", "SGNetTrainer",
         "8: networks[1]: is SGNetTrainer__nnUNetPlans__3d_fullres, as networks[0]",
     ),
+    "no such device": (
+        "device: cpu", "device: gpu", "13: device: cannot be gpu; give one of auto, cpu, cuda",
+    ),
+    "no such kind of step": (
+        "device: cpu", "resources:\n  plan: {cpus: 1}\n  trian: {cpus: 1}",
+        "15: resources.trian: cannot be trian; did you mean train?",
+    ),
+    "unknown setting of a kind of step": (
+        "device: cpu", "resources:\n  plan: {cpus: 1}\n  train: {cpu: 1}",
+        "15: resources.train.cpu: is no setting; did you mean cpus?",
+    ),
+    "a number where a text is due": (
+        "device: cpu", "environment:\n  A: '1'\n  B: 1",
+        "15: environment.B: expected str, got int; put it in quotes",
+    ),
+    "no name of a plan": ("nnUNetPlans: {", "a plan: {", "5: plans.a plan: expected str matching regex"),
+    "data in the work folder": ("work: out", "work: .", "3: data.raw: is in "),
+    "no date": ("epochs: 2", "epochs: 2026-13-45", " is not YAML (month must be in 1..12)"),
+    "an alias in itself": ("[0, 1]", "&a [*a]", " is not YAML ("),
     "no YAML": ("[0, 1]", "[0, 1", "10: is not YAML ("),
 }  # fmt: skip
 
@@ -64,6 +84,21 @@ def test_what_cannot_run_is_refused_with_its_line(write_study, old, new, message
     assert str(caught.value).startswith(f"{path}:{message}")
     assert "\n" not in str(caught.value)
     assert not (path.parent / "out").exists()
+
+
+def test_two_patients_of_the_same_name_are_refused(write_study):
+    path = write_study("  raw: raw/Dataset501_Tiny", "  collection: [a, b]")
+    for name in ("a/P1", "b/P1", "b/P2"):
+        (path.parent / name).mkdir(parents=True)
+    with pytest.raises(InputFileError, match="2 patients are called P1; rename"):
+        read_study(path)
+
+
+def test_trainers_that_are_not_registered_are_named_with_the_command(write_study, monkeypatch):
+    monkeypatch.setattr(study_file, "classes_of_nnunet", lambda _: {"nnUNetTrainer"})
+    path = write_study("SGNetPlanner", "nnUNetTrainer")
+    with pytest.raises(InputFileError, match="finds no trainer SGNetTrainer; run: sgnet link"):
+        read_study(path)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
