@@ -126,7 +126,7 @@ def measure(root: Path) -> list[Measure]:
     )
     return [
         Measure("modules", len(modules), 110),
-        Measure("lines of the package", sum(longest.values()), 22_740),
+        Measure("lines of the package", sum(longest.values()), 22_750),
         Measure("lines of the longest module", max(longest.values()), 600, places=_over(longest, 600)),
         Measure("lines of benchmarks/", benchmark_lines, 2_700),
         Measure("file names used twice", len(twice), 0, places=twice),
