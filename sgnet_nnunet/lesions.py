@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sgnet_nnunet.nifti import bounding_box
+Box: TypeAlias = tuple[slice, slice, slice]
+"""A part of an array, as an index."""
 
 CONNECTIVITY = np.ones((3, 3, 3), dtype=bool)
 """Voxels that share a face, an edge or a corner belong to one lesion (26-connectivity)."""
@@ -66,3 +68,10 @@ def label_components(mask: NDArray[np.bool_], voxel_mm3: float) -> Lesions:
     number = ndimage.label(mask[box], structure=CONNECTIVITY, output=labels[box])
     voxels = np.bincount(labels[mask], minlength=number + 1)[1:]
     return Lesions(labels, voxels, voxel_mm3)
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> Box:
+    """Return the smallest box that contains every voxel of a 3D mask; empty if it has none."""
+    hits = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    i, j, k = (slice(int(axis[0]), int(axis[-1]) + 1) if axis.size else slice(0, 0) for axis in hits)
+    return i, j, k

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 logger = logging.getLogger(__name__)
-
-Box: TypeAlias = tuple[slice, slice, slice]
-"""A part of an array, as an index."""
 
 DIMENSIONS = 3
 
@@ -270,6 +267,16 @@ def read_labels(path: Path) -> Volume:
     return volume
 
 
+def read_header(path: Path) -> nib.Nifti1Header:
+    """Return a NIfTI file's header as it is, without its extensions; the file may be compressed or not.
+
+    Raises:
+        InputFileError: If the file is no NIfTI file.
+    """
+    with _one_line_errors(path), open_stream(path) as (stream, _):
+        return _header_of(stream.read(nib.Nifti2Header.sizeof_hdr))
+
+
 def have_orientation(paths: Sequence[Path]) -> bool:
     """Return whether the headers of the images of one patient have a qform or a sform: all of them, or none.
 
@@ -278,7 +285,8 @@ def have_orientation(paths: Sequence[Path]) -> bool:
     Raises:
         InputFileError: If some have one and others have not: they cannot be laid over each other.
     """
-    without = [path for path in paths if path.name.endswith(NIFTI_SUFFIXES) and not _has_orientation(path)]
+    headers = {path: read_header(path) for path in paths if path.name.endswith(NIFTI_SUFFIXES)}
+    without = [path for path, header in headers.items() if not header["sform_code"] | header["qform_code"]]
     if without and len(without) < len(paths):
         other = next(path for path in paths if path not in without)
         problem = f"has no orientation (qform_code and sform_code are 0), but {other.name} has one"
@@ -508,12 +516,6 @@ def _header_of(raw: bytes) -> nib.Nifti1Header:
     return header
 
 
-def _has_orientation(path: Path) -> bool:
-    with _one_line_errors(path), open_stream(path) as (stream, _):
-        header = _header_of(stream.read(nib.Nifti2Header.sizeof_hdr))
-    return bool(header["sform_code"] or header["qform_code"])
-
-
 def _check_fields(header: nib.Nifti1Header) -> None:
     """Raise a ValueError for fields that nibabel and ITK would each replace by something else."""
     sform, qform, (qfac, *sizes) = int(header["sform_code"]), int(header["qform_code"]), header["pixdim"][:4]
@@ -591,10 +593,3 @@ def _as_storable(values: NDArray[Any]) -> NDArray[Any]:
     elif dtype.kind == "f":
         dtype = np.dtype(np.float32)
     return values.astype(dtype, copy=False)
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> Box:
-    """Return the smallest box that contains every voxel of a 3D mask; empty if it has none."""
-    hits = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
-    i, j, k = (slice(int(axis[0]), int(axis[-1]) + 1) if axis.size else slice(0, 0) for axis in hits)
-    return i, j, k

@@ -133,7 +133,7 @@ class Malformed(malformed.Damage):
 
 
 OTHER_NAMES = {
-    "convert": ("P0 A",),
+    "convert": ("P0 A", "P0/A"),
     "segment table": ("a: ", "p: "),
     "follow": ("visits/",),
     "segment": ("T1ce", "FLAIR", "trainer os", "configuration 2d"),
@@ -319,7 +319,7 @@ def malformed_folders() -> Iterator[Malformed]:
     for command, paths in INPUT_FOLDERS.items():
         for path in paths:
             for name, make in STRANGE_FOLDERS.items():
-                culprits = (Path(path).name, *(["P0 A"] if command == "convert" else []))
+                culprits = (Path(path).name, *(OTHER_NAMES["convert"] if command == "convert" else ()))
                 yield Malformed(command, f"{Path(path).name} {name}", partial(change, make, path), culprits)
 
 
@@ -459,8 +459,10 @@ HARMLESS = {
     "segment: scans/* other shape": "brought onto the T1ce's grid through the headers",
     "segment: scans/* other spacing": "brought onto the T1ce's grid through the headers",
     "segment: scans/* moved": "brought onto the T1ce's grid through the headers",
+    "segment masked: * moved": "brought onto the T1ce's grid through the headers",
     "segment masked: * other *": "brought onto the T1ce's grid through the headers",
     "predict: images/* moved": "a warning, as nnU-Net goes on",
+    "gates: images/* moved": "a warning, as nnU-Net goes on",
     "convert: * unknown label": "the tumour is everything above 0",
     "evaluate: * unknown label": "without dataset.json everything above 0 is evaluated",
     "segment masked: * unknown label": "the brain is everything above 0",
@@ -478,6 +480,7 @@ HARMLESS = {
     "follow: 2/lesions.json lesions.0.kept=dropped": "kept by default",
     "evaluate: * blank": "an empty mask",
     "compare: * blank": "an empty mask",
+    "tune: * blank": "an empty mask",
     "gates labelled: * blank": "an empty mask",
     "follow: 2/run.json *=dropped": "not compared, or a warning",
     "follow: 2/run.json settings=*": "a warning",

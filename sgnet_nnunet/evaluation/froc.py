@@ -22,8 +22,8 @@ from sgnet_nnunet.inference.operating_point import (
 )
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, read_description
 from sgnet_nnunet.inference.postprocessing import classes_of
-from sgnet_nnunet.lesions import Lesions, find_lesions
-from sgnet_nnunet.nifti import bounding_box, grid_of, read_channel
+from sgnet_nnunet.lesions import Lesions, bounding_box, find_lesions
+from sgnet_nnunet.nifti import grid_of, read_channel
 from sgnet_nnunet.parallel import run_jobs
 
 BELOW_DEFAULT = 0.49

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.results import PredictedCase, Results, Target
-from sgnet_nnunet.nifti import Grid, Volume, bounding_box, read_labels, values_in
+from sgnet_nnunet.lesions import bounding_box
+from sgnet_nnunet.nifti import Grid, Volume, read_labels, values_in
 
 Result = TypeVar("Result")
 

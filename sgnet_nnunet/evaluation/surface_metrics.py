@@ -11,7 +11,8 @@ from skimage import measure
 
 from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair
 from sgnet_nnunet.evaluation.registry import DISTANCE, SHARE, register_metric
-from sgnet_nnunet.nifti import Grid, at_least, bounding_box
+from sgnet_nnunet.lesions import bounding_box
+from sgnet_nnunet.nifti import Grid, at_least
 
 CORNERS = (1 << np.arange(8, dtype=np.uint8)).reshape(2, 2, 2)
 """What each of the 2x2x2 voxels adds to an element's code if it is in the mask."""

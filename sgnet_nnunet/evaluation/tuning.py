@@ -313,10 +313,11 @@ def _check(cases: Sequence[PredictedCase], folder: Path, options: PredictionOpti
             f"{folder.name}: the data set has an ignore label, and a lesion found there is neither true nor "
             "false; tune on a data set without one"
         )
-    channels = len(description.channels)
+    channels, ending = len(description.channels), description.file_ending
     for case in cases:
-        if (found := len(case.images)) != channels:
-            problem = f"has {found} images in imagesTr of nnUNet_raw, the model takes {channels}"
+        found = [path.name for path in case.images]
+        if found != (wanted := [f"{case.name}_{channel:04d}{ending}" for channel in range(channels)]):
+            problem = f"has the images {found} in imagesTr of nnUNet_raw, not {wanted}"
             remedy = "set nnUNet_raw to the folder of the training images"
             raise InputFileError(case.reference, problem, remedy)
 

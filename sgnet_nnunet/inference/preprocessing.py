@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.inference.plan import Plan
-from sgnet_nnunet.nifti import bounding_box
+from sgnet_nnunet.lesions import bounding_box
 from sgnet_nnunet.planning.normalization import normalise
 
 Shape = tuple[int, ...]

@@ -26,7 +26,7 @@ from scipy import ndimage
 from sgnet_nnunet import __version__
 from sgnet_nnunet.errors import InputFileError, needs_extra
 from sgnet_nnunet.files import atomic_path
-from sgnet_nnunet.nifti import Box
+from sgnet_nnunet.lesions import Box
 from sgnet_nnunet.patient.dicom import DicomSeries
 from sgnet_nnunet.patient.lesion_table import LesionMap, LesionRecord
 from sgnet_nnunet.patient.outputs import DICOM_SEG

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sgnet_nnunet import __version__
 from sgnet_nnunet.errors import InputFileError, needs_extra
 from sgnet_nnunet.files import atomic_path, write_json, write_text
-from sgnet_nnunet.nifti import Grid, Volume, bounding_box
+from sgnet_nnunet.lesions import bounding_box
+from sgnet_nnunet.nifti import Grid, Volume, read_header
 from sgnet_nnunet.nnunet import NIFTI_SUFFIXES
 from sgnet_nnunet.patient.lesion_table import LesionMap, axial_axis, write_lesions_csv, write_lesions_json
 from sgnet_nnunet.patient.scans import Scan
@@ -165,10 +166,9 @@ def header_of(scan: Scan) -> nib.Nifti1Header:
         header.set_sform(volume.affine, SCANNER)
         header.set_qform(volume.affine, SCANNER, strip_shears=True)
         return header
-    header = nib.load(scan.path).header.copy()
+    header = read_header(scan.path)
     header.set_data_shape(volume.data.shape)
     header.set_slope_inter(1, 0)
-    header.extensions.clear()
     for name in _NOT_KEPT.intersection(header.keys()):
         header[name] = np.zeros_like(header[name])
     return header

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from sgnet_nnunet.errors import InputFileError
-from sgnet_nnunet.nifti import Volume, bounding_box, grid_of, have_orientation, read_channel, read_image
+from sgnet_nnunet.lesions import bounding_box
+from sgnet_nnunet.nifti import Volume, grid_of, have_orientation, read_channel, read_image
 from sgnet_nnunet.nnunet import NIFTI_SUFFIXES
 from sgnet_nnunet.patient.dicom import (
     DicomSeries,

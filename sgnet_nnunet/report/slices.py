@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import needs_extra, printable
 from sgnet_nnunet.files import atomic_path
-from sgnet_nnunet.nifti import bounding_box
+from sgnet_nnunet.lesions import bounding_box
 from sgnet_nnunet.report.figures import (
     GATE_COLOUR,
     PREDICTION,

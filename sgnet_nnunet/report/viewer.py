@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from sgnet_nnunet.errors import needs_extra, printable
 from sgnet_nnunet.evaluation.results import Results
 from sgnet_nnunet.files import write_text
-from sgnet_nnunet.nifti import Grid, Volume, bounding_box, encode_volume
+from sgnet_nnunet.lesions import bounding_box
+from sgnet_nnunet.nifti import Grid, Volume, encode_volume
 from sgnet_nnunet.report.figures import REFERENCE, REFERENCE_COLOUR, breakable, rgb
 
 MOST_VOXELS = 2**26

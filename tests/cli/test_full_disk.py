@@ -40,6 +40,7 @@ def main() -> None:
     disk, errors = Path(work["disk"]), Path(work["errors"])
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", disk], check=True)
     expected: dict[str, dict[str, bytes]] = {}
+    size: dict[str, int] = {}
     with forked_runs() as runs:
 
         def run(name: str) -> int:
@@ -50,8 +51,9 @@ def main() -> None:
             if name not in expected:
                 run(name)
                 expected[name] = contents(disk)
+                size[name] = sum(path.stat().st_size for path in disk.rglob("*") if path.is_file())
                 empty(disk)
-            room = int(share * sum(map(len, expected[name].values())))
+            room = int(share * size[name])
             with (disk / "filler").open("wb") as file:
                 usage = shutil.disk_usage(disk)
                 os.posix_fallocate(file.fileno(), 0, usage.free - room // 4096 * 4096)

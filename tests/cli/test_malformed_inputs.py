@@ -163,13 +163,16 @@ def outcome(each: Malformed, status: object, text: str, written: bool) -> str:
         return "warned" if named else "silent"
     if not named:
         return "unnamed"
-    return "written" if written and each.kind.split()[0] in WHOLE else "refused"
+    return "written" if written and whole(each) else "refused"
 
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028\ud800-\udfff]")
 
-WHOLE = ("segment", "follow", "export", "evaluate", "compare", "tune")
-"""Commands whose output is there as a whole or not at all."""
+
+def whole(each: Malformed) -> bool:
+    """Return whether the command's output is there as a whole or not at all; a table has its summary."""
+    commands = {"segment", "follow", "export", "evaluate", "compare", "tune"}
+    return each.kind.split()[0] in commands and each.kind != "segment table"
 
 
 def is_right(each: Malformed, said: str) -> bool:

@@ -181,7 +181,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(model, capsys, arguments, mess
 def test_case_without_images_is_named_before_anything_is_predicted(model, capsys, monkeypatch):
     monkeypatch.delenv("nnUNet_raw")
     assert run("-d", "501") == 2
-    assert "has 0 images in imagesTr of nnUNet_raw, the model takes 2" in capsys.readouterr().err
+    assert "has the images [] in imagesTr of nnUNet_raw, not ['YG_" in capsys.readouterr().err
     assert not SavedMasks.opened
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -89,14 +90,24 @@ def shortened(lines: dict[str, list[str]], *, workers: int) -> dict[str, list[st
     return lines
 
 
+UNSEEDED = re.compile("demo/(logs|nnUNet_preprocessed|nnUNet_results|predictions|overlay)")
+"""What the demo makes from its data set, by a training without a seed."""
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of all files, but for what differs between any two runs: the seconds in `run.json`."""
-    found = {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
-    for name, content in found.items():
-        if Path(name).name == "run.json":
-            found[name] = json.dumps(json.loads(content) | {"seconds": None}).encode()
+    """Return the bytes of all files, but for what differs between any two runs.
+
+    That is the seconds in `run.json`, the time in a training log's name, and what is in files of `UNSEEDED`.
+    """
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name, content = path.relative_to(folder).as_posix(), path.read_bytes()
+            if path.name == "run.json":
+                content = json.dumps(json.loads(content) | {"seconds": None}).encode()
+            if UNSEEDED.match(name):
+                name, content = re.sub(r"training_log_[0-9_]+", "training_log", name), b""
+            found[name] = content
     return found
 
 

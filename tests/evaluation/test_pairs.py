@@ -10,7 +10,7 @@ import pytest
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.pairs import MaskPair, once_per_pair, read_pairs
 from sgnet_nnunet.evaluation.results import Model, PredictedCase, Results, Target
-from sgnet_nnunet.nifti import bounding_box
+from sgnet_nnunet.lesions import bounding_box
 
 
 def test_only_the_bounding_box_of_both_masks_is_kept(make_pair):

@@ -1,5 +1,7 @@
 """Headers of the output, pictures and pages."""
 
+import gzip
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -40,7 +42,10 @@ def test_header_is_the_inputs_without_its_texts(tmp_path, kind, codes, dtype):
     rng = np.random.default_rng(sum(codes))
     nib.save(drawn_image(rng, kind, codes), tmp_path / "scan.nii.gz")
     image = nib.load(tmp_path / "scan.nii.gz")
-    scan = Scan(volume=Volume(image.get_fdata(), image.affine), path=tmp_path / "scan.nii.gz", sources=())
+    plain = tmp_path / "plain.nii.gz"  # some writers leave the compression out
+    plain.write_bytes(gzip.decompress((tmp_path / "scan.nii.gz").read_bytes()))
+    path = plain if dtype is np.uint8 else tmp_path / "scan.nii.gz"
+    scan = Scan(volume=Volume(image.get_fdata(), image.affine), path=path, sources=())
     data = rng.integers(0, 200, image.shape).astype(dtype)
     write_like(tmp_path / "out.nii.gz", data, header_of(scan))
     written = nib.load(tmp_path / "out.nii.gz")
