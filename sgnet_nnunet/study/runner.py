@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from sgnet_nnunet.errors import SGNetError, describe
 from sgnet_nnunet.files import checksum_of, write_text
+from sgnet_nnunet.nnunet import FOLDER_VARIABLES
 
 STEPS, DONE, RECORDS, LOGS, _LOCKS = (
     f"study/{name}" for name in ("steps", "done", "records", "logs", "locks")
@@ -126,14 +127,12 @@ def _perform(content: Mapping[str, Any], log: IO[str], *, cpus: int, gpus: int) 
 
 
 def _environment(given: Mapping[str, str], *, cpus: int) -> dict[str, str]:
-    folders = {name: str(Path(name).absolute()) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
+    folders = {name: str(Path(given.get(name, name)).absolute()) for name in FOLDER_VARIABLES}
     threads = {
         "OMP_NUM_THREADS": str(cpus), "nnUNet_def_n_proc": str(cpus), "nnUNet_n_proc_DA": str(max(2, cpus)),
         "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
-    environment = threads | dict(os.environ) | folders | dict(given)
-    environment["nnUNet_results"] = str(Path(environment.get("nnUNet_results", "results")).absolute())
-    return environment
+    return threads | dict(os.environ) | dict(given) | folders
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.files import make_folder, read_json, write_text
-from sgnet_nnunet.nnunet import find_masks
+from sgnet_nnunet.nnunet import FOLDER_VARIABLES, find_masks
 from sgnet_nnunet.study.actions import list_images
 from sgnet_nnunet.study.costs import CASE_MB, Cost, prediction_cost, preprocessing_cost, training_cost
 from sgnet_nnunet.study.runner import CPUS, LOGS, STEPS
@@ -369,7 +369,7 @@ class Steps:
 
 
 def _variable(seed: int) -> dict[str, str]:
-    return {"nnUNet_results": f"results/seed{seed}"}
+    return {FOLDER_VARIABLES[-1]: f"results/seed{seed}"}
 
 
 def write_steps(work: Path, steps: dict[str, Step]) -> None:
