@@ -80,7 +80,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["sgnet_nnunet", "sgnet_nnunet.*"]),
-    package_data={"sgnet_nnunet": ["py.typed", "report/templates/*", "report/viewer_assets/*"]},
+    package_data={
+        "sgnet_nnunet": ["py.typed", "report/templates/*", "report/viewer_assets/*", "models/**/*"]
+    },
     install_requires=REQUIRED,
     extras_require={**EXTRAS, "all": ALL, "docs": DOCS, "test": TEST},
     entry_points={"console_scripts": ["sgnet=sgnet_nnunet.cli.main:main"]},

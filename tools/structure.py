@@ -28,7 +28,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "training": frozenset({"networks", "inference"}),
     "evaluation": frozenset({"dataset", "inference"}),
     "report": frozenset({"evaluation", "inference"}),
-    "demo": frozenset({"dataset", "phantom", "evaluation", "report"}),
+    "demo": frozenset({"dataset", "phantom", "inference", "evaluation", "report"}),
     "patient": frozenset({"dataset", "inference", "report"}),
     "cli": frozenset(
         {"dataset", "phantom", "inference", "evaluation", "report", "patient", "plugin", "demo"}
@@ -126,7 +126,7 @@ def measure(root: Path) -> list[Measure]:
     )
     return [
         Measure("modules", len(modules), 110),
-        Measure("lines of the package", sum(longest.values()), 22_750),
+        Measure("lines of the package", sum(longest.values()), 22_900),
         Measure("lines of the longest module", max(longest.values()), 600, places=_over(longest, 600)),
         Measure("lines of benchmarks/", benchmark_lines, 2_700),
         Measure("file names used twice", len(twice), 0, places=twice),
