@@ -90,7 +90,10 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["sgnet_nnunet", "sgnet_nnunet.*"]),
     package_data={
-        "sgnet_nnunet": ["py.typed", "study/workflow.smk", "report/templates/*", "report/viewer_assets/*"]
+        "sgnet_nnunet": [
+            *("py.typed", "study/workflow.smk", "models/**/*"),
+            *("report/templates/*", "report/viewer_assets/*"),
+        ]
     },
     install_requires=REQUIRED,
     extras_require={**EXTRAS, "all": ALL, "docs": DOCS, "test": TEST},

@@ -11,6 +11,8 @@ from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.errors import SGNetError, disk_full
 from sgnet_nnunet.evaluation.measurement import evaluate
 from sgnet_nnunet.files import inside, make_folder
+from sgnet_nnunet.inference.predictor import PredictionOptions, predict
+from sgnet_nnunet.inference.shipped import find_models
 from sgnet_nnunet.nifti import read_image, read_labels
 from sgnet_nnunet.nnunet import FOLDER_VARIABLES, find_masks
 from sgnet_nnunet.parallel import run_until_we_end
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DATASET_ID = "501"
+SHIPPED = "synthetic_predictions"
+"""Folder of the masks of the model in the package."""
+
 METRICS = ("dice", "precision", "recall", "hd95_directed_mm")
 
 # More and larger tumours than by default: minutes of training on a CPU suffice.
@@ -56,8 +61,15 @@ class DemoPlan:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The columns `METRICS` for each held-out case and for their mean; a picture of the cases."""
+    """The demo's scores and picture.
 
+    Attributes:
+        shipped: The columns `METRICS` for each held-out case and for their mean, by the model in the package.
+        scores: The same of the model that was trained.
+        overlay: The picture of the cases.
+    """
+
+    shipped: "pd.DataFrame"
     scores: "pd.DataFrame"
     overlay: Path
 
@@ -70,7 +82,7 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
     """
     make_folder(inside(folder, "logs"))
     paths = nnunet_paths(folder)
-    for name in ("phantoms", "predictions"):
+    for name in ("phantoms", SHIPPED, "predictions"):
         inside(folder, name)
     workers = os.cpu_count() or 1
     write_phantoms(
@@ -89,12 +101,21 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
         workers=workers,
         on_done=_Counter("converting", plan.patients, report),
     ).dataset_folder
+    report("model in the package", 0, 1)
+    options = PredictionOptions(device=plan.device if plan.device != "cpu" else None)
+    predict(raw / "imagesTs", folder / SHIPPED, model_folders=find_models((), options), options=options)
+    report("model in the package", 1, 1)
     _run_nnunet(folder, raw, plan, report=report, workers=workers)
-    scores = evaluate(folder / "predictions", raw / "labelsTs").set_index("case")[list(METRICS)]
-    scores.loc["mean"] = scores.mean()
+    shipped, scores = (_scores(folder / name, raw / "labelsTs") for name in (SHIPPED, "predictions"))
     overlay = folder / "overlay.png"
     draw_overlay(raw, folder / "predictions", overlay)
-    return DemoResult(scores, overlay)
+    return DemoResult(shipped, scores, overlay)
+
+
+def _scores(predictions: Path, references: Path) -> "pd.DataFrame":
+    scores = evaluate(predictions, references).set_index("case")[list(METRICS)]
+    scores.loc["mean"] = scores.mean()
+    return scores
 
 
 def _run_nnunet(folder: Path, raw: Path, plan: DemoPlan, *, report: Report, workers: int) -> None:

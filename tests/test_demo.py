@@ -11,6 +11,7 @@ from sgnet_nnunet import demo
 from sgnet_nnunet.dataset.collection import PARTS, part_path
 from sgnet_nnunet.demo import DemoPlan, draw_overlay, run_demo
 from sgnet_nnunet.errors import SGNetError
+from sgnet_nnunet.inference.shipped import shipped_model
 from sgnet_nnunet.nifti import Volume, write_volume
 
 
@@ -44,7 +45,9 @@ def test_log_that_is_a_link_is_replaced_and_not_followed(tmp_path, scripts_are_p
     assert (victim.read_text(), (tmp_path / "log").read_text()) == ("precious", "out\n")
 
 
-@pytest.mark.parametrize("name", ["logs", "nnUNet_raw", "nnUNet_results", "phantoms", "predictions"])
+@pytest.mark.parametrize(
+    "name", ["logs", "nnUNet_raw", "nnUNet_results", "phantoms", "predictions", "synthetic_predictions"]
+)
 def test_folder_that_is_a_link_to_elsewhere_is_refused(tmp_path, name):
     folder, outside = tmp_path / "demo", tmp_path / "outside"
     for each in (folder, outside):
@@ -115,7 +118,12 @@ def commands(monkeypatch):
             reference = Path(environment["nnUNet_raw"], "Dataset501_BrainMetsLung/labelsTs")
             shutil.copytree(reference, arguments[arguments.index("-o") + 1])
 
+    def predict(images, output, *, model_folders, options):
+        assert [path.parent.name for path in model_folders] == [shipped_model().name]
+        shutil.copytree(images.parent / "labelsTs", output)
+
     monkeypatch.setattr(demo, "write_phantoms", write_small_patients)
+    monkeypatch.setattr(demo, "predict", predict)
     monkeypatch.setattr(demo, "run_command", run_command)
     return run
 
@@ -134,7 +142,8 @@ def test_runs_nnunets_three_commands_and_scores_the_held_out_patients(commands, 
         "nnUNetv2_predict",
     ]
     assert list(result.scores.index) == ["YG_08_YG_A", "YG_09_YG_A", "mean"]
-    assert (result.scores["dice"] == 1).all()
+    for scores in (result.scores, result.shipped):
+        assert (scores["dice"] == 1).all()
     assert (result.scores["hd95_directed_mm"] == 0).all()
     assert result.overlay.is_file()
     assert ("training", 2, 3) in steps

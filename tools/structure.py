@@ -28,7 +28,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "training": frozenset({"networks", "inference"}),
     "evaluation": frozenset({"dataset", "inference"}),
     "report": frozenset({"evaluation", "inference"}),
-    "demo": frozenset({"dataset", "phantom", "evaluation", "report"}),
+    "demo": frozenset({"dataset", "phantom", "inference", "evaluation", "report"}),
     "patient": frozenset({"dataset", "inference", "report"}),
     "study": frozenset({"dataset", "evaluation", "report"}),
     "cli": frozenset(
@@ -126,12 +126,12 @@ def measure(root: Path) -> list[Measure]:
         path.read_text(encoding="utf-8").count("\n") for path in (root / BENCHMARKS).rglob("*.py")
     )
     return [
-        Measure("modules", len(modules), 111),
-        Measure("lines of the package", sum(longest.values()), 24_600),
+        Measure("modules", len(modules), 112),
+        Measure("lines of the package", sum(longest.values()), 24_750),
         Measure("lines of the longest module", max(longest.values()), 600, places=_over(longest, 600)),
         Measure("lines of benchmarks/", benchmark_lines, 2_630),
         Measure("file names used twice", len(twice), 0, places=twice),
-        Measure("modules with a single client", len(single), 21, places=single),
+        Measure("modules with a single client", len(single), 20, places=single),
         Measure("functions typed, %", _share(untyped, functions), 100, at_least=True, places=untyped),
         Measure("public things documented, %", _share(bare, documented), 95, at_least=True, places=bare),
         Measure("lines of the longest function", max(lengths.values()), 60, places=_over(lengths, 60)),

@@ -1,30 +1,38 @@
-"""Train a network on synthetic patients alone, and measure it on real ones.
+"""The model in the package: train it on synthetic patients alone, ship it, and test it on real ones.
 
     python tools/synthetic.py train synthetic_output
-    python tools/synthetic.py test synthetic_output --collection COLLECTION --collection COLLECTION
+    python tools/synthetic.py ship synthetic_output 1 CARD
+    python tools/synthetic.py test real_output --collection COLLECTION --results benchmarks/results
 
 `train` can be stopped and started again: each stage that is finished is left out, and the training goes on
-from its latest checkpoint. `test` works at any time after the first checkpoint, also beside the training.
+from its latest checkpoint. `ship` writes the folder that `sgnet_nnunet/inference/shipped.py` describes.
 """
 
+import json
 import logging
 import shutil
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
+import torch
 import typer
+from safetensors.torch import save_file
 
 from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.demo import nnunet_paths, run_command
 from sgnet_nnunet.evaluation.measurement import evaluate
-from sgnet_nnunet.files import write_json
+from sgnet_nnunet.files import atomic_folder, checksum_of, read_json, write_json
+from sgnet_nnunet.inference.export import export_openvino
 from sgnet_nnunet.inference.predictor import PredictionOptions, predict
-from sgnet_nnunet.nnunet import CHECKPOINT, CHECKPOINT_BEST, CHECKPOINT_LATEST
+from sgnet_nnunet.inference.shipped import MODELS, OPENVINO, SYNTHETIC, ShippedModel, find_models
+from sgnet_nnunet.inference.trust import load_pickle
+from sgnet_nnunet.nnunet import ALL, CHECKPOINT, CHECKPOINT_BEST, CHECKPOINT_LATEST
 from sgnet_nnunet.phantom.population import draw_ids, patient_rng, write_phantoms
 from sgnet_nnunet.phantom.wide import WidePopulation
 
 DATASET = "Dataset501_BrainMetsLung"
-PLANNER = "SGNetFlairDropoutPlanner"
+PLANNER = "SGNetPlanner"
 SEED = 21
 POPULATION = WidePopulation(calibrated=0.2)
 """Of five patients, one is of the calibrated population of metastases."""
@@ -36,6 +44,12 @@ METRICS = [
     "dice", "precision", "recall", "lesion_sensitivity", "lesion_sensitivity_from_10mm", "false_positives",
 ]  # fmt: skip
 """Columns that `test` prints."""
+
+KEPT = ("channel_names", "labels", "file_ending", "numTraining", "overwrite_image_reader_writer")
+"""Of dataset.json; the rest describes the phantoms' conversion."""
+
+CURVES = ("train_losses", "val_losses", "lrs")
+"""Of the training's log, one value an epoch; `ship` keeps them."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 logger = logging.getLogger("synthetic")
@@ -74,12 +88,12 @@ def prepare(folder: Path, patients: int, workers: int) -> None:
 def train(
     folder: Folder,
     patients: Annotated[int, typer.Option("-n", min=8, help="Synthetic patients.")] = 200,
-    epochs: Annotated[int, typer.Option(min=2, help="Epochs; a checkpoint every tenth.")] = 160,
+    epochs: Annotated[int, typer.Option(min=2, help="Epochs; a checkpoint every tenth.")] = 30,
     iters: Annotated[int, typer.Option(min=1, help="Batches of four patches in an epoch.")] = 25,
     device: Annotated[str, typer.Option("-device", help="cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option("-np", min=1, help="Processes that prepare the data.")] = 2,
 ) -> None:
-    """Make the patients and train; minutes on a GPU after an hour of preparation, hours on two cores."""
+    """Make the patients and train; half an hour on a CPU core after an hour of preparation."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,15 +117,58 @@ def train(
     )
 
 
+@app.command()
+def ship(
+    folder: Folder,
+    version: Annotated[int, typer.Argument(min=1, help="Version of the weights.")],
+    card: Annotated[Path, typer.Argument(help="The model card, Markdown; {sha256} becomes the weights'.")],
+) -> None:
+    """Write the trained model's folder in the package, which must not exist."""
+    model, name = model_of(folder.resolve()), f"{SYNTHETIC}-{version}"
+    if (MODELS / name).exists():
+        raise typer.BadParameter(f"{MODELS / name} is there already; choose another version")
+    with atomic_folder(MODELS / name) as partial:
+        shipped = ShippedModel(partial / name)
+        trained = shipped.folder / model.name
+        (trained / f"fold_{ALL}").mkdir(parents=True)
+        dataset, plans = (read_json(model / f"{each}.json") for each in ("dataset", "plans"))
+        write_json(trained / "dataset.json", {key: dataset[key] for key in KEPT if key in dataset})
+        # Of it the model's name in each run.json is made.
+        write_json(trained / "plans.json", plans | {"dataset_name": name})
+        content = load_pickle(model / "fold_0" / CHECKPOINT)
+        weights = {key: values.contiguous() for key, values in content["network_weights"].items()}
+        torch.save(
+            {
+                "network_weights": weights,
+                "trainer_name": content["trainer_name"],
+                "init_args": {"configuration": content["init_args"]["configuration"], "fold": ALL},
+                "inference_allowed_mirroring_axes": content["inference_allowed_mirroring_axes"],
+            },
+            shipped.checkpoint,
+        )
+        save_file(weights, shipped.weights)
+        shipped.weights.chmod(0o644)  # it is written for its owner alone
+        curves = pd.DataFrame({name: content["logging"][name] for name in CURVES}).rename_axis("epoch")
+        curves.to_csv(shipped.folder / "training.csv", float_format="%.4f")
+        export_openvino(trained, shipped.folder / OPENVINO, folds=[ALL])
+        text = card.read_text(encoding="utf-8").replace("{sha256}", checksum_of(shipped.weights))
+        shipped.card.write_text(text, encoding="utf-8")
+        for path in list(shipped.folder.iterdir()):
+            path.rename(partial / path.name)
+        shipped.folder.rmdir()
+
+
 @app.command("test")
 def measure(
-    folder: Folder,
+    folder: Annotated[Path, typer.Argument(help="Work folder.")],
     collection: Annotated[
         list[Path], typer.Option(help="Folder of real patients in the collection's layout.", exists=True)
     ],
-    name: Annotated[str, typer.Option(help="Name of the folder of predictions.")] = "latest",
+    model: Annotated[Path, typer.Option(help="Another model than that in the package.")] = Path(SYNTHETIC),
+    checkpoint: Annotated[str, typer.Option("-chk", help="Checkpoint's name.")] = CHECKPOINT,
+    results: Annotated[Path | None, typer.Option(help="Folder for synthetic.json.")] = None,
 ) -> None:
-    """Predict real patients with the latest checkpoint and print the scores of each."""
+    """Predict real patients, and print the scores of each."""
     folder = folder.resolve()
     raw = folder / "real" / DATASET
     if not raw.exists():
@@ -119,13 +176,15 @@ def measure(
             shutil.copytree(path, folder / "real_patients", dirs_exist_ok=True)
         convert(folder / "real_patients", folder / "real")
         shutil.rmtree(folder / "real_patients")
-    final = (model_of(folder) / "fold_0" / CHECKPOINT).exists()
-    output = folder / "predictions" / name
-    options = PredictionOptions(device="cpu", checkpoint=CHECKPOINT if final else CHECKPOINT_LATEST)
-    predict(raw / "imagesTr", output, model_folders=[model_of(folder)], options=options)
-    scores = evaluate(output, raw / "labelsTr").set_index("case")[METRICS]
+    options = PredictionOptions(device="cpu", checkpoint=checkpoint)
+    models = find_models([model], options)
+    predict(raw / "imagesTr", folder / "predictions", model_folders=models, options=options)
+    scores = evaluate(folder / "predictions", raw / "labelsTr").set_index("case")[METRICS]
     scores.loc["mean"] = scores.mean()
     typer.echo(scores.to_string(float_format="%.3f"))
+    if results:
+        cases = json.loads(scores.to_json(orient="index", double_precision=4))
+        write_json(results / "synthetic.json", {"model": models[0].parent.name, "cases": cases})
 
 
 if __name__ == "__main__":

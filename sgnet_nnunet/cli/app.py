@@ -11,7 +11,14 @@ from sgnet_nnunet.cli.console import LineHandler, ListCommand, out
 
 COMMANDS = {
     "Data": (data.convert, data.phantom),
-    "Prediction": (predict.predict, segment.segment, follow.follow, models.export, models.gates),
+    "Prediction": (
+        predict.predict,
+        segment.segment,
+        follow.follow,
+        models.export,
+        models.gates,
+        models.weights,
+    ),
     "Evaluation": (evaluate.evaluate, evaluate.compare, tune.tune),
     "Studies": (study.study,),
     "Installation": (plugin.demo, plugin.doctor, plugin.link, plugin.unlink),

@@ -1,4 +1,4 @@
-"""`sgnet export` and `sgnet gates`."""
+"""`sgnet export`, `sgnet gates` and `sgnet weights`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from sgnet_nnunet.cli.console import MODEL_FOLDER, TRUST, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
-from sgnet_nnunet.files import check_output_files, make_folder
+from sgnet_nnunet.files import check_output_files, checksum_of, make_folder
 from sgnet_nnunet.nnunet import CHECKPOINT
 
 
@@ -83,3 +83,24 @@ def gates(
             save_png(gate_panels(found), output / f"{name}.png")
             progress.advance(task)
     say(f"{len(cases)} pictures in {output}")
+
+
+def weights() -> None:
+    """Print where the model in the package is, and the command that fine-tunes it."""
+    from sgnet_nnunet.inference.shipped import OPENVINO, shipped_model  # noqa: PLC0415
+
+    model = shipped_model()
+    rows = {
+        "model card": model.card,
+        "trained model": model.trained,
+        "for OpenVINO": model.folder / OPENVINO,
+        "safetensors": model.weights,
+        "SHA-256": checksum_of(model.weights),
+    }
+    say(f"{model.name}, trained on phantom patients alone; research use only")
+    for name, value in rows.items():
+        say(f"{name:15}{value}")
+    say(
+        "fine-tune:     nnUNetv2_train DATASET 3d_fullres FOLD -tr SGNetTrainer "
+        f"-pretrained_weights {model.checkpoint}"
+    )

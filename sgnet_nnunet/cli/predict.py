@@ -13,6 +13,7 @@ from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import EngineName, PrecisionName, RuntimeName
 from sgnet_nnunet.inference.predictor import PredictionOptions
 from sgnet_nnunet.inference.predictor import predict as predict_folder
+from sgnet_nnunet.inference.shipped import find_models
 from sgnet_nnunet.nnunet import CHECKPOINT, find_model_folder, prints_to_log
 
 _model = partial(typer.Option, rich_help_panel="Model")
@@ -35,7 +36,8 @@ def predict(
         _model(
             "-m",
             metavar="FOLDER",
-            help="Model's folder, trained or exported, instead of -d, -tr, -p and -c; several are averaged.",
+            help="Model's folder, trained or exported, instead of -d, -tr, -p and -c; several are averaged. "
+            "Without -m and -d: synthetic, the model in the package.",
         ),
     ] = None,
     folds: Folds = None,
@@ -95,7 +97,7 @@ def predict(
 ) -> None:
     """Predict a folder of images, as nnUNetv2_predict does, at the model's operating point."""
     logging.getLogger("sgnet_nnunet").setLevel(logging.INFO)
-    if bool(models) == (dataset is not None):
+    if models and dataset is not None:
         raise SGNetError("name the model either by -d (with -tr, -p and -c) or by its folder, -m")
     options = PredictionOptions(
         folds=tuple(folds or ()),
@@ -115,12 +117,16 @@ def predict(
         num_parts=num_parts,
         part_id=part_id,
     )
+    if dataset is None:
+        folders = find_models(models or (), options)
+    else:
+        folders = [find_model_folder(dataset, f"{trainer}__{plans}__{configuration}")]
     bar = progress_bar()
     with prints_to_log(), bar if err.is_terminal else nullcontext():
         cases = predict_folder(
             images,
             output,
-            model_folders=models or [find_model_folder(str(dataset), f"{trainer}__{plans}__{configuration}")],
+            model_folders=folders,
             operating_point=operating_point,
             options=options,
             on_start=lambda total: bar.add_task("predicting", total=total),

@@ -12,6 +12,7 @@ from sgnet_nnunet.cli.console import Checkpoint, Device, Folds, PointFile, Trust
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.inference import EngineName, PrecisionName, RuntimeName
 from sgnet_nnunet.inference.predictor import PredictionOptions, Predictor
+from sgnet_nnunet.inference.shipped import find_models
 from sgnet_nnunet.nnunet import CHECKPOINT, prints_to_log
 
 if TYPE_CHECKING:
@@ -26,13 +27,18 @@ _network = partial(typer.Option, rich_help_panel="Network")
 
 
 def segment(
-    models: Annotated[
-        list[Path],
-        _model("-m", metavar="FOLDER", help="Model's folder, trained or exported; several are averaged."),
-    ],
     output: Annotated[
         Path, typer.Option("-o", metavar="FOLDER", help="Folder to write to, one subfolder a row of a table.")
     ],
+    models: Annotated[
+        list[Path] | None,
+        _model(
+            "-m",
+            metavar="FOLDER",
+            help="Model's folder, trained or exported; several are averaged. Without it: synthetic, the "
+            "model in the package.",
+        ),
+    ] = None,
     table: Annotated[
         Path | None,
         typer.Argument(
@@ -107,7 +113,8 @@ def segment(
         trust=trust,
     )
     with prints_to_log():
-        predictor = Predictor.open(models, options=options, operating_point=operating_point)
+        folders = find_models(models or (), options)
+        predictor = Predictor.open(folders, options=options, operating_point=operating_point)
         if table is not None:
             line, failed = _segment_many(table, output, predictor, settings)
         else:

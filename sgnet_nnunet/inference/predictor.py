@@ -456,17 +456,22 @@ def _open_exported(folder: Path, options: PredictionOptions) -> Model:
 
 def refuse_options(options: PredictionOptions) -> None:
     """Raise an SGNetError if something is asked of an exported model that only a trained one can do."""
+    if given := needs_training(options):
+        raise SGNetError(
+            f"{', '.join(given)}: not for an exported model, which runs in OpenVINO on the CPU; leave it "
+            "out, or name the trained model's folder"
+        )
+
+
+def needs_training(options: PredictionOptions) -> list[str]:
+    """Return what is asked for that a trained model can do and an exported one cannot, as on the line."""
     default = PredictionOptions()
     flags = {"checkpoint": "-chk", "step_size": "-step_size"}
     given = [flag for name, flag in flags.items() if getattr(options, name) != getattr(default, name)]
     given += [f"--engine {options.engine}"] if options.engine == "tiled" else []
     given += [f"--runtime {options.runtime}"] if options.runtime == "torch" else []
     given += [f"-device {options.device}"] if options.device not in {None, "cpu"} else []
-    if given:
-        raise SGNetError(
-            f"{', '.join(given)}: not for an exported model, which runs in OpenVINO on the CPU; leave it "
-            "out, or name the trained model's folder"
-        )
+    return given
 
 
 def _check_alike(model_folders: Sequence[Path]) -> None:

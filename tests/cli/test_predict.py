@@ -7,6 +7,7 @@ import pytest
 from sgnet_nnunet.cli import predict as module
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.inference.predictor import PredictionOptions
+from sgnet_nnunet.inference.shipped import shipped_model
 
 
 def run(*arguments):
@@ -68,9 +69,20 @@ def test_mirroring_can_be_disabled_in_nnunets_words(calls):
     assert calls[0][2]["options"].mirroring is False
 
 
-@pytest.mark.parametrize("arguments", [[], ["-d", "501", "-m", "model"]])
-def test_the_model_is_named_in_one_way(calls, capsys, arguments):
-    assert run(*arguments) == 2
+@pytest.mark.parametrize("arguments", ["", "-m synthetic", "-m synthetic -device cpu"])
+def test_without_a_model_the_one_in_the_package_predicts(calls, arguments):
+    assert run(*arguments.split()) == 0
+    assert calls[0][2]["model_folders"] == [shipped_model().folder / "openvino"]
+
+
+@pytest.mark.parametrize("arguments", ["-device cuda", "-m synthetic --runtime torch", "-step_size 0.75"])
+def test_what_only_pytorch_can_do_is_done_by_the_packages_weights_for_it(calls, arguments):
+    assert run(*arguments.split()) == 0
+    assert calls[0][2]["model_folders"] == [shipped_model().trained]
+
+
+def test_the_model_is_named_in_one_way(calls, capsys):
+    assert run("-d", "501", "-m", "model") == 2
     assert "name the model either by -d" in capsys.readouterr().err
     assert not calls
 
