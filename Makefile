@@ -70,7 +70,7 @@ newest: ## All tests with the newest nnU-Net, PyTorch and NumPy, in an environme
 
 # The oldest Python for which these releases have wheels.
 LOWEST_PYTHON ?= python3.10
-TEST_TOOLS := hypothesis panoptica playwright pymeshmetrics pytest pytest-xdist statsmodels
+TEST_TOOLS := dcm2niix hypothesis panoptica playwright pymeshmetrics pytest pytest-xdist statsmodels
 lowest: ## The tests that are not slow with the lowest releases that are supported, tools/lowest.txt
 	test -x .venv-lowest/bin/python || $(LOWEST_PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -c tools/lowest.txt '.[all]' $(TEST_TOOLS)
