@@ -23,7 +23,6 @@ from filelock import FileLock, Timeout
 
 from sgnet_nnunet.errors import SGNetError, describe
 from sgnet_nnunet.files import checksum_of, write_text
-from sgnet_nnunet.nnunet import FOLDER_VARIABLES
 
 STEPS, DONE, RECORDS, LOGS, _LOCKS = (
     f"study/{name}" for name in ("steps", "done", "records", "logs", "locks")
@@ -99,7 +98,7 @@ def _perform(content: Mapping[str, Any], log: IO[str], *, cpus: int, gpus: int) 
         _link(Path(name), target)
     arguments = content.get("arguments", {})
     with ExitStack() as stack:
-        environment = _environment(content.get("environment", {}), cpus=cpus)
+        environment = _environment(content, cpus=cpus)
         if GPUS in os.environ and gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(stack.enter_context(_reserved(gpus)))
         if arguments.get("fetch"):
@@ -126,13 +125,13 @@ def _perform(content: Mapping[str, Any], log: IO[str], *, cpus: int, gpus: int) 
     return ""
 
 
-def _environment(given: Mapping[str, str], *, cpus: int) -> dict[str, str]:
-    folders = {name: str(Path(given.get(name, name)).absolute()) for name in FOLDER_VARIABLES}
+def _environment(content: Mapping[str, Any], *, cpus: int) -> dict[str, str]:
+    folders = {name: str(Path(path).absolute()) for name, path in content.get("folders", {}).items()}
     threads = {
         "OMP_NUM_THREADS": str(cpus), "nnUNet_def_n_proc": str(cpus), "nnUNet_n_proc_DA": str(max(2, cpus)),
         "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
-    return threads | dict(os.environ) | dict(given) | folders
+    return threads | dict(os.environ) | content.get("environment", {}) | folders
 
 
 @contextmanager

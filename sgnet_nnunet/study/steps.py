@@ -50,7 +50,8 @@ class Step:
 
     Attributes:
         commands: Arguments of each command; `CPUS` stands for the cores.
-        environment: Variables; those of nnU-Net's folders are added.
+        environment: Variables.
+        folders: Variables of nnU-Net's folders.
         accepted: Exit statuses of success.
         needs: Ids of the steps before.
         sources: Files and folders from outside the work folder that are read.
@@ -65,6 +66,7 @@ class Step:
     name: str
     commands: list[list[str]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
     accepted: list[int] = field(default_factory=lambda: [0])
     needs: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -137,7 +139,8 @@ class Steps:
 
     def _as_given(self, step: Step) -> Step:
         """Return a step with the environment of the study, and the resources that it gives the kind."""
-        step = replace(step, environment=self.study.environment | step.environment)
+        folders = {name: name for name in FOLDER_VARIABLES} | step.folders
+        step = replace(step, environment=self.study.environment | step.environment, folders=folders)
         if not (given := self.study.resources.get(step.kind)):  # type: ignore[call-overload]
             return step
         cost = replace(
@@ -228,7 +231,7 @@ class Steps:
         environment |= {} if self.study.mirroring else {"SGNET_MIRRORING": "0"}
         return Step(
             kind="train", name=f"{network.model}-f{fold}-s{seed}", commands=[command],
-            environment=environment | _variable(seed) | network.environment,
+            environment=environment | network.environment, folders=_folders(seed),
             needs=[f"preprocess/{network.plans}"], fresh=[folder], resume=folder,
             outputs=[f"{folder}/checkpoint_final.pth", f"{folder}/validation"],
             cpus=self.four, gpus=gpus, retries=2, epochs=epochs,
@@ -253,7 +256,7 @@ class Steps:
             command = ["sgnet", "tune", "-d", self.id, "-tr", network.trainer, "-p", network.plans]
             command += ["-c", network.configuration, "-f", *self.folds, "-device", self.device]
             yield Step(
-                kind="tune", name=f"{network.model}-s{seed}", commands=[command], environment=_variable(seed),
+                kind="tune", name=f"{network.model}-s{seed}", commands=[command], folders=_folders(seed),
                 needs=self._trained([network], seed), fresh=[point], outputs=[point],
                 gpus=int(self.device == "cuda"), cpus=self.two,
                 cost=prediction_cost(network.trainer, self.cases, folds=1),
@@ -265,7 +268,7 @@ class Steps:
             ]
             command = ["python", "-c", _FIND_BEST, self.id, json.dumps(models), json.dumps(self.file.folds)]
             yield Step(
-                kind="best", name=f"s{seed}", environment=_variable(seed),
+                kind="best", name=f"s{seed}", folders=_folders(seed),
                 commands=[[*command, json.dumps(self.study.ensembles), CPUS]],
                 needs=self._trained(networks, seed),
                 outputs=[f"{self._results(seed)}/inference_information.json"],
@@ -276,7 +279,7 @@ class Steps:
         command += ["-o", report, "--models", *(network.model for network in networks)]
         yield self._reported(
             "compare", f"s{seed}", command, report, seed=seed, images="validation",
-            environment=_variable(seed), needs=self._trained(networks, seed),
+            folders=_folders(seed), needs=self._trained(networks, seed),
             cost=Cost(1 + self.cases * number * 2 / 60, 4000),
         )  # fmt: skip
 
@@ -357,7 +360,7 @@ class Steps:
         store = f"{images.output.rstrip('/')}/{network.model}-s{seed}" if images.output else ""
         tuned = [f"tune/{network.model}-s{seed}"] if self.study.tune else []
         return Step(
-            kind="predict", name=name, commands=[command], environment=_variable(seed),
+            kind="predict", name=name, commands=[command], folders=_folders(seed),
             needs=[*self._trained([network], seed), *tuned],
             sources=[] if remote else files,
             links={} if remote else {f"{folder}/{Path(file).name}": file for file in files},
@@ -368,7 +371,7 @@ class Steps:
         )  # fmt: skip
 
 
-def _variable(seed: int) -> dict[str, str]:
+def _folders(seed: int) -> dict[str, str]:
     return {FOLDER_VARIABLES[-1]: f"results/seed{seed}"}
 
 

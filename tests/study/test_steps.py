@@ -77,7 +77,7 @@ def test_a_training_is_that_of_its_network_fold_and_seed(write_study):
     assert (step.gpus, step.planned()["epochs"], step.planned()["resources"]["gpu"]) == (2, 7, 2)
     expected = {"SGNET_EPOCHS": "7", "SGNET_ITERS": "2", "SGNET_SEED": "0", "SGNET_MIRRORING": "0"}
     assert expected.items() <= step.environment.items()
-    assert step.environment["nnUNet_results"] == "results/seed0"
+    assert step.folders["nnUNet_results"] == "results/seed0"
 
 
 TRAINERS = {"nnUNetTrainer": 1000, "nnUNetTrainer_250epochs": 250, "nnUNetTrainer_1epoch": 1}
