@@ -164,7 +164,8 @@ def list_images(place: str) -> dict[str, list[str]]:
         bucket, _, prefix = place.removeprefix("s3://").rstrip("/").partition("/")
         with _naming(place):
             store = _object(f"s3://{bucket}/{prefix}/x", Path("study/remote")).s3bucket()
-            paths = sorted(f"s3://{bucket}/{each.key}" for each in store.objects.filter(Prefix=prefix))
+            keys = [each.key for each in store.objects.filter(Prefix=f"{prefix}/" if prefix else "")]
+            paths = sorted(f"s3://{bucket}/{key}" for key in keys if key.rpartition("/")[0] == prefix)
     else:
         with os.scandir(place) as entries:
             paths = sorted(entry.path for entry in entries)

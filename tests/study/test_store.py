@@ -58,7 +58,10 @@ def test_images_are_predicted_from_a_store_and_the_masks_written_to_it(bucket, m
     raw = make_dataset(tmp_path / "raw", cases=3)
     for path in (raw / "imagesTr").iterdir():
         bucket.upload_file(str(path), f"in/{path.name}")
-    cases = list_images(f"s3://{bucket.name}/in")
+    for key in ("in/other/case9_0000.nii.gz", "in2/case9_0000.nii.gz"):
+        bucket.put_object(Key=key, Body=b"")
+    cases = list_images(f"s3://{bucket.name}/in/")
+    assert list(cases) == ["case0", "case1", "case2"]
     assert cases["case1"] == [f"s3://{bucket.name}/in/case1_{channel:04d}.nii.gz" for channel in range(2)]
     code = (
         "import shutil, pathlib; out = pathlib.Path('out'); out.mkdir(exist_ok=True);"
