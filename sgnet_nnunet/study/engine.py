@@ -71,6 +71,10 @@ class Run:
             raise SGNetError(f"executor {name}: Snakemake has no such plug-in; {remedy}")
         if self.device == "cuda" and name == LOCAL and not self.gpus:
             raise SGNetError("device cuda: nvidia-smi lists no GPU; give `device: cpu`, or a cluster")
+        for number, network in enumerate(self.file.study.networks):
+            enough = self.device == "cpu" or name != LOCAL or network.gpus <= len(self.gpus)
+            remedy = f"give at most {len(self.gpus)}, as many as nvidia-smi lists"
+            self.file.require(enough, f"networks[{number}].gpus", f"there are no {network.gpus} GPUs", remedy)
         if name in _TESTS:
             _require_cluster(name, _TESTS[name])
         if name == "cluster-generic" and not self.cluster.options.get("cluster-generic-submit-cmd"):

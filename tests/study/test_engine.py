@@ -76,6 +76,12 @@ def test_a_gpu_that_is_not_there_is_refused(write_study, monkeypatch):
         Run(read_study(write_study("device: cpu", "device: cuda"))).check()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert visible_gpus() == ["2", "3"]
+    path = write_study("device: cpu", "device: cuda")
+    path.write_text(path.read_text().replace("er: SGNetTrainer", "er: SGNetTrainer\n    gpus: 3"))
+    with pytest.raises(
+        SGNetError, match=r"8: networks.0..gpus: there are no 3 GPUs; give at most 2, as many"
+    ):
+        Run(read_study(path)).check()
 
 
 def test_a_work_folder_of_another_run_is_refused(make_run):
