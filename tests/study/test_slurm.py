@@ -1,5 +1,6 @@
 """The same study through a real Slurm gives the same report; `make slurm` starts one on this host."""
 
+import re
 import shutil
 import subprocess
 
@@ -31,4 +32,5 @@ def test_a_study_through_slurm_gives_the_report_of_a_local_one(
         assert process.returncode == 0, output
         reports.append((tmp_path / work / "reports/study.csv").read_text())
     assert reports[0] == reports[1]
-    assert list((tmp_path / "slurm/.snakemake/slurm_logs").iterdir())
+    log = (tmp_path / "slurm/study/logs/snakemake.log").read_text()
+    assert len(re.findall(r"submitted with SLURM jobid \d+", log)) == 21
