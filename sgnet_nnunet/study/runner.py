@@ -4,6 +4,7 @@ Snakemake calls it for every step, perhaps thousands of times: it imports little
 already is not done again, whatever Snakemake remembers of it.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -18,8 +19,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
-
-from filelock import FileLock, Timeout
 
 from sgnet_nnunet.errors import SGNetError, describe
 from sgnet_nnunet.files import checksum_of, write_text
@@ -49,7 +48,8 @@ def run_step(step: str, *, cpus: int, gpus: int) -> int:
     for folder in (DONE, RECORDS, LOGS, _LOCKS):
         Path(folder, step).parent.mkdir(parents=True, exist_ok=True)
     # A process that outlives the study for a moment, or a job of a cluster, may be at it still.
-    with FileLock(f"{_LOCKS}/{step}.lock"):
+    with Path(_LOCKS, f"{step}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         content: dict[str, Any] = json.loads(Path(STEPS, f"{step}.json").read_text(encoding="utf-8"))
         identity = identity_of(step)
         record = read_record(step)
@@ -143,9 +143,10 @@ def _reserved(number: int) -> Iterator[list[str]]:
         with ExitStack() as stack:
             found = []
             for gpu in os.environ[GPUS].split(","):
+                lock = stack.enter_context((folder / f"{gpu}.lock").open("w"))
                 try:
-                    stack.enter_context(FileLock(folder / f"{gpu}.lock").acquire(timeout=0))
-                except Timeout:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
                     continue
                 found.append(gpu)
                 if len(found) == number:

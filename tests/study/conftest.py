@@ -39,6 +39,7 @@ def study_text() -> str:
     """Return the text of the file of a study that is run: as short as can be, a core for each step."""
     kinds = ("train", "tune", "predict", "evaluate", "compare")
     short = STUDY.replace("epochs: 2", "epochs: 1").replace("\niterations: 2", "\niterations: 1")
+    short = short.replace("BaselineUNetTrainer", "SGNetNoGateTrainer")
     return short + "resources:\n" + "".join(f"  {kind}: {{cpus: 1}}\n" for kind in kinds)
 
 

@@ -43,7 +43,7 @@ def test_a_study_ends_with_a_report_of_every_network_and_set(finished):
     assert len(table) == 4
     assert table["dice"].notna().all()
     page = (work / "reports/study.html").read_text()
-    assert all(name in page for name in ("SGNetTrainer", "BaselineUNetTrainer", "validation-s0/report.html"))
+    assert all(name in page for name in ("SGNetTrainer", "SGNetNoGateTrainer", "validation-s0/report.html"))
     (lesions,) = work.glob("predictions/test/s0/SGNetTrainer*/lesions.csv")
     assert pd.read_csv(lesions)["case"].tolist() == [f"case{i}" for i in range(4)]
     assert (work / "results/seed0/Dataset501_Tiny/inference_information.json").is_file()
