@@ -124,13 +124,14 @@ def test_demo_prints_a_row_a_case_and_the_mean(monkeypatch, capsys):
         assert plan == DemoPlan(epochs=2, iters=3)
         report("training", 0, 2)
         report("training", 2, 2)
-        return DemoResult(scores, folder / "overlay.png")
+        return DemoResult(scores - 0.25, scores, folder / "overlay.png")
 
     monkeypatch.setattr("sgnet_nnunet.demo.run_demo", run_demo)
     assert run("demo", "out", "--epochs", "2", "--iters", "3") == 0
     shown = capsys.readouterr().out
     assert "mean" in shown
     assert "0.600" in shown
+    assert "0.350" in shown  # by the model in the package
     assert "15.0" in shown
     assert "picture: out/overlay.png" in shown
 

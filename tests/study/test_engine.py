@@ -1,5 +1,6 @@
 """Snakemake runs the steps that are missing; what is in the way is refused before the first one."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -53,6 +54,10 @@ REFUSED = {
 def test_a_cluster_that_is_not_there_is_refused(write_study, monkeypatch, executor, environment, message):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(  # the plug-in is of an extra of its own
+        importlib.util, "find_spec", lambda name: name.endswith("kubernetes") or found(name)
+    )
     run = Run(read_study(write_study()), executor=executor)
     with pytest.raises(SGNetError, match=f"executor {executor}: {message}"):
         run.check()

@@ -150,8 +150,10 @@ run = Run(read_study(Path(sys.argv[1])))
 with run.locked():
     run.prepare()
     number = len(run.missing())  # by Snakemake
-usage = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(number, time.monotonic() - began, max(usage) / 1e6)
+# Its own maximum by getrusage would include that of the process that started it.
+own = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+of_snakemake = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(number, time.monotonic() - began, max(own, of_snakemake) / 1e6)
 """
 
 
