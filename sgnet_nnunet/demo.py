@@ -106,14 +106,17 @@ def run_demo(folder: Path, plan: DemoPlan, *, report: Report) -> DemoResult:
     predict(raw / "imagesTs", folder / SHIPPED, model_folders=find_models((), options), options=options)
     report("model in the package", 1, 1)
     _run_nnunet(folder, raw, plan, report=report, workers=workers)
-    shipped, scores = (_scores(folder / name, raw / "labelsTs") for name in (SHIPPED, "predictions"))
+    shipped, scores = (
+        scores_of(folder / name, raw / "labelsTs", METRICS) for name in (SHIPPED, "predictions")
+    )
     overlay = folder / "overlay.png"
     draw_overlay(raw, folder / "predictions", overlay)
     return DemoResult(shipped, scores, overlay)
 
 
-def _scores(predictions: Path, references: Path) -> "pd.DataFrame":
-    scores = evaluate(predictions, references).set_index("case")[list(METRICS)]
+def scores_of(predictions: Path, references: Path, metrics: Sequence[str]) -> "pd.DataFrame":
+    """Return these metrics of each case, which is the index, and of their mean."""
+    scores = evaluate(predictions, references).set_index("case")[list(metrics)]
     scores.loc["mean"] = scores.mean()
     return scores
 

@@ -20,8 +20,7 @@ import typer
 from safetensors.torch import save_file
 
 from sgnet_nnunet.dataset.convert import convert
-from sgnet_nnunet.demo import nnunet_paths, run_command
-from sgnet_nnunet.evaluation.measurement import evaluate
+from sgnet_nnunet.demo import nnunet_paths, run_command, scores_of
 from sgnet_nnunet.files import atomic_folder, checksum_of, read_json, write_json
 from sgnet_nnunet.inference.export import export_openvino
 from sgnet_nnunet.inference.predictor import PredictionOptions, predict
@@ -158,6 +157,18 @@ def ship(
         shipped.folder.rmdir()
 
 
+def with_gates_bypassed(model: Path, copy: Path) -> Path:
+    """Copy a trained model into a folder, with gates that let everything pass, and return the copy."""
+    shutil.copytree(model, copy / model.name, dirs_exist_ok=True)
+    for path in (copy / model.name).glob("fold_*/*.pth"):
+        content = load_pickle(path)
+        for name, values in content["network_weights"].items():
+            if name.endswith(".bypassed"):
+                values.fill_(True)
+        torch.save(content, path)
+    return copy / model.name
+
+
 @app.command("test")
 def measure(
     folder: Annotated[Path, typer.Argument(help="Work folder.")],
@@ -167,6 +178,7 @@ def measure(
     model: Annotated[Path, typer.Option(help="Another model than that in the package.")] = Path(SYNTHETIC),
     checkpoint: Annotated[str, typer.Option("-chk", help="Checkpoint's name.")] = CHECKPOINT,
     results: Annotated[Path | None, typer.Option(help="Folder for synthetic.json.")] = None,
+    bypass: Annotated[bool, typer.Option("--bypass", help="Let the gates pass everything.")] = False,
 ) -> None:
     """Predict real patients, and print the scores of each."""
     folder = folder.resolve()
@@ -176,11 +188,12 @@ def measure(
             shutil.copytree(path, folder / "real_patients", dirs_exist_ok=True)
         convert(folder / "real_patients", folder / "real")
         shutil.rmtree(folder / "real_patients")
-    options = PredictionOptions(device="cpu", checkpoint=checkpoint)
+    options = PredictionOptions(device="cpu", checkpoint=checkpoint, runtime="torch" if bypass else "auto")
     models = find_models([model], options)
+    if bypass:
+        models = [with_gates_bypassed(models[0], folder / "bypassed")]
     predict(raw / "imagesTr", folder / "predictions", model_folders=models, options=options)
-    scores = evaluate(folder / "predictions", raw / "labelsTr").set_index("case")[METRICS]
-    scores.loc["mean"] = scores.mean()
+    scores = scores_of(folder / "predictions", raw / "labelsTr", METRICS)
     typer.echo(scores.to_string(float_format="%.3f"))
     if results:
         cases = json.loads(scores.to_json(orient="index", double_precision=4))

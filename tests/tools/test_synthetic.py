@@ -1,13 +1,19 @@
 """The training on synthetic patients: its stages, on small patients and without nnU-Net's commands."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import synthetic
+import torch
 from typer.testing import CliRunner
 
 from sgnet_nnunet.dataset.collection import PARTS, part_path
+from sgnet_nnunet.files import checksum_of
+from sgnet_nnunet.inference.shipped import ShippedModel, shipped_model
+from sgnet_nnunet.inference.trained_model import load_trained_model
+from sgnet_nnunet.inference.trust import load_pickle
 from sgnet_nnunet.nifti import Volume, write_volume
 from sgnet_nnunet.phantom.population import draw_ids, patient_rng
 
@@ -59,3 +65,33 @@ def test_what_is_finished_is_left_out_and_a_training_goes_on(commands, tmp_path)
     train(tmp_path, 8)
     assert [arguments[0] for arguments in commands[2:]] == ["nnUNetv2_train"]
     assert "--c" in commands[2]
+
+
+def test_gates_that_are_bypassed_are_all_that_differs_in_the_copy(tmp_path):
+    copy = synthetic.with_gates_bypassed(shipped_model().trained, tmp_path)
+    before, after = (load_trained_model(folder).weights[0] for folder in (shipped_model().trained, copy))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith(".bypassed")} != set()
+    assert all(after[name].item() for name in changed)
+
+
+@pytest.mark.slow
+def test_a_training_is_shipped_once_with_its_weights_losses_and_checksum(tmp_path, monkeypatch):
+    model, shipped = synthetic.model_of(tmp_path / "training"), shipped_model()
+    shutil.copytree(shipped.trained, model)
+    (model / "fold_all").rename(model / "fold_0")
+    content = load_pickle(model / "fold_0/checkpoint_final.pth")
+    content["logging"] = {name: [0.5, 0.25] for name in synthetic.CURVES}
+    torch.save(content, model / "fold_0/checkpoint_final.pth")
+    (tmp_path / "card.md").write_text("# a card\n{sha256}\n")
+    monkeypatch.setattr(synthetic, "MODELS", tmp_path / "models")
+    (tmp_path / "models").mkdir()
+    command = ["ship", str(tmp_path / "training"), "7", str(tmp_path / "card.md")]
+    outcome = CliRunner().invoke(synthetic.app, command)
+    assert outcome.exit_code == 0, outcome.output
+    made = ShippedModel(tmp_path / "models/synthetic-7")
+    assert made.weights.read_bytes() == shipped.weights.read_bytes()
+    assert checksum_of(made.weights) in made.card.read_text()
+    assert (made.folder / "training.csv").read_text().splitlines()[1] == "0,0.5000,0.5000,0.5000"
+    assert (made.folder / "openvino/export.json").is_file()
+    assert "is there already" in CliRunner().invoke(synthetic.app, command).output
