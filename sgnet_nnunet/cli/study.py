@@ -29,7 +29,7 @@ def study(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, with estimated hours and disk.")
     ] = False,
-    status: Annotated[bool, typer.Option("--status", help="Print how the study stands, and end.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Print the status of the study, and end.")] = False,
     accept_changes: Annotated[
         bool,
         typer.Option("--accept-changes", help="Train again where the data have changed since the training."),

@@ -177,7 +177,7 @@ def list_images(place: str) -> dict[str, list[str]]:
 
 
 def fetch(paths: Iterable[str], folder: Path) -> None:
-    """Copy objects of a store into a folder, those that are there already aside."""
+    """Copy objects of a store into a folder, except those that are there already."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         target = folder / path.rpartition("/")[2]

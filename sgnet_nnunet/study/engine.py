@@ -1,4 +1,4 @@
-"""Runs a study with Snakemake: checks first, then the workflow, and someone watches how it stands."""
+"""Run a study with Snakemake: check it, run its workflow, and report the status meanwhile."""
 
 import importlib.util
 import json

@@ -4,7 +4,7 @@ Snakemake calls it for every step, perhaps thousands of times: it imports little
 already is not done again, whatever Snakemake remembers of it.
 """
 
-import fcntl
+import fcntl  # filelock would take 27 ms to import, a tenth of what a step costs
 import hashlib
 import json
 import os
@@ -26,7 +26,7 @@ from sgnet_nnunet.files import checksum_of, write_text
 STEPS, DONE, RECORDS, LOGS, _LOCKS = (
     f"study/{name}" for name in ("steps", "done", "records", "logs", "locks")
 )
-"""Folders in the work folder: what each step is to do, what it has made, how it went, what it printed."""
+"""Folders in the work folder: what each step is to do, what it has made, its record, its log."""
 
 CPUS = "{cpus}"
 """In a command, the number of cores that the step has got."""
@@ -188,7 +188,7 @@ def checksum_of_tree(path: Path) -> str:
 
 
 def read_record(step: str) -> dict[str, Any]:
-    """Return how a step went, empty if it was not started."""
+    """Return the record of a step, empty if it was not started."""
     try:
         record: dict[str, Any] = json.loads(Path(RECORDS, f"{step}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -197,7 +197,7 @@ def read_record(step: str) -> dict[str, Any]:
 
 
 def write_record(step: str, record: Mapping[str, Any]) -> None:
-    """Write how a step went: its identity, its state, and times in seconds since 1970."""
+    """Write the record of a step: its identity, its state, and times in seconds since 1970."""
     write_text(Path(RECORDS, f"{step}.json"), json.dumps(record))
 
 

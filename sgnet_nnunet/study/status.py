@@ -1,4 +1,4 @@
-"""How a study stands: read from its folder, by whoever looks, on whatever machine its steps run."""
+"""The status of a study, read from its work folder, whichever machine its steps run on."""
 
 import json
 import re
@@ -34,7 +34,7 @@ _FIGURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class StepStatus:
-    """How one step stands; times are in seconds, None where they are unknown."""
+    """Status of one step; times are in seconds, None where they are unknown."""
 
     step: str
     state: str  # one of `STATES`
@@ -47,7 +47,7 @@ class StepStatus:
 
 
 def read_status(work: Path) -> list[StepStatus]:
-    """Return how each step of the study of a work folder stands."""
+    """Return the status of each step of the study of a work folder."""
     plan = read_json(work / PLAN, remedy="start the study, which writes it")
     found: dict[str, StepStatus] = {}
     for name, planned in plan.items():
@@ -127,7 +127,7 @@ def table_of(status: Sequence[StepStatus]) -> Table:
 
 
 def write_status(work: Path, status: Sequence[StepStatus], *, title: str) -> None:
-    """Write `study_status.html` into the work folder; the page loads itself anew."""
+    """Write `study_status.html` into the work folder; the page reloads itself."""
     from sgnet_nnunet.report.viewer import render  # noqa: PLC0415 - half a second, not for `--status`
 
     page = render(

@@ -56,7 +56,7 @@ class Step:
         needs: Ids of the steps before.
         sources: Files and folders from outside the work folder that are read.
         links: Names, in the work folder, and what they link to.
-        fresh: What is deleted before the step starts anew, rather than goes on.
+        fresh: What is deleted before the step starts from the beginning.
         resume: A folder in which a checkpoint lets the last command go on, with `--c`.
         outputs: Files and folders that later steps read; their checksums tell whether they have changed.
         action: A function of `study.actions`, called after the commands, and its arguments.

@@ -1,4 +1,4 @@
-"""How a study stands is read from its folder."""
+"""The status of a study, read from its folder."""
 
 import json
 import time
