@@ -33,14 +33,29 @@ class GateSupervision:
         positive_weight: Weight of a voxel with foreground against one without: recall comes first.
         auxiliary_weight: Weight of the gates' loss, averaged over the gates, against the segmentation's.
         warm_up: Share of the epochs, 0 to 1, for which the gates are bypassed.
+        open_loss: Whether the loss at full resolution is computed within the finest hard spatial gate alone,
+            Dice and BCE, so that what is outside does not dilute it. Voxels of lesions outside count, too:
+            there the logit is a constant, which has no gradient, but the cost of the miss is in the loss.
+            While the gates are bypassed all voxels count.
+        lesion_weighted: Whether the lesions of a batch have the same total weight in a gate's loss, whatever
+            their sizes, with the same sum over all of them.
+        hardest_negatives: Share, above 0 and up to 1, of a gate's voxels without foreground that count in its
+            loss: those with the highest BCE, such as vessels.
     """
 
     positive_weight: float = 16.0
     auxiliary_weight: float = 0.5
     warm_up: float = 0.8
+    open_loss: bool = False
+    lesion_weighted: bool = False
+    hardest_negatives: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a number that is out of range, with a ValueError."""
+        """Refuse a value that is out of range, with a ValueError."""
+        if not (isinstance(self.open_loss, bool) and isinstance(self.lesion_weighted, bool)):
+            raise ValueError(f"open_loss and lesion_weighted must be true or false; got {self}")
+        if not 0 < self.hardest_negatives <= 1:
+            raise ValueError(f"hardest_negatives must be above 0 and up to 1; got {self}")
         if self.positive_weight <= 0 or self.auxiliary_weight < 0 or not 0 <= self.warm_up <= 1:
             raise ValueError(
                 "gate_supervision needs positive_weight > 0, auxiliary_weight >= 0 and warm_up "

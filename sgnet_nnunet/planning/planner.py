@@ -35,6 +35,7 @@ class SGNetPlanner(ExperimentPlanner):
     TARGET_SPACING = (1.0, 1.0, 1.0)
     PATCH_SIZE = (32, 96, 96)
     BATCH_SIZE = 4
+    SUPERVISION = ("positive_weight", "auxiliary_weight", "warm_up")  # the others are off where not given
     FALSE_POSITIVE_WEIGHT = 0.5  # of the Tversky loss; with 0.5 it is the Dice loss
 
     def __init__(self, dataset_name_or_id: str | int, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
@@ -120,6 +121,7 @@ class SGNetPlanner(ExperimentPlanner):
         # nnU-Net's torch resampling, linear along every axis.
         resampling = {"force_separate_z": False, "memefficient_seg_resampling": False}
         kinds = {"data": False, "seg": True, "probabilities": False}
+        supervision = asdict(GateSupervision())
         return {
             "data_identifier": self.generate_data_identifier(DEFAULT_CONFIGURATION),
             "preprocessor_name": self.preprocessor_name,
@@ -135,7 +137,7 @@ class SGNetPlanner(ExperimentPlanner):
                 for kind, is_seg in kinds.items()
             },
             "architecture": self.architecture(),
-            "gate_supervision": asdict(GateSupervision()),
+            "gate_supervision": {name: supervision[name] for name in self.SUPERVISION},
             # Most patches hold no tumour, and the Dice of an empty patch has no gradient.
             "batch_dice": True,
             "false_positive_weight": self.FALSE_POSITIVE_WEIGHT,

@@ -25,6 +25,9 @@ from sgnet_nnunet.study.study_file import LEAVE_ONE_OUT, is_remote
 COLUMNS = ("case", "lesions", "volume_mm3", "largest_mm3")
 """Of the table of predicted masks."""
 
+OPTIONAL_SETTINGS = frozenset({"channel_dropout", "false_positive_weight", "gate_supervision", "loss"})
+"""Of a plan, read by this package's trainers."""
+
 _IMAGE = re.compile(r"([^.].*)_(\d{4})\.nii(\.gz)?", re.DOTALL)
 _SETTINGS = ("endpoint_url", "region", "access_key", "secret_key", "token")
 
@@ -77,12 +80,28 @@ def _without(patient: str, patients: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def change_plan(path: str, change: dict[str, Any]) -> None:
-    """Change patch and batch size of the three-dimensional configurations of a plan."""
+    """Change settings, such as the patch size, of the three-dimensional configurations of a plan.
+
+    Raises:
+        SGNetError: If a plan has no such setting.
+    """
     plans = read_json(Path(path))
     for configuration in plans["configurations"].values():
         if change and len(configuration.get("patch_size", ())) == 3:  # noqa: PLR2004
-            configuration.update(change)
+            if unknown := sorted(change.keys() - configuration.keys() - OPTIONAL_SETTINGS):
+                known = ", ".join(sorted(configuration.keys() | OPTIONAL_SETTINGS))
+                raise SGNetError(f"{path}: a plan has no setting {unknown[0]}; give one of {known}")
+            _merge(configuration, change)
     write_json(Path(path), plans)
+
+
+def _merge(target: dict[str, Any], change: Mapping[str, Any]) -> None:
+    """Change the items of a mapping, those of nested mappings one by one."""
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = value
 
 
 def tabulate(masks: str, images: str, fetch: list[str], store: str) -> None:

@@ -20,6 +20,7 @@ from sgnet_nnunet.study.study_file import (
     Network,
     PredictionSet,
     StudyFile,
+    data_owner,
     is_remote,
 )
 
@@ -198,11 +199,14 @@ class Steps:
             if plan.gpu_memory_gb is not None:
                 command += ["-gpu_memory_target", f"{plan.gpu_memory_gb:g}"]
             change = {"patch_size": plan.patch_size, "batch_size": plan.batch_size}
-            arguments = {"path": path, "change": {key: it for key, it in change.items() if it is not None}}
+            change = {key: it for key, it in change.items() if it is not None}
+            arguments = {"path": path, "change": change | plan.settings}
             yield Step(
                 kind="plan", name=name, commands=[command], needs=["fingerprint/data"], fresh=[path],
                 outputs=[path], action="change_plan", arguments=arguments, limits=_ONE_AT_A_TIME,
             )  # fmt: skip
+            if data_owner(self.study, name) != name:
+                continue
             configurations = sorted({n.configuration for n in self.study.networks if n.plans == name})
             command = ["nnUNetv2_preprocess", "-d", self.id, "-plans_name", name, "-np", CPUS, "-c"]
             yield Step(
@@ -232,7 +236,7 @@ class Steps:
         return Step(
             kind="train", name=f"{network.model}-f{fold}-s{seed}", commands=[command],
             environment=environment | network.environment, folders=_folders(seed),
-            needs=[f"preprocess/{network.plans}"], fresh=[folder], resume=folder,
+            needs=self._planned(network.plans), fresh=[folder], resume=folder,
             outputs=[f"{folder}/checkpoint_final.pth", f"{folder}/validation"],
             cpus=self.four, gpus=gpus, retries=2, epochs=epochs,
             cost=training_cost(
@@ -241,6 +245,11 @@ class Steps:
                 patch=plan.patch_size or DEFAULT_PATCH, batch=plan.batch_size or DEFAULT_BATCH,
             ),
         )  # fmt: skip
+
+    def _planned(self, plans: str) -> list[str]:
+        """Return the steps that make a plan and its preprocessed images."""
+        owner = data_owner(self.study, plans)
+        return [f"preprocess/{owner}"] if owner == plans else [f"preprocess/{owner}", f"plan/{plans}"]
 
     def _results(self, seed: int) -> str:
         return f"results/seed{seed}/{self.dataset}"

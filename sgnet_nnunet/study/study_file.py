@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -22,6 +23,9 @@ from sgnet_nnunet.study.costs import Gpu
 LEAVE_ONE_OUT = "leave_one_out"
 TEST_CASES = "imagesTs"
 """As `images` of a prediction set: the test cases that the conversion has set aside."""
+
+DATA_IDENTIFIER = "data_identifier"
+"""nnU-Net's name of the folder of a configuration's preprocessed images, `PLAN_CONFIGURATION`."""
 
 SCHEDULE = {"epochs": 200, "iterations": 250, "validation_iterations": 50}
 """Of this package's trainers, whose settings of these names the study can change."""
@@ -50,12 +54,13 @@ class Data(Struct, forbid_unknown_fields=True):
 
 
 class Plan(Struct, forbid_unknown_fields=True):
-    """How a plan is made; patch and batch replace the planner's."""
+    """How a plan is made; patch and batch replace the planner's, settings those of its configurations."""
 
     planner: Word = "SGNetPlanner"
     gpu_memory_gb: Share | None = None
     patch_size: tuple[Count, Count, Count] | None = None  # z, y, x in voxels
     batch_size: Count | None = None
+    settings: dict[Word, Any] = {}  # nested keys are merged
 
 
 class Network(Struct, forbid_unknown_fields=True):
@@ -317,6 +322,7 @@ def _check_networks(file: StudyFile) -> None:
     for name, plan in study.plans.items():
         field, problem = f"plans.{name}.planner", f"nnU-Net finds no planner {plan.planner}"
         file.require(plan.planner in planners, field, problem, _closest(plan.planner, planners))
+        _check_settings(file, name, plan)
     for number, network in enumerate(study.networks):
         place, trainer = f"networks[{number}]", network.trainer
         found = trainer in trainers or "nnUNet_extTrainer" in study.environment
@@ -337,6 +343,45 @@ def _check_networks(file: StudyFile) -> None:
         remedy = "give it once; a plan of another name makes another model"
         file.require(network.model not in seen, place, problem, remedy)
         seen[network.model] = number
+
+
+def _check_settings(file: StudyFile, name: str, plan: Plan) -> None:
+    place = f"plans.{name}.settings"
+    for key, value in plan.settings.items():
+        problem, remedy = (
+            "is no value of JSON",
+            "give texts, numbers, true, false, lists and mappings of texts",
+        )
+        file.require(_is_json(value), f"{place}.{key}", problem, remedy)
+        own = key in Plan.__struct_fields__
+        file.require(not own, f"{place}.{key}", "is a setting of the plan itself", f"move it to plans.{name}")
+    if DATA_IDENTIFIER in plan.settings:
+        owner = file.study.plans.get(other := data_owner(file.study, name))
+        trained = {network.plans for network in file.study.networks}
+        made = (
+            other in trained
+            and owner
+            and owner.planner == plan.planner
+            and not owner.settings.get(DATA_IDENTIFIER)
+        )
+        problem = f"no trained plan of {plan.planner} makes the data {plan.settings[DATA_IDENTIFIER]}"
+        remedy = f"give another plan's, PLAN_{DEFAULT_CONFIGURATION}, or leave it out"
+        file.require(made, f"{place}.{DATA_IDENTIFIER}", problem, remedy)
+
+
+def data_owner(study: Study, name: str) -> str:
+    """Return the plan that makes the preprocessed images of a plan: itself, or that of its identifier."""
+    given = study.plans[name].settings.get(DATA_IDENTIFIER)
+    return name if given is None else str(given).removesuffix(f"_{DEFAULT_CONFIGURATION}")
+
+
+def _is_json(value: object) -> bool:
+    """Return whether a value of YAML, which knows dates, NaN and keys of any type, can be one of JSON."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
 
 
 def classes_of_nnunet(folder: str) -> set[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ from sgnet_nnunet.training.channel_dropout import (
     write_scores,
 )
 from sgnet_nnunet.training.data_loading import FastDataLoader, use_fast_loading
-from sgnet_nnunet.training.losses import EVEN, DiceBCELoss, ForegroundLoss
+from sgnet_nnunet.training.losses import EVEN, DiceBCELoss, ForegroundLoss, LossSettings
 from sgnet_nnunet.training.settings import (
     MIRRORING,
     TRUST,
@@ -56,6 +56,8 @@ from sgnet_nnunet.training.settings import (
     read_seed,
     seed_generators,
 )
+
+Settings = TypeVar("Settings")
 
 SCHEDULE_KEY = "sgnet_schedule"
 """Key of the schedule in the `init_args` of a checkpoint."""
@@ -176,8 +178,22 @@ class BaseTrainer(nnUNetTrainer):
         """How the training's targets are to be read, as the losses' keywords `regions` and `ignore_label`."""
         return {"regions": self.label_manager.has_regions, "ignore_label": self.label_manager.ignore_label}
 
+    def settings_of_plan(self, name: str, kind: type[Settings]) -> Settings:
+        """Return a section of the plan, the defaults for what it leaves out; others are an SGNetError."""
+        planned = self.configuration_manager.configuration.get(name, {})
+        try:
+            return kind(**planned)
+        except (TypeError, ValueError) as error:
+            problem = f"cannot train with {name}={planned!r}: {error}"
+            raise SGNetError(f"plan {self.plans_manager.plans_name}: {problem}") from error
+
     def build_segmentation_loss(self) -> ForegroundLoss:
-        """Return the loss of the logits; a plan's `false_positive_weight` beyond 0 to 1 is an SGNetError."""
+        """Return the loss of the logits.
+
+        Raises:
+            SGNetError: If a value of the plan's `loss`, or its `false_positive_weight`, is out of range.
+        """
+        settings = self.settings_of_plan("loss", LossSettings)
         weight = self.configuration_manager.configuration.get("false_positive_weight", EVEN)
         try:
             return DiceBCELoss(
@@ -185,6 +201,7 @@ class BaseTrainer(nnUNetTrainer):
                 batch_dice=self.configuration_manager.batch_dice,
                 ddp=self.is_ddp,
                 false_positive_weight=weight,
+                settings=settings,
             )
         except (TypeError, ValueError) as error:
             problem = f"cannot train with false_positive_weight={weight!r}: {error}"

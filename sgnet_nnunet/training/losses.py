@@ -1,14 +1,19 @@
-"""Losses: Dice + BCE of the segmentation, with a Tversky option, and the loss of supervised gates."""
+"""Losses: Dice + BCE of the segmentation, with its options, and the loss of supervised gates."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from sgnet_nnunet.networks.gates import GateDecision, GateSupervision
+from sgnet_nnunet.lesions import label_components
+from sgnet_nnunet.networks.gates import GateDecision, GateSupervision, on_grid_of
 from sgnet_nnunet.networks.sgnet import GatedOutput
 
 SMOOTH = 1e-5
@@ -16,6 +21,27 @@ SMOOTH = 1e-5
 
 EVEN = 0.5
 """The weight of a false positive at which the Tversky loss is the Dice loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """Options of the segmentation's loss; the plan's `loss`. The defaults are Dice + BCE of all voxels.
+
+    Attributes:
+        bicc_weight: Weight w, 0 to 1, of `bicc_loss`: the loss is (1 - w) Dice + w BiCC + BCE.
+        top_k: Share, above 0 and up to 1, of the voxels of a batch whose BCE counts: those with the highest
+            (nnU-Net's `TopKLoss`). All channels are pooled.
+    """
+
+    bicc_weight: float = 0.0
+    top_k: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a number that is out of range, with a ValueError."""
+        if not 0 <= self.bicc_weight <= 1 or not 0 < self.top_k <= 1:
+            raise ValueError(
+                f"loss needs bicc_weight between 0 and 1, and top_k above 0 and up to 1; got {self}"
+            )
 
 
 class SoftTverskyLoss(nn.Module):
@@ -80,14 +106,20 @@ class ForegroundLoss(nn.Module):
         self.regions = regions
         self.ignore_label = ignore_label
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, a scalar, of logits of shape (batch, heads, z, y, x); see `split_target`."""
+    def forward(self, logits: Tensor, target: Tensor, opened: Tensor | None = None) -> Tensor:
+        """Return the loss, a scalar, of logits of shape (batch, heads, z, y, x); see `split_target`.
+
+        With `opened`, boolean, shape (batch, 1, z, y, x), only voxels there and those of the reference count.
+        """
         with torch.autocast(logits.device.type, enabled=False):
             odds = logits.float() if self.regions else foreground_log_odds(logits.float())
             reference, known = split_target(target, regions=self.regions, ignore_label=self.ignore_label)
             if not self.regions:
                 classes = torch.arange(1, odds.shape[1] + 1, device=target.device, dtype=target.dtype)
                 reference = target == classes.view(1, -1, 1, 1, 1)
+            if opened is not None:
+                opened = opened | (reference > 0).any(1, keepdim=True)
+                known = opened if known is None else opened & known
             return self.channel_loss(odds, reference.float(), None if known is None else known.float())
 
     def channel_loss(self, log_odds: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
@@ -105,7 +137,8 @@ class DiceBCELoss(ForegroundLoss):
     """Sum of the soft Dice loss and the mean binary cross-entropy over the foreground channels.
 
     Voxels with the ignore label count in neither term. With a `false_positive_weight` other than 0.5, a
-    missed voxel weighing the rest, a Tversky loss takes the place of nnU-Net's Dice loss.
+    missed voxel weighing the rest, a Tversky loss takes the place of nnU-Net's Dice loss. For the other
+    options see `LossSettings`.
 
     Raises:
         ValueError: If the weight is not between 0 and 1.
@@ -119,10 +152,12 @@ class DiceBCELoss(ForegroundLoss):
         batch_dice: bool,
         ddp: bool = False,
         false_positive_weight: float = EVEN,
+        settings: LossSettings = LossSettings(),
     ) -> None:
         super().__init__(regions=regions, ignore_label=ignore_label)
         if not 0 < false_positive_weight < 1:
             raise ValueError(f"false_positive_weight must be between 0 and 1; got {false_positive_weight}")
+        self.settings = settings
         self.overlap: nn.Module = SoftTverskyLoss(
             false_positive_weight=false_positive_weight, batch_dice=batch_dice, ddp=ddp
         )
@@ -132,10 +167,84 @@ class DiceBCELoss(ForegroundLoss):
     def channel_loss(self, log_odds: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         """Return the loss of the foreground channels."""
         entropy = F.binary_cross_entropy_with_logits(log_odds, reference, reduction="none")
+        overlap: Tensor = self.overlap(log_odds, reference, loss_mask=mask)
+        if weight := self.settings.bicc_weight:
+            overlap = (1 - weight) * overlap + weight * bicc_loss(log_odds, reference, mask)
+        if (share := self.settings.top_k) < 1:
+            counting = entropy.flatten() if mask is None else entropy[mask.expand_as(entropy) > 0]
+            hardest = counting.topk(
+                min(counting.numel(), max(1, int(share * counting.numel()))), sorted=False
+            )
+            return overlap + hardest.values.sum() / max(1, hardest.values.numel())
         if mask is None:
-            return self.overlap(log_odds, reference) + entropy.mean()
+            return overlap + entropy.mean()
         counted = (mask.sum() * log_odds.shape[1]).clamp_min(1)
-        return self.overlap(log_odds, reference, loss_mask=mask) + (entropy * mask).sum() / counted
+        return overlap + (entropy * mask).sum() / counted
+
+
+def bicc_loss(log_odds: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the loss over bidirectional connected components (BiCC), a scalar of -1 to 0.
+
+    The idea is that of arXiv 2609.30223, whose text was not at hand: the definition is ours. The components
+    of the reference, and those of the prediction (probabilities above 0.5), have 26 neighbours a voxel. Each
+    side's components divide the patch into cells: a voxel belongs to the nearest component, by the Euclidean
+    distance in voxels. The loss of a cell is its negative soft Dice, over all its voxels, so that a small
+    lesion counts as much as a large one.
+
+    The cell of a predicted component may hold no voxel of the reference: the component is a false positive.
+    Its Dice is 0 with any probabilities and has no gradient; the loss of this cell is the mean probability in
+    the component minus 1, in -0.5 to 0. So each false positive component counts alike, whatever its size.
+
+    The losses are averaged over the cells of a side, then over the sides that have components, then over the
+    channels and patches; a channel of a patch without any component has the loss 0.
+
+    For the arguments see `ForegroundLoss.channel_loss`; voxels that do not count are in no component, and add
+    nothing to the sums of a cell.
+    """
+    predicted = torch.sigmoid(log_odds)
+    if mask is not None:
+        predicted, reference = predicted * mask, reference * mask
+    pairs = zip(predicted.flatten(0, 1), reference.flatten(0, 1), strict=True)
+    return torch.stack([_bicc_of_patch(*pair) for pair in pairs]).mean()
+
+
+def _bicc_of_patch(predicted: Tensor, reference: Tensor) -> Tensor:
+    """Return the loss of a patch of probabilities and 0 or 1, both of shape (z, y, x)."""
+    sides = []
+    for side in (reference, predicted):
+        components = label_components((side.detach() > 0.5).cpu().numpy(), 1.0)  # noqa: PLR2004
+        if components.number:
+            sides.append(_loss_of_cells(predicted, reference, components.labels, components.number))
+    return torch.stack(sides).mean() if sides else predicted.new_zeros(())
+
+
+def _loss_of_cells(
+    predicted: Tensor, reference: Tensor, components: NDArray[np.int32], number: int
+) -> Tensor:
+    """Return the mean loss of the cells of components, 1 to `number`, 0 outside them, shape (z, y, x)."""
+
+    def sums(labels: NDArray[np.int32], values: Tensor) -> Tensor:
+        index = torch.from_numpy(labels).to(values.device, torch.int64).flatten()
+        return values.new_zeros(number + 1).index_add(0, index, values.flatten())[1:]
+
+    cells = cells_of(components, number)
+    overlap, positives, expected = (
+        sums(cells, values) for values in (predicted * reference, predicted, reference)
+    )
+    dice = 2 * overlap / (positives + expected).clamp_min(SMOOTH)
+    mean = sums(components, predicted) / sums(components, torch.ones_like(predicted))
+    return torch.where(expected > 0, -dice, mean - 1).mean()
+
+
+def cells_of(components: NDArray[np.int32], number: int) -> NDArray[np.int32]:
+    """Return the nearest component of each voxel, shape (z, y, x); ties are broken arbitrarily.
+
+    The components are 1 to `number`, 0 outside them; there is at least one.
+    """
+    if number == 1:
+        return np.ones_like(components)
+    nearest = ndimage.distance_transform_edt(components == 0, return_distances=False, return_indices=True)
+    return np.asarray(components[tuple(nearest)])
 
 
 AUXILIARY_WEIGHT = 0.5
@@ -168,8 +277,8 @@ def any_foreground(
 def gate_loss(
     decisions: Sequence[GateDecision],
     foreground: Tensor,
+    supervision: GateSupervision,
     *,
-    positive_weight: float,
     known: Tensor | None = None,
 ) -> Tensor:
     """Return the gates' loss: weighted binary cross-entropy, averaged over voxels, then over gates.
@@ -180,22 +289,64 @@ def gate_loss(
     Args:
         decisions: Decisions with their scores, each of shape (batch, 1, z', y', x').
         foreground: Boolean, shape (batch, 1, z, y, x), each length a multiple of every z', y', x'.
-        positive_weight: Weight of a voxel to be kept.
+        supervision: Weights of the voxels.
         known: Voxels whose label counts, same shape as `foreground`; None for all.
     """
     losses = []
+    lesions = label_lesions(foreground) if supervision.lesion_weighted else None
     for score in (decision.score for decision in decisions if decision.score is not None):
         with torch.autocast(score.device.type, enabled=False):
             size = tuple(score.shape[2:])
             target = F.adaptive_max_pool3d(foreground.float(), size)
-            weight = 1 + (positive_weight - 1) * target
+            weight = 1 + (supervision.positive_weight - 1) * target
+            if lesions is not None:
+                weight = weight * _equal_shares(F.adaptive_max_pool3d(lesions, size))
             entropy = F.binary_cross_entropy_with_logits(score.float(), target, reduction="none")
-            if known is None:
+            if known is None and supervision.hardest_negatives == 1:
                 losses.append((weight * entropy).mean())
                 continue
-            counted = torch.maximum(1 - F.adaptive_max_pool3d((~known).float(), size), target)
+            counted = torch.ones_like(target)
+            if known is not None:
+                counted = torch.maximum(1 - F.adaptive_max_pool3d((~known).float(), size), target)
+            if supervision.hardest_negatives < 1:
+                hardest = _hardest(entropy, (counted > 0) & (target == 0), supervision.hardest_negatives)
+                counted = torch.maximum(hardest.float(), target)
             losses.append((counted * weight * entropy).sum() / counted.sum().clamp_min(1))
     return torch.stack(losses).mean() if losses else foreground.new_zeros((), dtype=torch.float32)
+
+
+def label_lesions(foreground: Tensor) -> Tensor:
+    """Return the number of each voxel's lesion, from 1 across the batch, 0 outside; same shape, as floats.
+
+    In a patch, a smaller lesion has a larger number, so that max-pooling keeps it next to a larger one.
+    """
+    labels = np.zeros(tuple(foreground.shape), dtype=np.float32)
+    first = 0
+    for patch, mask in zip(labels[:, 0], foreground[:, 0].cpu().numpy(), strict=True):
+        lesions = label_components(mask, 1.0)
+        numbers = np.zeros(lesions.number + 1, dtype=np.float32)
+        numbers[1 + np.argsort(-lesions.voxels, kind="stable")] = first + 1 + np.arange(lesions.number)
+        patch[:] = numbers[lesions.labels]
+        first += lesions.number
+    return torch.from_numpy(labels).to(foreground.device)
+
+
+def _equal_shares(lesions: Tensor) -> Tensor:
+    """Return weights that give each lesion of `label_lesions` the same sum: 1 on average, and 1 outside."""
+    index = lesions.long()
+    voxels = torch.bincount(index.flatten()).to(lesions.dtype)
+    voxels[0] = 0
+    shares = voxels.sum() / (voxels.clamp_min(1) * (voxels > 0).sum().clamp_min(1))
+    shares[0] = 1
+    return shares[index]
+
+
+def _hardest(entropy: Tensor, among: Tensor, share: float) -> Tensor:
+    """Return the share of the voxels `among` whose entropy is the highest, and those that equal the last."""
+    values = entropy.detach()[among]
+    if not values.numel():
+        return among
+    return among & (entropy.detach() >= values.topk(max(1, int(share * values.numel()))).values.min())
 
 
 class GatedLoss(nn.Module):
@@ -224,12 +375,16 @@ class GatedLoss(nn.Module):
             )
         logits = (output.logits, *output.auxiliary_logits)
         weights = [AUXILIARY_WEIGHT**level for level in range(len(logits))]
-        levels = zip(weights, logits, targets, strict=True)
+        opened: list[Tensor | None] = [self._opened(output), *(None for _ in output.auxiliary_logits)]
+        levels = zip(weights, logits, targets, opened, strict=True)
         losses = torch.stack([weight * self.segmentation(*level) for weight, *level in levels])
         foreground, known = any_foreground(
             targets[0], regions=self.segmentation.regions, ignore_label=self.segmentation.ignore_label
         )
-        gates = gate_loss(
-            output.decisions, foreground, positive_weight=self.supervision.positive_weight, known=known
-        )
+        gates = gate_loss(output.decisions, foreground, self.supervision, known=known)
         return losses.sum() / sum(weights) + self.supervision.auxiliary_weight * gates
+
+    def _opened(self, output: GatedOutput) -> Tensor | None:
+        """Return where the finest hard spatial gate is open, on the grid of the logits, for `open_loss`."""
+        masks = [decision.mask for decision in output.decisions if decision.score is not None]
+        return on_grid_of(masks[-1], output.logits) if self.supervision.open_loss and masks else None

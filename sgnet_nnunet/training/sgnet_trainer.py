@@ -90,12 +90,7 @@ class SGNetTrainer(BaseTrainer):
     @cached_property
     def supervision(self) -> GateSupervision:
         """The plan's settings for training the gates, the defaults where it has none; others are refused."""
-        planned = self.configuration_manager.configuration.get("gate_supervision", {})
-        try:
-            return GateSupervision(**planned)
-        except (TypeError, ValueError) as error:
-            problem = f"cannot train gates by gate_supervision={planned}: {error}"
-            raise SGNetError(f"plan {self.plans_manager.plans_name}: {problem}") from error
+        return self.settings_of_plan("gate_supervision", GateSupervision)
 
     @property
     def sgnet(self) -> SGNet:

@@ -174,7 +174,13 @@ class TestSoftGate:
         assert decision.mask.all()
 
 
-@pytest.mark.parametrize("values", [{"positive_weight": 0}, {"auxiliary_weight": -1}, {"warm_up": 1.5}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"positive_weight": 0}, {"auxiliary_weight": -1}, {"warm_up": 1.5}),
+        *({"hardest_negatives": 0}, {"hardest_negatives": 1.5}, {"open_loss": 2}, {"lesion_weighted": None}),
+    ],
+)
 def test_impossible_supervision_is_refused_with_its_values(values):
     (name, value), *_ = values.items()
     with pytest.raises(ValueError, match=f"{name}={value}"):

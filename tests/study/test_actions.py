@@ -72,6 +72,37 @@ def test_patch_and_batch_of_three_dimensional_configurations_are_changed(tmp_pat
     assert changed == configurations | {"3d_fullres": {"patch_size": [4, 4, 4], "batch_size": 2}}
 
 
+def test_settings_of_a_plan_are_merged_key_by_key(tmp_path):
+    path = tmp_path / "plans.json"
+    kwargs = {"groups": 4, "dilation": 1}
+    planned = {
+        "patch_size": [8, 8, 8],
+        "gate_supervision": {"warm_up": 0.8, "positive_weight": 16.0},
+        "architecture": {"arch_kwargs": {"gate_kwargs": kwargs, "gated_levels": [0, 1, 2]}},
+    }
+    path.write_text(json.dumps({"configurations": {"3d_fullres": planned, "2d": {"patch_size": [8, 8]}}}))
+    architecture = {"arch_kwargs": {"gate_kwargs": {"dilation": 2}, "gated_levels": [2]}}
+    change = {"loss": {"top_k": 0.1}, "gate_supervision": {"warm_up": 0.2}, "architecture": architecture}
+    actions.change_plan(str(path), change)
+    changed = json.loads(path.read_text())["configurations"]
+    assert changed["2d"] == {"patch_size": [8, 8]}
+    assert changed["3d_fullres"] == {
+        "patch_size": [8, 8, 8],
+        "gate_supervision": {"warm_up": 0.2, "positive_weight": 16.0},
+        "architecture": {"arch_kwargs": {"gate_kwargs": kwargs | {"dilation": 2}, "gated_levels": [2]}},
+        "loss": {"top_k": 0.1},
+    }
+
+
+def test_a_setting_that_no_plan_has_is_refused_and_the_plan_kept(tmp_path):
+    path = tmp_path / "plans.json"
+    path.write_text(json.dumps({"configurations": {"3d_fullres": {"patch_size": [8, 8, 8]}}}))
+    before = path.read_bytes()
+    with pytest.raises(SGNetError, match=r"has no setting los; give one of .*loss, patch_size$"):
+        actions.change_plan(str(path), {"los": {"top_k": 0.1}})
+    assert path.read_bytes() == before
+
+
 def test_the_masks_of_all_shards_are_in_one_folder_and_one_table(tmp_path):
     rng = np.random.default_rng(0)
     for part in range(2):

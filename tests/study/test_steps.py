@@ -41,9 +41,30 @@ def test_no_two_steps_write_the_same(write_study):
     assert len(written) == len(set(written))
 
 
+SHARING = """batch_size: 2}
+  Lossy:
+    planner: SGNetPlanner
+    settings: {data_identifier: nnUNetPlans_3d_fullres, loss: {bicc_weight: 0.5}}
+networks:
+  - {trainer: SGNetTrainer, plans: Lossy}"""
+
+
+def test_a_plan_can_share_the_preprocessed_images_of_another(write_study):
+    steps = steps_of(write_study("batch_size: 2}\nnetworks:", SHARING))
+    assert "preprocess/Lossy" not in steps
+    train = steps["train/SGNetTrainer__Lossy__3d_fullres-f0-s0"]
+    assert train.needs == ["preprocess/nnUNetPlans", "plan/Lossy"]
+    change = steps["plan/Lossy"].arguments["change"]
+    assert change == {"data_identifier": "nnUNetPlans_3d_fullres", "loss": {"bicc_weight": 0.5}}
+
+
 CHANGES = {
     "a longer training": ("epochs: 2", "epochs: 3", {"train"}),
     "another patch": ("batch_size: 2", "batch_size: 3", {"plan"}),
+    "a setting of the plan": (
+        "batch_size: 2", "batch_size: 2, settings: {loss: {top_k: 0.1}}", {"plan"},
+    ),
+    "no setting of the plan": ("batch_size: 2", "batch_size: 2, settings: {}", set()),
     "mirroring": ("mirroring: false", "mirroring: true", {"train"}),
     "one more seed": ("mirroring: false", "mirroring: false\nseeds: [0, 1]", {"report"}),
     "without tuning": ("mirroring: false", "mirroring: false\ntune: false", {"predict"}),

@@ -69,6 +69,24 @@ REFUSED = {
         "15: environment.B: expected str, got int; put it in quotes",
     ),
     "no name of a plan": ("nnUNetPlans: {", "a plan: {", "5: plans.a plan: expected str matching regex"),
+    "settings that are no mapping": (
+        "batch_size: 2", "settings: loss", "5: plans.nnUNetPlans.settings: expected object, got str; correct",
+    ),
+    "a setting that is no JSON": (
+        "batch_size: 2", "settings: {loss: {top_k: [2026-01-02]}}",
+        "5: plans.nnUNetPlans.settings.loss: is no value of JSON; give texts, numbers,",
+    ),
+    "a setting with a number as its name": (
+        "batch_size: 2", "settings: {loss: {1: 2}}", "5: plans.nnUNetPlans.settings.loss: is no value",
+    ),
+    "a setting given in the wrong place": (
+        "batch_size: 2", "settings: {batch_size: 2}",
+        "5: plans.nnUNetPlans.settings.batch_size: is a setting of the plan itself; move it to plans.nnUNetP",
+    ),
+    "preprocessed images that no plan makes": (
+        "batch_size: 2", "settings: {data_identifier: Other_3d_fullres}",
+        "5: plans.nnUNetPlans.settings.data_identifier: no trained plan of SGNetPlanner makes the data Oth",
+    ),
     "data in the work folder": ("work: out", "work: .", "3: data.raw: is in "),
     "no date": ("epochs: 2", "epochs: 2026-13-45", " is not YAML (month must be in 1..12)"),
     "an alias in itself": ("[0, 1]", "&a [*a]", " is not YAML ("),

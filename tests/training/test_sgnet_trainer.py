@@ -132,8 +132,31 @@ def test_plan_carries_the_supervision(make_trainer, key):
 
 @pytest.mark.parametrize("planned", [{"warm_up": 2.0}, {"patience": 3}])
 def test_plan_with_an_impossible_supervision_is_named(make_trainer, planned):
-    with pytest.raises(SGNetError, match=r"plan nnUNetPlans: cannot train gates by gate_supervision=\{"):
+    with pytest.raises(SGNetError, match=r"plan nnUNetPlans: cannot train with gate_supervision=\{"):
         make_trainer(configuration={"gate_supervision": planned}).initialize()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["labels", "regions", "ignore"])
+def test_every_option_of_the_losses_trains_the_weights(make_trainer, kind):
+    gates = {"warm_up": 0.0, "open_loss": True, "lesion_weighted": True, "hardest_negatives": 0.2}
+    planned = {"loss": {"bicc_weight": 0.5, "top_k": 0.1}, "gate_supervision": gates}
+    trainer = make_trainer(kind=kind, configuration=planned)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    before = [parameter.clone() for parameter in trainer.network.parameters()]
+    for _ in range(2):
+        assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    after = list(trainer.network.parameters())
+    assert all(parameter.isfinite().all() for parameter in after)
+    assert not any(map(torch.equal, before[:1], after[:1]))
+    trainer.on_train_end()
+
+
+@pytest.mark.parametrize("loss", [{"bicc_weight": 2}, {"top_k": "much"}, {"bicc": 0.5}, 0.5])
+def test_plan_with_an_impossible_loss_is_named(make_trainer, loss):
+    with pytest.raises(SGNetError, match=r"plan nnUNetPlans: cannot train with loss=.*"):
+        make_trainer(configuration={"loss": loss}).build_segmentation_loss()
 
 
 @pytest.mark.parametrize(("kind", "background_head"), [("labels", False), ("regions", True)])
