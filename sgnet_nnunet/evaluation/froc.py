@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,6 +275,75 @@ def froc_at(counts: LesionCounts, grid: SearchGrid, *, rule: int) -> Froc:
         counts.false_positives_per_case[:, rule],
         *grid.rules[rule],
     )
+
+
+PARTIAL_AREA_LIMIT = 8.0
+"""False positives a case up to which a partial area goes, as do the working points of LUNA16's score."""
+
+
+@dataclass(frozen=True, eq=False)
+class MonotoneFroc:
+    """Monotone FROC curves of one model, each of which weighs the cases in its own way.
+
+    The points of the thresholds are put in the order of their false positives, after (0, 0) for a threshold
+    of 1; each then has the highest sensitivity up to it, and between two points the curve is straight.
+    Beyond the last point the sensitivity is that of the last one. A curve without a lesion is NaN.
+
+    >>> counts = LesionCounts(np.array([4]), np.array([[4, 2]]), np.array([[6, 1]]))
+    >>> curve = MonotoneFroc.of(counts)
+    >>> curve.false_positives_at(0.75).tolist(), curve.partial_area(most=1.0).tolist()
+    ([3.5], [0.25])
+
+    Attributes:
+        false_positives_per_case: Rising, shape (curves, 1 + thresholds).
+        sensitivity: Rising, the same shape.
+    """
+
+    false_positives_per_case: NDArray[np.float64]
+    sensitivity: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, counts: LesionCounts, weights: NDArray[np.float64] | None = None) -> "MonotoneFroc":
+        """Return the curves of counts at thresholds, shape (cases, thresholds).
+
+        The weights are how often each case counts in each curve, shape (curves, cases); by default there is
+        one curve, of all cases once.
+        """
+        weights = np.ones((1, counts.cases)) if weights is None else weights
+        with np.errstate(invalid="ignore"):
+            sensitivity = weights @ counts.found / (weights @ counts.lesions)[:, None]
+        false = weights @ counts.false_positives / weights.sum(axis=1, keepdims=True)
+        order = np.lexsort((-sensitivity, false), axis=1)
+        rising = (
+            np.pad(np.take_along_axis(each, order, axis=1), ((0, 0), (1, 0))) for each in (false, sensitivity)
+        )
+        false, sensitivity = rising
+        return cls(false, np.maximum.accumulate(sensitivity, axis=1))
+
+    def false_positives_at(self, sensitivity: float) -> NDArray[np.float64]:
+        """Return the fewest false positives a case at a sensitivity above 0, shape (curves,).
+
+        NaN where the curve does not reach it.
+        """
+        reached = self.sensitivity >= sensitivity
+        after = np.maximum(reached.argmax(axis=1), 1)[:, None]
+        low, high, start, stop = (
+            np.take_along_axis(each, place, axis=1)[:, 0]
+            for each, place in product(vars(self).values(), (after - 1, after))
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = low + (sensitivity - start) / (stop - start) * (high - low)
+        return np.where(reached.any(axis=1), found, np.nan)
+
+    def partial_area(self, *, most: float = PARTIAL_AREA_LIMIT) -> NDArray[np.float64]:
+        """Return the mean sensitivity from 0 to `most` false positives a case, shape (curves,)."""
+        false, sensitivity = self.false_positives_per_case, self.sensitivity
+        within = np.minimum(false, most)
+        width, rise = np.diff(within, axis=1), np.diff(sensitivity, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            part = np.where(width > 0, width / np.diff(false, axis=1), 0)
+        area = (width * (sensitivity[:, :-1] + part * rise / 2)).sum(axis=1)
+        return np.asarray((area + (most - within[:, -1]) * sensitivity[:, -1]) / most)
 
 
 def froc_of(cases: Sequence[PredictedCase], *, model_folder: Path, workers: int = 1) -> Froc | None:

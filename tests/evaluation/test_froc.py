@@ -5,6 +5,8 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 
@@ -12,6 +14,7 @@ from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.evaluation.froc import (
     Candidates,
     LesionCounts,
+    MonotoneFroc,
     SearchGrid,
     count_against,
     count_lesions,
@@ -359,3 +362,85 @@ def test_reference_that_cannot_be_read_is_named(saved_case):
     folder = saved_case.reference.parents[1] / MODEL
     with pytest.raises(InputFileError, match=r"gt_segmentations/case\.nii\.gz: "):
         froc_of([saved_case], model_folder=folder)
+
+
+# --- monotone curves ---------------------------------------------------------------------------------------
+
+FEW = st.integers(0, 9)
+
+
+@st.composite
+def weighted_counts(draw, *, thresholds=5, cases=4, curves=3):
+    """Draw counts at thresholds, and how often each case counts in each curve; some lesion in all of them."""
+    lesions = np.array(draw(st.lists(st.integers(1, 5), min_size=cases, max_size=cases)))
+    shares = [draw(st.lists(st.floats(0, 1), min_size=thresholds, max_size=thresholds)) for _ in lesions]
+    found = np.round(lesions[:, None] * np.array(shares)).astype(int)
+    false = np.array(draw(st.lists(st.lists(FEW, min_size=5, max_size=5), min_size=cases, max_size=cases)))
+    weights = draw(st.lists(st.lists(FEW, min_size=cases, max_size=cases), min_size=curves, max_size=curves))
+    return LesionCounts(lesions, found, false), np.array(weights, dtype=float) + np.eye(curves, cases)
+
+
+def points_of(counts, weights):
+    """Return a curve's points as exact sums over repeated cases, rising in false positives."""
+    cases = np.repeat(np.arange(counts.cases), weights.astype(int))
+    points = [(0.0, 0.0)]
+    for threshold in range(counts.found.shape[1]):
+        found = sum(counts.found[case, threshold] for case in cases)
+        false = sum(counts.false_positives[case, threshold] for case in cases)
+        points.append((false / len(cases), found / sum(counts.lesions[case] for case in cases)))
+    points.sort()  # of points with as many false positives the best counts
+    return points[:1] + [(false, max(s for f, s in points if f <= false)) for false, _ in points]
+
+
+def height(points, at):
+    """Return the sensitivity of the curve at a number of false positives, the upper end of a jump."""
+    left = max(point for point in points if point[0] <= at)
+    if left[0] == at or left == points[-1]:
+        return left[1]
+    right = min(point for point in points if point[0] > at)
+    return left[1] + (right[1] - left[1]) * (at - left[0]) / (right[0] - left[0])
+
+
+@given(weighted_counts())
+@settings(max_examples=15, deadline=None)
+def test_area_and_false_positives_are_those_of_a_curve_that_is_walked_along(drawn):
+    counts, weights = drawn
+    curves = MonotoneFroc.of(counts, weights)
+    steps = np.linspace(0, 4, 81)
+    for curve, own in enumerate(weights):
+        points = points_of(counts, own)
+        heights = np.array([height(points, at) for at in steps])
+        middles = np.mean([height(points, at) for at in (steps[:-1] + steps[1:]) / 2])
+        assert curves.partial_area(most=4.0)[curve] == pytest.approx(middles, abs=0.03)
+        for sensitivity in (0.3, 0.6, 0.9):
+            found = curves.false_positives_at(sensitivity)[curve]
+            if points[-1][1] < sensitivity:
+                assert np.isnan(found)
+                continue
+            assert height(points, found) >= sensitivity - 1e-9
+            assert (heights[steps < found - 1e-9] < sensitivity).all()
+
+
+def test_a_curve_that_turns_back_is_made_monotone():
+    """Two merged lesions are lost at the lowest threshold, which has the most false positives."""
+    counts = LesionCounts(np.array([10]), np.array([[5, 9, 8]]), np.array([[6, 2, 1]]))
+    curve = MonotoneFroc.of(counts)
+    assert curve.sensitivity.tolist() == [[0, 0.8, 0.9, 0.9]]
+    assert curve.false_positives_at(0.85).tolist() == pytest.approx([1.5])
+    assert curve.false_positives_at(0.4).tolist() == pytest.approx([0.5])  # on the way from (0, 0)
+    assert np.isnan(curve.false_positives_at(0.95)).all()
+    assert curve.partial_area(most=4.0).tolist() == pytest.approx([(0.4 + 0.85 + 2 * 0.9) / 4])
+
+
+def test_a_sensitivity_without_false_positives_costs_none():
+    counts = LesionCounts(np.array([10]), np.array([[9, 8]]), np.array([[0, 0]]))
+    curve = MonotoneFroc.of(counts)
+    assert curve.false_positives_at(0.85).tolist() == [0]
+    assert curve.partial_area().tolist() == [0.9]
+
+
+def test_a_curve_of_cases_without_a_lesion_is_not_a_number():
+    counts = LesionCounts(np.array([0, 1]), np.array([[0], [1]]), np.array([[2], [0]]))
+    curves = MonotoneFroc.of(counts, np.array([[1.0, 0.0], [1.0, 1.0]]))
+    assert np.isnan(curves.partial_area()).tolist() == [True, False]
+    assert np.isnan(curves.false_positives_at(0.5)).tolist() == [True, False]

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -18,6 +19,7 @@ from sgnet_nnunet.evaluation.statistics import (
     TOO_FEW_PATIENTS,
     Resampling,
     estimate,
+    estimate_over_seeds,
     estimate_ratio,
     holm,
     rank_biserial,
@@ -263,3 +265,108 @@ class TestRanking:
         tables = {"A": rows(dice=[0.1, 0.2]), "B": rows(model="B", dice=[0.3], patients="z")}
         tables = {name: rows_of(table, model=name, label="tumour") for name, table in tables.items()}
         assert rank_models(tables, [dice], resampling=RESAMPLING).places[0].tolist() == [2, 1]
+
+
+# --- training seeds ----------------------------------------------------------------------------------------
+
+
+def mean_of(values):
+    """Return the weighted mean over patients as a statistic of one training."""
+    values = np.asarray(values, dtype=float)
+    return lambda weights: (weights @ values / weights.sum(axis=1))[:, None]
+
+
+def draw_crossed(rng, *, patients, seeds, networks=2, sigma=(1.0, 0.3, 0.5), difference=0.0):
+    """Draw values (networks, seeds, patients): of a patient, of a seed of a network, and what is left."""
+    of_patients, of_seeds, left = sigma
+    values = rng.normal(0, of_patients, patients) + rng.normal(0, left, (networks, seeds, patients))
+    values += rng.normal(0, of_seeds, (networks, seeds, 1))
+    values[0] += difference
+    return values
+
+
+def compared(values, **options):
+    """Return the difference of two networks' means with its interval."""
+    (found,) = estimate_over_seeds(
+        *([mean_of(seed) for seed in network] for network in values),
+        patients=values.shape[-1],
+        **{"resampling": RESAMPLING} | options,
+    )
+    return found
+
+
+class TestOverSeeds:
+    def test_with_one_seed_patients_alone_are_drawn_as_scipy_does(self):
+        values = np.random.default_rng(0).exponential(2, 30)
+        expected = stats.bootstrap(
+            (values,), np.mean, n_resamples=500, method="percentile", rng=np.random.default_rng(3)
+        )
+        (found,) = estimate_over_seeds([mean_of(values)], patients=30, resampling=RESAMPLING)
+        assert found.value == pytest.approx(values.mean())
+        assert found.standard_error == pytest.approx(expected.standard_error)
+        interval = found.interval
+        assert (interval.low, interval.high) == pytest.approx(expected.confidence_interval, abs=0.03)
+
+    def test_a_network_against_itself_differs_by_its_seeds_alone(self):
+        values = draw_crossed(np.random.default_rng(0), patients=20, seeds=3, networks=1)
+        same = compared(np.concatenate([values[:, :1], values[:, :1]]))
+        assert (same.value, same.standard_error) == (0, 0)
+        assert compared(np.concatenate([values, values])).standard_error > 0
+
+    @pytest.mark.parametrize("seeds", [2, 3, 5])
+    def test_the_variance_over_seeds_alike_patients_is_that_of_a_mean(self, seeds):
+        of_seeds = np.random.default_rng(seeds).normal(size=seeds)
+        values = np.broadcast_to(of_seeds[:, None], (seeds, 10))
+        resampling = Resampling(seed=0, number=20_000)
+        (found,) = estimate_over_seeds([mean_of(seed) for seed in values], patients=10, resampling=resampling)
+        assert found.standard_error == pytest.approx(of_seeds.std(ddof=1) / np.sqrt(seeds), rel=0.03)
+
+    def test_it_holds_the_true_difference_about_as_often_as_it_says(self):
+        rng, resampling = np.random.default_rng(1), Resampling(seed=0, number=400)
+        drawn = (draw_crossed(rng, patients=24, seeds=3, difference=0.5) for _ in range(200))
+        found = [compared(values, resampling=resampling).interval for values in drawn]
+        held = np.mean([each.low <= 0.5 <= each.high for each in found])
+        assert 0.85 <= held <= 0.97  # three seeds tell little of how much seeds differ
+
+    def test_more_patients_make_smaller_differences_detectable(self):
+        values = draw_crossed(np.random.default_rng(2), patients=16, seeds=1, sigma=(1.0, 0.0, 1.0))
+        now, planned = (compared(values, drawn=drawn) for drawn in (None, 64))
+        assert planned.detectable == pytest.approx(now.detectable / 2, rel=0.15)
+        assert now.detectable == 2.8 * now.standard_error
+
+    def test_a_statistic_that_some_resamples_do_not_have_widens_the_interval_or_has_none(self):
+        rng = np.random.default_rng(0)
+        values = rng.normal(size=20)
+
+        def sometimes(share):
+            def statistic(weights):
+                missing = rng.permutation(len(weights)) < share * len(weights)
+                missing[0] = False
+                return np.where(missing, np.nan, mean_of(values)(weights)[:, 0])[:, None]
+
+            return estimate_over_seeds([statistic], patients=20, resampling=RESAMPLING)[0].interval
+
+        narrow, wide, none = (sometimes(share) for share in (0.0, 0.02, 0.2))
+        assert wide.low < narrow.low < narrow.high < wide.high
+        assert math.isnan(none.low)
+        assert "20 %" in none.reason
+
+    def test_one_patient_has_no_interval(self):
+        (found,) = estimate_over_seeds([mean_of([3.0])], patients=1, resampling=RESAMPLING)
+        assert (found.value, found.interval.reason) == (3, TOO_FEW_PATIENTS)
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("default")
+    def test_the_standard_error_is_that_of_a_mixed_model(self):
+        rng = np.random.default_rng(0)
+        ratios = []
+        for _ in range(6):
+            values = draw_crossed(rng, patients=20, seeds=4, sigma=(1.0, 0.6, 0.5))
+            network, seed, patient = np.indices(values.shape).reshape(3, -1)
+            rows = pd.DataFrame({"value": values.ravel(), "network": network, "patient": patient})
+            rows["training"] = network * 10 + seed
+            parts = {"patient": "0 + C(patient)", "training": "0 + C(training)"}
+            model = smf.mixedlm("value ~ network", rows, groups=np.ones(len(rows)), vc_formula=parts).fit()
+            ratios.append(compared(values).standard_error / model.bse["network"])
+        assert np.mean(ratios) == pytest.approx(1, abs=0.1)
+        assert np.ptp(ratios) < 0.3
