@@ -109,12 +109,14 @@ $(BIN)/mkdocs:
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[docs]'
 
 BUDGET ?= cpu
+# The name of the files in benchmarks/results.
+NAME ?= $(if $(filter precision,$(BUDGET)),precision,phantom_study)
 study: $(VENV)/installed ## Train every network on phantoms and write benchmarks/results; hours, resumable
 	$(BIN)/python benchmarks/study.py phantoms study_output/phantoms
 	$(BIN)/sgnet study benchmarks/studies/$(BUDGET).yaml
 	$(BIN)/python benchmarks/study.py score benchmarks/studies/$(BUDGET).yaml
 	$(BIN)/python benchmarks/study.py speed benchmarks/studies/$(BUDGET).yaml
-	$(BIN)/python benchmarks/study.py report benchmarks/studies/$(BUDGET).yaml benchmarks/results
+	$(BIN)/python benchmarks/study.py report benchmarks/studies/$(BUDGET).yaml benchmarks/results --name $(NAME)
 
 SYNTHETIC ?= synthetic_output
 synthetic: $(VENV)/installed ## Train a network on synthetic patients alone; hours, resumable

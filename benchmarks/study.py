@@ -4,8 +4,10 @@
     sgnet study benchmarks/studies/cpu.yaml                        # trains; goes on where it was stopped
     python benchmarks/study.py score benchmarks/studies/cpu.yaml   # what is trained and has no scores
     python benchmarks/study.py report benchmarks/studies/cpu.yaml benchmarks/results
+    python benchmarks/study.py power benchmarks/results/phantom_study_1mm_cases.jsonl --patients 64
 
-The other studies are `gpu`, `gpu_short`, and `real`, which leaves each patient of a collection out once.
+The other studies are `precision`, `gpu`, `gpu_short`, and `real`, which leaves each patient of a collection
+out once.
 """
 
 import json
@@ -20,9 +22,20 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
+import pandas as pd
 import typer
-from study_results import CASES, SG_NET_PLANS, UNCLIPPED_PLANS, UNGATED, read_rows, score, write_tables
-from timing import in_turn, seconds
+from study_froc import BYPASSED, GRID, SIZED, SIZED_NAME, power_table
+from study_results import (
+    CASES,
+    SG_NET_PLANS,
+    UNCLIPPED_PLANS,
+    UNGATED,
+    read_rows,
+    score,
+    score_sized,
+    write_tables,
+)
+from timing import in_turn, markdown, seconds
 
 from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.demo import nnunet_paths
@@ -39,9 +52,6 @@ logger = logging.getLogger("study")
 
 DATASET = "Dataset501_BrainMetsLung"
 DEFAULT_PLANS = "nnUNetDefaultPlans"
-BYPASSED = "-bypassed"
-"""Suffix of the runs in which a network is tested with its gates bypassed."""
-
 TRAINING_SEED, TEST_SEED = 1, 3
 POPULATION = PhantomConfig(
     extra_lesions_median=5, extra_lesions_sigma=0.4, diameter_median=9, diameter_sigma=0.5
@@ -81,7 +91,7 @@ def phantoms(
     folder: Annotated[Path, typer.Argument(help="Output folder; about 2 GB.")],
     training: Annotated[int, typer.Option(min=1, help="Phantoms to train on.")] = 24,
     validation: Annotated[int, typer.Option(min=1, help="Phantoms of nnU-Net's validation fold.")] = 2,
-    test: Annotated[int, typer.Option(min=1, help="Phantoms that are held out.")] = 48,
+    test: Annotated[int, typer.Option(min=1, help="Phantoms that are held out.")] = 64,
     workers: Annotated[int, typer.Option("-np", min=1, help="Processes.")] = os.cpu_count() or 1,
 ) -> None:
     """Make the raw data set of the phantom studies, unless that is done."""
@@ -140,23 +150,45 @@ def score_study(study: StudyPath) -> None:
             rows += _test(file, model, run + BYPASSED, seed, fold)
         _append(file.work, rows)
         logger.info("%s, seed %d, fold %d", run, seed, fold)
+    _score_sized(file)
+
+
+def _score_sized(file: StudyFile) -> None:
+    """Score each run whose folds are all done once more, without its small, unsure lesions."""
+    trained: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in read_rows(file.work):
+        trained.setdefault((row["run"], row["seed"]), []).append(row)
+    for (run, seed), rows in trained.items():
+        folds = {row["fold"] for row in rows}
+        done = run.endswith(SIZED) or (run + SIZED, seed) in trained
+        if done or not (None in folds or folds >= set(file.folds)):
+            continue
+        test = file.work / "test" / f"seed{seed}"
+        scores = score_sized(rows, labels=_labels(file), predictions=test / run, results=test / (run + SIZED))
+        _append(file.work, [{"run": run + SIZED} | row for row in scores])
 
 
 def _test(file: StudyFile, model: Path, run: str, seed: int, fold: int | None) -> list[dict[str, Any]]:
     """Return the scores of a trained model on the test patients of its fold, or of all for fold 0."""
-    raw, folds = file.work / "nnUNet_raw" / DATASET, folds_of(file.work)
-    part = "Ts" if (raw / "labelsTs").exists() else "Tr"
+    labels, folds = _labels(file), folds_of(file.work)
+    images = labels.with_name(labels.name.replace("labels", "images"))
     cases = list(chain(*folds)) if fold is None else folds[fold]
     scores = score(
         model,
         fold=fold or 0,
-        images={case: sorted((raw / f"images{part}").glob(f"{case}_????.nii.gz")) for case in cases},
-        labels=raw / f"labels{part}",
+        images={case: sorted(images.glob(f"{case}_????.nii.gz")) for case in cases},
+        labels=labels,
         predictions=file.work / "test" / f"seed{seed}" / run,
         device="cuda" if file.study.device == "cuda" else "cpu",
         bypassed=run.endswith(BYPASSED),
     )
     return [{"run": run, "seed": seed, "fold": fold} | row for row in scores]
+
+
+def _labels(file: StudyFile) -> Path:
+    """Return the folder of the test patients' label maps."""
+    raw = file.work / "nnUNet_raw" / DATASET
+    return raw / "labelsTs" if (raw / "labelsTs").exists() else raw / "labelsTr"
 
 
 def _append(work: Path, rows: list[dict[str, Any]]) -> None:
@@ -174,6 +206,7 @@ def external(
     """Test fold 0 of a model that was trained elsewhere on all test patients."""
     file = read_study(study)
     _append(file.work, _test(file, model, name, seed, None))
+    _score_sized(file)
 
 
 @app.command()
@@ -269,13 +302,15 @@ def report(
     results: Annotated[Path, typer.Argument(help="Output folder.")],
     name: Annotated[str, typer.Option(help="Name of the files.")] = "phantom_study",
 ) -> None:
-    """Write each case (NAME_cases.jsonl), the budget and speeds (NAME.json) and the tables (NAME.md)."""
+    """Write each case (NAME_cases.jsonl), the budget (NAME.json), the tables and a figure (NAME.md)."""
     results.mkdir(parents=True, exist_ok=True)
     file = read_study(study)
     rows = list(read_rows(file.work))
     runs = list(dict.fromkeys([*NAMES, *(row["run"] for row in rows)]))
-    rows.sort(key=lambda row: (runs.index(row["run"]), row["seed"], row["case"]))
-    named = [{"name": NAMES.get(row["run"], row["run"])} | row for row in rows]
+    rows.sort(
+        key=lambda row: (runs.index(row["run"].removesuffix(SIZED)), row["run"], row["seed"], row["case"])
+    )
+    named = [{"name": name_of(row["run"])} | row for row in rows]
     text = "".join(json.dumps(row) + "\n" for row in named)
     (results / f"{name}_cases.jsonl").write_text(text, encoding="utf-8")
     timed = file.work / "speed.json"
@@ -284,10 +319,32 @@ def report(
         "budget": budget_of(file),
         "planned": len(planned),
         "done": len(planned & {(row["run"], row["seed"], row["fold"]) for row in rows}),
+        "thresholds": GRID.thresholds,
         "speed": json.loads(timed.read_text(encoding="utf-8")) if timed.exists() else None,
     }
     write_json(results / f"{name}.json", document)
     write_tables(results, name)
+
+
+def name_of(run: str) -> str:
+    """Return the name of a run in the tables."""
+    plain = run.removesuffix(SIZED)
+    return NAMES.get(plain, plain) + (SIZED_NAME if run.endswith(SIZED) else "")
+
+
+@app.command()
+def power(
+    cases: Annotated[Path, typer.Argument(help="A study's NAME_cases.jsonl, the pilot.", exists=True)],
+    patients: Annotated[
+        int | None, typer.Option(min=2, help="Planned test patients; all by default.")
+    ] = None,
+) -> None:
+    """Print the smallest differences to the ungated network that are shown with a power of 80 %.
+
+    They are for as many seeds as the pilot has.
+    """
+    frame = pd.DataFrame(map(json.loads, cases.read_text(encoding="utf-8").splitlines()))
+    typer.echo(markdown(power_table(frame, f"{UNGATED}__{SG_NET_PLANS}", drawn=patients)))
 
 
 def budget_of(file: StudyFile) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Scores and tables of the studies.
 
 A row of `cases.jsonl`, or NAME_cases.jsonl, is one test patient of one training: the run, its seed and fold,
-the number of parameters, the metrics, and for each gate how much of the volume is open and how much of the
-lesions is kept.
+the number of parameters, the metrics, which reference lesions are found, the counts at the thresholds of
+`study_froc.GRID`, and for each gate how much of the volume is open and how much of the lesions is kept.
 """
 
 import json
@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import study_froc
+from study_froc import BYPASSED, SIZED
 from timing import markdown
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    from sgnet_nnunet.inference.plan import ModelDescription
 
 CASES = "cases.jsonl"
 UNGATED = "SGNetNoGateTrainer"
@@ -71,17 +75,83 @@ def score(
             if name.endswith("bypassed"):
                 value.fill_(True)
     predictions.mkdir(parents=True, exist_ok=True)
-    predictor.predict_from_files_sequential(
-        [[str(path) for path in paths] for paths in images.values()],
-        [str(predictions / case) for case in images],
-    )
     parameters = sum(p.numel() for p in trained.network.parameters())
     gated = bool(getattr(trained.network, "gate_names", ())) and not bypassed
     for case, paths in images.items():
         label = labels / f"{case}.nii.gz"
+        counts = _predict_case(predictor, trained.description, paths, label, predictions)
         gates = _score_gates(predictor, trained.network, paths, label) if gated else {"gates": []}
         scores = _score_case(label, predictions / label.name)
-        yield {"case": case, "parameters": parameters} | scores | gates
+        yield {"case": case, "parameters": parameters} | scores | counts | gates
+
+
+def _predict_case(
+    predictor: "nnUNetPredictor",
+    model: "ModelDescription",
+    images: Sequence[Path],
+    label: Path,
+    predictions: Path,
+) -> dict[str, list[int]]:
+    """Write a case's mask and, from the same probabilities, its counts; return those of its row."""
+    from sgnet_nnunet.evaluation.froc import count_against  # noqa: PLC0415
+    from sgnet_nnunet.inference.operating_point import foreground_probability  # noqa: PLC0415
+    from sgnet_nnunet.lesions import find_lesions  # noqa: PLC0415
+    from sgnet_nnunet.nifti import read_channel  # noqa: PLC0415
+
+    paths = [str(path) for path in images]
+    ((mask, probabilities),) = predictor.predict_from_files_sequential([paths], None, save_probabilities=True)
+    _, properties = read_channel(images[0], reader=model.reader)
+    writer = predictor.plans_manager.image_reader_writer_class()
+    writer.write_seg(mask, str(predictions / label.name), properties)
+    lesions = find_lesions(mask > 0, spacing=tuple(properties["spacing"]))
+    means = lesions.mean_of(foreground_probability(probabilities, model.labels))
+    counted = count_against(label, probabilities, model=model, grid=study_froc.GRID)
+    return study_froc.write_counts(counts_file(predictions, label), counted, means)
+
+
+def counts_file(predictions: Path, label: Path) -> Path:
+    """Return the file with a case's counts, next to its mask."""
+    return predictions / label.name.replace(".nii.gz", "_counts.npz")
+
+
+def score_sized(
+    rows: Sequence[Mapping[str, Any]], *, labels: Path, predictions: Path, results: Path
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a run whose small, unsure lesions are removed from the masks in `predictions`.
+
+    The rule of size and confidence is chosen for each of five groups of the patients on the other ones. The
+    masks are written to `results`. Nothing is yielded if the counts of a row are missing.
+    """
+    from sgnet_nnunet.evaluation.froc import LesionCounts  # noqa: PLC0415
+    from sgnet_nnunet.inference.operating_point import is_kept  # noqa: PLC0415
+    from sgnet_nnunet.lesions import find_lesions  # noqa: PLC0415
+
+    ordered = sorted(rows, key=lambda row: str(row["case"]))
+    files = [labels / f"{row['case']}.nii.gz" for row in ordered]
+    if len(files) < study_froc.GROUPS or not all(counts_file(predictions, each).exists() for each in files):
+        return
+    read = [study_froc.read_counts(counts_file(predictions, label)) for label in files]
+    counts = LesionCounts.join([each for each, _ in read])
+    rules = study_froc.cross_fitted_rules(counts)
+    results.mkdir(parents=True, exist_ok=True)
+    for i, (row, label, (_, means)) in enumerate(zip(ordered, files, read, strict=True)):
+        image = nib.load(predictions / label.name)
+        # Lesions are numbered along z, y, x, as where their means were taken.
+        values = np.asarray(image.dataobj).T
+        spacing = tuple(float(step) for step in image.header.get_zooms()[::-1])
+        lesions = find_lesions(values > 0, spacing=spacing)
+        volume, probability = study_froc.GRID.rules[rules[i]]
+        kept = np.append(False, is_kept(lesions.volumes_mm3, means, volume, probability))
+        mask = np.where(kept[lesions.labels], values, 0).T
+        nib.save(nib.Nifti1Image(mask, image.affine, image.header), results / label.name)
+        yield {
+            **{name: row[name] for name in ("seed", "fold", "case", "parameters")},
+            **_score_case(label, results / label.name),
+            "found_at": counts.found[i, :, rules[i]].tolist(),
+            "false_positives_at": counts.false_positives[i, :, rules[i]].tolist(),
+            "rule": [volume, probability],
+            "gates": [],
+        }
 
 
 def _score_case(reference: Path, prediction: Path) -> dict[str, Any]:
@@ -100,6 +170,8 @@ def _score_case(reference: Path, prediction: Path) -> dict[str, Any]:
         "lesions": len(match.detected),
         "detected": int(match.detected.sum()),
         "false_positives": match.false_positives,
+        "diameters_mm": match.reference.diameters_mm.round(3).tolist(),
+        "found_each": match.detected.astype(int).tolist(),
     }
 
 
@@ -156,7 +228,12 @@ def write_tables(results: Path, name: str) -> None:
     }
     if document["budget"].get("collections"):
         sections["Dice, patient by patient, seeds averaged:"] = patients_table(frame)
+    base = f"{UNGATED}__{SG_NET_PLANS}"
+    sections |= dict(study_froc.sections(frame, base))
     blocks = [f"{title}\n\n{markdown(table)}" for title, table in sections.items() if len(table)]
+    picture = results / f"{name}_froc.png"
+    if study_froc.draw_froc(frame, document.get("thresholds", ()), picture):
+        blocks.append(f"![FROC curves of all networks, seeds pooled]({picture.name})")
     (results / f"{name}.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 
 
@@ -239,9 +316,9 @@ def differences_table(
     names = dict(zip(frame["run"], frame["name"], strict=True))
     rows = []
     for run, name in names.items():
-        trainer, _, plans = run.removesuffix("-bypassed").partition("__")
+        trainer, _, plans = run.removesuffix(SIZED).removesuffix(BYPASSED).partition("__")
         reference = reference_of(trainer, plans, list(by_run))
-        if reference is None or reference not in by_run:
+        if reference is None or reference not in by_run or run.endswith(SIZED):
             continue
         common = by_run[run].index.intersection(by_run[reference].index)
         if len(common):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import study
+import study_froc
 import torch
 from study import DATASET, GATED, NAMES, SG_NET_PLANS, UNGATED
 from study_results import UNCLIPPED_PLANS, read_rows
@@ -183,12 +184,24 @@ def test_only_what_is_trained_and_has_no_scores_is_tested(real, monkeypatch):
     ]
 
 
+def test_rows_that_were_scored_before_counts_were_kept_can_be_reported_and_give_the_power(phantoms):
+    folder = phantoms.parent
+    write_rows(folder, GATED)
+    write_rows(folder, f"{UNGATED}__{SG_NET_PLANS}", false_positives=2)
+    run("report", phantoms, folder / "results", "--name", "study")
+    text = (folder / "results/study.md").read_text()
+    assert "No counts at thresholds were kept of SG-Net, hard spatial gates, SG-Net, no gate" in text
+    assert not (folder / "results/study_froc.png").exists()
+    printed = run("power", folder / "results/study_cases.jsonl", "--patients", 64).output
+    assert "| SG-Net, hard spatial gates | 2 | – | – | – | – | 0.000 | 0.00 |" in printed
+
+
 def test_networks_without_a_common_seed_are_not_compared(phantoms):
     folder = phantoms.parent
     write_rows(folder, GATED, seeds=(1,))
     write_rows(folder, f"{UNGATED}__{SG_NET_PLANS}", seeds=(2,))
     run("report", phantoms, folder)
-    assert "Difference" not in (folder / "phantom_study.md").read_text()
+    assert "seeds averaged, with" not in (folder / "phantom_study.md").read_text()
 
 
 @pytest.mark.slow
@@ -222,6 +235,9 @@ def test_masks_and_gates_of_a_trained_model_are_scored(planned, trainer_class, b
         assert row["lesions"] == 1
         assert tuple(gate["gate"] for gate in row["gates"]) == levels
         assert all(gate["lesion_voxels"] == 8**3 for gate in row["gates"])
+        place = study_froc.GRID.thresholds.index(0.5)
+        assert row["found_at"][place] + row["false_positives_at"][place] >= row["false_positives"]
+        assert (len(row["found_each"]), len(row["diameters_mm"])) == (1, 1)
 
 
 def test_a_model_trained_elsewhere_is_one_more_row(real, monkeypatch):
