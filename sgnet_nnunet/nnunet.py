@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from glob import escape
@@ -402,7 +402,7 @@ FRAGILE_ATTRIBUTES = (
 """The same for attributes of a trainer, `nnUNetTrainer`."""
 
 
-def replaced_data_loader(loader: type) -> AbstractContextManager[None]:
+def replaced_data_loader(loader: Callable[..., Any]) -> AbstractContextManager[None]:
     """Let nnU-Net's trainers make loaders of another class; its `get_dataloaders` names the class itself."""
     return _replaced("nnunetv2.training.nnUNetTrainer.nnUNetTrainer", "nnUNetDataLoader", loader)
 

@@ -127,7 +127,7 @@ def measure(root: Path) -> list[Measure]:
     )
     return [
         Measure("modules", len(modules), 112),
-        Measure("lines of the package", sum(longest.values()), 25_175),
+        Measure("lines of the package", sum(longest.values()), 25_325),
         Measure("lines of the longest module", max(longest.values()), 600, places=_over(longest, 600)),
         Measure("lines of benchmarks/", benchmark_lines, 3_070),
         Measure("file names used twice", len(twice), 0, places=twice),

@@ -25,7 +25,9 @@ from sgnet_nnunet.study.study_file import LEAVE_ONE_OUT, is_remote
 COLUMNS = ("case", "lesions", "volume_mm3", "largest_mm3")
 """Of the table of predicted masks."""
 
-OPTIONAL_SETTINGS = frozenset({"channel_dropout", "false_positive_weight", "gate_supervision", "loss"})
+OPTIONAL_SETTINGS = frozenset(
+    {"channel_dropout", "false_positive_weight", "gate_supervision", "loss", "own_false_positives"}
+)
 """Of a plan, read by this package's trainers."""
 
 _IMAGE = re.compile(r"([^.].*)_(\d{4})\.nii(\.gz)?", re.DOTALL)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,13 +15,14 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from numpy.typing import NDArray
+from torch import distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler
 
 from sgnet_nnunet import former_names
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.files import PARTIAL_PREFIX, atomic_path
+from sgnet_nnunet.files import PARTIAL_PREFIX, atomic_path, write_json
 from sgnet_nnunet.inference.plan import MISSING_CHANNELS
 from sgnet_nnunet.inference.trust import TrainingState, load_pickle
 from sgnet_nnunet.nnunet import (
@@ -44,7 +45,12 @@ from sgnet_nnunet.training.channel_dropout import (
     score_cases,
     write_scores,
 )
-from sgnet_nnunet.training.data_loading import FastDataLoader, use_fast_loading
+from sgnet_nnunet.training.data_loading import (
+    FastDataLoader,
+    OwnFalsePositives,
+    false_positives_of,
+    use_fast_loading,
+)
 from sgnet_nnunet.training.losses import EVEN, DiceBCELoss, ForegroundLoss, LossSettings
 from sgnet_nnunet.training.settings import (
     MIRRORING,
@@ -102,6 +108,9 @@ class BaseTrainer(nnUNetTrainer):
 
     NOISE_VARIANCE = (0.0, 0.004)
     """nnU-Net's (0, 0.1) is for z-scored images; a brain scaled by percentiles has an SD near 0.2."""
+
+    SEARCH_INTERVAL = 5
+    """Epochs between two searches for the network's own false positives, if the plan asks for them."""
 
     LEAST_LOSS_SCALE = 1.0
     """Of half precision: the scale starts at 65,536, halves with each step that is left out because its
@@ -254,8 +263,19 @@ class BaseTrainer(nnUNetTrainer):
         if self.seed is not None:
             # nnU-Net's worker processes deliver batches in any order.
             os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112
-        with replaced_data_loader(FastDataLoader):
+        with replaced_data_loader(partial(FastDataLoader, own_false_positives=self.own_false_positives)):
             return super().get_dataloaders()
+
+    @cached_property
+    def own_false_positives(self) -> OwnFalsePositives | None:
+        """The plan's `own_false_positives`, None if it is 0; what is no such share is an SGNetError."""
+        share = self.configuration_manager.configuration.get("own_false_positives", 0)
+        most = 1 - self.oversample_foreground_percent
+        if not isinstance(share, int | float) or not 0 <= share <= most:
+            problem = f"cannot train with own_false_positives={share!r}: must be between 0 and {most:g}"
+            raise SGNetError(f"plan {self.plans_manager.plans_name}: {problem}")
+        path = Path(self.output_folder, "own_false_positives.json")
+        return OwnFalsePositives(path=path, share=share) if share else None
 
     @property
     def channel_names(self) -> tuple[str, ...]:
@@ -278,6 +298,8 @@ class BaseTrainer(nnUNetTrainer):
         dropped = {self.channel_names[number]: share for number, share in self.channel_dropout.items()}
         if dropped:
             self.plans_manager.plans[MISSING_CHANNELS] = list(dropped)
+        if (own := self.own_false_positives) and self.local_rank == 0 and self.current_epoch == 0:
+            own.path.unlink(missing_ok=True)  # of an earlier training
         super().on_train_start()
         if self.local_rank == 0:
             for partial in Path(self.output_folder).glob(f"{PARTIAL_PREFIX}checkpoint_*.pth"):
@@ -308,9 +330,40 @@ class BaseTrainer(nnUNetTrainer):
         """Start an epoch, or raise `TrainingStalled` if the patience has run out, now or before `--c`."""
         if self.schedule.stalled(self.logger.get_value(self.STALLS_ON, step=None)):
             raise TrainingStalled
+        if own := self.own_false_positives:
+            self.find_own_false_positives(own)
         if self.seed is not None:
             seed_generators(self.seed, self.current_epoch + 1, self.local_rank)
         super().on_epoch_start()
+
+    def find_own_false_positives(self, own: OwnFalsePositives) -> None:
+        """Write where the network is wrong in its training cases, every `SEARCH_INTERVAL` epochs.
+
+        A training that is continued between two searches looks again if the file is not that of the last
+        one, with the weights that it has by then: its patches may differ from those of one without a break.
+        """
+        due = self.current_epoch - self.current_epoch % self.SEARCH_INTERVAL
+        if due and self.local_rank == 0 and own.epoch != due:
+            cases = self.do_split()[0]
+            dataset = self.dataset_class(self.preprocessed_dataset_folder, cases)
+            self.network.eval()
+            self.set_deep_supervision_enabled(False)
+            logits_of, voxels = self.fast_logits(), {}
+            for case in cases:
+                data, labels, _, _ = dataset.load_case(case)
+                logits = logits_of(np.asarray(data[:], dtype=np.float32))
+                predicted = np.asarray(self.label_manager.convert_logits_to_segmentation(logits) > 0)
+                voxels[case] = false_positives_of(predicted, labels[0])
+            self.set_deep_supervision_enabled(True)
+            write_json(own.path, {"epoch": due, "voxels": voxels})
+            found = sum(map(len, voxels.values()))
+            self.print_to_log_file(f"Own false positives: {found} in {len(cases)} training cases")
+        if self.is_ddp:
+            dist.barrier()
+
+    def fast_logits(self) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        """Return the fastest function of images to logits, both (channels, z, y, x), without mirroring."""
+        return self.whole_image_logits()
 
     def on_train_epoch_start(self) -> None:
         """Start an epoch's training, freezing batch norms in the second half of training."""

@@ -13,6 +13,8 @@ outside meet: there the share of tumour must exceed the sum of both, not each.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,11 @@ from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
+
+from sgnet_nnunet.files import read_json
+from sgnet_nnunet.lesions import label_components
 
 OUTSIDE = -1
 """nnU-Net's label of voxels that are 0 in every channel, and of those beyond the case."""
@@ -91,12 +97,91 @@ class FastSpatialTransform(SpatialTransform):
         return labels.masked_fill((labels == 0) & (inside == 0), OUTSIDE)
 
 
-class FastDataLoader(nnUNetDataLoader):
-    """nnU-Net's loader, reading what a `FastSpatialTransform` needs if that is the first transform."""
+@dataclass(frozen=True, kw_only=True)
+class OwnFalsePositives:
+    """The network's own false positives in its training cases, and how many patches are cut around them.
 
-    def get_bbox(self, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401
+    Attributes:
+        path: JSON file with `epoch`, when they were found, and `voxels`, of each case the centre of each
+            false positive, z, y, x. Loading processes read it again when it has changed.
+        share: Share of the patches of a batch, up to those that are not cut around foreground.
+    """
+
+    path: Path
+    share: float
+
+    @property
+    def epoch(self) -> int:
+        """When the false positives were found, 0 if they were not."""
+        return int(read_json(self.path)["epoch"]) if self.path.is_file() else 0
+
+
+def false_positives_of(predicted: NDArray[np.bool_], labels: NDArray[np.integer]) -> list[list[int]]:
+    """Return the centre, in voxels, of each predicted component without a voxel of a label above 0.
+
+    Both have the shape (z, y, x). The ignore label is above 0, so that components there are left out.
+    """
+    components = label_components(predicted, 1.0)
+    false = np.setdiff1d(np.arange(1, components.number + 1), components.labels[labels > 0])
+    centres = ndimage.center_of_mass(predicted.astype(np.uint8), components.labels, false)
+    return [[round(place) for place in centre] for centre in centres]
+
+
+class FastDataLoader(nnUNetDataLoader):
+    """nnU-Net's loader, reading what a `FastSpatialTransform` needs if that is the first transform.
+
+    With `own_false_positives`, so many patches are cut around voxels of its file, each with the same
+    probability, in place of patches from anywhere.
+    """
+
+    _changed = -1
+    _places: Sequence[tuple[str, Sequence[int]]] = ()
+    _centres: Sequence[Sequence[int] | None] = ()
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401
+        own_false_positives: OwnFalsePositives | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.own_false_positives = own_false_positives
+
+    def get_indices(self) -> Any:  # noqa: ANN401
+        """Return the cases of the next batch; draw which of its patches are cut around a false positive."""
+        cases, own = super().get_indices(), self.own_false_positives
+        if own is None or not own.path.is_file():
+            return cases
+        if own.path.stat().st_mtime_ns != self._changed:
+            self._changed = own.path.stat().st_mtime_ns
+            found = read_json(own.path)["voxels"]
+            self._places = [(case, voxel) for case in self.indices for voxel in found.get(case, ())]
+        if not self._places:
+            return cases
+        cases = list(cases)
+        centres: list[Sequence[int] | None] = [None] * len(cases)
+        free = [place for place in range(len(cases)) if not self.get_do_oversample(place)]
+        for place in free:
+            if np.random.uniform() < own.share * len(cases) / len(free):  # noqa: NPY002
+                drawn = np.random.choice(len(self._places))  # noqa: NPY002
+                cases[place], centres[place] = self._places[drawn]
+        self._centres = centres
+        return cases
+
+    def get_bbox(
+        self,
+        data_shape: Any,  # noqa: ANN401
+        force_fg: bool,
+        class_locations: Any,  # noqa: ANN401
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> tuple[list[int], list[int]]:
         """Return the part of nnU-Net's patch that is needed, in voxels of the case: lower, upper."""
-        lower, upper = super().get_bbox(*args, **kwargs)
+        if self._centres:
+            centre, *self._centres = self._centres
+            if centre is not None:
+                force_fg, class_locations = True, {1: [(0, *centre)]}
+        lower, upper = super().get_bbox(data_shape, force_fg, class_locations, *args, **kwargs)
         first = self.transforms.transforms[0] if isinstance(self.transforms, ComposeTransforms) else None
         if not isinstance(first, FastSpatialTransform):
             return lower, upper

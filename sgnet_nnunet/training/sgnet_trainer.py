@@ -268,6 +268,13 @@ class SGNetTrainer(BaseTrainer):
             return super().whole_image_logits()
         return self._build_engine(engine).logits
 
+    def fast_logits(self) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        """Return the engine that `sgnet predict` uses on this device."""
+        from sgnet_nnunet.inference.torch_engines import choose_engine  # noqa: PLC0415
+
+        engine = choose_engine(self.sgnet, "auto", self.device)
+        return super().whole_image_logits() if engine == "tiled" else self._build_engine(engine).logits
+
     def _evaluate_validation_cases(self, folder: Path, engine: str) -> None:
         """Write `summary.json` as nnU-Net does, with the engine added."""
         from nnunetv2.configuration import default_num_processes  # noqa: PLC0415

@@ -1,5 +1,6 @@
-"""Fast loading changes the cost of a batch, not its content."""
+"""Fast loading changes the cost of a batch, not its content; patches around the network's false positives."""
 
+import json
 from contextlib import nullcontext
 
 import numpy as np
@@ -12,11 +13,13 @@ from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module  # noqa: N813
 
+from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.nnunet import replaced_data_loader
 from sgnet_nnunet.training import base_trainer
 from sgnet_nnunet.training.data_loading import (
     FastDataLoader,
     FastSpatialTransform,
+    false_positives_of,
     use_fast_loading,
 )
 
@@ -156,3 +159,104 @@ def test_nnunet_has_its_own_loader_again_even_after_an_error():
     with pytest.raises(KeyError):
         fail()
     assert trainer_module.nnUNetDataLoader is nnUNetDataLoader
+
+
+class TestOwnFalsePositives:
+    @pytest.fixture
+    def trainer(self, make_trainer):
+        trainer = make_trainer(configuration={"own_false_positives": 0.25})
+        trainer.initialize()
+        trainer.own_false_positives.path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.own_false_positives.path.unlink(missing_ok=True)
+        return trainer
+
+    def test_components_without_a_labelled_voxel_are_found_at_their_centres(self):
+        generator = np.random.default_rng(0)
+        labels, predicted = np.full((8, 10, 12), -1), np.zeros((8, 10, 12), dtype=bool)
+        labels[1:, 1:, 1:] = 0
+        corner = generator.integers(1, 3, 3)
+        predicted[tuple(slice(c, c + 3) for c in corner)] = True
+        predicted[5:7, 7:9, 8:10] = True
+        labels[6, 8, 9] = generator.integers(1, 3)  # of the second
+        assert false_positives_of(predicted, labels) == [(corner + 1).tolist()]
+        assert false_positives_of(np.zeros_like(predicted), labels) == []
+
+    def test_half_of_the_free_patches_are_cut_around_them(self, trainer, monkeypatch):
+        loader = trainer.get_dataloaders()[0].data_loader
+        case, voxel = loader.indices[0], [9, 17, 18]
+        centres = []
+
+        def record(_, shape, force_fg, locations):
+            centres.append(list(locations[1][0]) if force_fg and set(locations) == {1} else None)
+            return [0, 0, 0], list(shape)
+
+        monkeypatch.setattr(nnUNetDataLoader, "get_bbox", record)
+        trainer.own_false_positives.path.write_text(
+            json.dumps({"epoch": 5, "voxels": {case: [voxel], "x": [voxel]}})
+        )
+        seed_all(0)
+        taken = []
+        for _ in range(150):
+            cases = loader.get_indices()
+            for each in cases:
+                loader.get_bbox((20, 40, 40), False, {2: [(0, 1, 1, 1)]})
+                taken.append((each, centres.pop()))
+        free, foreground = taken[::2], taken[1::2]
+        assert {centre for _, centre in foreground} == {None}
+        own = [(each, centre) for each, centre in free if centre is not None]
+        assert all(found == (case, [0, *voxel]) for found in own)
+        assert 0.35 < len(own) / len(free) < 0.65  # a quarter of all patches
+
+    def test_the_false_positive_is_in_the_middle_of_the_patch(self, trainer, monkeypatch):
+        loader = trainer.get_dataloaders()[0].data_loader
+        monkeypatch.setattr(loader, "transforms", None)
+        loader._centres = [[10, 20, 21]]
+        loader.need_to_pad = np.full(3, 100)
+        lower, upper = loader.get_bbox((20, 40, 40), False, None)
+        assert [low + size // 2 for low, size in zip(lower, loader.patch_size, strict=True)] == [10, 20, 21]
+        assert [end - low for low, end in zip(lower, upper, strict=True)] == list(loader.patch_size)
+
+    def test_a_file_that_is_renewed_is_read_again(self, trainer):
+        loader, own = trainer.get_dataloaders()[0].data_loader, trainer.own_false_positives
+        loader.get_indices()
+        assert loader._places == ()
+        for epoch in (5, 10):
+            own.path.write_text(json.dumps({"epoch": epoch, "voxels": {loader.indices[0]: [[epoch] * 3]}}))
+            loader._changed = -1
+            loader.get_indices()
+            assert loader._places == [(loader.indices[0], [epoch] * 3)]
+            assert own.epoch == epoch
+
+    @pytest.mark.slow
+    def test_a_training_finds_them_at_its_interval_and_trains_on_them(self, trainer):
+        trainer.SEARCH_INTERVAL = 2
+        own = trainer.own_false_positives
+        own.path.write_text("{}")  # of an earlier training
+        trainer.on_train_start()
+        assert not own.path.exists()
+        epochs = []
+        for trainer.current_epoch in range(3):
+            trainer.on_epoch_start()
+            epochs.append(own.epoch)
+            trainer.on_train_epoch_start()
+            assert trainer.network.training
+            assert trainer.sgnet.return_gates
+            assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+        assert epochs == [0, 0, 2]
+        assert set(json.loads(own.path.read_text())["voxels"]) == set(trainer.do_split()[0])
+
+    def test_off_is_nnunets_choice_of_cases(self, loaders):
+        fast, stock = loaders()
+        assert fast.own_false_positives is None
+        for seed in range(3):
+            picked = []
+            for loader in (fast, stock):
+                seed_all(seed)
+                picked.append(list(loader.get_indices()))
+            assert picked[0] == picked[1]
+
+    @pytest.mark.parametrize("share", [-0.1, 0.6, "many", None])
+    def test_an_impossible_share_is_refused(self, make_trainer, share):
+        trainer = make_trainer(configuration={"own_false_positives": share})
+        with pytest.raises(SGNetError, match=f"plan nnUNetPlans: .*own_false_positives={share!r}"):
+            trainer.own_false_positives  # noqa: B018
