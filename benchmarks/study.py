@@ -79,6 +79,13 @@ NAMES = {
     f"BaselineAttentionUNetTrainer__{SG_NET_PLANS}": "baseline Attention U-Net",
     f"SGNetNotebookTrainer__{SG_NET_PLANS}": "SG-Net, notebook's training",
     f"ShortNNUNetTrainer__{DEFAULT_PLANS}": "nnU-Net's default",
+    "SGNetTrainer__BiccPlans": "SG-Net, BiCC 0.5",
+    "SGNetTrainer__BiccHeavyPlans": "SG-Net, BiCC 0.75",
+    "SGNetTrainer__TopKPlans": "SG-Net, top-k BCE",
+    "SGNetTrainer__OwnFalsePositivesPlans": "SG-Net, patches at its false positives",
+    "SGNetTrainer__OpenLossPlans": "SG-Net, closed from 20 %, loss of what is open",
+    "SGNetTrainer__LesionWeightedPlans": "SG-Net, gates by lesion",
+    "SGNetTrainer__HardestNegativesPlans": "SG-Net, gates' hardest background",
     GATED + BYPASSED: "SG-Net, hard spatial gates, bypassed in the test",
 }
 """Names in the tables by run, a network's trainer and plans."""
