@@ -39,7 +39,7 @@ from timing import in_turn, markdown, seconds
 
 from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.demo import nnunet_paths
-from sgnet_nnunet.files import write_json
+from sgnet_nnunet.files import atomic_path, write_json
 from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import write_phantoms
 from sgnet_nnunet.study.study_file import Network, StudyFile, read_study
@@ -142,11 +142,16 @@ def trainings(file: StudyFile) -> Iterator[tuple[Network, int, int, Path]]:
 
 
 @app.command(name="score")
-def score_study(study: StudyPath) -> None:
+def score_study(
+    study: StudyPath,
+    again: Annotated[bool, typer.Option(help="Also those without counts at thresholds, if trained.")] = False,
+) -> None:
     """Test every trained network that has no scores yet on the test patients of its fold."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     file = read_study(study)
     os.environ |= nnunet_paths(file.work)
+    if again:
+        _drop_rows_without_counts(file)
     done = {(row["run"], row["seed"], row["fold"]) for row in read_rows(file.work)}
     for network, seed, fold, model in trainings(file):
         run = run_of(network)
@@ -158,6 +163,22 @@ def score_study(study: StudyPath) -> None:
         _append(file.work, rows)
         logger.info("%s, seed %d, fold %d", run, seed, fold)
     _score_sized(file)
+
+
+def _drop_rows_without_counts(file: StudyFile) -> None:
+    """Remove the rows that were scored before counts were kept, of the trainings that can be tested again."""
+    trained = {
+        (run_of(network), seed, fold)
+        for network, seed, fold, model in trainings(file)
+        if (model / f"fold_{fold}/checkpoint_final.pth").is_file()
+    }
+    rows = [
+        row
+        for row in read_rows(file.work)
+        if "found_at" in row or (row["run"].removesuffix(BYPASSED), row["seed"], row["fold"]) not in trained
+    ]
+    with atomic_path(file.work / CASES) as partial:
+        partial.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def _score_sized(file: StudyFile) -> None:

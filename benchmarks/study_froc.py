@@ -245,7 +245,11 @@ def sections(frame: pd.DataFrame, reference: str) -> Iterator[tuple[str, pd.Data
     """Yield title and table of what is compared at equal lesion sensitivity; the frame as of `estimates`."""
     intervals = "95 % intervals over patients and seeds"
     missing = without_counts(frame)
-    note = f" No counts at thresholds were kept of {', '.join(missing)}: score them again." if missing else ""
+    note = (
+        f" No counts at thresholds were kept of {', '.join(missing)}: `study.py score --again`."
+        if missing
+        else ""
+    )
     title = (
         "At equal lesion sensitivity: false positives a case where 85, 90 and 95 % of the lesions are found, "
         "partial area of the FROC curve (mean sensitivity from 0 to 8 false positives a case), with "

@@ -182,6 +182,11 @@ def test_only_what_is_trained_and_has_no_scores_is_tested(real, monkeypatch):
     assert list(read_rows(folder))[1:] == [
         {"run": name, "seed": 1, "fold": 1, "case": "p1"} for name in (GATED, GATED + study.BYPASSED)
     ]
+    write_rows(folder, GATED, seeds=(2,), patients=(0,))  # which is not trained any more
+    assert run("score", real, "--again").exit_code == 0
+    again = [(row["run"], row["seed"], row["fold"]) for row in read_rows(folder)]
+    assert again[0] == (GATED, 2, 0)
+    assert again[1:] == [(name, 1, fold) for fold in (0, 1) for name in (GATED, GATED + study.BYPASSED)]
 
 
 def test_rows_that_were_scored_before_counts_were_kept_can_be_reported_and_give_the_power(phantoms):
