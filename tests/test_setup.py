@@ -14,6 +14,7 @@ from sgnet_nnunet.plugin.doctor import TESTED_NNUNET
 ROOT = Path(__file__).parents[1]
 DISTRIBUTIONS = {
     "HD_BET": "hd-bet", "PIL": "pillow", "markupsafe": "jinja2", "skimage": "scikit-image", "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
     "snakemake_storage_plugin_s3": "snakemake-storage-plugin-s3",
 }  # fmt: skip
 EXTRAS = {"report", "phantom", "cpu", "dicom", "hdbet", "study", "kubernetes"}

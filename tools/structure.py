@@ -126,8 +126,8 @@ def measure(root: Path) -> list[Measure]:
         path.read_text(encoding="utf-8").count("\n") for path in (root / BENCHMARKS).rglob("*.py")
     )
     return [
-        Measure("modules", len(modules), 112),
-        Measure("lines of the package", sum(longest.values()), 25_325),
+        Measure("modules", len(modules), 114),
+        Measure("lines of the package", sum(longest.values()), 26_150),
         Measure("lines of the longest module", max(longest.values()), 600, places=_over(longest, 600)),
         Measure("lines of benchmarks/", benchmark_lines, 3_070),
         Measure("file names used twice", len(twice), 0, places=twice),

@@ -1,5 +1,6 @@
 """`sgnet tune`."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from rich.table import Table
 from sgnet_nnunet.cli.console import TRUST, out, progress_bar, say
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.files import check_output_files, make_folder
-from sgnet_nnunet.inference import EngineName, PrecisionName
+from sgnet_nnunet.inference import EngineName, PrecisionName, RejectorName
 from sgnet_nnunet.inference.operating_point import FILE_NAME
 from sgnet_nnunet.nnunet import CHECKPOINT
 
@@ -64,6 +65,18 @@ def tune(
             help="Lesion sensitivity to reach, instead of the best lesion F1.",
         ),
     ] = None,
+    rejector: Annotated[
+        RejectorName,
+        _choice(
+            metavar="NAME",
+            help="Fit a rejector of false lesions: none, components (by shape, probability and contrast) or "
+            "gates (by gate scores, too).",
+        ),
+    ] = "none",
+    most_lost: Annotated[
+        float,
+        _choice(min=0, max=1, metavar="SHARE", help="Share of lesions of 5 mm or more that it may lose."),
+    ] = 0.0,
     patients: Annotated[
         Path | None,
         _choice(metavar="CSV", help="Columns case and patient; the report of sgnet convert by default."),
@@ -79,6 +92,7 @@ def tune(
 
     The point is for predictions that average the same folds.
     """
+    from sgnet_nnunet.evaluation.rejection import RejectorSettings  # noqa: PLC0415
     from sgnet_nnunet.evaluation.tuning import tune as tune_model  # noqa: PLC0415
     from sgnet_nnunet.evaluation.tuning import write_tuning  # noqa: PLC0415
     from sgnet_nnunet.inference.predictor import PredictionOptions  # noqa: PLC0415
@@ -91,12 +105,14 @@ def tune(
         raise SGNetError(f"-o {path}: is not the name of a JSON file; give one such as {FILE_NAME}")
     picture = path.with_suffix(".png")
     check_output_files(path.parent, (path.name, picture.name))
+    settings = RejectorSettings(gates=rejector == "gates", most_lost=most_lost)
     with prints_to_log(), progress_bar() as progress:
         tuning = tune_model(
             dataset,
             model=model,
             folds=folds or (),
             sensitivity=sensitivity,
+            rejector=None if rejector == "none" else settings,
             options=PredictionOptions(
                 checkpoint=checkpoint,
                 device=device,
@@ -114,8 +130,20 @@ def tune(
     write_tuning(path, tuning)
     out.print(_table(tuning))
     say(f"{tuning.objective}: {tuning.point}")
+    for line in _rejection(tuning):
+        say(line)
     say(f"for predictions with folds {' '.join(tuning.provenance.folds)}: {path} (and .png)")
     draw_tuning(tuning, picture)
+
+
+def _rejection(tuning: "Tuning") -> Iterator[str]:
+    """Yield what the rejector does, on cases that it was fitted without."""
+    if tuning.rejection is None:
+        return
+    report = tuning.rejection.report(tuning.default.cases)
+    yield f"rejector*: false positives per case {report['before']:.3f} without, {report['after']:.3f} with"
+    for size, counts in report["lesions_by_mm"].items():
+        yield f"rejector*: lesions {size} mm: {counts['lost']} of {counts['found']} found ones lost"
 
 
 def _table(tuning: "Tuning") -> Table:

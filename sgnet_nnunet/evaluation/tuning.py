@@ -1,5 +1,6 @@
 """Tuning of a model's operating point on its validation cases, predicted as `sgnet predict` does."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.calibration import Reliability, cross_fitted, fit_calibration, reliability_of
+from sgnet_nnunet.evaluation.calibration import (
+    FEWEST,
+    Reliability,
+    cross_fitted,
+    fit_calibration,
+    reliability_of,
+)
 from sgnet_nnunet.evaluation.froc import (
     MIN_TRUE_SHARE,
     RATES,
@@ -25,23 +32,36 @@ from sgnet_nnunet.evaluation.froc import (
     froc_at,
     has_ignore_label,
 )
+from sgnet_nnunet.evaluation.rejection import (
+    Components,
+    Rejection,
+    RejectorSettings,
+    find_components,
+    fit_rejection,
+)
 from sgnet_nnunet.evaluation.results import PredictedCase, results_of_models
 from sgnet_nnunet.evaluation.statistics import Estimate, Resampling, estimate
 from sgnet_nnunet.files import checksum_of, read_json, write_json
+from sgnet_nnunet.inference.component_rejector import Scene
 from sgnet_nnunet.inference.operating_point import (
     COPY,
     DEFAULT_THRESHOLD,
     FILE_NAME,
     FORMAT,
     VERSION,
+    VERSION_OF_REJECTOR,
     OperatingPoint,
     Provenance,
     combine_checksums,
+    foreground_probability,
     is_kept,
 )
 from sgnet_nnunet.inference.plan import read_description
 from sgnet_nnunet.inference.predictor import Logits, PredictionOptions, Predictor
+from sgnet_nnunet.nifti import read_channel
 from sgnet_nnunet.nnunet import KEPT_BY_ZIP, SPLITS, ModelName, find_dataset, trained_folds
+
+logger = logging.getLogger(__name__)
 
 GROUPS_OF_ONE_FOLD = 5
 SEED = 0
@@ -146,6 +166,8 @@ class Tuning:
         frocs: The FROC curve with nothing removed, and with what the point removes if it does.
         reliability: Of lesions that a group's point keeps, their confidences calibrated on other groups;
             `uncalibrated` for their mean probabilities. None with too few lesions.
+        rejection: How the rejector was found, if one was asked for. The cross-validated lesions are then
+            those that rejectors of the other groups keep; the FROC curves are without one.
     """
 
     provenance: Provenance
@@ -161,6 +183,7 @@ class Tuning:
     frocs: tuple[Froc, ...]
     reliability: Reliability | None = None
     uncalibrated: Reliability | None = None
+    rejection: Rejection | None = None
 
     @property
     def objective(self) -> str:
@@ -176,6 +199,7 @@ def tune(
     model: str = "SGNetTrainer",
     folds: Sequence[str] = (),
     sensitivity: float | None = None,
+    rejector: RejectorSettings | None = None,
     options: PredictionOptions | None = None,
     patients: Path | None = None,
     grid: SearchGrid | None = None,
@@ -192,8 +216,8 @@ def tune(
         dataset: Number or name of the data set.
         model: The model, `TRAINER[__PLANS[__CONFIGURATION]]`.
         folds: Numbers of the folds; all that are trained by default.
-        sensitivity: Lesion sensitivity to reach with the fewest false positives; None for the highest
-            lesion F1.
+        sensitivity: Lesion sensitivity to reach with the fewest false positives; None for the highest F1.
+        rejector: How to fit a component rejector; None for none.
         options: How to predict; its folds and `export_threads` are ignored.
         patients: CSV with the columns `case` and `patient`; the report of `sgnet convert` by default.
         grid: The points to choose from.
@@ -220,13 +244,15 @@ def tune(
     cases = results_of_models(folders.name, [model], folds, patients=patients, allow_missing=True).cases
     _check(cases, folder, options)
     on_start(len(cases))
-    counted, provenance = _predict(
-        cases, folder, options=options, grid=grid, threads=threads, on_done=on_done
+    (at_grid, default, found), components, provenance = _predict(
+        cases, folder, options=options, grid=grid, rejector=rejector, threads=threads, on_done=on_done
     )
-    at_grid, default, found = counted
-    return choose_operating_point(
+    tuning = choose_operating_point(
         cases, at_grid, default, provenance, grid=grid, sensitivity=sensitivity, candidates=found
     )
+    if rejector is None:
+        return tuning
+    return with_rejector(tuning, cases, Components.join(components), most_lost=rejector.most_lost)
 
 
 def choose_operating_point(
@@ -289,6 +315,48 @@ def _at(candidates: Candidates, grid: SearchGrid, points: NDArray[np.intp]) -> C
     return candidates.of(kept & (candidates.threshold == threshold))
 
 
+def with_rejector(
+    tuning: Tuning, cases: Sequence[PredictedCase], components: Components, *, most_lost: float = 0.0
+) -> Tuning:
+    """Return a tuning with a rejector of what its points keep, and its rates with the rejectors cross-fitted.
+
+    The components are those of the cases at the thresholds of the tuning's grid; for `most_lost` see
+    `fit_rejection`. With too few lesions the tuning is returned as it is, with a warning.
+    """
+    groups, patients = groups_of(cases)
+    found, thresholds = components.candidates, np.array(tuning.grid.thresholds)
+
+    def kept_at(point: OperatingPoint) -> NDArray[np.bool_]:
+        minima = (point.min_lesion_volume_mm3, point.min_mean_probability)
+        kept = is_kept(found.volume_mm3, found.mean_probability, *minima)
+        return np.asarray(kept & (thresholds[found.threshold] == point.threshold))
+
+    rejection = fit_rejection(
+        components,
+        at_point=kept_at(tuning.point),
+        at_points={group: kept_at(point) for group, point in tuning.fold_points.items()},
+        groups=groups,
+        patients=patients,
+        most_lost=most_lost,
+    )
+    if rejection is None:
+        needed = f"{FEWEST} true lesions and {FEWEST} false positives without each fold"
+        logger.warning("no rejector was fitted: it needs %s at the operating point", needed)
+        return tuning
+    calibration, after = fit_calibration(rejection.kept.candidates), rejection.after.candidates
+    validated = rejection.after.counts(tuning.default.lesions)
+    return replace(
+        tuning,
+        point=replace(tuning.point, calibration=calibration, rejector=rejection.rejector),
+        cross_validated=validated,
+        resubstitution=rejection.kept.counts(tuning.default.lesions),
+        improvement=improvement_of(validated, tuning.default, patients=patients.tolist()),
+        reliability=reliability_of(cross_fitted(after, groups, patients), after.is_true),
+        uncalibrated=reliability_of(after.mean_probability, after.is_true),
+        rejection=rejection,
+    )
+
+
 def _check(cases: Sequence[PredictedCase], folder: Path, options: PredictionOptions) -> None:
     """Check what can be checked before minutes of prediction."""
     from sgnet_nnunet.inference.trained_model import training_cases  # noqa: PLC0415 - PyTorch
@@ -328,23 +396,38 @@ def _predict(
     *,
     options: PredictionOptions,
     grid: SearchGrid,
+    rejector: RejectorSettings | None,
     threads: int,
     on_done: Callable[[PredictedCase], object],
-) -> tuple[Counted, Provenance]:
+) -> tuple[Counted, list[Components], Provenance]:
     """Predict each case with the network of the fold that it validates, and count its lesions.
 
     Returns:
-        What was counted in all cases, in their order, and the provenance of predictions with all folds.
+        What was counted in all cases, in their order; their components, for a rejector; and the
+        provenance of predictions with all folds.
     """
     model = read_description(folder)
     counts: dict[PredictedCase, Counted] = {}
+    components: dict[PredictedCase, Components] = {}
 
     def count(
-        predictor: Predictor, case: PredictedCase, logits: Logits, properties: list[dict[str, Any]]
+        predictor: Predictor,
+        case: PredictedCase,
+        logits: Logits,
+        properties: list[dict[str, Any]],
+        *scenes: Scene,
     ) -> None:
         probabilities = predictor.mean_probabilities(logits, properties)
         image = properties[0]
         counts[case] = count_against(case.reference, probabilities, model=model, grid=grid, image=image)
+        for scene in scenes:
+            components[case] = find_components(
+                foreground_probability(probabilities, model.labels),
+                read_channel(case.reference, reader=model.reader)[0] > 0,
+                thresholds=grid.thresholds,
+                scene=rejector.scene(scene) if rejector else scene,
+                spacing=tuple(image["spacing"]),
+            )
 
     by_fold = sorted(cases, key=lambda case: case.fold)
     folds = tuple(dict.fromkeys(case.fold for case in by_fold))
@@ -353,13 +436,18 @@ def _predict(
         settings = replace(options, folds=(fold,), export_threads=threads)
         predictor = Predictor.open([folder], options=settings, operating_point="none")
         images = {case: case.images for case in of_fold}
-        predictor.predict_cases(images, partial(count, predictor), on_done=lambda: on_done(next(done)))
+        predictor.predict_cases(
+            images,
+            partial(count, predictor),
+            with_scenes=rejector is not None,
+            on_done=lambda: on_done(next(done)),
+        )
     checksums = [checksum_of(folder / f"fold_{fold}" / options.checkpoint) for fold in folds]
     weights = combine_checksums(checksums)
     provenance = replace(predictor.models[0].find_provenance(), folds=folds, weights_sha256=weights)
     at_grid, default, candidates = zip(*(counts[case] for case in cases), strict=True)
     joined = Counted(LesionCounts.join(at_grid), LesionCounts.join(default), Candidates.join(candidates))
-    return joined, provenance
+    return joined, [components[case] for case in cases if rejector], provenance
 
 
 def write_tuning(path: Path, tuning: Tuning) -> None:
@@ -369,9 +457,9 @@ def write_tuning(path: Path, tuning: Tuning) -> None:
     ]
     content = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if tuning.point.rejector is None else VERSION_OF_REJECTOR,
         "tuned_for": asdict(tuning.provenance),
-        "point": asdict(tuning.point),
+        "point": tuning.point.as_json(),
         "objective": tuning.objective,
         "requested_sensitivity": tuning.sensitivity,
         "cases": tuning.default.cases,
@@ -380,12 +468,14 @@ def write_tuning(path: Path, tuning: Tuning) -> None:
         "min_true_share": MIN_TRUE_SHARE,
         **{name: _rates(getattr(tuning, name)) for name in ("default", "cross_validated", "resubstitution")},
         "improvement": {name: _difference(each) for name, each in tuning.improvement.items()},
-        "points_chosen_without": {group: asdict(point) for group, point in tuning.fold_points.items()},
+        "points_chosen_without": {group: point.as_json() for group, point in tuning.fold_points.items()},
         "grid": asdict(tuning.grid),
         "froc": frocs,
         "reliability": _as_json(tuning.reliability),
         "uncalibrated": _as_json(tuning.uncalibrated),
     }
+    if tuning.rejection is not None:
+        content["rejection"] = tuning.rejection.report(tuning.default.cases)
     write_json(path, content)
     for fold in path.parent.glob("fold_*") if path.name == FILE_NAME else ():
         kept = fold / KEPT_BY_ZIP

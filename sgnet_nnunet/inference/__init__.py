@@ -8,5 +8,8 @@ EngineName = Literal["auto", "tiled", "whole", "sparse"]
 RuntimeName = Literal["auto", "torch", "openvino"]
 """What runs the network."""
 
+RejectorName = Literal["none", "components", "gates"]
+"""Features of a component rejector: of the image and the probabilities, and of the gates, too."""
+
 PrecisionName = Literal["f32", "bf16"]
 """What OpenVINO computes in."""

@@ -42,20 +42,21 @@ def finite_logits(engine: Engine, image: NDArray[np.float32], *, path: Path) -> 
     return logits
 
 
-def gates_of_last(engine: Engine) -> dict[str, NDArray[np.float32]]:
+def gates_of_last(engine: Engine, *, scores: bool = False) -> dict[str, NDArray[np.float32]]:
     """Return the share of an engine's networks that enabled each gate in the last image.
 
     The arrays have the shape (z, y, x) of the gate's grid, and the names of `SGNet.gate_names`. There are
-    none for engines that do not tell, and for an image that was run in chunks or mirrored.
+    none for engines that do not tell, and for an image that was run in chunks or mirrored. With `scores`
+    they are the means of the networks' logits, NaN where one was not computed.
     """
     if isinstance(engine, ChunkedEngine):
-        return gates_of_last(engine.engine) if engine.was_whole else {}
+        return gates_of_last(engine.engine, scores=scores) if engine.was_whole else {}
     if isinstance(engine, Ensemble):
-        each = [gates_of_last(one) for one in engine.engines]
+        each = [gates_of_last(one, scores=scores) for one in engine.engines]
         shared = [name for name in each[0] if all(name in gates for gates in each)]
         return {name: np.mean([gates[name] for gates in each], axis=0) for name in shared}
-    own: dict[str, NDArray[np.bool_]] = getattr(engine, "gates", {})
-    return {name: mask.astype(np.float32) for name, mask in own.items()}
+    own: dict[str, NDArray[np.generic]] = getattr(engine, "gate_scores" if scores else "gates", {})
+    return {name: values.astype(np.float32) for name, values in own.items()}
 
 
 def average_of(engines: Sequence[Engine]) -> Engine:

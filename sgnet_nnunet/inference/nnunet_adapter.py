@@ -17,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
+from sgnet_nnunet.inference.component_rejector import Scene
 from sgnet_nnunet.inference.operating_point import OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.predictor import Prediction
 from sgnet_nnunet.inference.preprocessing import Prepared
@@ -111,6 +112,7 @@ class NnunetProcessing:
         *,
         point: OperatingPoint | None,
         with_probabilities: bool,
+        scene: Scene | None = None,
     ) -> Prediction:
         """Return a case's mask and, if they are asked for, its probabilities."""
         if point is None and not with_probabilities:
@@ -119,7 +121,8 @@ class NnunetProcessing:
         if point is None:
             mask = np.asarray(self.labels.convert_probabilities_to_segmentation(probabilities))
         else:
-            mask = apply_operating_point(probabilities, point, self.labels, tuple(properties["spacing"]))
+            spacing = tuple(properties["spacing"])
+            mask = apply_operating_point(probabilities, point, self.labels, spacing, scene=scene)
         return mask, probabilities if with_probabilities else None
 
     def _convert(

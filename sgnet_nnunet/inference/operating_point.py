@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import read_json
+from sgnet_nnunet.inference.component_rejector import Rejector, Scene, rejected
 from sgnet_nnunet.inference.plan import FEWEST_LABELS_OF_UINT16, Labels
 from sgnet_nnunet.nifti import at_least
 from sgnet_nnunet.nnunet import KEPT_BY_ZIP
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 FILE_NAME = "operating_point.json"
 FORMAT = "sgnet operating point"
 VERSION = 4
+VERSION_OF_REJECTOR = 5
+"""Of files with a rejector: programs that cannot apply it refuse them."""
 
 DEFAULT_THRESHOLD = 0.5
 """Probability above which nnU-Net's own segmentation is foreground, of one label or a region."""
@@ -74,7 +77,7 @@ class OperatingPoint:
 
     Voxels with a higher probability are foreground. A lesion is removed if it is both smaller than the
     minimum volume in mm3 and of a lower mean probability than the minimum; 1, the default, removes all small
-    ones.
+    ones. Of the others the rejector removes what it scores too low.
 
     Raises:
         ValueError: If the threshold is not between 0 and 1, the volume is negative or not finite, or the
@@ -85,6 +88,7 @@ class OperatingPoint:
     min_lesion_volume_mm3: float = 0.0
     min_mean_probability: float = 1.0
     calibration: Calibration | None = None
+    rejector: Rejector | None = None
 
     def __post_init__(self) -> None:
         volume = self.min_lesion_volume_mm3
@@ -98,9 +102,18 @@ class OperatingPoint:
             )
 
     def __str__(self) -> str:
-        return (
-            f"threshold {self.threshold:g}, {removal(self.min_lesion_volume_mm3, self.min_mean_probability)}"
-        )
+        removed = removal(self.min_lesion_volume_mm3, self.min_mean_probability)
+        by_score = "" if self.rejector is None else "; a component rejector"
+        return f"threshold {self.threshold:g}, {removed}{by_score}"
+
+    def as_json(self, *, whole: bool = True) -> dict[str, Any]:
+        """Return the point as JSON can hold it; of a rejector its `summary` unless it is to be `whole`."""
+        content = asdict(self)
+        if self.rejector is None:
+            del content["rejector"]
+        elif not whole:
+            content["rejector"] = self.rejector.summary()
+        return content
 
 
 def removal(volume_mm3: float, mean_probability: float) -> str:
@@ -136,7 +149,12 @@ def foreground_probability(probabilities: NDArray[np.floating], labels: Labels) 
 
 
 def apply_operating_point(
-    probabilities: NDArray[np.floating], point: OperatingPoint, labels: Labels, spacing: tuple[float, ...]
+    probabilities: NDArray[np.floating],
+    point: OperatingPoint,
+    labels: Labels,
+    spacing: tuple[float, ...],
+    *,
+    scene: Scene | None = None,
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Return the segmentation at an operating point: values of labels, shape (z, y, x).
 
@@ -149,13 +167,18 @@ def apply_operating_point(
         point: The operating point.
         labels: The model's labels or regions.
         spacing: Voxel size in mm along z, y, x.
+        scene: The preprocessed image, which a rejector needs.
     """
-    lesions, kept = lesions_at(foreground_probability(probabilities, labels), point, spacing)
+    lesions, kept = lesions_at(foreground_probability(probabilities, labels), point, spacing, scene=scene)
     return segmentation_at(probabilities, point, labels, np.append(False, kept)[lesions.labels])
 
 
 def lesions_at(
-    foreground: NDArray[np.floating], point: OperatingPoint, spacing: tuple[float, ...]
+    foreground: NDArray[np.floating],
+    point: OperatingPoint,
+    spacing: tuple[float, ...],
+    *,
+    scene: Scene | None = None,
 ) -> "tuple[Lesions, NDArray[np.bool_]]":
     """Return the lesions above a point's threshold, and which of them the point keeps, shape (lesions,).
 
@@ -163,6 +186,11 @@ def lesions_at(
         foreground: Probability of any foreground, of three axes in any order.
         point: The operating point.
         spacing: Voxel size in mm along these axes.
+        scene: The preprocessed image, for arrays of these axes, which a rejector needs.
+
+    Raises:
+        ValueError: If the point has a rejector and there is no scene.
+        SGNetError: If a feature of the rejector is not known, see `component_rejector.rejected`.
     """
     # SciPy behind it takes a fifth of a second to import.
     from sgnet_nnunet.lesions import find_lesions  # noqa: PLC0415
@@ -171,7 +199,12 @@ def lesions_at(
     minimum = point.min_mean_probability
     # The means take a moment, and most points need none.
     means = lesions.mean_of(foreground) if minimum < 1 else 0.0
-    return lesions, is_kept(lesions.volumes_mm3, means, point.min_lesion_volume_mm3, minimum)
+    kept = is_kept(lesions.volumes_mm3, means, point.min_lesion_volume_mm3, minimum)
+    if point.rejector is not None:
+        if scene is None:
+            raise ValueError("an operating point with a rejector needs the scene")
+        kept &= ~rejected(point.rejector, lesions, foreground, scene, spacing)
+    return lesions, kept
 
 
 def segmentation_at(
@@ -273,8 +306,9 @@ def read_operating_point(path: Path) -> OperatingPointRecord:
         problem = "was tuned by version 0.1, for tiled and mirrored predictions of single folds"
         raise InputFileError(path, problem, _TUNE_AGAIN)
     # 2 lacks precision and step size, which `sgnet tune` left at the defaults; 3 the mean probability.
-    if version not in {2, 3, VERSION}:
-        raise InputFileError(path, f"has version {version}; this program reads {VERSION}", _TUNE_AGAIN)
+    if version not in {2, 3, VERSION, VERSION_OF_REJECTOR}:
+        problem = f"has version {version}; this program reads {VERSION} and {VERSION_OF_REJECTOR}"
+        raise InputFileError(path, problem, _TUNE_AGAIN)
     return check(path, content, OperatingPointRecord, remedy=_TUNE_AGAIN)
 
 

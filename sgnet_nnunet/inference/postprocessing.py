@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError
 from sgnet_nnunet.files import atomic_path, make_folder, write_text
+from sgnet_nnunet.inference.component_rejector import Scene
 from sgnet_nnunet.inference.operating_point import DEFAULT_THRESHOLD, OperatingPoint, apply_operating_point
 from sgnet_nnunet.inference.plan import Labels, ModelDescription, Plan
 from sgnet_nnunet.inference.preprocessing import Box, Weights, grid_weights, resample
@@ -35,6 +36,7 @@ def segment(
     plan: Plan,
     *,
     point: OperatingPoint | None = None,
+    scene: Scene | None = None,
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Return a case's mask.
 
@@ -43,6 +45,7 @@ def segment(
         properties: Those of the preprocessed case.
         plan: The model's.
         point: Where to cut; None for nnU-Net's own segmentation.
+        scene: The preprocessed image, which a point's rejector needs.
 
     Returns:
         Shape (z, y, x) in the order of axes that the reader gave.
@@ -72,7 +75,8 @@ def segment(
                 _resampled(logits, weights, box), plan.labels
             )
         spacing = tuple(properties["spacing"][axis] for axis in plan.transpose_forward)
-        cropped[hull] = apply_operating_point(probabilities, point, plan.labels, spacing)
+        scene = scene and scene.of_crop([part.start for part in hull])
+        cropped[hull] = apply_operating_point(probabilities, point, plan.labels, spacing, scene=scene)
     return mask.transpose(plan.transpose_backward)
 
 

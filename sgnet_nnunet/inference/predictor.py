@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.files import check_output_files
-from sgnet_nnunet.inference.engines import Engine, Mirrored, finite_logits
+from sgnet_nnunet.inference.component_rejector import Scene
+from sgnet_nnunet.inference.engines import Engine, Mirrored, finite_logits, gates_of_last
 from sgnet_nnunet.inference.exported import (
     check_file,
     choose_exported_engine,
@@ -138,10 +139,11 @@ class PlanProcessing:
         *,
         point: OperatingPoint | None,
         with_probabilities: bool,
+        scene: Scene | None = None,
     ) -> Prediction:
         """Return a case's mask and, if they are asked for, its probabilities."""
         probabilities = self.probabilities(logits, properties) if with_probabilities else None
-        return segment(logits, properties, self.plan, point=point), probabilities
+        return segment(logits, properties, self.plan, point=point, scene=scene), probabilities
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -248,19 +250,22 @@ class Predictor:
             on_start(len(cases))
 
         write = partial(self._postprocess_and_write, output)
-        self.predict_cases(cases, write, on_start=start, on_done=on_done)
+        with_scenes = self.point is not None and self.point.rejector is not None
+        self.predict_cases(cases, write, with_scenes=with_scenes, on_start=start, on_done=on_done)
         return len(cases)
 
     def predict_cases(
         self,
         cases: Mapping[Case, Sequence[Path]],
-        use: Callable[[Case, Logits, list[dict[str, Any]]], object],
+        use: Callable[..., object],
         *,
+        with_scenes: bool = False,
         on_start: Callable[[], object] = lambda: None,
         on_done: Callable[[], object] = lambda: None,
     ) -> None:
         """Have other threads `use` each case's logits and properties, lists with one for each model.
 
+        `use` gets the case, its logits, its properties and, if asked for, the first model's scene.
         While the engine works on one case, the next is read and preprocessed, and the one before is used.
         `on_start` is called when the engines are built, `on_done` after each case.
 
@@ -283,9 +288,10 @@ class Predictor:
                     inputs = next(prepared)  # zip would keep the last image in memory
                     alone, properties = _is_large(inputs), [each.properties for each in inputs]
                     logits = self.run_engines(inputs, paths[0])
+                    scenes = [self.scene_of(inputs)] if with_scenes else []
                     del inputs
-                    submit(case, logits, properties, now=alone)
-                    del logits
+                    submit(case, logits, properties, *scenes, now=alone)
+                    del logits, scenes
 
     def _cases_to_predict(self, images: Path, output: Path) -> dict[str, list[Path]]:
         """Return the files of each case of this run's part, but for those whose masks are to be kept."""
@@ -336,11 +342,22 @@ class Predictor:
         pairs = zip(self.models, inputs, strict=True)
         return [finite_logits(model.engine, prepared.image, path=path) for model, prepared in pairs]
 
-    def _postprocess(self, logits: Logits, properties: list[dict[str, Any]]) -> Prediction:
+    def scene_of(self, inputs: Sequence[Prepared]) -> Scene:
+        """Return the scene of the case that the first model's engine has just predicted."""
+        scores = gates_of_last(self.models[0].engine, scores=True)
+        return Scene.of(inputs[0], self.description.plans["transpose_forward"], scores)
+
+    def _postprocess(
+        self, logits: Logits, properties: list[dict[str, Any]], scene: Scene | None
+    ) -> Prediction:
         with_probabilities = self.options.save_probabilities
         if len(self.models) == 1:
             return self.models[0].processing.postprocess(
-                logits[0], properties[0], point=self.point, with_probabilities=with_probabilities
+                logits[0],
+                properties[0],
+                point=self.point,
+                with_probabilities=with_probabilities,
+                scene=scene,
             )
         mean, labels = self.mean_probabilities(logits, properties), self.description.labels
         if self.point is None:
@@ -350,10 +367,15 @@ class Predictor:
         return mask, mean if with_probabilities else None
 
     def _postprocess_and_write(
-        self, output: Path, name: str, logits: Logits, properties: list[dict[str, Any]]
+        self,
+        output: Path,
+        name: str,
+        logits: Logits,
+        properties: list[dict[str, Any]],
+        scene: Scene | None = None,
     ) -> None:
         """Write a case's files, the mask last: `--continue_prediction` skips cases with a mask."""
-        mask, probabilities = self._postprocess(logits, properties)
+        mask, probabilities = self._postprocess(logits, properties, scene)
         if probabilities is not None:
             write_probabilities(output, name, probabilities, properties[0])
         path = output / f"{name}{self.description.file_ending}"

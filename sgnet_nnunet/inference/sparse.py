@@ -119,7 +119,8 @@ class BlockSparseEngine:
 
     With `skip` it leaves out blocks that do not change the logits: decoder blocks behind closed gates, and
     encoder blocks of background alone. That raises a ValueError if the gates do not allow it. `gates` is
-    where the last image's gates were open, by `SGNet.gate_names`, on their own grids.
+    where the last image's gates were open, by `SGNet.gate_names`, on their own grids; `gate_scores` the
+    logits they were decided by, NaN where these were not computed.
     """
 
     def __init__(self, geometry: NetworkGeometry, runtime: Runtime, *, skip: bool) -> None:
@@ -133,6 +134,7 @@ class BlockSparseEngine:
         self.divisor, self.margin = geometry.divisor, geometry.margin
         self.memory = memory_of(geometry)
         self.gates: dict[str, Mask] = {}
+        self.gate_scores: dict[str, NDArray[np.float32]] = {}
         self._background: dict[bytes, list[Feature]] = {}
         # Kept from image to image, with what the runtime keeps for each of its threads.
         self._pool = ThreadPoolExecutor(runtime.threads)
@@ -147,14 +149,17 @@ class BlockSparseEngine:
             deeper, score = self._deep(pooled)
             *skips, feature = half, *deeper
             finest: Mask | None = None
+            computed: Mask = np.ones((1, 1, 1), dtype=bool)
             for gate, level in zip(self.geometry.gates, reversed(range(len(skips) + 1)), strict=True):
                 if gate is not None and score is not None:
-                    finest = decide(gate, score[..., 0], finest)
-                    self.gates[f"1/{2 ** (level + 1)}"] = finest
+                    finest, name = decide(gate, score[..., 0], finest), f"1/{2 ** (level + 1)}"
+                    self.gates[name] = finest
+                    self.gate_scores[name] = np.where(computed, score[..., 0], np.float32(np.nan))
                 # A level without a gate runs everywhere, below a gated one too.
                 mask = np.ones(feature.shape[:3], dtype=bool) if gate is None or finest is None else finest
                 if level:
                     feature, score = self._up(level, feature, mask, skips.pop())
+                    computed = repeated(mask)
             logits = self._logits(feature, mask, finest, image)
         self._workspace.trim(KEPT_BYTES)
         return logits

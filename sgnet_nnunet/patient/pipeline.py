@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from sgnet_nnunet import __version__
 from sgnet_nnunet.errors import InputFileError, SGNetError, describe
 from sgnet_nnunet.files import check_output_folder, checksum_of, output_folder
+from sgnet_nnunet.inference.component_rejector import Scene
 from sgnet_nnunet.inference.engines import gates_of_last
 from sgnet_nnunet.inference.operating_point import (
     combine_checksums,
@@ -316,7 +317,8 @@ def _predict(
             lesions = find_lesions(mask > 0, spacing=spacing)
             kept: NDArray[np.bool_] = np.full(lesions.number, fill_value=True)
         else:
-            lesions, kept = lesions_at(foreground, point, spacing)
+            scene = predictor.scene_of(inputs) if point.rejector else None
+            lesions, kept = lesions_at(foreground, point, spacing, scene=scene)
             mask = segmentation_at(probabilities, point, labels, np.append(False, kept)[lesions.labels])
         del probabilities
     with clock.stage("measure"):
@@ -359,13 +361,10 @@ def _gates_at(
 ) -> Callable[[NDArray[np.intp]], dict[str, NDArray[np.float32]]]:
     """Return the function that `measure_lesions` asks for the gates; averages of models have none."""
     gates = gates_of_last(models[0].engine) if len(models) == 1 else {}
-    known, forward = inputs[0].properties, models[0].description.plans["transpose_forward"]
-    first = [start for start, _ in known["bbox_used_for_cropping"]]
-    shape = np.array(inputs[0].image.shape[1:])
-    scale = shape / known["shape_after_cropping_and_before_resampling"]
+    scene = Scene.of(inputs[0], models[0].description.plans["transpose_forward"], {})
 
     def at(voxels: NDArray[np.intp]) -> dict[str, NDArray[np.float32]]:
-        places = ((voxels[:, ::-1][:, forward] - first + 0.5) * scale).astype(np.intp).clip(0, shape - 1)
+        places = scene.clipped(scene.places(voxels[:, ::-1]))
         strides = {name: int(name.partition("/")[2]) for name in gates}
         return {name: gate[tuple((places // strides[name]).T)] for name, gate in gates.items()}
 
@@ -380,7 +379,7 @@ def run_identity(files: PatientFiles, predictor: Predictor, options: SegmentOpti
     series = {"t1ce_series": files.t1ce_series, "flair_series": files.flair_series}  # which may be a UID
     settings |= {name: each and sha256(each.encode()).hexdigest() for name, each in series.items()}
     settings["prediction"] = asdict(predictor.options)
-    settings["operating_point"] = predictor.point and asdict(predictor.point)
+    settings["operating_point"] = predictor.point and predictor.point.as_json(whole=False)
     models = [asdict(model.find_provenance()) for model in predictor.models]
     identity = {
         "versions": {"sgnet": __version__},

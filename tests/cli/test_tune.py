@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from sgnet_nnunet.cli.main import main
+from sgnet_nnunet.evaluation.froc import SearchGrid
 from sgnet_nnunet.files import checksum_of
+from sgnet_nnunet.inference.component_rejector import Scene
 from sgnet_nnunet.inference.operating_point import Provenance, combine_checksums
+from sgnet_nnunet.inference.preprocessing import Prepared
 
 MODEL = "SGNetTrainer__nnUNetPlans__3d_fullres"
 
@@ -46,10 +49,21 @@ class SavedMasks:
         cls.opened.append(options)
         return cls(model_folders[0], options)
 
-    def predict_cases(self, cases, use, *, on_done):
+    def predict_cases(self, cases, use, *, on_done, with_scenes):
         for case, paths in cases.items():
-            use(case, paths[0].name.removesuffix("_0000.nii.gz"), [{}])
+            name = paths[0].name.removesuffix("_0000.nii.gz")
+            use(case, name, [{"spacing": (1.0, 1.0, 1.0)}], *([self.scene(name)] if with_scenes else []))
             on_done()
+
+    def scene(self, name):
+        shape = self.mean_probabilities(name, None).shape[1:]
+        known = {
+            "spacing": (1.0, 1.0, 1.0),
+            "shape_after_cropping_and_before_resampling": shape,
+            "bbox_used_for_cropping": [(0, length) for length in shape],
+        }
+        image = np.random.default_rng(0).uniform(size=(1, *shape)).astype(np.float32)
+        return Scene.of(Prepared(image, known), (0, 1, 2), {})
 
     def mean_probabilities(self, name, _):
         mask = nib.load(self.folder / f"fold_{self.fold}/validation/{name}.nii.gz")
@@ -135,6 +149,29 @@ def test_several_threads_choose_the_same_point(model, tmp_path):
     for threads in ("1", "3"):
         assert run("-d", "501", "-np", threads, "-o", str(tmp_path / f"{threads}.json")) == 0
     assert (tmp_path / "1.json").read_text() == (tmp_path / "3.json").read_text()
+
+
+def test_rejector_is_written_with_the_point_and_its_cost_is_shown(model, monkeypatch, capsys):
+    grid = SearchGrid(thresholds=(0.5,), volumes_mm3=(0.0,))  # else the false positives are removed by size
+    monkeypatch.setattr("sgnet_nnunet.evaluation.tuning.SearchGrid", lambda: grid)
+    monkeypatch.setattr("sgnet_nnunet.evaluation.rejection.FEWEST", 2)
+    monkeypatch.setattr("sgnet_nnunet.evaluation.rejection.SETTINGS", {"max_iter": 3, "min_samples_leaf": 1})
+    assert run("-d", "501", "--rejector", "components", "--most-lost", "0.1") == 0
+    content = json.loads((model / "operating_point.json").read_text())
+    assert len(content["point"]["rejector"]["trees"]) == 3
+    assert content["version"] == 5
+    assert "rejector*: false positives per case" in capsys.readouterr().out
+
+
+def test_too_few_lesions_leave_the_point_without_a_rejector(model, caplog):
+    assert run("-d", "501", "--rejector", "components") == 0
+    assert "no rejector was fitted: it needs 5 true lesions" in caplog.text
+    assert "rejector" not in json.loads((model / "operating_point.json").read_text())["point"]
+
+
+def test_rejector_by_gates_needs_an_engine_that_gives_their_scores(model, capsys):
+    assert run("-d", "501", "--rejector", "gates") == 2
+    assert "this engine does not give the gates' scores" in " ".join(capsys.readouterr().err.split())
 
 
 def test_output_and_sensitivity_can_be_given(model, tmp_path):

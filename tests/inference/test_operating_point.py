@@ -267,7 +267,7 @@ def test_without_a_point_none_is_applied(model_folder, caplog):
     [
         ({"format": "other"}, "is not an operating point of sgnet tune"),
         ({"version": 1}, r"version 0\.1, for tiled and mirrored .*run sgnet tune again"),
-        ({"version": 5}, "has version 5; this program reads 4"),
+        ({"version": 6}, "has version 6; this program reads 4 and 5"),
         ({"point": None}, r"\$\.point: expected object, got None"),
         ({"point": {"threshold": 2}}, r"\$\.point: threshold must be between"),
         ({"point": {"thresh": 0.2}}, r"\$\.point: object missing required field threshold"),

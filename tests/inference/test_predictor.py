@@ -20,6 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from sgnet_nnunet.cli.main import main
 from sgnet_nnunet.errors import InputFileError, SGNetError
 from sgnet_nnunet.inference import predictor as module
+from sgnet_nnunet.inference.component_rejector import Rejector, Tree
 from sgnet_nnunet.inference.operating_point import (
     OperatingPoint,
     apply_operating_point,
@@ -34,6 +35,7 @@ from sgnet_nnunet.inference.predictor import (
     predict,
     refuse_options,
 )
+from sgnet_nnunet.lesions import find_lesions
 
 NNUNET_FILES = {"dataset.json", "plans.json", "predict_from_raw_data_args.json"}
 TILED = PredictionOptions(device="cpu", engine="tiled", step_size=1, save_probabilities=True)
@@ -142,6 +144,28 @@ def test_masks_are_thresholded_at_the_point(open_predictor, cases, tmp_path):
         open_predictor(point=point).predict_folder(cases, tmp_path / "out")
         sizes.append(np.count_nonzero(masks_in(tmp_path / "out")["b.nii.gz"]))
     assert sizes[0] > sizes[1] > sizes[2] > 0
+
+
+def test_rejector_removes_lesions_and_needs_its_features(open_predictor, cases, tmp_path):
+    """A rejector by volume alone removes what a minimum volume removes."""
+    open_predictor(point=OperatingPoint(threshold=0.5)).predict_folder(cases, tmp_path / "all")
+    everything, least = masks_in(tmp_path / "all"), np.inf
+    for case, mask in everything.items():
+        spacing = nib.load(tmp_path / "all" / case).header.get_zooms()
+        least = min(least, 0.1 + find_lesions(mask > 0, spacing=spacing).volumes_mm3.min(initial=least))
+    leaves = {"left": (1, -1, -1), "right": (2, -1, -1), "value": (0, -1, 1), "nan_left": (True,) * 3}
+    tree = Tree(feature=(0, -1, -1), threshold=(least, 0, 0), **leaves)
+    rejector = Rejector(features=("volume_mm3",), baseline=0, trees=(tree,), min_score=0)
+    by_rule = OperatingPoint(threshold=0.5, min_lesion_volume_mm3=least)
+    for name, point in (("rule", by_rule), ("score", OperatingPoint(threshold=0.5, rejector=rejector))):
+        open_predictor(point=point).predict_folder(cases, tmp_path / name)
+    for case, mask in masks_in(tmp_path / "score").items():
+        np.testing.assert_array_equal(mask, masks_in(tmp_path / "rule")[case])
+    assert any((mask != everything[case]).any() for case, mask in masks_in(tmp_path / "score").items())
+    unknown = Rejector(features=("gate_score_1/64",), baseline=0, trees=(tree,), min_score=0)
+    predictor = open_predictor(point=OperatingPoint(threshold=0.5, rejector=unknown))
+    with pytest.raises(SGNetError, match="needs gate_score_1/64"):
+        predictor.predict_folder(cases, tmp_path / "unknown")
 
 
 def test_parts_share_the_cases(open_predictor, cases, tmp_path):

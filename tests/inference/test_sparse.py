@@ -165,6 +165,10 @@ def test_gates_are_those_that_the_network_decides(make_network, rng, smooth_imag
         # Scores at the threshold may round to either side.
         assert np.mean(mask != decision.mask[0, 0].numpy()) < 1e-3
     assert 0 < found[network.gate_names[-1]].mean() < 1
+    for scores, decision in zip(gates_of_last(chunked, scores=True).values(), decisions, strict=True):
+        known = np.isfinite(scores)
+        assert known[decision.mask[0, 0].numpy()].mean() > 1 - 1e-3
+        np.testing.assert_allclose(scores[known], decision.score[0, 0].numpy()[known], atol=1e-4)
 
 
 def test_ensemble_has_the_share_of_its_members_gates(make_network, rng, smooth_image, torch_runtime):

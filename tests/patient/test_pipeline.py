@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 from visits_of_phantoms import SmallPhantom
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
+from sgnet_nnunet.inference.component_rejector import Rejector, Tree
 from sgnet_nnunet.inference.operating_point import Calibration, OperatingPoint
 from sgnet_nnunet.inference.predictor import PlanProcessing, PredictionOptions, Predictor
 from sgnet_nnunet.nifti import Volume, read_image, write_volume
@@ -210,6 +211,17 @@ def test_folder_holds_the_output_and_what_was_run(segment, write_patient, tmp_pa
     assert [record.confidence for record in lesion_map.records] == pytest.approx(
         [record.mean_probability for record in lesion_map.records]
     )
+
+
+def test_rejector_removes_lesions_and_the_record_says_so(segment, tmp_path):
+    leaves = {"left": (1, -1, -1), "right": (2, -1, -1), "value": (0, -1, 1), "nan_left": (True,) * 3}
+    tree = Tree(feature=(0, -1, -1), threshold=(149.99, 0, 0), **leaves)
+    rejector = Rejector(features=("volume_mm3",), baseline=0, trees=(tree,), min_score=0)
+    lesion_map, _ = segment(point=OperatingPoint(threshold=0.5, rejector=rejector))
+    assert {record.volume_mm3 >= 150 for record in lesion_map.kept} == {True}
+    assert {record.volume_mm3 >= 150 for record in lesion_map.records if not record.kept} == {False}
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["settings"]["operating_point"]["rejector"]["sha256"] == rejector.summary()["sha256"]
 
 
 def test_no_path_is_in_the_output_unless_identity_is_kept(segment, tmp_path):
