@@ -253,7 +253,7 @@ def sections(frame: pd.DataFrame, reference: str) -> Iterator[tuple[str, pd.Data
     title = (
         "At equal lesion sensitivity: false positives a case where 85, 90 and 95 % of the lesions are found, "
         "partial area of the FROC curve (mean sensitivity from 0 to 8 false positives a case), with "
-        f"{intervals} (bootstrap, {RESAMPLING.number} resamples).{SIZED_NAME}: small, unsure lesions "
+        f"{intervals} (bootstrap, {RESAMPLING.number} resamples). {SIZED_NAME.strip()!r}: small, unsure lesions "
         "are removed by a rule that was chosen on the other four of five groups of the test patients."
     )
     yield title + note, levels_table(frame)
