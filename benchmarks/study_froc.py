@@ -223,7 +223,7 @@ def without_counts(frame: pd.DataFrame) -> list[str]:
 
 
 def draw_froc(frame: pd.DataFrame, thresholds: Sequence[float], path: Path) -> bool:
-    """Draw the FROC curves of all networks, their seeds pooled, as PNG; return whether there are any."""
+    """Draw the monotone curves of all networks, seeds pooled, as PNG; return whether there are any."""
     from sgnet_nnunet.report.figures import MARKERS, MODEL_COLOURS, froc_plot, save  # noqa: PLC0415
 
     curves: dict[str, Froc] = {}
@@ -232,7 +232,10 @@ def draw_froc(frame: pd.DataFrame, thresholds: Sequence[float], path: Path) -> b
         if (counts := counts_of(rows)) is None or not counts.total_lesions:
             continue
         place = len(curves)
-        curves[str(name)] = Froc(np.array(thresholds), counts.sensitivity, counts.false_positives_per_case)
+        # The monotone curves are what the tables read; at low thresholds merged lesions turn the others back.
+        false, sensitivity = (each[0] for each in vars(MonotoneFroc.of(counts)).values())
+        order = np.lexsort((-counts.sensitivity, counts.false_positives_per_case))
+        curves[str(name)] = Froc(np.append(1.0, np.array(thresholds)[order]), sensitivity, false)
         # From the ninth network on the colours repeat, with other markers.
         marker = MARKERS[(place + place // len(MODEL_COLOURS)) % len(MARKERS)]
         look[str(name)] = {"color": MODEL_COLOURS[place % len(MODEL_COLOURS)], "marker": marker}
@@ -253,8 +256,8 @@ def sections(frame: pd.DataFrame, reference: str) -> Iterator[tuple[str, pd.Data
     title = (
         "At equal lesion sensitivity: false positives a case where 85, 90 and 95 % of the lesions are found, "
         "partial area of the FROC curve (mean sensitivity from 0 to 8 false positives a case), with "
-        f"{intervals} (bootstrap, {RESAMPLING.number} resamples). {SIZED_NAME.strip()!r}: small, unsure lesions "
-        "are removed by a rule that was chosen on the other four of five groups of the test patients."
+        f"{intervals} (bootstrap, {RESAMPLING.number} resamples). {SIZED_NAME.strip()!r}: small, unsure "
+        "lesions are removed by a rule that was chosen on the other four of five groups of the test patients."
     )
     yield title + note, levels_table(frame)
     if reference not in set(frame["run"]):

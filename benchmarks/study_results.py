@@ -233,7 +233,7 @@ def write_tables(results: Path, name: str) -> None:
     blocks = [f"{title}\n\n{markdown(table)}" for title, table in sections.items() if len(table)]
     picture = results / f"{name}_froc.png"
     if study_froc.draw_froc(frame, document.get("thresholds", ()), picture):
-        blocks.append(f"![FROC curves of all networks, seeds pooled]({picture.name})")
+        blocks.append(f"![Monotone FROC curves of all networks, seeds pooled]({picture.name})")
     (results / f"{name}.md").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 
 
