@@ -129,7 +129,7 @@ def measure(root: Path) -> list[Measure]:
         Measure("modules", len(modules), 114),
         Measure("lines of the package", sum(longest.values()), 26_150),
         Measure("lines of the longest module", max(longest.values()), 600, places=_over(longest, 600)),
-        Measure("lines of benchmarks/", benchmark_lines, 3_070),
+        Measure("lines of benchmarks/", benchmark_lines, 3_190),
         Measure("file names used twice", len(twice), 0, places=twice),
         Measure("modules with a single client", len(single), 20, places=single),
         Measure("functions typed, %", _share(untyped, functions), 100, at_least=True, places=untyped),
