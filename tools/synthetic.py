@@ -91,6 +91,10 @@ def train(
     iters: Annotated[int, typer.Option(min=1, help="Batches of four patches in an epoch.")] = 25,
     device: Annotated[str, typer.Option("-device", help="cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option("-np", min=1, help="Processes that prepare the data.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training, not of the patients.")] = SEED,
+    weights: Annotated[
+        Path | None, typer.Option("-pretrained_weights", help="Checkpoint to start from.", exists=True)
+    ] = None,
 ) -> None:
     """Make the patients and train; half an hour on a CPU core after an hour of preparation."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -101,7 +105,7 @@ def train(
         "SGNET_EPOCHS": str(epochs),
         "SGNET_ITERS": str(iters),
         "SGNET_VAL_ITERS": "1",
-        "SGNET_SEED": str(SEED),
+        "SGNET_SEED": str(seed),
         "SGNET_MIRRORING": "0",
         "SGNET_VALIDATION_ENGINE": "auto",
         "SGNET_BF16": str(int(device == "cpu")),
@@ -109,8 +113,9 @@ def train(
     fold = model_of(folder) / "fold_0"
     started = any((fold / name).exists() for name in (CHECKPOINT_LATEST, CHECKPOINT_BEST))
     command = ("nnUNetv2_train", "501", "3d_fullres", "0", "-tr", "SGNetTrainer", "-device", device)
+    start = ("-pretrained_weights", str(weights.resolve())) if weights else ()
     run_command(
-        (*command, *(("--c",) if started else ())),
+        (*command, *(("--c",) if started else start)),
         environment=nnunet_paths(folder) | settings,
         log=folder / "train.log",
     )

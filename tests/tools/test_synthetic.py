@@ -40,8 +40,9 @@ def commands(monkeypatch):
     return run
 
 
-def train(folder, patients):
-    outcome = CliRunner().invoke(synthetic.app, ["train", str(folder), "-n", str(patients), "-np", "1"])
+def train(folder, patients, *options):
+    arguments = ["train", str(folder), "-n", str(patients), "-np", "1", *options]
+    outcome = CliRunner().invoke(synthetic.app, arguments)
     assert outcome.exit_code == 0, outcome.output
 
 
@@ -65,6 +66,18 @@ def test_what_is_finished_is_left_out_and_a_training_goes_on(commands, tmp_path)
     train(tmp_path, 8)
     assert [arguments[0] for arguments in commands[2:]] == ["nnUNetv2_train"]
     assert "--c" in commands[2]
+
+
+def test_a_training_starts_from_weights_but_goes_on_from_its_own(commands, tmp_path):
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    train(tmp_path, 8, "-pretrained_weights", str(weights))
+    assert commands[1][-2:] == ("-pretrained_weights", str(weights))
+    fold = synthetic.model_of(tmp_path) / "fold_0"
+    fold.mkdir(parents=True)
+    (fold / "checkpoint_best.pth").touch()
+    train(tmp_path, 8, "-pretrained_weights", str(weights))
+    assert commands[2][-1] == "--c"
 
 
 def test_gates_that_are_bypassed_are_all_that_differs_in_the_copy(tmp_path):
