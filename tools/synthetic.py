@@ -11,6 +11,7 @@ from its latest checkpoint. `ship` writes the folder that `sgnet_nnunet/inferenc
 import json
 import logging
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,8 @@ from sgnet_nnunet.dataset.convert import convert
 from sgnet_nnunet.demo import nnunet_paths, run_command, scores_of
 from sgnet_nnunet.files import atomic_folder, checksum_of, read_json, write_json
 from sgnet_nnunet.inference.export import export_openvino
-from sgnet_nnunet.inference.predictor import PredictionOptions, predict
+from sgnet_nnunet.inference.operating_point import FILE_NAME as POINT_FILE
+from sgnet_nnunet.inference.predictor import PredictionOptions, open_model, predict
 from sgnet_nnunet.inference.shipped import MODELS, OPENVINO, SYNTHETIC, ShippedModel, find_models
 from sgnet_nnunet.inference.trust import load_pickle
 from sgnet_nnunet.nnunet import ALL, CHECKPOINT, CHECKPOINT_BEST, CHECKPOINT_LATEST
@@ -152,6 +154,7 @@ def ship(
         )
         save_file(weights, shipped.weights)
         shipped.weights.chmod(0o644)  # it is written for its owner alone
+        copy_point(model, trained)
         curves = pd.DataFrame({name: content["logging"][name] for name in CURVES}).rename_axis("epoch")
         curves.to_csv(shipped.folder / "training.csv", float_format="%.4f")
         export_openvino(trained, shipped.folder / OPENVINO, folds=[ALL])
@@ -160,6 +163,13 @@ def ship(
         for path in list(shipped.folder.iterdir()):
             path.rename(partial / path.name)
         shipped.folder.rmdir()
+
+
+def copy_point(model: Path, copy: Path) -> None:
+    """Copy a model's operating point, if it has one, for the weights of a copy of the model."""
+    if (point := model / POINT_FILE).exists():
+        tuned_for = asdict(open_model(copy, PredictionOptions(device="cpu")).find_provenance())
+        write_json(copy / POINT_FILE, read_json(point) | {"tuned_for": tuned_for})
 
 
 def with_gates_bypassed(model: Path, copy: Path) -> Path:
@@ -171,6 +181,7 @@ def with_gates_bypassed(model: Path, copy: Path) -> Path:
             if name.endswith(".bypassed"):
                 values.fill_(True)
         torch.save(content, path)
+    copy_point(model, copy / model.name)
     return copy / model.name
 
 

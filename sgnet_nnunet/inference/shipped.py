@@ -35,7 +35,7 @@ class ShippedModel:
 
     @property
     def name(self) -> str:
-        """Name and version, such as synthetic-1."""
+        """Name and version, such as synthetic-2."""
         return self.folder.name
 
     @property
