@@ -60,11 +60,11 @@ def plan(command, *options: str, status: int = 0) -> subprocess.CompletedProcess
     )
 
 
-def run_the_four_commands(command, folder: Path, collection: Path) -> None:
+def run_the_four_commands(command, folder: Path, collection: Path, **settings: str) -> None:
     command("sgnet", "convert", str(collection), "-d", "501")
     plan(command)
     # No `-device`: as the README prints it, on a machine with a GPU or without.
-    command("nnUNetv2_train", "501", "3d_fullres", "0", "-tr", "SGNetTrainer", **SHORT)
+    command("nnUNetv2_train", "501", "3d_fullres", "0", "-tr", "SGNetTrainer", **SHORT, **settings)
     raw = folder / "nnUNet_raw/Dataset501_BrainMetsLung"
     case = json.loads((raw / "splits_final.json").read_text())[0]["val"][0]
     (folder / "imagesTs").mkdir()
@@ -133,7 +133,8 @@ def test_added_patients_need_the_documented_commands(command, tmp_path, tiny_col
     not REAL_COLLECTION.is_dir(), reason=f"no real patients in {REAL_COLLECTION}; set SGNET_REAL_DATA"
 )
 def test_four_commands_on_real_patients(command, tmp_path):
-    run_the_four_commands(command, tmp_path, REAL_COLLECTION)
+    # By nnU-Net's sliding window with mirroring the validation of one brain takes two minutes.
+    run_the_four_commands(command, tmp_path, REAL_COLLECTION, SGNET_VALIDATION_ENGINE="auto")
 
 
 def test_regions_train_resume_and_validate_with_a_rival(command, tmp_path, tiny_collection):

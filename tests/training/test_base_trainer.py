@@ -21,6 +21,7 @@ from sgnet_nnunet.training import (
     sgnet_trainer,
 )
 from sgnet_nnunet.training.base_trainer import SCHEDULE_KEY, BaseTrainer
+from sgnet_nnunet.training.data_loading import OwnFalsePositives
 from sgnet_nnunet.training.settings import TrainingSchedule
 from sgnet_nnunet.training.sgnet_trainer import SGNetTrainer
 
@@ -117,7 +118,7 @@ TRAINERS = [
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
-def test_each_constant_of_a_trainer_can_be_overridden_in_a_subclass(make_trainer, kind):
+def test_each_constant_of_a_trainer_can_be_overridden_in_a_subclass(make_trainer, kind, tmp_path):
     constants, reads = constants_of(kind), set()
     recorded = {name: Recorded(name, value, reads) for name, value in constants.items()}
     trainer = make_trainer(type(kind.__name__, (kind,), recorded))
@@ -128,6 +129,8 @@ def test_each_constant_of_a_trainer_can_be_overridden_in_a_subclass(make_trainer
     trainer.current_epoch = trainer.num_epochs  # past the half from which norms are frozen
     trainer.on_train_epoch_start()
     trainer.on_epoch_start()
+    trainer.local_rank = 1  # only process 0 searches
+    trainer.find_own_false_positives(OwnFalsePositives(path=tmp_path / "none.json", share=0.25))
     # The notebook's augmentation and schedule take the place of the base trainer's.
     unused = {"NOISE_VARIANCE"} if "PROBABILITY" in constants else set()
     assert reads == set(constants) - unused
