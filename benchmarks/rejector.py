@@ -57,17 +57,6 @@ def components_of(
     return Components.join([found[case] for case in cases]), patients
 
 
-def cross_scores(components: Components, groups: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Return scores of trees that were fitted on the other groups, shape (lesions,)."""
-    of_case, is_true = components.candidates.case, components.candidates.is_true
-    scores = np.zeros(is_true.size)
-    for group in np.unique(groups):
-        own = (groups == group)[of_case]
-        if trees := rejection.fit_trees(components.features[~own], is_true[~own], components.names):
-            scores[own] = trees.scores(components.features[own])
-    return scores
-
-
 def curve_of(components: Components, scores: NDArray[np.float64], lesions: NDArray[np.intp]) -> MonotoneFroc:
     """Return the FROC curve of lesions that are taken in the order of their scores."""
     counts = [components.of(scores >= cut).counts(lesions) for cut in np.unique(scores)]
@@ -99,7 +88,8 @@ def main() -> None:
     for index, threshold in enumerate(THRESHOLDS):
         at = components.of(components.candidates.threshold == index)
         scores = {"mean probability": at.candidates.mean_probability, "volume": at.candidates.volume_mm3}
-        scores["rejector"] = cross_scores(at, groups)
+        if (fitted := rejection.cross_fitted_scores(at, groups, patients)) is not None:
+            scores["rejector"] = fitted
         for name, values in scores.items():
             curve = curve_of(at, values, lesions)
             show(threshold, name, "|", *(f"{curve.false_positives_at(s)[0]:.2f}" for s in SENSITIVITIES))

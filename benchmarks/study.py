@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
-from study_froc import BYPASSED, GRID, SIZED, SIZED_NAME, power_table
+from study_froc import BYPASSED, GRID, SIZED, SIZED_NAME, plain_run, power_table
 from study_results import (
     CASES,
     SG_NET_PLANS,
@@ -65,7 +65,8 @@ TIMED_PATCH, TIMED_BATCH = (32, 96, 96), 4
 TIMED_CASE = (96, 128, 128)
 """About the size of a brain, in one window, so that no network gains from larger patches."""
 
-GATED = f"SGNetTrainer__{SG_NET_PLANS}"
+GATED_TRAINER = "SGNetTrainer"
+GATED = f"{GATED_TRAINER}__{SG_NET_PLANS}"
 NAMES = {
     GATED: "SG-Net, hard spatial gates",
     f"SGNetTrainer__{UNCLIPPED_PLANS}": "SG-Net, hard spatial gates, unclipped",
@@ -86,7 +87,6 @@ NAMES = {
     "SGNetTrainer__OpenLossPlans": "SG-Net, closed from 20 %, loss of what is open",
     "SGNetTrainer__LesionWeightedPlans": "SG-Net, gates by lesion",
     "SGNetTrainer__HardestNegativesPlans": "SG-Net, gates' hardest background",
-    GATED + BYPASSED: "SG-Net, hard spatial gates, bypassed in the test",
 }
 """Names in the tables by run, a network's trainer and plans."""
 
@@ -158,7 +158,7 @@ def score_study(
         if (run, seed, fold) in done or not (model / f"fold_{fold}/checkpoint_final.pth").is_file():
             continue
         rows = _test(file, model, run, seed, fold)
-        if run == GATED:
+        if network.trainer == GATED_TRAINER:
             rows += _test(file, model, run + BYPASSED, seed, fold)
         _append(file.work, rows)
         logger.info("%s, seed %d, fold %d", run, seed, fold)
@@ -175,7 +175,7 @@ def _drop_rows_without_counts(file: StudyFile) -> None:
     rows = [
         row
         for row in read_rows(file.work)
-        if "found_at" in row or (row["run"].removesuffix(BYPASSED), row["seed"], row["fold"]) not in trained
+        if "found_at" in row or (plain_run(row["run"]), row["seed"], row["fold"]) not in trained
     ]
     with atomic_path(file.work / CASES) as partial:
         partial.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), encoding="utf-8")
@@ -334,10 +334,8 @@ def report(
     results.mkdir(parents=True, exist_ok=True)
     file = read_study(study)
     rows = list(read_rows(file.work))
-    runs = list(dict.fromkeys([*NAMES, *(row["run"] for row in rows)]))
-    rows.sort(
-        key=lambda row: (runs.index(row["run"].removesuffix(SIZED)), row["run"], row["seed"], row["case"])
-    )
+    runs = list(dict.fromkeys([*NAMES, *(plain_run(row["run"]) for row in rows)]))
+    rows.sort(key=lambda row: (runs.index(plain_run(row["run"])), row["run"], row["seed"], row["case"]))
     named = [{"name": name_of(row["run"])} | row for row in rows]
     text = "".join(json.dumps(row) + "\n" for row in named)
     (results / f"{name}_cases.jsonl").write_text(text, encoding="utf-8")
@@ -356,8 +354,9 @@ def report(
 
 def name_of(run: str) -> str:
     """Return the name of a run in the tables."""
-    plain = run.removesuffix(SIZED)
-    return NAMES.get(plain, plain) + (SIZED_NAME if run.endswith(SIZED) else "")
+    plain = plain_run(run)
+    bypassed = ", bypassed in the test" if BYPASSED in run else ""
+    return NAMES.get(plain, plain) + bypassed + (SIZED_NAME if run.endswith(SIZED) else "")
 
 
 @app.command()

@@ -33,6 +33,12 @@ SIZED, SIZED_NAME = "+size", " + size and confidence"
 BYPASSED = "-bypassed"
 """Suffix of the runs in which a network is tested with its gates bypassed."""
 
+
+def plain_run(run: str) -> str:
+    """Return the run of a run whose gates are bypassed, or whose lesions are removed: its network."""
+    return run.removesuffix(SIZED).removesuffix(BYPASSED)
+
+
 GROUPS = 5
 LARGE_MM = 5.0
 RESAMPLING = Resampling(seed=0)

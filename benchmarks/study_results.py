@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import study_froc
-from study_froc import BYPASSED, SIZED
+from study_froc import SIZED
 from timing import markdown
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def differences_table(
     names = dict(zip(frame["run"], frame["name"], strict=True))
     rows = []
     for run, name in names.items():
-        trainer, _, plans = run.removesuffix(SIZED).removesuffix(BYPASSED).partition("__")
+        trainer, _, plans = study_froc.plain_run(run).partition("__")
         reference = reference_of(trainer, plans, list(by_run))
         if reference is None or reference not in by_run or run.endswith(SIZED):
             continue

@@ -127,7 +127,7 @@ def measure(root: Path) -> list[Measure]:
     )
     return [
         Measure("modules", len(modules), 114),
-        Measure("lines of the package", sum(longest.values()), 26_150),
+        Measure("lines of the package", sum(longest.values()), 26_165),
         Measure("lines of the longest module", max(longest.values()), 600, places=_over(longest, 600)),
         Measure("lines of benchmarks/", benchmark_lines, 3_190),
         Measure("file names used twice", len(twice), 0, places=twice),

@@ -13,7 +13,7 @@ import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 import torch
@@ -29,17 +29,18 @@ from sgnet_nnunet.inference.predictor import PredictionOptions, open_model, pred
 from sgnet_nnunet.inference.shipped import MODELS, OPENVINO, SYNTHETIC, ShippedModel, find_models
 from sgnet_nnunet.inference.trust import load_pickle
 from sgnet_nnunet.nnunet import ALL, CHECKPOINT, CHECKPOINT_BEST, CHECKPOINT_LATEST
+from sgnet_nnunet.phantom.config import PhantomConfig
 from sgnet_nnunet.phantom.population import draw_ids, patient_rng, write_phantoms
 from sgnet_nnunet.phantom.wide import WidePopulation
 
 DATASET = "Dataset501_BrainMetsLung"
 PLANNER = "SGNetPlanner"
 SEED = 21
-POPULATION = WidePopulation(calibrated=0.2)
-"""Of five patients, one is of the calibrated population of metastases."""
-
-VALIDATION = 4
-"""Number of patients that nnU-Net validates on."""
+POPULATIONS: dict[str, PhantomConfig | WidePopulation] = {
+    "wide": WidePopulation(calibrated=0.2),
+    "metastases": PhantomConfig(),
+}
+"""Of five patients of the wide one, one is of the calibrated population of metastases."""
 
 METRICS = [
     "dice", "precision", "recall", "lesion_sensitivity", "lesion_sensitivity_from_10mm", "false_positives",
@@ -63,22 +64,24 @@ def model_of(folder: Path) -> Path:
     return folder / "nnUNet_results" / DATASET / "SGNetTrainer__nnUNetPlans__3d_fullres"
 
 
-def prepare(folder: Path, patients: int, workers: int) -> None:
-    """Make, convert, plan and preprocess the patients, unless that is done."""
+def prepare(folder: Path, *, patients: int, held_out: int, population: str, seed: int, workers: int) -> None:
+    """Make, convert, plan and preprocess the patients, the first of them held out, unless that is done."""
     done = folder / "data.done"
     if done.exists():
         return
     phantoms, raw, processes = folder / "patients", folder / "nnUNet_raw", str(workers)
     if not (folder / "patients.done").exists():
-        write_phantoms(phantoms, patients=patients, seed=SEED, workers=workers, config=POPULATION)
+        write_phantoms(
+            phantoms, patients=patients, seed=seed, workers=workers, config=POPULATIONS[population]
+        )
         (folder / "patients.done").touch()
     paths = nnunet_paths(folder)
     convert(phantoms, raw, workers=workers)
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (raw / DATASET / "labelsTr").iterdir())
     # The first patients, which are the same however many there are.
-    first = tuple(draw_ids(patient_rng(SEED, index))[0] for index in range(VALIDATION))
-    held_out = [case for case in cases if case.startswith(first)]
-    folds = [{"train": [case for case in cases if case not in held_out], "val": held_out}]
+    first = tuple(draw_ids(patient_rng(seed, index))[0] for index in range(held_out))
+    validation = [case for case in cases if case.startswith(first)]
+    folds = [{"train": [case for case in cases if case not in validation], "val": validation}]
     write_json(raw / DATASET / "splits_final.json", folds)
     command = ("nnUNetv2_plan_and_preprocess", "-d", "501", "-c", "3d_fullres", "-pl", PLANNER)
     run_command((*command, "-npfp", processes, "-np", processes), environment=paths, log=folder / "plan.log")
@@ -94,6 +97,11 @@ def train(
     device: Annotated[str, typer.Option("-device", help="cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option("-np", min=1, help="Processes that prepare the data.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training, not of the patients.")] = SEED,
+    population: Annotated[
+        Literal["wide", "metastases"], typer.Option(help="Population of the patients, as of sgnet phantom.")
+    ] = "wide",
+    patients_seed: Annotated[int, typer.Option(min=0, help="Seed of the patients.")] = SEED,
+    held_out: Annotated[int, typer.Option(min=1, help="Patients that it is not trained on.")] = 4,
     weights: Annotated[
         Path | None, typer.Option("-pretrained_weights", help="Checkpoint to start from.", exists=True)
     ] = None,
@@ -102,7 +110,14 @@ def train(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    prepare(folder, patients, workers)
+    prepare(
+        folder,
+        patients=patients,
+        held_out=held_out,
+        population=population,
+        seed=patients_seed,
+        workers=workers,
+    )
     settings = {
         "SGNET_EPOCHS": str(epochs),
         "SGNET_ITERS": str(iters),

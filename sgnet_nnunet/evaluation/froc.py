@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import InputFileError, SGNetError
-from sgnet_nnunet.evaluation.lesion_metrics import match_lesions
+from sgnet_nnunet.evaluation.lesion_metrics import LesionMatch, match_lesions
 from sgnet_nnunet.evaluation.pairs import check_known
 from sgnet_nnunet.evaluation.results import PredictedCase
 from sgnet_nnunet.files import open_archive
@@ -236,14 +236,19 @@ def _count(
     predicted: Lesions, means: NDArray[np.float64], reference: Lesions, rules: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
     """Return which lesions are true, and found lesions and false positives at each rule, shape (2, rules)."""
-    match = match_lesions(predicted, reference)
-    inside = np.bincount(match.predicted, weights=match.common, minlength=predicted.number)
-    is_true = inside >= MIN_TRUE_SHARE * predicted.voxels
+    match, is_true = match_true(predicted, reference)
     kept = is_kept(predicted.volumes_mm3[:, None], means[:, None], *rules.T)
     found = np.zeros((reference.number, len(rules)), dtype=np.bool_)
     np.logical_or.at(found, match.actual, (kept & is_true[:, None])[match.predicted])
     counts = (np.count_nonzero(which, axis=0) for which in (found, kept & ~is_true[:, None]))
     return is_true, np.array([*counts])
+
+
+def match_true(predicted: Lesions, reference: Lesions) -> tuple[LesionMatch, NDArray[np.bool_]]:
+    """Return which lesions overlap, and which predicted ones are true, see `MIN_TRUE_SHARE`."""
+    match = match_lesions(predicted, reference)
+    inside = np.bincount(match.predicted, weights=match.common, minlength=predicted.number)
+    return match, inside >= MIN_TRUE_SHARE * predicted.voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -391,10 +396,21 @@ def count_against(
     grid: SearchGrid,
     image: dict[str, Any] | None = None,
 ) -> Counted:
-    """Read the reference of a case with the axes of its images, and count lesions as `count_lesions`.
+    """Read the reference of a case as `read_reference`, and count lesions as `count_lesions`.
 
-    The probabilities have shape (heads, z, y, x), with the axes that nnU-Net's reader gives; `image` is
-    what it says of the images, None if that is not known.
+    The probabilities have shape (heads, z, y, x), with the axes that nnU-Net's reader gives.
+    """
+    foreground, spacing = read_reference(reference, probabilities.shape[1:], model, image)
+    return count_lesions(probabilities, foreground, grid=grid, labels=model.labels, spacing=spacing)
+
+
+def read_reference(
+    reference: Path, shape: tuple[int, ...], model: ModelDescription, image: dict[str, Any] | None = None
+) -> tuple[NDArray[np.bool_], tuple[float, ...]]:
+    """Return the foreground of any class of a case, and the voxel size in mm, along z, y, x.
+
+    The shape (z, y, x) is that of the case's probabilities, with the axes that nnU-Net's reader gives;
+    `image` is what it says of the images, None if that is not known.
 
     Raises:
         InputFileError: If the reference cannot be read, has a value that is no label of the model, has
@@ -402,8 +418,8 @@ def count_against(
     """
     values, properties = read_channel(reference, reader=model.reader)
     check_known(reference, values, known=frozenset({0, *model.labels.foreground_labels}))
-    if probabilities.shape[1:] != values.shape:
-        problem = f"has shape {values.shape} (z, y, x), the probabilities have {probabilities.shape[1:]}"
+    if shape != values.shape:
+        problem = f"has shape {values.shape} (z, y, x), the probabilities have {shape}"
         remedy = "run nnUNetv2_plan_and_preprocess again, then train or predict again"
         raise InputFileError(reference, problem, remedy)
     here, there = grid_of(values.shape, properties), grid_of(values.shape, image or {})
@@ -411,8 +427,7 @@ def count_against(
         raise InputFileError(
             reference, "is on another grid than the images", "resample it onto the images' grid"
         )
-    spacing = tuple(float(step) for step in properties["spacing"])
-    return count_lesions(probabilities, values > 0, grid=grid, labels=model.labels, spacing=spacing)
+    return values > 0, tuple(float(step) for step in properties["spacing"])
 
 
 def has_ignore_label(model: ModelDescription) -> bool:

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from sgnet_nnunet.errors import SGNetError
 from sgnet_nnunet.evaluation.calibration import FEWEST
-from sgnet_nnunet.evaluation.froc import MIN_TRUE_SHARE, Candidates, LesionCounts
-from sgnet_nnunet.evaluation.lesion_metrics import match_lesions
+from sgnet_nnunet.evaluation.froc import Candidates, LesionCounts, match_true
 from sgnet_nnunet.inference.component_rejector import Rejector, Scene, Tree, component_features
 from sgnet_nnunet.lesions import find_lesions
 
@@ -126,9 +125,7 @@ def find_components(
     parts = []
     for index, threshold in enumerate(thresholds):
         predicted = find_lesions(foreground > threshold, spacing=spacing)
-        match = match_lesions(predicted, actual)
-        inside = np.bincount(match.predicted, weights=match.common, minlength=predicted.number)
-        is_true = inside >= MIN_TRUE_SHARE * predicted.voxels
+        match, is_true = match_true(predicted, actual)
         by_name = component_features(predicted, foreground, scene, spacing)
         finds = is_true[match.predicted]
         candidates = Candidates(
@@ -239,6 +236,23 @@ def fit_rejector(
     `most_lost` of the found lesions of `SIZES_MM[0]` or more is lost, and no lesion is removed that is
     likelier true than false.
     """
+    if (scores := cross_fitted_scores(components, groups, patients)) is None:
+        return None
+    best = np.full(components.case.size, -np.inf)
+    np.maximum.at(best, components.found, scores[components.finder])
+    protected = np.sort(best[components.is_found() & (components.diameter_mm >= SIZES_MM[0])])
+    lowest = min([0.0, *protected[int(most_lost * len(protected)) :].tolist()])
+    whole = fit_trees(components.features, components.candidates.is_true, components.names)
+    return whole and replace(whole, min_score=lowest)
+
+
+def cross_fitted_scores(
+    components: Components, groups: NDArray[np.str_], patients: NDArray[np.str_]
+) -> NDArray[np.float64] | None:
+    """Return each lesion's score by trees of the other groups and patients, shape (lesions,).
+
+    It is None with too few true or false lesions without some group.
+    """
     of_case, is_true = components.candidates.case, components.candidates.is_true
     scores = np.full(is_true.size, np.nan)
     for group in np.unique(groups[of_case]):
@@ -248,12 +262,7 @@ def fit_rejector(
             return None
         own = here[of_case]
         scores[own] = fold.scores(components.features[own])
-    best = np.full(components.case.size, -np.inf)
-    np.maximum.at(best, components.found, scores[components.finder])
-    protected = np.sort(best[components.is_found() & (components.diameter_mm >= SIZES_MM[0])])
-    lowest = min([0.0, *protected[int(most_lost * len(protected)) :].tolist()])
-    whole = fit_trees(components.features, is_true, components.names)
-    return whole and replace(whole, min_score=lowest)
+    return scores
 
 
 def fit_trees(

@@ -75,8 +75,7 @@ class Resampling:
 
 @lru_cache(maxsize=32)
 def _weights(entropy: tuple[int, ...], number: int, items: int, drawn: int) -> Floats:
-    seed = entropy[0] if len(entropy) == 1 else entropy
-    places = np.random.default_rng(seed).integers(0, items, (number, drawn))
+    places = np.random.default_rng(entropy).integers(0, items, (number, drawn))
     places += items * np.arange(number)[:, None]
     counts = np.bincount(places.ravel(), minlength=number * items).reshape(number, items)
     weights = counts.astype(np.float64)

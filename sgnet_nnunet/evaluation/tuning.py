@@ -28,9 +28,10 @@ from sgnet_nnunet.evaluation.froc import (
     Froc,
     LesionCounts,
     SearchGrid,
-    count_against,
+    count_lesions,
     froc_at,
     has_ignore_label,
+    read_reference,
 )
 from sgnet_nnunet.evaluation.rejection import (
     Components,
@@ -58,7 +59,6 @@ from sgnet_nnunet.inference.operating_point import (
 )
 from sgnet_nnunet.inference.plan import read_description
 from sgnet_nnunet.inference.predictor import Logits, PredictionOptions, Predictor
-from sgnet_nnunet.nifti import read_channel
 from sgnet_nnunet.nnunet import KEPT_BY_ZIP, SPLITS, ModelName, find_dataset, trained_folds
 
 logger = logging.getLogger(__name__)
@@ -418,15 +418,17 @@ def _predict(
         *scenes: Scene,
     ) -> None:
         probabilities = predictor.mean_probabilities(logits, properties)
-        image = properties[0]
-        counts[case] = count_against(case.reference, probabilities, model=model, grid=grid, image=image)
+        reference, spacing = read_reference(case.reference, probabilities.shape[1:], model, properties[0])
+        counts[case] = count_lesions(
+            probabilities, reference, grid=grid, labels=model.labels, spacing=spacing
+        )
         for scene in scenes:
             components[case] = find_components(
                 foreground_probability(probabilities, model.labels),
-                read_channel(case.reference, reader=model.reader)[0] > 0,
+                reference,
                 thresholds=grid.thresholds,
                 scene=rejector.scene(scene) if rejector else scene,
-                spacing=tuple(image["spacing"]),
+                spacing=spacing,
             )
 
     by_fold = sorted(cases, key=lambda case: case.fold)

@@ -46,14 +46,16 @@ def train(folder, patients, *options):
     assert outcome.exit_code == 0, outcome.output
 
 
-@pytest.mark.parametrize("patients", [8, 10])
-def test_the_same_first_patients_are_held_out_however_many_there_are(commands, tmp_path, patients):
-    train(tmp_path, patients)
+@pytest.mark.parametrize(("patients", "held_out", "seed"), [(8, 4, 21), (10, 4, 21), (8, 2, 3)])
+def test_the_same_first_patients_are_held_out_however_many_there_are(
+    commands, tmp_path, patients, held_out, seed
+):
+    train(tmp_path, patients, "--held-out", str(held_out), "--patients-seed", str(seed))
     (fold,) = json.loads((tmp_path / "nnUNet_raw" / synthetic.DATASET / "splits_final.json").read_text())
-    ids = [draw_ids(patient_rng(synthetic.SEED, index)) for index in range(patients)]
+    ids = [draw_ids(patient_rng(seed, index)) for index in range(patients)]
     cases = [f"{patient}_{accession}" for patient, accession in ids]
-    assert sorted(fold["val"]) == sorted(cases[: synthetic.VALIDATION])
-    assert sorted(fold["train"]) == sorted(cases[synthetic.VALIDATION :])
+    assert sorted(fold["val"]) == sorted(cases[:held_out])
+    assert sorted(fold["train"]) == sorted(cases[held_out:])
 
 
 def test_what_is_finished_is_left_out_and_a_training_goes_on(commands, tmp_path):
